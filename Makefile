@@ -1,0 +1,32 @@
+# Targets for people who work on Mask2KAN; the README's two commands need no make.
+PYTHON ?= .venv/bin/python
+
+.PHONY: venv app check lint types contracts test slow
+
+.venv/bin/python:
+	python3 -m venv .venv
+
+venv: .venv/bin/python
+	$(PYTHON) -m pip install -r tests/requirements.txt
+
+app:
+	$(PYTHON) app.py
+
+check: lint types contracts test
+
+lint:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types:
+	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy app.py
+
+contracts:
+	.venv/bin/lint-imports
+
+test:
+	$(PYTHON) -m pytest
+
+slow:
+	$(PYTHON) -m pytest -m "slow and not gpu"

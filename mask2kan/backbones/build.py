@@ -1,0 +1,100 @@
+"""The backbone a configuration asks for.
+
+ResNet and MobileNetV2 come from timm, whose arithmetic is the reference's (ResNet strides in the
+3x3 convolution, like detectron2's with ``STRIDE_IN_1X1: False``). Swin is our own: timm's rolls
+before it pads, Mask2Former's pads before it rolls, and the two differ wherever a map is not a
+multiple of the window.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import timm
+from timm.layers import get_act_layer
+from timm.models._efficientnet_builder import decode_arch_def, round_channels
+from timm.models.efficientnet import EfficientNetFeatures
+from torch import nn
+
+from mask2kan.backbones.swin import SwinTransformer
+from mask2kan.config import ModelConfig
+from mask2kan.errors import ConfigError
+
+# MobileNetV2's seven stages (Sandler et al., CVPR 2018, table 2) in timm's notation
+MOBILENETV2_STAGES = (
+    "ds_r{}_k3_s1_c16",
+    "ir_r{}_k3_s2_e6_c24",
+    "ir_r{}_k3_s2_e6_c32",
+    "ir_r{}_k3_s2_e6_c64",
+    "ir_r{}_k3_s1_e6_c96",
+    "ir_r{}_k3_s2_e6_c160",
+    "ir_r{}_k3_s1_e6_c320",
+)
+MOBILENETV2_STEM = 32
+
+
+def build_backbone(config: ModelConfig) -> tuple[nn.Module, list[int]]:
+    """Build the backbone with random weights.
+
+    Returns:
+        The module, (B, 3, H, W) to a list of four (B, C_l, H_l, W_l) maps, and the four C_l.
+
+    Raises:
+        ConfigError: when the number of depths does not fit the backbone.
+    """
+    stages = 7 if config.backbone == "mobilenetv2" else 4
+    if len(config.backbone_depths) != stages:
+        raise ConfigError(
+            f"backbone_depths has {len(config.backbone_depths)} entries; "
+            f"{config.backbone} has {stages} stages."
+        )
+    if config.backbone == "mobilenetv2":
+        return _mobilenetv2(config)
+    if config.backbone == "r50":
+        return _resnet(config)
+    return _swin(config)
+
+
+def _mobilenetv2(config: ModelConfig) -> tuple[nn.Module, list[int]]:
+    stages = [
+        [stage.format(depth)]
+        for stage, depth in zip(MOBILENETV2_STAGES, config.backbone_depths, strict=True)
+    ]
+    backbone = EfficientNetFeatures(
+        block_args=decode_arch_def(stages),
+        out_indices=(1, 2, 3, 4),
+        stem_size=MOBILENETV2_STEM,
+        # A stride-2 convolution pads right and below only, as the pretrained weights expect.
+        pad_type="same",
+        act_layer=get_act_layer("relu6"),
+        norm_layer=nn.BatchNorm2d,
+        round_chs_fn=partial(round_channels, multiplier=config.backbone_width / MOBILENETV2_STEM),
+    )
+    return backbone, list(backbone.feature_info.channels())
+
+
+def _resnet(config: ModelConfig) -> tuple[nn.Module, list[int]]:
+    backbone = timm.create_model(
+        "resnet50",
+        features_only=True,
+        out_indices=(1, 2, 3, 4),
+        layers=config.backbone_depths,
+        channels=tuple(config.backbone_width * 2**stage for stage in range(4)),
+    )
+    return backbone, list(backbone.feature_info.channels())
+
+
+def _swin(config: ModelConfig) -> tuple[nn.Module, list[int]]:
+    if len(config.backbone_num_heads) != 4 or config.backbone_window_size < 1:
+        raise ConfigError(
+            f"{config.backbone} needs four backbone_num_heads and a backbone_window_size; "
+            f"found {config.backbone_num_heads} and {config.backbone_window_size}."
+        )
+    backbone = SwinTransformer(
+        embed_dim=config.backbone_width,
+        depths=config.backbone_depths,
+        num_heads=config.backbone_num_heads,
+        window_size=config.backbone_window_size,
+        drop_path=config.backbone_drop_path,
+    )
+    return backbone, backbone.channels

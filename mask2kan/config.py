@@ -1,0 +1,212 @@
+"""What a model is made of: one frozen dataclass, and the presets behind every model name.
+
+Imports no torch, so the command line can list and describe models at once. The numbers of the
+presets are Mask2Former's (Cheng et al., CVPR 2022, Cityscapes semantic configurations) and, for
+the KAN head, the Mask2KAN thesis's (two KAN layers [256, 256, 256], grid 5, order 3).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from mask2kan.errors import ConfigError, unknown
+
+Family = Literal["mask2kan", "mask2former", "mask2anomaly"]
+MaskEmbed = Literal["kan", "mlp"]
+MaskedAttention = Literal["foreground", "global"]
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides the shape and arithmetic of a model.
+
+    A checkpoint carries its configuration, so inference needs the file alone. Counts are true:
+    ``num_decoder_layers=9`` builds nine layers.
+
+    Attributes:
+        backbone: ``mobilenetv2``, ``r50``, ``swin_t``, ``swin_s``, ``swin_b`` or ``swin_l``.
+        backbone_depths: blocks per stage (7 stages for MobileNetV2, 4 otherwise).
+        backbone_width: channels of the stem (MobileNetV2), of the first stage's bottlenecks (R50) or of
+            the patch embedding (Swin).
+        backbone_num_heads: attention heads per stage, Swin only.
+        backbone_window_size: attention window in tokens, Swin only.
+        backbone_drop_path: stochastic depth rate while training, Swin only.
+        mask_embed: the head that turns a query into a mask embedding.
+        masked_attention: ``foreground`` (Mask2Former) or ``global`` (Mask2Anomaly's foreground
+            plus background).
+        num_classes: K, without the no-object class.
+        class_names: K names, or empty for the label set that has K classes.
+        palette: K RGB colours, or empty for that label set's.
+        hidden_dim: C, channels of decoder, queries and mask features.
+        encoder_feedforward_dim: of the pixel decoder.
+        decoder_feedforward_dim: of the transformer decoder.
+        grid_size, spline_order, grid_range, base_activation, standalone_spline_scale: of the KAN.
+        pixel_mean, pixel_std: per channel, in 0-255 units, RGB.
+    """
+
+    family: Family = "mask2kan"
+    backbone: str = "r50"
+    backbone_depths: tuple[int, ...] = (3, 4, 6, 3)
+    backbone_width: int = 64
+    backbone_num_heads: tuple[int, ...] = ()
+    backbone_window_size: int = 0
+    backbone_drop_path: float = 0.0
+    mask_embed: MaskEmbed = "kan"
+    masked_attention: MaskedAttention = "foreground"
+    num_classes: int = 19
+    class_names: tuple[str, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] = ()
+    num_queries: int = 100
+    hidden_dim: int = 256
+    num_heads: int = 8
+    num_encoder_layers: int = 6
+    encoder_feedforward_dim: int = 1024
+    num_points: int = 4
+    num_decoder_layers: int = 9
+    decoder_feedforward_dim: int = 2048
+    grid_size: int = 5
+    spline_order: int = 3
+    grid_range: tuple[float, float] = (-1.0, 1.0)
+    base_activation: str = "silu"
+    standalone_spline_scale: bool = True
+    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
+    pixel_std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        """Refuse values no model can be built from.
+
+        Raises:
+            ConfigError: naming the field, the value found and what it must be.
+        """
+        if self.backbone not in BACKBONES:
+            raise ConfigError(unknown("backbone", self.backbone, BACKBONES))
+        _require_choice(self, "mask_embed", ("kan", "mlp"))
+        _require_choice(self, "masked_attention", ("foreground", "global"))
+        _require_choice(self, "base_activation", BASE_ACTIVATIONS)
+        for field in _POSITIVE:
+            if getattr(self, field) < 1:
+                raise ConfigError(f"{field} is {getattr(self, field)}; it must be at least 1.")
+        if self.num_decoder_layers < 0 or self.num_encoder_layers < 0:
+            raise ConfigError("num_encoder_layers and num_decoder_layers must not be negative.")
+        if self.hidden_dim % self.num_heads or self.hidden_dim % 2:
+            raise ConfigError(
+                f"hidden_dim is {self.hidden_dim}; it must be even and a multiple of "
+                f"num_heads ({self.num_heads})."
+            )
+        for field in ("class_names", "palette"):
+            found = len(getattr(self, field))
+            if found not in (0, self.num_classes):
+                raise ConfigError(
+                    f"{field} has {found} entries for num_classes={self.num_classes}; "
+                    "give one per class or none."
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """The configuration behind ``to_dict()``, e.g. from a checkpoint's metadata.
+
+        Raises:
+            ConfigError: for a field that does not exist or a value that does not fit.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                raise ConfigError(unknown("model option", key, known))
+        return cls(**{key: _frozen(value) for key, value in values.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _require_choice(config: ModelConfig, field: str, choices: tuple[str, ...]) -> None:
+    value = getattr(config, field)
+    if value not in choices:
+        raise ConfigError(unknown(field, str(value), choices))
+
+
+BASE_ACTIVATIONS = ("silu", "relu", "gelu", "tanh", "identity")
+
+_POSITIVE = (
+    "backbone_width",
+    "num_classes",
+    "num_queries",
+    "hidden_dim",
+    "num_heads",
+    "encoder_feedforward_dim",
+    "num_points",
+    "decoder_feedforward_dim",
+    "grid_size",
+    "spline_order",
+)
+
+BACKBONES: dict[str, dict[str, Any]] = {
+    "mobilenetv2": {
+        "backbone_depths": (1, 2, 3, 4, 3, 3, 1),
+        "backbone_width": 32,
+        "pixel_mean": (127.5, 127.5, 127.5),
+        "pixel_std": (127.5, 127.5, 127.5),
+    },
+    "r50": {"backbone_depths": (3, 4, 6, 3), "backbone_width": 64},
+    "swin_t": {
+        "backbone_depths": (2, 2, 6, 2),
+        "backbone_width": 96,
+        "backbone_num_heads": (3, 6, 12, 24),
+        "backbone_window_size": 7,
+        "backbone_drop_path": 0.3,
+    },
+    "swin_s": {
+        "backbone_depths": (2, 2, 18, 2),
+        "backbone_width": 96,
+        "backbone_num_heads": (3, 6, 12, 24),
+        "backbone_window_size": 7,
+        "backbone_drop_path": 0.3,
+    },
+    "swin_b": {
+        "backbone_depths": (2, 2, 18, 2),
+        "backbone_width": 128,
+        "backbone_num_heads": (4, 8, 16, 32),
+        "backbone_window_size": 12,
+        "backbone_drop_path": 0.3,
+    },
+    "swin_l": {
+        "backbone_depths": (2, 2, 18, 2),
+        "backbone_width": 192,
+        "backbone_num_heads": (6, 12, 24, 48),
+        "backbone_window_size": 12,
+        "backbone_drop_path": 0.3,
+    },
+}
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "mask2kan": {"mask_embed": "kan", "masked_attention": "foreground"},
+    "mask2former": {"mask_embed": "mlp", "masked_attention": "foreground"},
+    "mask2anomaly": {"mask_embed": "mlp", "masked_attention": "global"},
+}
+
+
+def model_names() -> list[str]:
+    """Every name ``create_model`` takes: ``<family>_<backbone>``."""
+    return [f"{family}_{backbone}" for family in FAMILIES for backbone in BACKBONES]
+
+
+def model_config(name: str, **overrides: Any) -> ModelConfig:
+    """The preset behind a model name, with some fields changed.
+
+    Raises:
+        ConfigError: for an unknown name, an unknown field or a value that does not fit.
+    """
+    if name not in model_names():
+        raise ConfigError(unknown("model", name, model_names()))
+    family, _, backbone = name.partition("_")
+    preset = {"family": family, "backbone": backbone, **FAMILIES[family], **BACKBONES[backbone]}
+    return ModelConfig.from_dict({**preset, **overrides})
