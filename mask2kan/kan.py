@@ -7,15 +7,13 @@ are kept so that its checkpoints load.
 
 Departures, and why:
 
-* The basis is evaluated where it is not zero: de Boor's triangle gives the k + 1 functions that
-  live at x, which are then scattered. Same values as the recursion over all of them, in less time.
-* The refit after a grid update is the least-squares optimum of each edge. efficient-kan applies
-  the spline scaler twice there, which changes the function.
-* Knots keep a minimum distance, so a collapsed range of activations cannot make the basis NaN.
+* The refit after a grid update is the least-squares optimum of each edge, scaler included.
+  efficient-kan applies the scaler twice there, which changes the function.
 * Basis and sums are computed in float32 or better, whatever the model's dtype or autocast say,
-  and the knots are never stored in half precision.
-* Entropy terms have a finite value and gradient when edges are zero. Minimised, they promote
-  sparsity; the thesis's remark on a "more uniform distribution" has the sign the wrong way round.
+  and the knots are never stored in half precision, which could collapse them.
+* Entropy terms have a finite value and gradient where edges are zero. Minimised, they promote
+  sparsity; the thesis expects a "more uniform distribution" of them, which is the opposite.
+* Eq. 2.8 is a mean, as printed; efficient-kan sums over the edges.
 
 Legend: I inputs, O outputs, G grid intervals, k spline order, N rows (all leading dimensions),
 P = G + k functions in the basis, on G + 2k + 1 knots.
@@ -23,12 +21,15 @@ P = G + k functions in the basis, on G + 2k + 1 knots.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mask2kan.config import BASE_ACTIVATIONS
 from mask2kan.errors import ConfigError, NumericsError, unknown
+from mask2kan.splines import least_squares, quantile_grid, spline_basis, transfer_matrix
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -45,126 +47,27 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
 }
 
-# Elements of the largest temporary of anything that works through data in pieces.
-_CHUNK_ELEMENTS = 1 << 23
-
-# Smallest knot distance, in float32 steps at the data's magnitude and in uniform grid steps.
-_GAP_RESOLUTION = 256
-_GAP_STEPS = 1e-3
+# Elements of the largest temporary when every edge is evaluated on its own: 32 MiB of float32.
+_EDGE_ELEMENTS = 1 << 23
 
 
-def spline_basis(x: Tensor, grid: Tensor, order: int) -> Tensor:
-    """Values of every B-spline on the knots of each input feature.
+@dataclasses.dataclass(frozen=True)
+class EdgeCurve:
+    """One edge's function, sampled for plotting; float32 arrays.
 
-    Function c of a feature lives on its knots c ... c + k + 1 and is 0 outside them. Where x is not
-    finite all of its functions are NaN. Intervals of zero width contribute 0.
-
-    Args:
-        x: (..., I).
-        grid: (I, P + k + 1) knots, not decreasing along the second axis.
-        order: k, at least 1.
-
-    Returns:
-        (..., I, P).
+    Attributes:
+        x: (num_points,) from the first knot to the last.
+        base: (num_points,) the base branch, weight included.
+        spline: (num_points,) the spline, scaler included.
+        total: (num_points,) their sum.
+        knots: (G + 2k + 1,); the spline space is complete between knots k and G + k.
     """
-    basis: Tensor = _SplineBasis.apply(x, grid, order)  # type: ignore[no-untyped-call]
-    return basis
 
-
-class _SplineBasis(torch.autograd.Function):
-    """The basis with its analytic derivative, so that backward repeats none of the triangle."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, grid: Tensor, order: int) -> Tensor:
-        num_functions = grid.shape[1] - 1 - order
-        cell, x_inside = _locate(x, grid)
-        knots = _nearby_knots(cell, grid, order)
-        values, ratios = _de_boor(x_inside, knots, order)
-        index, exists = _functions_of_cell(cell, num_functions, order)
-        local = torch.stack(values, dim=-1).mul_(exists.to(x.dtype))
-        ctx.order = order
-        ctx.save_for_backward(index, exists, *ratios)
-        return x.new_zeros(*x.shape, num_functions).scatter_(-1, index, local)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        # B'_c of order k is k times the difference of neighbouring ratios of order k - 1.
-        index, exists, *ratios = ctx.saved_tensors
-        local = grad.gather(-1, index).mul_(exists.to(grad.dtype))
-        slopes = local.diff(dim=-1).unbind(-1)
-        total = ratios[0] * slopes[0]
-        for ratio, slope in zip(ratios[1:], slopes[1:], strict=True):
-            total = torch.addcmul(total, ratio, slope)
-        return total * ctx.order, None, None
-
-
-def _locate(x: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
-    """Knot interval of each x.
-
-    Returns:
-        cell: (..., I) int64, how many knots are <= x; 0 and the number of knots lie outside.
-        x_inside: (..., I) x where it is inside; outside, 0 where x is finite and NaN where not.
-    """
-    # Counting rather than searchsorted: it exports to ONNX and needs no transposition.
-    cell = (x.unsqueeze(-1) >= grid).sum(dim=-1)
-    inside = (cell > 0) & (cell < grid.shape[1])
-    return cell, torch.where(inside, x, x * 0)
-
-
-def _nearby_knots(cell: Tensor, grid: Tensor, order: int) -> tuple[Tensor, ...]:
-    """The 2k knots around each cell, (..., I) each: k up to its left end, k from its right end.
-
-    Past the ends of the grid the last knot repeats: only functions that do not exist use it.
-    Outside the grid the knots are made up, an evenly spaced set around 0.
-    """
-    num_inputs, num_knots = grid.shape
-    left = grid[:, :1].expand(-1, order - 1)
-    right = grid[:, -1:].expand(-1, order - 1)
-    windows = torch.cat([left, grid, right], dim=1).unfold(1, 2 * order, 1)
-    outside = torch.arange(1 - order, order + 1, dtype=grid.dtype, device=grid.device)
-    outside = outside.expand(num_inputs, 1, -1)
-    table = torch.cat([outside, windows, outside], dim=1).reshape(-1, 2 * order)
-    row = cell + torch.arange(num_inputs, device=grid.device) * (num_knots + 1)
-    return F.embedding(row, table).unbind(-1)
-
-
-def _de_boor(
-    x: Tensor, knots: tuple[Tensor, ...], order: int
-) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-    """The k + 1 functions that are not zero in the cell of x, in order of their first knot.
-
-    Every denominator spans the cell, so it is positive even where knots coincide.
-
-    Returns:
-        values: k + 1 tensors shaped like x.
-        ratios: k tensors, the functions of order k - 1 over the width of their support.
-    """
-    right = [knots[order + step] - x for step in range(order)]
-    left = [x - knots[order - 1 - step] for step in range(order)]
-    values, ratios = [torch.ones_like(x)], []
-    for degree in range(order):
-        ratios = [value / (right[r] + left[degree - r]) for r, value in enumerate(values)]
-        rising = [left[degree - r] * ratio for r, ratio in enumerate(ratios)]
-        falling = [right[r] * ratio for r, ratio in enumerate(ratios)]
-        middle = [up + down for up, down in zip(rising[:-1], falling[1:], strict=True)]
-        values = [falling[0], *middle, rising[-1]]
-    return values, tuple(ratios)
-
-
-def _functions_of_cell(cell: Tensor, num_functions: int, order: int) -> tuple[Tensor, Tensor]:
-    """Which functions live in each cell.
-
-    Returns:
-        index: (..., I, k + 1) int64 in [0, P), distinct along the last axis.
-        exists: (..., I, k + 1) bool; False for a function that reaches past the knots, whose index
-            then only fills a place that is 0 anyway.
-    """
-    num_knots = num_functions + order + 1
-    cells = torch.arange(num_knots + 1, device=cell.device).unsqueeze(1)
-    index = cells - 1 - order + torch.arange(order + 1, device=cell.device)
-    exists = (index >= 0) & (index < num_functions) & (cells > 0) & (cells < num_knots)
-    return (index % num_functions)[cell], exists[cell]
+    x: npt.NDArray[np.float32]
+    base: npt.NDArray[np.float32]
+    spline: npt.NDArray[np.float32]
+    total: npt.NDArray[np.float32]
+    knots: npt.NDArray[np.float32]
 
 
 class KANLinear(nn.Module):
@@ -250,7 +153,7 @@ class KANLinear(nn.Module):
         with torch.device("cpu"):
             knots = torch.arange(-order, size + order + 1, dtype=torch.float64)
             points = torch.arange(size + 1, dtype=torch.float64)
-            interpolate = _least_squares(
+            interpolate = least_squares(
                 spline_basis(points.unsqueeze(1), knots.unsqueeze(0), order).transpose(0, 1),
                 torch.eye(size + 1, dtype=torch.float64).unsqueeze(0),
                 torch.float64,
@@ -272,11 +175,8 @@ class KANLinear(nn.Module):
         Returns:
             (..., O), in the dtype of x; computed in float32 or better.
         """
-        device = x.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):
-                return self._sum_of_edges(x)
-        return self._sum_of_edges(x)
+        with _full_precision(x):
+            return self._sum_of_edges(x)
 
     def _sum_of_edges(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.in_features).to(self._compute_dtype(x))
@@ -298,6 +198,187 @@ class KANLinear(nn.Module):
     def _compute_dtype(self, x: Tensor) -> torch.dtype:
         dtype = torch.promote_types(x.dtype, self.spline_weight.dtype)
         return torch.promote_types(dtype, torch.float32)
+
+    @torch.no_grad()
+    def update_grid(self, x: Tensor, margin: float = 0.01) -> None:
+        """Move the knots to where the data is and refit the splines to it.
+
+        Args:
+            x: (..., I) inputs of this layer.
+            margin: by which the evenly spaced part of the grid exceeds the data, in its units.
+
+        Raises:
+            NumericsError: for data without rows or with values that are not finite.
+        """
+        rows = self._data_rows(x)
+        new_grid = quantile_grid(
+            rows,
+            self.grid_size,
+            self.spline_order,
+            uniform_share=self.grid_eps,
+            margin=margin,
+            dtype=self.grid.dtype,
+        )
+        self.refit(rows, new_grid)
+
+    @torch.no_grad()
+    def refit(self, x: Tensor, new_grid: Tensor) -> None:
+        """Put the splines on another grid, changing them as little as possible on the data.
+
+        Each edge's new coefficients minimise the squared error of its scaled spline over the rows;
+        among equals, those of smallest norm. The scaler is a factor of both sides, so it stays.
+
+        Args:
+            x: (..., I) inputs of this layer.
+            new_grid: (I, G' + 2k + 1) knots, not decreasing. Another size than now replaces the
+                parameter ``spline_weight``, so an optimiser has to be told.
+
+        Raises:
+            NumericsError: for data or knots that are not finite, or no data.
+            ConfigError: for a grid of another shape or with decreasing knots.
+        """
+        rows = self._data_rows(x)
+        new_grid = new_grid.to(self.grid)
+        self._check_grid(new_grid)
+        transfer = transfer_matrix(rows, self.grid, new_grid, self.spline_order)
+        old = self.spline_weight.detach().to("cpu", torch.float64)
+        new = torch.einsum("irp,oip->oir", transfer, old).to(self.spline_weight)
+        if new.shape == self.spline_weight.shape:
+            self.spline_weight.copy_(new)
+        else:
+            self.spline_weight = nn.Parameter(new)
+        self.grid = new_grid.clone()
+        self.grid_size = new_grid.shape[1] - 1 - 2 * self.spline_order
+
+    def regularization_loss(self, activation: float = 1.0, entropy: float = 1.0) -> Tensor:
+        """The thesis's eq. 2.7 for this layer, on the spline weights alone.
+
+        Eq. 2.8 is the mean of |spline_weight|. Eq. 2.9 is the entropy over the edges of the layer:
+        p of an edge is its mean |spline_weight| divided by the sum of these means (the "normalized
+        spline weight values", read as efficient-kan does). The scaler is no part of either.
+
+        Args:
+            activation: factor of eq. 2.8.
+            entropy: factor of eq. 2.9.
+
+        Returns:
+            A scalar; value and gradient are finite for weights that are all or partly zero.
+        """
+        magnitudes = self.spline_weight.to(self._compute_dtype(self.spline_weight)).abs().mean(-1)
+        return activation * magnitudes.mean() + entropy * edge_entropy(magnitudes)
+
+    def activation_regularization(self, x: Tensor, l1: float = 1.0, entropy: float = 1.0) -> Tensor:
+        """The thesis's section 3.3.4 for this layer: L1 norm and entropy of its edge functions.
+
+        Args:
+            x: (..., I) inputs of this layer.
+            l1: mu_1, factor of the sum over edges of the mean |phi|.
+            entropy: mu_2, factor of the entropy of its distribution over edges.
+
+        Returns:
+            A scalar, differentiable in weights and x.
+        """
+        norms = self.activation_norms(x)
+        return l1 * norms.sum() + entropy * edge_entropy(norms)
+
+    def activation_norms(self, x: Tensor) -> Tensor:
+        """Mean absolute value of every edge's function over the data, base branch included.
+
+        Works through the rows in pieces and, for the gradient, recomputes them, so that memory does
+        not grow with N * I * O.
+
+        Args:
+            x: (..., I) inputs of this layer; no rows give zeros.
+
+        Returns:
+            (O, I).
+        """
+        rows = x.reshape(-1, self.in_features).to(self._compute_dtype(x))
+        total = rows.new_zeros(self.out_features, self.in_features)
+        with _full_precision(x):
+            for part in rows.split(max(1, _EDGE_ELEMENTS // total.numel())):
+                total = total + checkpoint(
+                    self._sum_of_magnitudes, part, use_reentrant=False, preserve_rng_state=False
+                )
+        return total / max(1, len(rows))
+
+    def _sum_of_magnitudes(self, rows: Tensor) -> Tensor:
+        """(n, I) to (O, I): sum over the rows of every edge's |phi|."""
+        base = self._activate(rows).unsqueeze(-1)
+        basis = spline_basis(rows, self.grid.to(rows.dtype), self.spline_order)
+        functions = torch.cat([base, basis], dim=-1)
+        base_weight = self.base_weight.to(rows.dtype).unsqueeze(-1)
+        weights = torch.cat([base_weight, self.scaled_spline_weight(rows.dtype)], dim=-1)
+        edges = functions.transpose(0, 1) @ weights.permute(1, 2, 0)  # (I, n, O)
+        return edges.abs().sum(dim=1).transpose(0, 1)
+
+    @torch.no_grad()
+    def edge_norms(self, num_points: int = 200) -> Tensor:
+        """Mean |phi| of every edge over the inner grid, evenly sampled: its weight without data.
+
+        Returns:
+            (O, I).
+        """
+        low = self.grid[:, self.spline_order]
+        high = self.grid[:, -1 - self.spline_order]
+        share = torch.linspace(0, 1, num_points, dtype=low.dtype, device=low.device).unsqueeze(1)
+        return self.activation_norms(torch.lerp(low, high, share))
+
+    @torch.no_grad()
+    def curve(self, input_index: int, output_index: int, num_points: int = 200) -> EdgeCurve:
+        """The function on one edge, from its first knot to its last.
+
+        Raises:
+            ConfigError: for an edge that does not exist, or fewer than two points.
+        """
+        found = (input_index, output_index, num_points)
+        if not (0 <= found[0] < self.in_features and 0 <= found[1] < self.out_features):
+            raise ConfigError(
+                f"Edge (input {found[0]}, output {found[1]}) does not exist; the layer has "
+                f"{self.in_features} inputs and {self.out_features} outputs, counted from 0."
+            )
+        if num_points < 2:
+            raise ConfigError(f"num_points is {num_points}; a curve needs at least 2.")
+        knots = self.grid[input_index]
+        share = torch.linspace(0, 1, num_points, dtype=knots.dtype, device=knots.device)
+        x = torch.lerp(knots[0], knots[-1], share)
+        weight = self.scaled_spline_weight(x.dtype)[output_index, input_index]
+        base = self._activate(x) * self.base_weight[output_index, input_index]
+        basis = spline_basis(x.unsqueeze(1), knots.unsqueeze(0), self.spline_order)
+        spline = basis.squeeze(1) @ weight
+        arrays = (part.float().cpu().numpy() for part in (x, base, spline, base + spline, knots))
+        return EdgeCurve(*arrays)
+
+    def _data_rows(self, x: Tensor) -> Tensor:
+        rows = x.detach().reshape(-1, self.in_features)
+        if not len(rows):
+            raise NumericsError("The grid update got no data; give it at least one row.")
+        if not rows.isfinite().all():
+            raise NumericsError(
+                f"The grid update got {int((~rows.isfinite()).sum())} values that are not finite "
+                f"of {rows.numel()}; check the layers before it."
+            )
+        return rows
+
+    def _check_grid(self, grid: Tensor) -> None:
+        least = 2 * self.spline_order + 2
+        if grid.ndim != 2 or grid.shape[0] != self.in_features or grid.shape[1] < least:
+            raise ConfigError(
+                f"new_grid has shape {tuple(grid.shape)}; it must be ({self.in_features}, n) with "
+                f"n = grid_size + 2 * spline_order + 1, at least {least}."
+            )
+        if not grid.isfinite().all():
+            raise NumericsError("new_grid has knots that are not finite; give finite ones.")
+        if (grid.diff(dim=1) < 0).any():
+            raise ConfigError("new_grid has decreasing knots; sort each row.")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KANLinear:
+        """Move or cast the layer; knots follow to another device or float64, never to half."""
+        knots = self.grid
+        super()._apply(fn, recurse)
+        if self.grid.dtype in (torch.float16, torch.bfloat16):
+            self.grid = knots.to(self.grid.device)
+        return self
 
     def extra_repr(self) -> str:
         """What the layer is, for ``print(model)``."""
@@ -328,7 +409,7 @@ class KAN(nn.Module):
             )
         self.layers = nn.ModuleList(
             KANLinear(inputs, outputs, **options)
-            for inputs, outputs in zip(layer_sizes[:-1], layer_sizes[1:], strict=True)
+            for inputs, outputs in itertools.pairwise(layer_sizes)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -337,25 +418,72 @@ class KAN(nn.Module):
             x = layer(x)
         return x
 
+    @torch.no_grad()
+    def update_grid(self, x: Tensor, margin: float = 0.01) -> None:
+        """Update every layer's grid with what reaches it once the layers before it are updated.
+
+        Args:
+            x: (..., first size).
+            margin: as of ``KANLinear.update_grid``.
+
+        Raises:
+            NumericsError: for data without rows or with values that are not finite.
+        """
+        for layer in self._kan_layers():
+            layer.update_grid(x, margin)
+            x = layer(x)
+
+    def regularization_loss(self, activation: float = 1.0, entropy: float = 1.0) -> Tensor:
+        """The thesis's eq. 2.7: the sum of the layers' terms on their weights."""
+        terms = [layer.regularization_loss(activation, entropy) for layer in self._kan_layers()]
+        return torch.stack(terms).sum()
+
+    def activation_regularization(self, x: Tensor, l1: float = 1.0, entropy: float = 1.0) -> Tensor:
+        """The bracket of the thesis's section 3.3.4: the sum of the layers' terms on data.
+
+        Args:
+            x: (..., first size), inputs of the network.
+            l1: mu_1.
+            entropy: mu_2.
+        """
+        terms = []
+        for layer in self._kan_layers():
+            terms.append(layer.activation_regularization(x, l1, entropy))
+            x = layer(x)
+        return torch.stack(terms).sum()
+
+    def _kan_layers(self) -> Iterator[KANLinear]:
+        for layer in self.layers:
+            assert isinstance(layer, KANLinear)
+            yield layer
+
+
+def edge_entropy(magnitudes: Tensor) -> Tensor:
+    """Entropy of how magnitudes are distributed, in nats.
+
+    Args:
+        magnitudes: not negative, any shape.
+
+    Returns:
+        A scalar, 0 where all are zero. Its gradient is finite there too: the logarithm is cut off
+        at the smallest normal number, the sum at 1e-12.
+    """
+    share = magnitudes / magnitudes.sum().clamp_min(1e-12)
+    return -(share * share.clamp_min(torch.finfo(share.dtype).tiny).log()).sum()
+
+
+@contextlib.contextmanager
+def _full_precision(x: Tensor) -> Iterator[None]:
+    """Autocast off, for devices that have it and where it is on."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            yield
+    else:
+        yield
+
 
 def _check_sizes(**sizes: int) -> None:
     for name, value in sizes.items():
         if value < 1:
             raise ConfigError(f"{name} is {value}; it must be at least 1.")
-
-
-def _least_squares(design: Tensor, target: Tensor, stored: torch.dtype) -> Tensor:
-    """Minimum-norm least-squares solution, per feature, in float64 on the CPU.
-
-    Args:
-        design: (I, N, P) float64.
-        target: (I, N, R) float64.
-        stored: the dtype the result will live in. Directions weaker than its resolution count as
-            rank deficient: coefficients that large could not be stored accurately enough to cancel.
-
-    Returns:
-        (I, P, R) float64.
-    """
-    return torch.linalg.lstsq(
-        design, target, rcond=torch.finfo(stored).eps, driver="gelsd"
-    ).solution
