@@ -1,24 +1,27 @@
 """CPU kernels of multi-scale deformable attention, built from PyTorch's own fast loops.
 
 The op is a sum of L * P * 4 weighted rows of ``value`` for every query and head: exactly what
-``embedding_bag`` with per-sample weights computes, without the copies to picture layout and back
-that ``grid_sample`` needs.
+``embedding_bag`` with per-sample weights computes. Three ideas make it quick:
 
-The backward pass has two halves. The gradient of the row weights is a dot product of gathered
-rows with the output's gradient, taken in pieces that stay in cache. The gradient of ``value`` is
-the transposed sum: points are sorted by the cell (the square between four pixel centres) they fall
-in, each corner's sum over a cell is again an ``embedding_bag``, and four shifted pictures of cells
-add up to the gradient. It has no atomic additions, so it is the same in every run.
+* A head's maps are first copied, each with a margin of zeros, into one table of rows (a canvas).
+  Locations are clamped to where the margin is all they can see, so there are no border masks, and
+  the four corners of a point are four views of the table under two lists of row numbers.
+* Work goes piece by piece (one image, a few heads), so what it passes on stays in cache.
+* The gradient of ``value`` is the transposed sum. Points are sorted by the cell, the square
+  between four pixel centres, in which they fall; each corner's sum over its cell is again an
+  ``embedding_bag``, and four shifted pictures of cells add up to the gradient. Without atomic
+  additions it is the same in every run.
 
-Departure: a row that lies outside the map counts with weight zero instead of being skipped, so
-non-finite numbers in ``value`` at a map's border also reach samples just beyond that border.
+A NaN location gives NaN, and its attention weight's share of the gradient of ``value`` goes to an
+arbitrary pixel.
 
 Dimensions: B batch, S positions of all levels, Q queries, M heads, D channels of a head, L levels,
-P points, N = B * Q * M, K = L * P.
+P points, G heads in a piece, K = L * P, R rows of a canvas.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -27,149 +30,181 @@ from torch import Tensor
 
 from mask2kan.ops.operator import BACKWARD, FORWARD
 
-# Rows gathered at a time in the backward pass: a few hundred kilobytes, which stays in cache.
-_GATHERED_FLOATS = 1 << 18
+# Points in a piece and rows gathered at a time: sizes at which temporaries stay in cache.
+_PIECE_POINTS = 1 << 17
+_GATHERED_FLOATS = 1 << 17
 
 
 @dataclass(frozen=True)
-class _Axis:
-    """Where points lie along one axis of their level; every tensor but ``size`` is (N, K)-shaped.
+class _Level:
+    """A map inside the canvas: from row ``start`` on, lines of ``width + 2`` rows.
 
-    ``low`` and ``high`` are the weights of the two neighbouring pixel centres, stacked in dim 1
-    as (N, 2, K), zero where ``inside`` is not set; ``index`` are those neighbours, moved into the
-    map; ``cell`` is 0 left of the first centre and ``size`` right of the last.
+    Two zero rows before each line (and so after the one before it) and two zero lines before and
+    after the map: a cell with a corner inside, and one with none, exist on every side.
     """
 
-    cell: Tensor
-    index: Tensor
-    weight: Tensor
-    inside: Tensor
-    size: Tensor
+    height: int
+    width: int
+    start: int
+
+    @property
+    def stride(self) -> int:
+        return self.width + 2
+
+    @property
+    def rows(self) -> int:
+        return (self.height + 4) * self.stride + 2
+
+    def corner(self, table: Tensor, dy: int, dx: int) -> Tensor:
+        """(G, H, W, D) view of a (G, R, D) table: per pixel, the cell whose (dy, dx) it is."""
+        lines = table.narrow(1, self.start, (self.height + 2) * self.stride)
+        square = lines.unflatten(1, (self.height + 2, self.stride))
+        return square.narrow(1, 2 - dy, self.height).narrow(2, 2 - dx, self.width)
 
 
-def _axis(location: Tensor, size: Tensor) -> _Axis:
-    # The clamp leaves NaN alone; as an integer NaN is arbitrary, so integers are clamped again.
-    pixel = location.clamp(-1, 2).mul_(size).sub_(0.5)
-    base = pixel.floor()
-    high = pixel.sub_(base)
-    corner = (base + 1).to(torch.int32)
-    extent = size.to(torch.int32)
-    cell = corner.clamp(min=0).minimum(extent)
-    known = corner == cell
-    inside = torch.stack([known & (cell > 0), known & (cell < extent)], dim=1)
-    weight = torch.stack([1 - high, high], dim=1).mul_(inside)
-    index = torch.stack([(cell - 1).clamp_(min=0), torch.minimum(cell, extent - 1)], dim=1)
-    return _Axis(cell, index, weight, inside, size)
+@dataclass(frozen=True)
+class _Canvas:
+    """The levels of one head in one table, and what every point has to know about its level."""
+
+    levels: tuple[_Level, ...]
+    rows: int
+    extent: tuple[Tensor, Tensor]  # x, y: (Q, K) map size
+    stride: Tensor  # (Q, K) int
+    start: Tensor  # (G, Q, K) int
+
+    @classmethod
+    def of(
+        cls, shapes: list[int], points: int, queries: int, heads: int, dtype: torch.dtype
+    ) -> _Canvas:
+        levels: list[_Level] = []
+        rows = 0
+        for height, width in zip(shapes[::2], shapes[1::2], strict=True):
+            levels.append(_Level(height, width, rows))
+            rows += levels[-1].rows
+        index = torch.int32 if rows * heads < 2**31 else torch.int64
+
+        def per_point(numbers: list[int], kind: torch.dtype) -> Tensor:
+            row = torch.tensor(numbers, dtype=kind).repeat_interleave(points)
+            return row.expand(queries, -1).contiguous()
+
+        start = per_point([level.start for level in levels], index)
+        head = torch.arange(heads, dtype=index).mul_(rows)
+        return cls(
+            levels=tuple(levels),
+            rows=rows,
+            extent=(
+                per_point([level.width for level in levels], dtype),
+                per_point([level.height for level in levels], dtype),
+            ),
+            stride=per_point([level.stride for level in levels], index),
+            start=start + head[:, None, None],
+        )
+
+    def draw(self, value: Tensor) -> Tensor:
+        """(G * R, D): the maps of ``value`` (S, G, D) with their margins."""
+        heads, channels = value.shape[1:]
+        table = self.extent[0].new_zeros((heads, self.rows, channels))
+        sizes = [level.height * level.width for level in self.levels]
+        for level, rows in zip(self.levels, value.split(sizes), strict=True):
+            picture = rows.unflatten(0, (level.height, level.width)).permute(2, 0, 1, 3)
+            level.corner(table, 0, 0).copy_(picture)
+        return table.flatten(0, 1)
 
 
 @dataclass(frozen=True)
 class _Points:
-    """Every sampling point, in the dtype of the computation."""
+    """The sampling points of one piece, each tensor (G, Q, K)."""
 
-    x: _Axis
-    y: _Axis
-    attention: Tensor  # (N, K)
-
-    def corner_weights(self) -> Tensor:
-        """(N, 2, 2, K): bilinear times attention weight of each corner, y before x."""
-        rows = self.y.weight * self.attention[:, None]
-        return rows[:, :, None] * self.x.weight[:, None]
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Sizes, and where each level's rows begin."""
-
-    value_shape: tuple[int, int, int, int]
-    queries: int
-    points: int
-    shapes: list[tuple[int, int]]
-    dtype: torch.dtype
+    x: Tensor  # how far from the cell's left corners to its right ones, 0 to 1
+    y: Tensor
+    attention: Tensor
+    upper: Tensor  # row of the upper left corner; the upper right one is the next row
+    lower: Tensor
 
     @classmethod
-    def of(cls, value: Tensor, spatial_shapes: list[int], locations: Tensor) -> _Layout:
-        batch, positions, heads, channels = value.shape
+    def of(cls, canvas: _Canvas, locations: Tensor, weights: Tensor) -> _Points:
+        """From (G, Q, K, 2) locations and (G, Q, K) attention weights of any strides."""
+        heads = locations.shape[0]
+        within, corners = [], []
+        for axis, extent in enumerate(canvas.extent):
+            pixel = torch.empty_like(canvas.start[:heads], dtype=extent.dtype)
+            # Moved by the margin of two: location * size - 0.5 + 2, between 0 and size + 2.
+            torch.mul(locations[..., axis], extent, out=pixel).add_(1.5).clamp_(min=0)
+            torch.minimum(pixel, extent + 2, out=pixel)
+            corner = pixel.floor()
+            within.append(pixel.sub_(corner))
+            corners.append(corner.to(canvas.start.dtype))
+        last = heads * canvas.rows - 2 - max(level.stride for level in canvas.levels)
+        upper = corners[1].mul_(canvas.stride).add_(corners[0]).add_(canvas.start[:heads])
+        upper.clamp_(0, last)  # NaN is an arbitrary integer
         return cls(
-            value_shape=(batch, positions, heads, channels),
-            queries=locations.shape[1],
-            points=locations.shape[4],
-            shapes=list(zip(spatial_shapes[::2], spatial_shapes[1::2], strict=True)),
-            dtype=torch.float64 if value.dtype == torch.float64 else torch.float32,
+            x=within[0],
+            y=within[1],
+            attention=torch.empty_like(within[0]).copy_(weights),
+            upper=upper,
+            lower=upper + canvas.stride,
         )
 
-    def per_point(self, numbers: list[int], dtype: torch.dtype) -> Tensor:
-        """One number per level, repeated to (K,)."""
-        return torch.tensor(numbers, dtype=dtype).repeat_interleave(self.points)
+    def corner_weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Bilinear times attention weight: upper left, upper right, lower left, lower right."""
+        low = self.attention * self.y
+        high = self.attention - low
+        high_right = high * self.x
+        low_right = low * self.x
+        return high.sub_(high_right), high_right, low.sub_(low_right), low_right
 
-    def per_query_head(self, batch_stride: int) -> Tensor:
-        """(N, 1): head + image * batch_stride, the part of a row number that levels share."""
-        batch, _, heads, _ = self.value_shape
-        dtype = self.index_dtype
-        image = torch.arange(batch, dtype=dtype)[:, None, None] * batch_stride
-        rows = image + torch.arange(heads, dtype=dtype)
-        return rows.expand(batch, self.queries, heads).reshape(-1, 1)
 
-    @property
-    def index_dtype(self) -> torch.dtype:
-        """int32 is faster wherever it can count the rows."""
-        batch, positions, heads, _ = self.value_shape
-        cells = sum((height + 1) * (width + 1) for height, width in self.shapes)
-        entries = batch * self.queries * heads * len(self.shapes) * self.points * 4
-        most = max(batch * max(positions, cells) * heads, entries)
-        return torch.int32 if most < 2**31 else torch.int64
+def _pieces(value: Tensor, locations: Tensor) -> Iterator[tuple[int, slice]]:
+    """(image, heads) one after another."""
+    batch, _, heads, _ = value.shape
+    points = locations.shape[1] * locations.shape[3] * locations.shape[4]
+    step = min(heads, max(1, _PIECE_POINTS // points))
+    for image in range(batch):
+        for head in range(0, heads, step):
+            yield image, slice(head, min(head + step, heads))
 
-    def sampled(self, locations: Tensor, weights: Tensor) -> _Points:
-        heights = self.per_point([height for height, _ in self.shapes], self.dtype)
-        widths = self.per_point([width for _, width in self.shapes], self.dtype)
-        columns = len(self.shapes) * self.points
-        flat = locations.to(self.dtype).reshape(-1, columns, 2)
-        attention = weights.to(self.dtype).reshape(-1, columns)
-        return _Points(_axis(flat[..., 0], widths), _axis(flat[..., 1], heights), attention)
 
-    def corner_rows(self, sampled: _Points) -> Tensor:
-        """(N, 2, 2, K): row of ``value`` seen as (B * S * M, D) for each corner, y before x."""
-        _, positions, heads, _ = self.value_shape
-        dtype = self.index_dtype
-        starts, total = [], 0
-        for height, width in self.shapes:
-            starts.append(total * heads)
-            total += height * width
-        strides = self.per_point([width * heads for _, width in self.shapes], dtype)
-        y = sampled.y.index.to(dtype) * strides + self.per_point(starts, dtype)
-        x = sampled.x.index.to(dtype) * heads + self.per_query_head(positions * heads)[:, None]
-        return y[:, :, None] + x[:, None]
+def _canvas_for(value: Tensor, spatial_shapes: list[int], locations: Tensor) -> _Canvas:
+    heads = next(_pieces(value, locations))[1].stop
+    dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
+    return _Canvas.of(spatial_shapes, locations.shape[4], locations.shape[1], heads, dtype)
 
-    def cells(self, sampled: _Points) -> Tensor:
-        """(N * K,): the number of the cell a point falls in, of B * cells * M."""
-        heads = self.value_shape[2]
-        dtype = self.index_dtype
-        starts, total = [], 0
-        for height, width in self.shapes:
-            starts.append(total * heads)
-            total += (height + 1) * (width + 1)
-        strides = self.per_point([(width + 1) * heads for _, width in self.shapes], dtype)
-        cell = sampled.y.cell.to(dtype) * strides + self.per_point(starts, dtype)
-        cell += sampled.x.cell.to(dtype) * heads
-        cell += self.per_query_head(total * heads)
-        return cell.reshape(-1)
+
+def _points_of(
+    canvas: _Canvas, image: int, heads: slice, locations: Tensor, weights: Tensor
+) -> _Points:
+    return _Points.of(
+        canvas,
+        locations[image, :, heads].flatten(2, 3).transpose(0, 1),
+        weights[image, :, heads].flatten(2, 3).transpose(0, 1),
+    )
 
 
 @torch.library.impl(FORWARD, "cpu")
 def _forward(
     value: Tensor, spatial_shapes: list[int], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    layout = _Layout.of(value, spatial_shapes, locations)
-    batch, _, heads, channels = layout.value_shape
+    batch, _, heads, channels = value.shape
+    output = value.new_zeros((batch, locations.shape[1], heads, channels))
     if 0 in (*value.shape, *locations.shape):
-        return value.new_zeros((batch, layout.queries, heads * channels))
-    sampled = layout.sampled(locations, weights)
-    output = F.embedding_bag(
-        layout.corner_rows(sampled).flatten(1),
-        value.to(layout.dtype).reshape(-1, channels),
-        mode="sum",
-        per_sample_weights=sampled.corner_weights().flatten(1),
-    )
-    return output.reshape(batch, layout.queries, heads * channels).to(value.dtype)
+        return output.flatten(2)
+    canvas = _canvas_for(value, spatial_shapes, locations)
+    for image, some in _pieces(value, locations):
+        table = canvas.draw(value[image, :, some])
+        points = _points_of(canvas, image, some, locations, weights)
+        total: Tensor | None = None
+        rows = (points.upper.flatten(0, 1), points.lower.flatten(0, 1))
+        for corner, weight in enumerate(points.corner_weights()):
+            part = F.embedding_bag(
+                rows[corner // 2],
+                table[corner % 2 :],
+                mode="sum",
+                per_sample_weights=weight.flatten(0, 1),
+            )
+            total = part if total is None else total.add_(part)
+        assert total is not None
+        output[image, :, some] = total.view(-1, locations.shape[1], channels).transpose(0, 1)
+    return output.flatten(2)
 
 
 @torch.library.impl(BACKWARD, "cpu")
@@ -180,88 +215,91 @@ def _backward(
     locations: Tensor,
     weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    grad_value = torch.zeros_like(value, memory_format=torch.contiguous_format)
+    grad_locations = torch.zeros_like(locations, memory_format=torch.contiguous_format)
+    grad_weights = torch.zeros_like(weights, memory_format=torch.contiguous_format)
     if 0 in (*value.shape, *locations.shape):
-        return (
-            value.new_zeros(value.shape),
-            locations.new_zeros(locations.shape),
-            weights.new_zeros(weights.shape),
-        )
-    layout = _Layout.of(value, spatial_shapes, locations)
-    sampled = layout.sampled(locations, weights)
-    grad = grad_output.to(layout.dtype).reshape(-1, value.shape[3])
-    dots = _corner_dots(value.to(layout.dtype), grad, layout.corner_rows(sampled))
-    grad_locations, grad_weights = _point_gradients(sampled, dots)
-    grad_value = _value_gradient(layout, sampled, grad)
-    return (
-        grad_value.to(value.dtype),
-        grad_locations.reshape(locations.shape).to(locations.dtype),
-        grad_weights.reshape(weights.shape).to(weights.dtype),
-    )
+        return grad_value, grad_locations, grad_weights
+    canvas = _canvas_for(value, spatial_shapes, locations)
+    grads = grad_output.unflatten(2, value.shape[2:])
+    for image, some in _pieces(value, locations):
+        points = _points_of(canvas, image, some, locations, weights)
+        grad = points.x.new_empty((points.x.shape[0], *grads.shape[1::2]))
+        grad.copy_(grads[image, :, some].transpose(0, 1))
+        table = canvas.draw(value[image, :, some])
+        dots = [_dots(table, grad, rows) for rows in (points.upper, points.lower)]
+        place = grad_locations[image, :, some].flatten(2, 3).transpose(0, 1)
+        share = grad_weights[image, :, some].flatten(2, 3).transpose(0, 1)
+        _write_point_gradients(canvas, points, dots, place, share)
+        _write_value_gradient(canvas, points, grad, grad_value[image, :, some])
+    return grad_value, grad_locations, grad_weights
 
 
-def _corner_dots(value: Tensor, grad: Tensor, rows: Tensor) -> Tensor:
-    """(N, 2, 2, K): each corner's row of ``value`` times the output's gradient."""
-    table = value.reshape(-1, value.shape[-1])
-    corners = rows[0].numel()
-    dots = grad.new_empty((*rows.shape, 1))
-    step = max(1, _GATHERED_FLOATS // (corners * table.shape[1]))
-    for start in range(0, rows.shape[0], step):
-        piece = rows[start : start + step]
-        gathered = table.index_select(0, piece.reshape(-1)).view(-1, corners, table.shape[1])
-        found = torch.bmm(gathered, grad[start : start + step, :, None])
-        dots[start : start + step] = found.view(*piece.shape, 1)
-    return dots[..., 0]
+def _dots(table: Tensor, grad: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(G, Q, K) twice: each row of ``table``, and each next one, times the output's gradient."""
+    count, channels = rows.shape[2], grad.shape[2]
+    flat, grad = rows.flatten(0, 1), grad.flatten(0, 1)
+    found = grad.new_empty((2, *flat.shape, 1))
+    step = max(1, _GATHERED_FLOATS // (count * channels))
+    for start in range(0, flat.shape[0], step):
+        piece = slice(start, start + step)
+        index = flat[piece].reshape(-1)
+        for side in (0, 1):
+            gathered = table[side:].index_select(0, index).view(-1, count, channels)
+            torch.bmm(gathered, grad[piece, :, None], out=found[side, piece])
+    return found[0].view(rows.shape), found[1].view(rows.shape)
 
 
-def _point_gradients(sampled: _Points, dots: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, K, 2) gradient of the locations and (N, K) gradient of the attention weights."""
-    x, y = sampled.x, sampled.y
-    along_y = (dots * x.weight[:, None]).sum(2)  # (N, 2, K): interpolated in x, per row
-    along_x = (dots * y.weight[:, :, None]).sum(1)  # (N, 2, K): interpolated in y, per column
-    grad_weights = (along_y * y.weight).sum(1)
-    steps = [
-        torch.where(axis.inside, along, 0).diff(dim=1)[:, 0] * axis.size
-        for axis, along in ((x, along_x), (y, along_y))
-    ]
-    return torch.stack(steps, dim=-1) * sampled.attention[..., None], grad_weights
-
-
-def _value_gradient(layout: _Layout, sampled: _Points, grad: Tensor) -> Tensor:
-    """(B, S, M, D): the output's gradient, spread back over the rows it was read from."""
-    batch, positions, heads, channels = layout.value_shape
-    columns = sampled.attention.shape[1]
-    cells = layout.cells(sampled)
-    total = sum((height + 1) * (width + 1) for height, width in layout.shapes)
-    ordered, order = cells.sort(stable=True)
-    bounds = torch.arange(batch * total * heads, dtype=cells.dtype)
-    offsets = torch.searchsorted(ordered, bounds, out_int32=cells.dtype == torch.int32)
-    sources = torch.div(order, columns, rounding_mode="floor").to(cells.dtype)
-    corners = sampled.corner_weights().permute(1, 2, 0, 3).reshape(2, 2, -1)
-
-    grad_value = grad.new_zeros((batch, positions, heads, channels))
-    for dy in (0, 1):
-        for dx in (0, 1):
-            sums = F.embedding_bag(
-                sources,
-                grad,
-                offsets,
-                mode="sum",
-                per_sample_weights=corners[dy, dx].index_select(0, order),
-            ).view(batch, total, heads, channels)
-            _add_shifted(grad_value, sums, layout.shapes, dy, dx)
-    return grad_value
-
-
-def _add_shifted(
-    grad_value: Tensor, sums: Tensor, shapes: list[tuple[int, int]], dy: int, dx: int
+def _write_point_gradients(
+    canvas: _Canvas,
+    points: _Points,
+    dots: list[tuple[Tensor, Tensor]],
+    grad_locations: Tensor,
+    grad_weights: Tensor,
 ) -> None:
-    """Add what each cell holds for its (dy, dx) corner to the pixel at that corner."""
-    cell_sizes = [(height + 1) * (width + 1) for height, width in shapes]
-    pixel_sizes = [height * width for height, width in shapes]
-    pieces = zip(
-        shapes, grad_value.split(pixel_sizes, dim=1), sums.split(cell_sizes, dim=1), strict=True
+    """Fill (G, Q, K, 2) and (G, Q, K) views from the dot products of the four corners."""
+    (upper_left, upper_right), (lower_left, lower_right) = dots
+    upper = torch.lerp(upper_left, upper_right, points.x)
+    lower = torch.lerp(lower_left, lower_right, points.x)
+    grad_weights.copy_(torch.lerp(upper, lower, points.y))
+    down = lower.sub_(upper).mul_(points.attention)
+    right = torch.lerp(
+        upper_right.sub_(upper_left), lower_right.sub_(lower_left), points.y
+    ).mul_(points.attention)
+    grad_locations[..., 0].copy_(right.mul_(canvas.extent[0]))
+    grad_locations[..., 1].copy_(down.mul_(canvas.extent[1]))
+
+
+def _write_value_gradient(
+    canvas: _Canvas, points: _Points, grad: Tensor, grad_value: Tensor
+) -> None:
+    """Fill a (S, G, D) view: the output's gradient, spread over the rows it was read from."""
+    heads, _, count = points.upper.shape
+    channels = grad.shape[2]
+    cells = points.upper.flatten()
+    ordered, order = cells.sort(stable=True)
+    offsets = torch.searchsorted(
+        ordered,
+        torch.arange(heads * canvas.rows, dtype=cells.dtype),
+        out_int32=cells.dtype == torch.int32,
     )
-    for (height, width), pixels, cells in pieces:
-        square = cells.unflatten(1, (height + 1, width + 1))
-        corner = square[:, 1 - dy : height + 1 - dy, 1 - dx : width + 1 - dx]
-        pixels.unflatten(1, (height, width)).add_(corner)
+    sources = order.div(count, rounding_mode="trunc").to(cells.dtype)
+    total: Tensor | None = None
+    sizes = [level.height * level.width for level in canvas.levels]
+    for corner, weight in enumerate(points.corner_weights()):
+        sums = F.embedding_bag(
+            sources,
+            grad.flatten(0, 1),
+            offsets,
+            mode="sum",
+            per_sample_weights=weight.flatten().index_select(0, order),
+        ).view(heads, canvas.rows, channels)
+        if total is None:
+            total = sums
+            continue
+        for level in canvas.levels:
+            level.corner(total, 0, 0).add_(level.corner(sums, corner // 2, corner % 2))
+    assert total is not None
+    for level, rows in zip(canvas.levels, grad_value.split(sizes), strict=True):
+        picture = rows.unflatten(0, (level.height, level.width))
+        picture.copy_(level.corner(total, 0, 0).permute(1, 2, 0, 3))
