@@ -1,0 +1,202 @@
+"""Exact pixel metrics against scikit-learn and the stored reference values."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+from mask2kan.errors import ConfigError, Mask2KANError, NumericsError
+from training.metrics import AnomalyEvaluator
+from training.metrics.pixel import percentiles
+from training.metrics.sorted_scores import SortedScores
+
+Pictures = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]]
+
+
+def random_pictures(seed: int, levels: int | None, count: int = 5) -> Pictures:
+    """Scores with `levels` distinct values (None: nearly all distinct), labels with void."""
+    rng = np.random.default_rng(seed)
+    pictures = []
+    for _ in range(count):
+        height, width = rng.integers(15, 35, 2)
+        label = rng.choice([0, 1, 255], (height, width), p=[0.8, 0.1, 0.1]).astype(np.uint8)
+        score = rng.normal(size=(height, width)) + 1.2 * (label == 1)
+        if levels is not None:
+            score = np.round(score * levels) / levels
+        pictures.append((score.astype(np.float32), label))
+    return pictures
+
+
+def pooled(pictures: Pictures) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    score = np.concatenate([s[la != 255] for s, la in pictures])
+    label = np.concatenate([la[la != 255] for _, la in pictures])
+    return score, label
+
+
+def evaluated(pictures: Pictures, run_length: int, block_length: int) -> AnomalyEvaluator:
+    """An evaluator whose runs are small enough for many of them to be merged."""
+    evaluator = AnomalyEvaluator()
+    for name in ("_known", "_anomalous"):
+        setattr(evaluator, name, SortedScores(run_length=run_length, block_length=block_length))
+    for score, label in pictures:
+        evaluator.update(score, label)
+    return evaluator
+
+
+def fpr_at_tpr95(label: npt.NDArray[np.uint8], score: npt.NDArray[np.float32]) -> float:
+    """Where scikit-learn's ROC curve, straight between its points, reaches 0.95."""
+    fpr, tpr, _ = roc_curve(label, score, drop_intermediate=False)
+    at = int(np.argmax(tpr >= 0.95))
+    return float(np.interp(0.95, tpr[at - 1 : at + 1], fpr[at - 1 : at + 1]))
+
+
+def reference_f1(
+    score: npt.NDArray[np.float32], label: npt.NDArray[np.uint8]
+) -> tuple[float, float]:
+    """Best F1 over every distinct threshold, by counting."""
+    best = (-1.0, 0.0)
+    for threshold in np.unique(score)[::-1]:
+        flagged = score >= threshold
+        tp = int((flagged & (label == 1)).sum())
+        f1 = 2 * tp / (int(flagged.sum()) + int((label == 1).sum()))
+        best = max(best, (f1, float(threshold)), key=lambda pair: pair[0])
+    return best
+
+
+@pytest.mark.parametrize("levels", [None, 20, 2, 1])
+@pytest.mark.parametrize(("run_length", "block_length"), [(1 << 20, 1 << 16), (700, 64), (300, 1)])
+def test_exact_metrics_equal_scikit_learn(
+    levels: int | None, run_length: int, block_length: int
+) -> None:
+    pictures = random_pictures(levels or 0, levels)
+    score, label = pooled(pictures)
+    found = evaluated(pictures, run_length, block_length).compute()
+    f1, threshold = reference_f1(score, label)
+    assert found["ap"] == pytest.approx(average_precision_score(label, score), abs=1e-9)
+    assert found["auroc"] == pytest.approx(roc_auc_score(label, score), abs=1e-9)
+    assert found["fpr95"] == pytest.approx(fpr_at_tpr95(label, score), abs=1e-9)
+    assert found["best_f1"] == pytest.approx(f1, abs=1e-9)
+    assert found["best_f1_threshold"] == pytest.approx(threshold, abs=1e-7)
+
+
+def test_scores_all_equal() -> None:
+    label = np.array([[0, 0, 0, 1]], np.uint8)
+    evaluator = AnomalyEvaluator()
+    evaluator.update(np.full((1, 4), 0.5, np.float32), label)
+    assert evaluator.compute() == pytest.approx(
+        {"ap": 0.25, "auroc": 0.5, "fpr95": 0.95, "best_f1": 0.4, "best_f1_threshold": 0.5}
+    )
+
+
+def anomaly_case(shared: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "anomaly_case", shared / "golden" / "anomaly_case.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_reference_values(shared: Path, case: int) -> None:
+    entry = json.loads((shared / "golden" / "anomaly_metrics.json").read_text())[case]
+    options = {"separation": entry["separation"]} if "separation" in entry else {}
+    evaluator = AnomalyEvaluator(protocol="exact")
+    for score, label in anomaly_case(shared).frames(entry["seed"], **options):
+        evaluator.update(score.astype(np.float16), label)  # the reference read float16
+    found = evaluator.compute()
+    assert {key: found[key] for key in entry["exact"]} == pytest.approx(entry["exact"], abs=1e-6)
+
+
+def test_more_pictures_may_follow_a_result() -> None:
+    pictures = random_pictures(3, 50)
+    evaluator = evaluated(pictures[:2], 500, 32)
+    evaluator.compute()
+    for score, label in pictures[2:]:
+        evaluator.update(score, label)
+    assert evaluator.compute() == evaluated(pictures, 500, 32).compute()
+
+
+@pytest.mark.parametrize("levels", [None, 4])
+def test_operating_points_keep_their_promise(levels: int | None) -> None:
+    pictures = random_pictures(7, levels)
+    score, label = pooled(pictures)
+    points = evaluated(pictures, 700, 64).operating_points()
+    known, anomalous = score[label == 0], score[label == 1]
+    assert points["range"] == pytest.approx(np.percentile(score, [0.5, 99.5]), abs=1e-6)
+    assert (known >= points["fpr05"]).mean() <= 0.05
+    below = score[score < points["fpr05"]].max()
+    assert (known >= below).mean() > 0.05  # and it is the lowest such threshold
+    assert (anomalous >= points["tpr95"]).mean() >= 0.95
+    above = score[score > points["tpr95"]].min()
+    assert (anomalous >= above).mean() < 0.95
+    assert points["best_f1"] == pytest.approx(reference_f1(score, label)[1])
+
+
+def test_fpr05_of_a_constant_score_flags_nothing() -> None:
+    evaluator = AnomalyEvaluator()
+    evaluator.update(np.ones((4, 4), np.float32), np.eye(4, dtype=np.uint8))
+    assert evaluator.operating_points()["fpr05"] > 1.0
+
+
+def test_percentiles_of_several_collections() -> None:
+    values = np.random.default_rng(0).normal(size=3001).astype(np.float32)
+    stores = [SortedScores(run_length=100, block_length=7) for _ in range(2)]
+    stores[0].add(values[:1000])
+    stores[1].add(values[1000:])
+    expected = np.percentile(values.astype(np.float64), [0, 0.5, 50, 99.5, 100])
+    assert percentiles(stores, (0, 0.5, 50, 99.5, 100)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_blocks_come_in_order_and_whole() -> None:
+    values = np.random.default_rng(0).integers(0, 50, 5000).astype(np.float32)
+    store = SortedScores(run_length=64, block_length=3)
+    store.add(values)
+    assert len(store) == 5000
+    assert np.array_equal(np.concatenate(list(store.blocks())), np.sort(values)[::-1])
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("score", "label", "error", "message"),
+    [
+        (np.zeros((2, 3)), np.zeros((3, 2), int), ConfigError, r"\(2, 3\).*\(3, 2\)"),
+        (np.zeros((1, 2, 3)), np.zeros((1, 2, 3), int), ConfigError, r"\(H, W\)"),
+        (np.full((2, 2), np.nan), np.zeros((2, 2), int), NumericsError, "4 of 4"),
+        (np.full((2, 2), np.inf), np.zeros((2, 2), int), NumericsError, "infinite"),
+        (np.zeros((2, 2)), np.full((2, 2), 2), ConfigError, r"\[2\].*255"),
+        (np.zeros((2, 2), int), np.zeros((2, 2)), ConfigError, "floating"),
+    ],
+)
+def test_unusable_pictures_are_refused(
+    score: npt.NDArray[np.float64],
+    label: npt.NDArray[np.int64],
+    error: type[Mask2KANError],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        AnomalyEvaluator().update(score, label)
+
+
+@pytest.mark.parametrize(("value", "message"), [(0, "No anomalous"), (1, "No known"), (255, "No")])
+def test_one_kind_of_pixel_is_not_enough(value: int, message: str) -> None:
+    evaluator = AnomalyEvaluator()
+    evaluator.update(np.zeros((2, 2), np.float32), np.full((2, 2), value, np.uint8))
+    with pytest.raises(ConfigError, match=message):
+        evaluator.compute()
+
+
+def test_unknown_protocol_and_track() -> None:
+    with pytest.raises(ConfigError, match="exact"):
+        AnomalyEvaluator(protocol="binned")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="track"):
+        AnomalyEvaluator(track="anomaly")

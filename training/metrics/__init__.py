@@ -1,0 +1,6 @@
+"""How good a model is: per-class overlap for segmentation, ranking quality for anomaly scores."""
+
+from training.metrics.pixel import AnomalyEvaluator
+from training.metrics.segmentation import SegmentationEvaluator
+
+__all__ = ["AnomalyEvaluator", "SegmentationEvaluator"]
