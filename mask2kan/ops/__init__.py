@@ -110,7 +110,7 @@ def use_backend(backend: str) -> Iterator[None]:
     Raises:
         BackendError: for an unknown name, at once.
     """
-    global _forced
+    global _forced  # noqa: PLW0603  (a plain global is what torch.compile can guard on)
     if backend not in BACKENDS:
         raise BackendError(unknown("operator backend", backend, BACKENDS))
     before, _forced = _forced, backend

@@ -58,7 +58,7 @@ class _Level:
     def corner(self, table: Tensor, dy: int, dx: int) -> Tensor:
         """(G, H, W, D) view of a (G, R, D) table: per pixel, the cell whose (dy, dx) it is."""
         lines = table.narrow(1, self.start, (self.height + 2) * self.stride)
-        square = lines.unflatten(1, (self.height + 2, self.stride))
+        square: Tensor = lines.unflatten(1, (self.height + 2, self.stride))
         return square.narrow(1, 2 - dy, self.height).narrow(2, 2 - dx, self.width)
 
 
@@ -138,15 +138,15 @@ class _Points:
             corner = pixel.floor()
             within.append(pixel.sub_(corner))
             corners.append(corner.to(canvas.start.dtype))
-        last = heads * canvas.rows - 2 - max(level.stride for level in canvas.levels)
+        last = heads * canvas.rows - 2  # NaN becomes an arbitrary integer
         upper = corners[1].mul_(canvas.stride).add_(corners[0]).add_(canvas.start[:heads])
-        upper.clamp_(0, last)  # NaN is an arbitrary integer
+        upper.clamp_(0, last)
         return cls(
             x=within[0],
             y=within[1],
             attention=torch.empty_like(within[0]).copy_(weights),
             upper=upper,
-            lower=upper + canvas.stride,
+            lower=(upper + canvas.stride).clamp_(0, last),
         )
 
     def corner_weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -278,8 +278,7 @@ def _write_value_gradient(
     canvas: _Canvas, points: _Points, grad: Tensor, grad_value: Tensor
 ) -> None:
     """Fill a (S, G, D) view: the output's gradient, spread over the rows it was read from."""
-    heads, _, count = points.upper.shape
-    channels = grad.shape[2]
+    heads, channels = grad.shape[0], grad.shape[2]
     cells = points.upper.flatten()
     rows = heads * canvas.rows
     counts = torch.bincount(cells, minlength=rows)
