@@ -30,7 +30,7 @@ PROTOCOLS = ("exact",)
 class AnomalyEvaluator:
     """Collects scores and labels of any number of pictures and ranks all pixels together.
 
-    Memory stays bounded (tens of MB); scores are kept as float32 in a temporary file, four
+    Memory stays bounded (below 200 MB for hundreds of megapixels); scores are kept as float32 in a temporary file, four
     bytes per pixel.
 
     Args:
@@ -297,8 +297,8 @@ def percentiles(stores: list[SortedScores], percents: tuple[float, ...]) -> list
         block = np.sort(np.concatenate(parts))[::-1]
         found.update({r: float(block[r - seen]) for r in wanted if seen <= r < seen + len(block)})
         seen += len(block)
-    return [
-        found[int(np.floor(rank))]
-        + (found[int(np.ceil(rank))] - found[int(np.floor(rank))]) * (rank - np.floor(rank))
-        for rank in ranks
-    ]
+    results = []
+    for rank in ranks:
+        above, below = found[int(np.floor(rank))], found[int(np.ceil(rank))]
+        results.append(float(above + (below - above) * (rank - np.floor(rank))))
+    return results
