@@ -120,15 +120,17 @@ def use_backend(backend: str) -> Iterator[None]:
         _forced = before
 
 
-# torch.compile reads these two answers while tracing and keeps them as constants.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _environment_backend() -> str:
     return _read_environment()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _decide(device_type: str, request: str) -> str:
     return _decide_once(device_type, request)
+
+
+# torch.compile asks these two while tracing and keeps the answers as constants.
+torch.compiler.assume_constant_result(_environment_backend)
+torch.compiler.assume_constant_result(_decide)
 
 
 @functools.cache

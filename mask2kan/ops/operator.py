@@ -28,7 +28,6 @@ torch.library.define(
 )
 
 
-@torch.library.register_fake(FORWARD)
 def _forward_fake(
     value: Tensor, spatial_shapes: list[int], locations: Tensor, weights: Tensor
 ) -> Tensor:
@@ -36,7 +35,6 @@ def _forward_fake(
     return value.new_empty((batch, locations.shape[1], heads * channels))
 
 
-@torch.library.register_fake(BACKWARD)
 def _backward_fake(
     grad_output: Tensor,
     value: Tensor,
@@ -65,6 +63,8 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, Tens
     return grads[0], None, grads[1], grads[2]
 
 
+torch.library.register_fake(FORWARD, _forward_fake)
+torch.library.register_fake(BACKWARD, _backward_fake)
 torch.library.register_autograd(FORWARD, _backward, setup_context=_setup_context)
 
 

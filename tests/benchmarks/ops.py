@@ -1,7 +1,7 @@
 """How long multi-scale deformable attention takes: the cpu backend against the reference.
 
-    python tests/benchmarks/ops.py
-    python tests/benchmarks/ops.py --repeats 10 --threads 1 --json ops.json
+    PYTHONPATH=. python tests/benchmarks/ops.py
+    PYTHONPATH=. python tests/benchmarks/ops.py --repeats 10 --threads 1 --json ops.json
 
 Both backends run by turns on the same tensors, so that whatever else the machine does falls on
 both; the table holds the median of each and the median of their ratios. Locations scatter a few
