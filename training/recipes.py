@@ -58,7 +58,7 @@ class TrainConfig:
     data: str = "camvid"
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     batch_size: int = 8
-    steps: int = 2000
+    steps: int = 1000
     lr: float = 6e-4
     backbone_factor: float = 0.33
     weight_decay: float = 0.05
@@ -71,8 +71,8 @@ class TrainConfig:
     average_decay: float = 0.995
     batch_norm_batches: int = 10
     train_batch_norm: bool = True
-    eval_every: int = 250
-    eval_pictures: int = 50
+    eval_every: int = 100
+    eval_pictures: int = 25
     save_minutes: float = 5.0
     seed: int = 0
     workers: int = 0

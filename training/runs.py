@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import pickle
 import platform
 import subprocess
 import sys
@@ -94,8 +95,18 @@ class RunFolder:
         path = self.folder / "state.pt"
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-            raise CheckpointError(f"Cannot continue from {path}: {error}.") from error
+        except (
+            RuntimeError,
+            EOFError,
+            OSError,
+            ValueError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+        ) as error:
+            reason = str(error).partition("\n")[0]
+            raise CheckpointError(
+                f"Cannot continue from {path}: {reason} Delete it to start the run again."
+            ) from error
         return state
 
     def close(self) -> None:

@@ -1,0 +1,135 @@
+"""The criterion against a plain reading of its definition, one layer and one mask at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mask2kan.kan import KAN
+from training import criterion as criterion_module
+from training.criterion import SetCriterion, semantic_targets
+from training.point_sampling import point_sample
+
+Q, K, H, W = 6, 4, 16, 16
+
+
+def _outputs(batch, layers, seed=0):
+    torch.manual_seed(seed)
+
+    def one():
+        return {
+            "pred_logits": torch.randn(batch, Q, K + 1, requires_grad=True),
+            "pred_masks": torch.randn(batch, Q, H, W, requires_grad=True),
+        }
+
+    return {**one(), "aux_outputs": [one() for _ in range(layers - 1)]}
+
+
+def _targets(counts, seed=1):
+    torch.manual_seed(seed)
+    return [{"labels": torch.randperm(K)[:n], "masks": torch.rand(n, 32, 32) > 0.5} for n in counts]
+
+
+def test_semantic_targets_are_one_mask_per_class_without_void():
+    label = torch.full((2, 4, 4), 255)
+    label[0, 0], label[0, 1] = 3, 1
+    first, second = semantic_targets(label)
+    assert first["labels"].tolist() == [1, 3]
+    assert first["masks"].shape == (2, 4, 4)
+    assert torch.equal(first["masks"][1], label[0] == 3)
+    assert first["masks"].sum() == 8
+    assert second["labels"].numel() == 0
+    assert second["masks"].shape == (0, 4, 4)
+
+
+def test_losses_equal_the_definition(monkeypatch):
+    outputs, targets = _outputs(3, 2), _targets([2, 0, 3])
+    criterion = SetCriterion(K, num_points=300)
+    fixed = torch.rand(1, 300, 2)
+    monkeypatch.setattr(
+        criterion_module,
+        "uncertain_points",
+        lambda masks, *_, **__: fixed.expand(len(masks), -1, -1),
+    )
+    kept = []
+    matcher = criterion.matcher
+    monkeypatch.setattr(
+        criterion, "matcher", lambda *arguments: kept.append(matcher(*arguments)) or kept[0]
+    )
+    losses = criterion(outputs, targets)
+    for s, (output, suffix) in enumerate([(outputs["aux_outputs"][0], "_0"), (outputs, "")]):
+        expected = torch.full((3, Q), K)
+        mask_loss, dice_loss = 0.0, 0.0
+        for b in range(3):
+            for q, t in zip(*kept[0][s][b], strict=True):
+                expected[b, q] = targets[b]["labels"][t]
+                x = point_sample(output["pred_masks"][b : b + 1, q : q + 1], fixed)[0, 0]
+                y = point_sample(targets[b]["masks"][None, t : t + 1].float(), fixed)[0, 0]
+                mask_loss += F.binary_cross_entropy_with_logits(x, y) / 5
+                p = x.sigmoid()
+                dice_loss += (1 - (2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1)) / 5
+        weight = torch.tensor([1.0] * K + [0.1])
+        class_loss = F.cross_entropy(output["pred_logits"].transpose(1, 2), expected, weight)
+        for name, value in (("ce", class_loss), ("mask", mask_loss), ("dice", dice_loss)):
+            torch.testing.assert_close(losses[f"loss_{name}{suffix}"], value, rtol=1e-5, atol=1e-6)
+
+
+def test_every_layer_learns():
+    outputs = _outputs(2, 3)
+    criterion = SetCriterion(K, num_points=64)
+    criterion.total(criterion(outputs, _targets([2, 1])), torch.nn.Identity()).backward()
+    for output in [outputs, *outputs["aux_outputs"]]:
+        assert output["pred_logits"].grad.abs().sum() > 0
+        assert output["pred_masks"].grad.abs().sum() > 0
+
+
+def test_pictures_without_masks_train_the_no_object_class_only():
+    outputs = _outputs(2, 2)
+    criterion = SetCriterion(K, num_points=64)
+    losses = criterion(outputs, _targets([0, 0]))
+    assert losses["loss_mask"] == 0
+    assert losses["loss_dice"] == 0
+    criterion.total(losses, torch.nn.Identity()).backward()
+    assert outputs["pred_masks"].grad.abs().sum() == 0
+    assert outputs["pred_logits"].grad.abs().sum() > 0
+
+
+def test_perfect_predictions_cost_almost_nothing():
+    columns = torch.arange(32).expand(32, 32)
+    masks = torch.stack([columns < 8, (columns >= 8) & (columns < 20), columns >= 20])
+    target = {"labels": torch.tensor([2, 0, 1]), "masks": masks}
+    predicted = torch.full((1, Q, 32, 32), -30.0)
+    predicted[0, :3] = torch.where(masks, 30.0, -30.0)
+    logits = torch.full((1, Q, K + 1), -30.0)
+    logits[0, range(3), target["labels"]] = 30.0
+    logits[0, 3:, K] = 30.0
+    criterion = SetCriterion(K, num_points=2000, importance_ratio=0.0)
+    losses = criterion({"pred_logits": logits, "pred_masks": predicted}, [target])
+    assert losses["loss_ce"] < 1e-6
+    # What remains is the soft border of one pixel out of 32 columns.
+    assert losses["loss_dice"] < 0.05
+
+
+def test_regularisation_joins_for_a_kan_only():
+    outputs, targets = _outputs(1, 1), _targets([2])
+    criterion = SetCriterion(K, num_points=64, regularization_weight=0.5)
+    losses = criterion(outputs, targets)
+    head = KAN([4, 4, 4])
+    plain = criterion.total(losses, torch.nn.Identity())
+    expected = plain + 0.5 * head.regularization_loss()
+    torch.testing.assert_close(criterion.total(losses, head), expected)
+    weighted = 2 * losses["loss_ce"] + 5 * losses["loss_mask"] + 5 * losses["loss_dice"]
+    torch.testing.assert_close(plain, weighted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_outputs_give_float32_losses(dtype):
+    outputs = _outputs(1, 2)
+    half = {
+        "pred_logits": outputs["pred_logits"].to(dtype),
+        "pred_masks": outputs["pred_masks"].to(dtype),
+        "aux_outputs": [],
+    }
+    losses = SetCriterion(K, num_points=64)(half, _targets([2]))
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())

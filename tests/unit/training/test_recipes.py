@@ -1,0 +1,169 @@
+"""Recipes, their overrides, and what the optimizer makes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from mask2kan import create_model
+from mask2kan.errors import ConfigError
+from mask2kan.kan import KAN
+from training.batch_norm import reestimate_statistics
+from training.optimizer import build_optimizer, build_schedule, parameter_groups, poly_factor
+from training.recipes import RECIPES, override, recipe
+
+
+def test_the_pair_differs_only_in_the_mask_head():
+    kan, mlp = recipe("camvid_kan"), recipe("camvid_mlp")
+    assert kan.model_options["mask_embed"] == "kan"
+    assert mlp.model_options["mask_embed"] == "mlp"
+    same = dataclasses.replace(
+        kan,
+        name=mlp.name,
+        model=mlp.model,
+        model_options={**kan.model_options, "mask_embed": "mlp"},
+    )
+    assert same == mlp
+    configs = [create_model(config.model, **config.model_options).config for config in (kan, mlp)]
+    assert dataclasses.replace(configs[0], mask_embed="mlp", family="mask2former") == configs[1]
+
+
+@pytest.mark.parametrize("name", ["camvid_kan", "camvid_mlp"])
+def test_a_float16_checkpoint_stays_under_eight_megabytes(name):
+    config = recipe(name)
+    state = create_model(config.model, **config.model_options).state_dict()
+    assert sum(value.numel() for value in state.values()) * 2 < 8e6
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_configuration_is_json(name):
+    assert json.loads(json.dumps(recipe(name).to_dict()))["name"] == name
+
+
+def test_an_unknown_recipe_lists_the_nearest():
+    with pytest.raises(ConfigError, match="Nearest: camvid_kan"):
+        recipe("camvid_can")
+
+
+def test_overrides():
+    config = override(
+        recipe("camvid_kan"),
+        [
+            "lr=1",
+            "model.num_queries=7",
+            "augmentation.crop=(64, 96)",
+            "train_batch_norm=false",
+            "grid_update_steps=()",
+            "data=some/folder",
+        ],
+    )
+    assert config.lr == 1.0
+    assert config.model_options["num_queries"] == 7
+    assert config.augmentation.crop == (64, 96)
+    assert config.train_batch_norm is False
+    assert config.grid_update_steps == ()
+    assert config.data == "some/folder"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lr", "no '='"),
+        ("learning=1", "Unknown setting"),
+        ("augmentation.crap=(1, 2)", "Unknown setting 'crap'. Nearest: crop"),
+        ("lr=fast", "expected a float"),
+        ("steps=0", "at least 1"),
+        ("augmentation.crop=(8, 8)", "at least 32"),
+        ("average_decay=1.0", r"\[0, 1\)"),
+    ],
+)
+def test_wrong_overrides_are_refused(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        override(recipe("camvid_kan"), [setting])
+
+
+def _tiny():
+    return create_model(
+        "mask2kan_mobilenetv2", hidden_dim=32, num_queries=5, backbone_width=8, num_classes=4
+    )
+
+
+def test_every_parameter_is_in_exactly_one_group():
+    model = _tiny()
+    groups = parameter_groups(model, lr=1.0, backbone_factor=0.1, weight_decay=0.05)
+    listed = [id(p) for group in groups for p in group["params"]]
+    assert sorted(listed) == sorted(id(p) for p in model.parameters())
+    where = {id(p): group for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        group = where[id(parameter)]
+        assert group["lr"] == (0.1 if name.startswith("backbone.") else 1.0)
+    decay = {name: where[id(p)]["weight_decay"] for name, p in model.named_parameters()}
+    assert decay["transformer_decoder.query_feat.weight"] == 0.0
+    assert decay["transformer_decoder.decoder_norm.weight"] == 0.0
+    assert decay["pixel_decoder.level_embed"] == 0.0
+    assert decay["backbone.bn1.weight"] == 0.0
+    assert decay["backbone.conv_stem.weight"] == 0.05
+    assert decay["transformer_decoder.mask_embed.layers.0.spline_weight"] == 0.05
+    assert decay["transformer_decoder.class_embed.weight"] == 0.05
+
+
+def test_relative_position_tables_do_not_decay_and_frozen_parameters_are_left_out():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relative_position_bias_table = nn.Parameter(torch.zeros(3, 2))
+            self.frozen = nn.Parameter(torch.zeros(3), requires_grad=False)
+
+    groups = parameter_groups(Attention(), lr=1.0, backbone_factor=0.1, weight_decay=0.05)
+    assert len(groups) == 1
+    assert groups[0]["weight_decay"] == 0.0
+    assert len(groups[0]["params"]) == 1
+
+
+def test_the_schedule_warms_up_and_ends_at_zero():
+    factors = [poly_factor(n, steps=100, warmup_steps=10) for n in range(101)]
+    assert factors[0] == pytest.approx(1 / 11)
+    assert factors[10] == 1.0
+    assert factors[55] == pytest.approx(0.5**0.9)
+    assert factors[100] == 0.0
+    optimizer = build_optimizer(_tiny(), lr=1e-3, backbone_factor=0.1, weight_decay=0.05)
+    schedule = build_schedule(optimizer, steps=100, warmup_steps=10)
+    for _ in range(10):
+        optimizer.step()
+        schedule.step()
+    assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([1e-4, 1e-3])
+
+
+def test_new_statistics_leave_the_function_and_normalise_in_training():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU6(), nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4)
+    )
+    model[1].weight.data.uniform_(0.5, 2)
+    model[1].bias.data.normal_()
+    data = [3 * torch.randn(4, 3, 16, 16) + 1 for _ in range(3)]
+    model.eval()
+    before = [model(x) for x in data]
+    assert reestimate_statistics(model, data) == 2
+    assert not model.training
+    for x, expected in zip(data, before, strict=True):
+        torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
+    inputs = model[0](torch.cat(data))
+    torch.testing.assert_close(model[1].running_mean, inputs.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        model[1].running_var, inputs.var((0, 2, 3), correction=0), rtol=1e-4, atol=1e-4
+    )
+    # The data it was measured on now gives the same output with batch statistics.
+    torch.testing.assert_close(
+        model.train()(torch.cat(data)), torch.cat(before), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_kan_is_what_the_recipe_builds():
+    config = recipe("camvid_kan")
+    model = create_model(config.model, **{**config.model_options, "hidden_dim": 32})
+    assert isinstance(model.transformer_decoder.mask_embed, KAN)
