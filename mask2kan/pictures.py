@@ -11,8 +11,10 @@ profiles are not applied: the originals' loaders ignore them too, and the models
 
 from __future__ import annotations
 
+import glob
 import io
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -70,6 +72,33 @@ def read_picture(source: Source) -> RGB:
     if isinstance(source, (str, Path)):
         return _read_file(Path(source))
     raise _refusal(f"it is a {type(source).__name__}, not a path, bytes, PIL image or array")
+
+
+def find_pictures(arguments: Iterable[str]) -> list[Path]:
+    """Files, the pictures directly inside folders, and what globs match, each once and in order.
+
+    A file that is named is taken whatever its suffix; reading it shows whether it is a picture.
+
+    Raises:
+        PictureError: when an argument names nothing.
+    """
+    found: dict[Path, None] = {}
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        elif path.exists():
+            matches = [path]
+        else:
+            matches = sorted(Path(name) for name in glob.glob(argument, recursive=True))  # noqa: PTH207
+            matches = [match for match in matches if match.is_file()]
+        if not matches:
+            raise PictureError(
+                f"No picture at {argument!r}: expected a picture, a folder with pictures "
+                f"({' '.join(SUFFIXES)}) or a pattern that matches some."
+            )
+        found.update(dict.fromkeys(matches))
+    return list(found)
 
 
 def _refusal(reason: str) -> PictureError:

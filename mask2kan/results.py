@@ -15,8 +15,7 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from scipy import ndimage
 
 from mask2kan import drawing
 from mask2kan.anomaly import anomalous_regions, check_score
+from mask2kan.checkpoints.atomic import atomic_writer
 from mask2kan.errors import ConfigError
 from mask2kan.pictures import RGB
 from mask2kan.predictor import Prediction
@@ -193,12 +193,11 @@ def write_results(
         The paths, in the order of the docstring.
 
     Raises:
-        OSError: when the folder cannot be written; files already complete stay.
+        CheckpointError: when the folder cannot be written; files already complete stay.
     """
     check_score(score)
     prediction.prepare((score,))
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     low, high, calibrated = prediction.score_range(score)
     value, _ = used_threshold(prediction, score, threshold)
     values = prediction.anomaly(score)
@@ -240,20 +239,25 @@ def write_whole(path: Path, content: bytes) -> Path:
     """Write a file under another name in the same folder, then rename it into place.
 
     Raises:
-        OSError: when it cannot be written; nothing half-written stays behind.
+        CheckpointError: when it cannot be written; nothing half-written stays behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", dir=path.parent)
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        partial.chmod(0o644)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with atomic_writer(path) as file:
+        file.write(content)
     return path
+
+
+def unique_stems(pictures: Sequence[Path]) -> list[str]:
+    """File names without suffix; a repeated one gets the next free number: road, road_2."""
+    taken: set[str] = set()
+    stems = []
+    for path in pictures:
+        stem, number = path.stem, 1
+        while stem.casefold() in taken:
+            number += 1
+            stem = f"{path.stem}_{number}"
+        taken.add(stem.casefold())
+        stems.append(stem)
+    return stems
 
 
 def comparison_picture(

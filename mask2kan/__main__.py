@@ -1,0 +1,8 @@
+"""``python -m mask2kan``: see ``mask2kan.cli``."""
+
+import sys
+
+from mask2kan.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,363 @@
+"""The command line: ``python -m mask2kan predict | compare | info | models | convert``.
+
+Exit status: 0 when everything worked, 1 when some picture or step failed (each with one line on
+standard error, the rest still done), 2 for arguments that make no sense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from mask2kan.anomaly import SCORES
+from mask2kan.config import model_config, model_names
+from mask2kan.errors import ConfigError, Mask2KANError
+from mask2kan.pictures import find_pictures
+from mask2kan.predictor import DTYPES, Prediction, Predictor
+from mask2kan.results import (
+    comparison_picture,
+    png_bytes,
+    summarize,
+    unique_stems,
+    write_json,
+    write_results,
+    write_whole,
+)
+
+SIDES = ("left", "right")
+
+_EXAMPLES = {
+    "predict": """examples:
+  python -m mask2kan predict road.jpg
+  python -m mask2kan predict photos/ 'more/*.png' --score entropy --out results
+  python -m mask2kan predict road.jpg --model model_final.pth --threshold 0.4 --flip --refine""",
+    "compare": """examples:
+  python -m mask2kan compare road.jpg
+  python -m mask2kan compare photos/ --left a.safetensors --right b.pth --score rba""",
+    "info": """examples:
+  python -m mask2kan info mask2kan_swin_t
+  python -m mask2kan info model_final.pth --json""",
+    "models": """example:
+  python -m mask2kan models""",
+    "convert": """examples:
+  python -m mask2kan convert model_final.pth model.safetensors
+  python -m mask2kan convert model_final.pth half.safetensors --dtype float16""",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: what follows the program's name; None for those of this process.
+
+    Returns:
+        The exit status.
+    """
+    options = _parser().parse_args(arguments)
+    # picture sizes are checked, with a message of our own, before anything is decoded
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except (Mask2KANError, OSError) as error:
+        _complain(error)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Segment pictures with one model; four files and a JSON summary each."""
+    pictures = find_pictures(options.pictures)
+    predictor = _predictor(options.model or _bundled("mask2kan"), options)
+
+    def one(path: Path, stem: str) -> None:
+        prediction = predictor(path)
+        files = write_results(prediction, options.out, stem, options.score, options.threshold)
+        summary = summarize(prediction, options.score, options.threshold)
+        facts = {"picture": str(path), **summary, "files": [file.name for file in files]}
+        written = write_json(options.out / f"{stem}.json", facts)
+        _report(path, [("", summary)], prediction.notes, written)
+
+    return _for_each(pictures, one)
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Run two models on the same pictures; one folder per picture."""
+    pictures = find_pictures(options.pictures)
+    sources = (options.left or _bundled("mask2kan"), options.right or _bundled("mask2former"))
+    predictors = [_predictor(source, options) for source in sources]
+    thresholds = [
+        options.threshold if own is None else own
+        for own in (options.left_threshold, options.right_threshold)
+    ]
+
+    def one(path: Path, stem: str) -> None:
+        folder = options.out / stem
+        predictions: list[tuple[str, Prediction]] = []
+        facts: dict[str, Any] = {"picture": str(path)}
+        files: list[Path] = []
+        for side, source, predictor, threshold in zip(
+            SIDES, sources, predictors, thresholds, strict=True
+        ):
+            prediction = predictor(path)
+            files += write_results(prediction, folder, side, options.score, threshold)
+            facts[side] = summarize(prediction, options.score, threshold)
+            predictions.append((_title(source), prediction))
+        drawn = comparison_picture(predictions, options.score, thresholds)
+        files.append(write_whole(folder / "comparison.png", png_bytes(drawn)))
+        facts["files"] = [file.name for file in files]
+        written = write_json(folder / "comparison.json", facts)
+        notes = predictions[0][1].notes
+        _report(path, [(f"{side} ", facts[side]) for side in SIDES], notes, written)
+
+    return _for_each(pictures, one)
+
+
+def info(options: argparse.Namespace) -> int:
+    """Print what a checkpoint (or a model name) is."""
+    model = _load(options.model, options.device)
+    parts = {
+        name: sum(parameter.numel() for parameter in part.parameters())
+        for name, part in model.named_children()
+    }
+    head = model.transformer_decoder.mask_embed
+    facts = {
+        "model": options.model,
+        "architecture": {
+            key: value
+            for key, value in model.config.to_dict().items()
+            if key not in ("class_names", "palette")
+        },
+        "parameters": {
+            "total": sum(parts.values()),
+            **parts,
+            "mask_embed": sum(parameter.numel() for parameter in head.parameters()),
+        },
+        "class_names": list(model.class_names),
+        "palette": model.palette.tolist(),
+        "calibration": model.calibration,
+    }
+    print(json.dumps(facts, indent=2) if options.json else _describe(facts))
+    return 0
+
+
+def models(options: argparse.Namespace) -> int:
+    """List architectures and the weights that can be loaded by name."""
+    from mask2kan.checkpoints import list_weights
+
+    bundled = set(list_weights(bundled_only=True))
+    weights = {name: name in bundled for name in list_weights()}
+    if options.json:
+        listed = [{"name": name, "bundled": here} for name, here in weights.items()]
+        print(json.dumps({"architectures": model_names(), "weights": listed}, indent=2))
+        return 0
+    print("architectures (random weights, for create_model and info):")
+    for name in model_names():
+        config = model_config(name)
+        print(f"  {name:26} {config.mask_embed} head, {config.masked_attention} masked attention")
+    print("weights (for --model, --left, --right):")
+    for name, here in weights.items():
+        print(f"  {name:34} {'bundled' if here else 'downloaded when used'}")
+    print("Any .safetensors, .pth or .pkl file and any Hub repository id can stand there too.")
+    return 0
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Write any readable checkpoint as our safetensors."""
+    import torch
+
+    from mask2kan.checkpoints import load_model, save_model
+
+    if options.output.suffix != ".safetensors":
+        raise ConfigError(
+            f"Can't write {str(options.output)!r}: the result is a safetensors file; "
+            "give it a name that ends in .safetensors."
+        )
+    if options.output.exists() and not options.force:
+        raise ConfigError(f"{str(options.output)!r} exists; choose another name or add --force.")
+    model = load_model(options.model, device="cpu")
+    dtype = torch.float16 if options.dtype == "float16" else None
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    save_model(model, options.output, dtype=dtype)
+    print(f"{options.output} ({options.output.stat().st_size / 1e6:.2f} MB)")
+    return 0
+
+
+def _for_each(pictures: list[Path], one: Callable[[Path, str], None]) -> int:
+    """Go on after a picture that fails; say so; fail at the end."""
+    failed = 0
+    progress = tqdm(
+        list(zip(pictures, unique_stems(pictures), strict=True)),
+        unit="picture",
+        disable=len(pictures) == 1 or not sys.stderr.isatty(),
+    )
+    for path, stem in progress:
+        try:
+            one(path, stem)
+        except (Mask2KANError, OSError) as error:
+            failed += 1
+            _complain(error, path)
+    if failed and len(pictures) > 1:
+        tqdm.write(f"{failed} of {len(pictures)} pictures failed.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _load(source: str, device: str) -> Any:
+    from mask2kan.checkpoints import load_model
+    from mask2kan.model import create_model
+
+    if source in model_names():
+        return create_model(source)
+    return load_model(source, device=device)
+
+
+def _predictor(source: str, options: argparse.Namespace) -> Predictor:
+    from mask2kan.checkpoints import load_model
+
+    return Predictor(
+        load_model(source, device=options.device),
+        device=options.device,
+        dtype=options.dtype,
+        max_side=options.max_side,
+        flip=options.flip,
+        refine=options.refine,
+    )
+
+
+def _bundled(family: str) -> str:
+    """The first bundled model of a family."""
+    from mask2kan.checkpoints import list_weights
+
+    for name in list_weights(bundled_only=True):
+        if name.startswith(family):
+            return name
+    raise ConfigError(
+        f"No {family} weights are bundled here; name a checkpoint (the models command lists some)."
+    )
+
+
+def _title(source: str) -> str:
+    path = Path(source)
+    return path.name if path.exists() else source
+
+
+def _report(
+    path: Path, summaries: list[tuple[str, dict[str, Any]]], notes: list[str], written: Path
+) -> None:
+    tqdm.write(f"{path}: {written}")
+    for label, summary in summaries:
+        classes = ", ".join(f"{e['name']} {e['share']:.0%}" for e in summary["classes"][:4])
+        tqdm.write(
+            f"  {label}{classes}; anomalous {summary['anomalous_share']:.1%} in "
+            f"{summary['regions_found']} regions ({summary['score']} >= "
+            f"{summary['threshold']:.3g}, {summary['threshold_from']})"
+        )
+    for note in notes:
+        tqdm.write(f"  {note}")
+
+
+def _complain(error: Exception, path: Path | None = None) -> None:
+    message = " ".join(str(error).split()) or type(error).__name__
+    where = "" if path is None else f"{path}: "
+    tqdm.write(f"mask2kan: {where}{message}", file=sys.stderr)
+
+
+def _describe(facts: dict[str, Any]) -> str:
+    lines = [str(facts["model"]), "architecture:"]
+    lines += [f"  {key:26} {value}" for key, value in facts["architecture"].items()]
+    lines.append("parameters:")
+    lines += [f"  {key:26} {value:>12,}" for key, value in facts["parameters"].items()]
+    lines.append(f"classes ({len(facts['class_names'])}): {', '.join(facts['class_names'])}")
+    if not facts["calibration"]:
+        lines.append("calibration: none; anomaly pictures use nominal ranges")
+        return "\n".join(lines)
+    lines.append("calibration (anomalous if score >= threshold):")
+    for score, values in facts["calibration"].items():
+        low, high = values["range"]
+        thresholds = "  ".join(
+            f"{name} {values[name]:.4g}"
+            for name in ("fpr05", "tpr95", "best_f1")
+            if values.get(name) is not None
+        )
+        lines.append(f"  {score:8} range {low:.4g} to {high:.4g}  {thresholds}")
+        if values.get("data"):
+            lines.append(f"           on {values['data']}")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mask2kan",
+        description="Semantic and anomaly segmentation of road pictures, with KAN and MLP heads.",
+        epilog="python -m mask2kan COMMAND --help shows a command's options and examples.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    add = _command(commands, "predict", predict, "segment pictures with one model")
+    add("--model", help="file, bundled name or Hub id (default: the bundled KAN model)")
+    _picture_options(add)
+
+    add = _command(commands, "compare", compare, "two models side by side on the same pictures")
+    add("--left", help="file, bundled name or Hub id (default: the bundled KAN model)")
+    add("--right", help="the same (default: the bundled MLP model)")
+    add("--left-threshold", type=float, help="instead of --threshold, for the left model")
+    add("--right-threshold", type=float, help="instead of --threshold, for the right model")
+    _picture_options(add)
+
+    add = _command(commands, "info", info, "what a checkpoint is made of")
+    add("model", help="file, bundled name, Hub id or architecture name")
+    add("--device", default="auto", help="where to load it (default: %(default)s)")
+    add("--json", action="store_true", help="print JSON")
+
+    add = _command(commands, "models", models, "list architectures and weights")
+    add("--json", action="store_true", help="print JSON")
+
+    add = _command(commands, "convert", convert, "write any checkpoint as safetensors")
+    add("model", help="file, bundled name or Hub id")
+    add("output", type=Path, help="the .safetensors file to write")
+    add("--dtype", choices=("float32", "float16"), default="float32", help="of the weights")
+    add("--force", action="store_true", help="replace an existing file")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int], summary: str
+) -> Callable[..., Any]:
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=_EXAMPLES[name],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(command=function)
+    add: Callable[..., Any] = command.add_argument
+    return add
+
+
+def _picture_options(add: Callable[..., Any]) -> None:
+    add("pictures", nargs="+", help="pictures, folders and quoted patterns")
+    add("--score", choices=SCORES, default="msp", help="anomaly score (default: %(default)s)")
+    add("--threshold", type=float, help="anomalous from here on (default: the calibrated one)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: %(default)s)")
+    add("--dtype", choices=("auto", *DTYPES), default="auto", help="of the arithmetic")
+    add(
+        "--max-side",
+        type=int,
+        default=2048,
+        help="larger pictures are computed at this many pixels (default: %(default)s)",
+    )
+    add("--flip", action="store_true", help="average with the left-right flipped picture")
+    add("--refine", action="store_true", help="Mask2Anomaly's refinement of anomaly scores")
+    add("--out", type=Path, default=Path("mask2kan_results"), help="folder (default: %(default)s)")
