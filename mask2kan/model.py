@@ -33,6 +33,7 @@ class Mask2KAN(nn.Module):
         config: what the model is made of.
         calibration: per anomaly score, its range and thresholds (see ``training.calibrate``);
             empty when the checkpoint carries none.
+        card: what the checkpoint's maker wrote into it about data, licence and recipe.
         source: where the weights came from, for messages and pictures.
     """
 
@@ -44,6 +45,7 @@ class Mask2KAN(nn.Module):
         super().__init__()
         self.config = config
         self.calibration: dict[str, dict[str, Any]] = {}
+        self.card: dict[str, Any] = {}
         self.source = ""
         self.backbone, channels = build_backbone(config)
         self.pixel_decoder = PixelDecoder(config, channels)

@@ -1,0 +1,150 @@
+"""Our own checkpoints: one safetensors file that carries everything needed to use it.
+
+The metadata's key ``mask2kan`` is a JSON object: ``format`` (1), ``config`` (``ModelConfig``, with
+class names and palette filled in), ``calibration`` (per anomaly score) and ``card`` (whatever its
+maker wants known). Weights may be float16; KAN knots and running statistics stay float32, since
+half precision would collapse knots and can overflow a variance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from mask2kan.checkpoints.architecture import Checkpoint, checked_config
+from mask2kan.checkpoints.atomic import atomic_writer
+from mask2kan.checkpoints.files import Contents, parse_json
+from mask2kan.config import ModelConfig
+from mask2kan.errors import CheckpointError
+from mask2kan.model import Mask2KAN
+
+METADATA_KEY = "mask2kan"
+FORMAT = 1
+
+_FULL_PRECISION = (".grid", ".running_mean", ".running_var")
+
+
+def save_model(model: Mask2KAN, path: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write a model as our own safetensors file, in one step.
+
+    Args:
+        model: its weights, configuration, calibration and card are written.
+        path: a crash leaves what was there before, or the whole new file.
+        dtype: of the weights in the file (``torch.float16`` halves it); None for float32.
+
+    Raises:
+        CheckpointError: when a weight is not finite in that type, or the file cannot be written.
+    """
+    path = Path(path)
+    if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
+        raise CheckpointError(f"Can't save as {dtype}; use float32, float16 or bfloat16.")
+    config = dataclasses.replace(
+        model.config,
+        class_names=tuple(model.class_names),
+        palette=tuple((int(r), int(g), int(b)) for r, g, b in model.palette),
+    )
+    about = {
+        "format": FORMAT,
+        "config": config.to_dict(),
+        "calibration": model.calibration,
+        "card": model.card,
+    }
+    try:
+        metadata = {METADATA_KEY: json.dumps(about, allow_nan=False)}
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"Can't save {path}: calibration or card: {error}.") from error
+    tensors = {
+        key: _stored(key, value, dtype or torch.float32)
+        for key, value in model.state_dict().items()
+    }
+    data = save(tensors, metadata=metadata)
+    with atomic_writer(path) as file:
+        file.write(data)
+
+
+def _stored(key: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    if not value.is_floating_point():
+        return value.detach().cpu().contiguous()
+    dtype = torch.float32 if key.endswith(_FULL_PRECISION) else dtype
+    stored = value.detach().to("cpu", dtype).contiguous()
+    if not bool(stored.isfinite().all()):
+        raise CheckpointError(
+            f"Can't save: {key} has values that are not finite in {dtype}. "
+            "Save as float32 if they are merely large."
+        )
+    return stored
+
+
+def is_native(contents: Contents) -> bool:
+    """Whether a file is one of ours."""
+    return METADATA_KEY in contents.metadata
+
+
+def read_native(contents: Contents, origin: str) -> Checkpoint:
+    """A checkpoint written by ``save_model``.
+
+    Raises:
+        CheckpointError: when its metadata does not describe a model.
+    """
+    about = parse_json(contents.metadata[METADATA_KEY], "metadata")
+    if about.get("format") != FORMAT:
+        raise CheckpointError(
+            f"Its format is {about.get('format')!r:.40} and this version reads {FORMAT}; "
+            "update mask2kan."
+        )
+    fields = about.get("config")
+    if not isinstance(fields, dict):
+        raise CheckpointError("Its metadata has no config.")
+    card = about.get("card") or {}
+    if not isinstance(card, dict):
+        raise CheckpointError("Its metadata's card is no table.")
+    return Checkpoint(
+        origin,
+        "native",
+        contents.tensors,
+        _config(fields),
+        calibration=_calibration(about.get("calibration") or {}),
+        card=card,
+    )
+
+
+def _config(fields: Mapping[str, Any]) -> ModelConfig:
+    config = checked_config(fields)
+    colours = [value for colour in config.palette for value in colour]
+    if any(type(value) is not int or not 0 <= value <= 255 for value in colours):
+        raise CheckpointError("Its palette has values outside 0-255.")
+    if sum(config.backbone_depths) > 1000:
+        raise CheckpointError(f"Its backbone_depths are {config.backbone_depths}.")
+    return config
+
+
+def _calibration(found: Any) -> dict[str, dict[str, Any]]:
+    """Per score a range and thresholds, all finite numbers.
+
+    Raises:
+        CheckpointError: for anything else; a map drawn on a broken range would mislead.
+    """
+    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
+        raise CheckpointError("Its calibration is no table of tables.")
+    for score, one in found.items():
+        numbers = [one[key] for key in ("fpr05", "tpr95", "best_f1") if one.get(key) is not None]
+        limits = one.get("range")
+        if limits is not None:
+            if not isinstance(limits, list) or len(limits) != 2:
+                raise CheckpointError(
+                    f"Its calibration of {score!r:.40} has no range of two numbers."
+                )
+            numbers += limits
+        if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+            raise CheckpointError(
+                f"Its calibration of {score!r:.40} has values that are no numbers."
+            )
+    return found

@@ -1,0 +1,305 @@
+"""Read detectron2's ``.pkl`` checkpoints without running anything they contain.
+
+A pickle is a program. Here it is first walked, opcode by opcode, and refused if it names anything
+but numpy's array constructors; only then does the pure-Python unpickler run it, with inert
+stand-ins for those constructors that check sizes and read the numbers with ``np.frombuffer``.
+The C unpickler and numpy's real constructors are not used: mutated files crash them.
+
+Source of the format: ``pickletools`` and numpy's ``ndarray.__reduce__``.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mask2kan.errors import CheckpointError
+
+MAX_OPCODES = 2_000_000  # a checkpoint of 1,000 arrays has some 30,000
+MAX_DIMENSIONS = 8
+
+_REFUSED_OPCODES = {
+    # objects of arbitrary classes
+    *("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"),
+    # things that live outside the file
+    *("PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER"),
+    # hashing of nested values, which no checkpoint needs
+    *("EMPTY_SET", "ADDITEMS", "FROZENSET"),
+}
+_STRINGS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE", "STRING", "BINSTRING"}
+_STRINGS.add("SHORT_BINSTRING")
+_PLAIN_MODULES = {"posix": "os", "nt": "os", "__builtin__": "builtins"}
+
+
+def refusal(name: str) -> CheckpointError:
+    """The error for a pickle that names something it would call."""
+    module, _, attribute = name.rpartition(".")
+    return CheckpointError(
+        f"Refused: it contains code ({_PLAIN_MODULES.get(module, module)}.{attribute}). "
+        "Ask its author for a safetensors file."
+    )
+
+
+def globals_in(data: bytes) -> Iterator[str]:
+    """Every ``module.attribute`` a pickle names, without running it.
+
+    Raises:
+        CheckpointError: for a damaged pickle or one with too many opcodes.
+    """
+    for name, opcode in _walk(data):
+        if name:
+            yield name
+        elif opcode == "STACK_GLOBAL":
+            yield "an unnamed.object"
+
+
+def _walk(data: bytes) -> Iterator[tuple[str, str]]:
+    """(name or "", opcode) of every opcode; a name for those that import something."""
+    strings: list[str] = []  # pushed so far, enough to name what STACK_GLOBAL imports
+    memo: dict[int, str] = {}
+    try:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+            if count >= MAX_OPCODES:
+                raise CheckpointError(
+                    f"Refused: its pickle has over {MAX_OPCODES} opcodes; a checkpoint has fewer."
+                )
+            name = ""
+            if opcode.name in _STRINGS:
+                strings.append(str(argument))
+            elif opcode.name == "MEMOIZE" and strings:
+                memo[len(memo)] = strings[-1]
+            elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and strings:
+                memo[argument] = strings[-1]
+            elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
+                strings.append(memo.get(argument, ""))
+            elif opcode.name == "STACK_GLOBAL":
+                name = ".".join(strings[-2:]) if len(strings) > 1 else ""
+            elif opcode.name in ("GLOBAL", "INST"):
+                name = str(argument).replace(" ", ".")
+            yield name, opcode.name
+    except (ValueError, IndexError, KeyError, OverflowError, MemoryError, TypeError) as error:
+        raise CheckpointError(
+            f"Damaged: its pickle ends or breaks early ({_line(error)})."
+        ) from error
+
+
+def read_pickle(data: bytes) -> Any:
+    """What a detectron2 ``.pkl`` holds: containers, numbers, strings and numpy arrays.
+
+    Args:
+        data: the whole file.
+
+    Raises:
+        CheckpointError: for code, damage, or anything a checkpoint has no use for.
+    """
+    for name, opcode in _walk(data):
+        if name and tuple(name.rsplit(".", 1)) not in _SYMBOLS and opcode != "STACK_GLOBAL":
+            raise refusal(name)
+        if opcode in _REFUSED_OPCODES:
+            raise CheckpointError(
+                f"Refused: its pickle builds objects ({opcode}); only numbers, strings, "
+                "containers and numpy arrays are read."
+            )
+    try:
+        return _Unpickler(io.BytesIO(data), encoding="latin1").load()
+    except CheckpointError:
+        raise
+    except (Exception, RecursionError) as error:  # a broken program may fail in any way
+        raise CheckpointError(f"Damaged: its pickle can't be read ({_line(error)}).") from error
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+class _Symbol:
+    """Stand-in for an importable name: may be called by REDUCE, and nothing else."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_call", call)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError("a stand-in has no state")
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("a stand-in has no state")
+
+
+class _Dict(dict[Any, Any]):
+    """OrderedDict; the attributes that torch hangs on a state dict are dropped."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _DType:
+    """Stand-in for numpy.dtype: numbers and booleans of fixed size only."""
+
+    __slots__ = ("dtype",)
+    KINDS = "biuf"
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        code = code.decode("latin1") if isinstance(code, bytes) else code
+        if not isinstance(code, str) or len(code) > 3:
+            raise pickle.UnpicklingError("dtype code is not a short string")
+        dtype = np.dtype(code)
+        if dtype.kind not in self.KINDS or dtype.hasobject:
+            raise pickle.UnpicklingError(f"arrays of {dtype.kind!r} are not numbers")
+        self.dtype = dtype
+
+    def __setstate__(self, state: Any) -> None:
+        order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
+        order = order.decode("latin1") if isinstance(order, bytes) else order
+        if order not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError("dtype has no byte order")
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+class _Array:
+    """Stand-in for numpy.ndarray, filled by BUILD."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: NDArray[Any] = np.zeros(0, dtype=np.float32)
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise pickle.UnpicklingError("array state has not five parts")
+        _, shape, dtype, fortran, data = state
+        self.value = _numbers(data, dtype, shape, "F" if fortran else "C")
+
+
+def _numbers(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
+    """The array behind raw bytes, once type, shape and length agree."""
+    data = data.encode("latin1") if isinstance(data, str) else data
+    if not isinstance(dtype, _DType) or not isinstance(data, (bytes, bytearray)):
+        raise pickle.UnpicklingError("array without numbers")
+    if not isinstance(shape, tuple) or len(shape) > MAX_DIMENSIONS or order not in ("C", "F"):
+        raise pickle.UnpicklingError("array of an odd shape")
+    expected = dtype.dtype.itemsize
+    for size in shape:
+        if type(size) is not int or size < 0:
+            raise pickle.UnpicklingError("array size is not a count")
+        expected *= size
+    if expected != len(data):
+        raise pickle.UnpicklingError(
+            f"array of shape {shape} needs {expected} bytes and has {len(data)}"
+        )
+    if not data:
+        return np.zeros(shape, dtype.dtype)
+    return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return _Array()
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    return _numbers(data, dtype, (), "C").item()
+
+
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+    array = _Array()
+    array.value = _numbers(data, dtype, shape, order)
+    return array
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError("encode of something else than text")
+    return text.encode("latin1")
+
+
+def _ordered_dict(*args: Any) -> _Dict:
+    result = _Dict()
+    for key, value in args[0] if args else ():
+        result[_plain_key(key)] = value
+    return result
+
+
+def _plain_key(key: Any) -> Any:
+    """Hashing a deeply nested tuple overflows the C stack, so keys are plain."""
+    if not isinstance(key, (str, int, float, bytes)):
+        raise pickle.UnpicklingError("a dictionary key is neither text nor a number")
+    return key
+
+
+_SYMBOLS: dict[tuple[str, ...], _Symbol] = {
+    ("collections", "OrderedDict"): _Symbol(_ordered_dict),
+    ("_codecs", "encode"): _Symbol(_encode),
+    ("numpy", "ndarray"): _Symbol(_reconstruct),
+    ("numpy", "dtype"): _Symbol(_DType),
+}
+for _core in ("numpy.core", "numpy._core"):
+    _SYMBOLS[f"{_core}.multiarray", "_reconstruct"] = _Symbol(_reconstruct)
+    _SYMBOLS[f"{_core}.multiarray", "scalar"] = _Symbol(_scalar)
+    _SYMBOLS[f"{_core}.numeric", "_frombuffer"] = _Symbol(_from_buffer)
+
+
+class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]  # typeshed hides it
+    """The pure-Python unpickler, with a table of handlers that only know the stand-ins."""
+
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+
+    def find_class(self, module: str, name: str) -> _Symbol:
+        """The stand-in for a name; everything else is code."""
+        symbol = _SYMBOLS.get((module, name))
+        if symbol is None:
+            raise refusal(f"{module}.{name}")
+        return symbol
+
+    def load_reduce(self) -> None:
+        arguments, function = self.stack.pop(), self.stack[-1]
+        if not isinstance(function, _Symbol) or not isinstance(arguments, tuple):
+            raise pickle.UnpicklingError("call of something that is no constructor")
+        self.stack[-1] = function(*arguments)
+
+    def load_build(self) -> None:
+        state, instance = self.stack.pop(), self.stack[-1]
+        if not isinstance(instance, (_Array, _DType, _Dict)):
+            raise pickle.UnpicklingError("state for something that has none")
+        instance.__setstate__(state)
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._target()[_plain_key(key)] = value
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        target = self._target()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[_plain_key(key)] = value
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        keys = [_plain_key(key) for key in items[::2]]
+        self.append(dict(zip(keys, items[1::2], strict=True)))
+
+    def _target(self) -> dict[Any, Any]:
+        target = self.stack[-1]
+        if not isinstance(target, dict):
+            raise pickle.UnpicklingError("items for something that is no dictionary")
+        return target
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict
+
+
+def as_array(value: Any) -> NDArray[Any] | None:
+    """The numpy array behind a value that ``read_pickle`` returned, or None if it is no array."""
+    return value.value if isinstance(value, _Array) else None
