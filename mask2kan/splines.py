@@ -42,8 +42,9 @@ def spline_basis(x: Tensor, grid: Tensor, order: int) -> Tensor:
     Returns:
         (..., I, P).
     """
-    basis: Tensor = _SplineBasis.apply(x, grid, order)
-    return basis
+    num_inputs, num_knots = grid.shape
+    basis: Tensor = _SplineBasis.apply(x.reshape(-1, num_inputs), grid, order)
+    return basis.reshape(*x.shape, num_knots - 1 - order)
 
 
 class _SplineBasis(torch.autograd.Function):
@@ -55,8 +56,8 @@ class _SplineBasis(torch.autograd.Function):
         cell, x_inside = _locate(x, grid)
         knots = _nearby_knots(cell, grid, order)
         values, ratios = _de_boor(x_inside, knots, order)
-        index, exists = _functions_of_cell(cell, num_functions, order)
-        local = torch.stack(values, dim=-1).mul_(exists.to(x.dtype))
+        index, exists = _functions_of_cell(cell, num_functions, order, x.dtype)
+        local = torch.stack(values, dim=-1).mul_(exists)
         ctx.order = order
         ctx.save_for_backward(index, exists, *ratios)
         return x.new_zeros(*x.shape, num_functions).scatter_(-1, index, local)
@@ -66,7 +67,7 @@ class _SplineBasis(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         # B'_c of order k is k times the difference of neighbouring ratios of order k - 1.
         index, exists, *ratios = ctx.saved_tensors
-        local = grad.gather(-1, index).mul_(exists.to(grad.dtype))
+        local = grad.gather(-1, index).mul_(exists)
         slopes = local.diff(dim=-1).unbind(-1)
         total = ratios[0] * slopes[0]
         for ratio, slope in zip(ratios[1:], slopes[1:], strict=True):
@@ -78,17 +79,17 @@ def _locate(x: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
     """Knot interval of each x.
 
     Returns:
-        cell: (..., I) int64, how many knots are <= x; 0 and the number of knots lie outside.
-        x_inside: (..., I) x where it is inside; outside, 0 where x is finite and NaN where not.
+        cell: (N, I) int32, how many knots are <= x; 0 and the number of knots lie outside.
+        x_inside: (N, I) x where it is inside; outside, 0 where x is finite and NaN where not.
     """
-    # Counting rather than searchsorted: it exports to ONNX and needs no transposition.
-    cell = (x.unsqueeze(-1) >= grid).sum(dim=-1)
+    # Counting exports to ONNX, searchsorted does not; over the first axis it also vectorises.
+    cell = (x >= grid.T.unsqueeze(1)).sum(dim=0, dtype=torch.int32)
     inside = (cell > 0) & (cell < grid.shape[1])
     return cell, torch.where(inside, x, x * 0)
 
 
 def _nearby_knots(cell: Tensor, grid: Tensor, order: int) -> tuple[Tensor, ...]:
-    """The 2k knots around each cell, (..., I) each: k up to its left end, k from its right end.
+    """The 2k knots around each cell, (N, I) each: k up to its left end, k from its right end.
 
     Past the ends of the grid the last knot repeats: only functions that do not exist use it.
     Outside the grid the knots are made up, an evenly spaced set around 0.
@@ -127,19 +128,21 @@ def _de_boor(
     return values, tuple(ratios)
 
 
-def _functions_of_cell(cell: Tensor, num_functions: int, order: int) -> tuple[Tensor, Tensor]:
+def _functions_of_cell(
+    cell: Tensor, num_functions: int, order: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """Which functions live in each cell.
 
     Returns:
-        index: (..., I, k + 1) int64 in [0, P), distinct along the last axis.
-        exists: (..., I, k + 1) bool; False for a function that reaches past the knots, whose index
-            then only fills a place that is 0 anyway.
+        index: (N, I, k + 1) int64 in [0, P), distinct along the last axis.
+        exists: (N, I, k + 1) of the dtype: 1, or 0 for a function that would reach past the knots,
+            whose index then only points to a place that is 0 anyway.
     """
     num_knots = num_functions + order + 1
     cells = torch.arange(num_knots + 1, device=cell.device).unsqueeze(1)
     index = cells - 1 - order + torch.arange(order + 1, device=cell.device)
     exists = (index >= 0) & (index < num_functions) & (cells > 0) & (cells < num_knots)
-    return (index % num_functions)[cell], exists[cell]
+    return F.embedding(cell, index % num_functions), F.embedding(cell, exists.to(dtype))
 
 
 def quantile_grid(
