@@ -32,7 +32,7 @@ from mask2kan.ops.operator import BACKWARD, FORWARD
 
 # Points in a piece and rows gathered at a time: sizes at which temporaries stay in cache.
 _PIECE_POINTS = 1 << 18
-_GATHERED_FLOATS = 1 << 17
+_GATHERED_FLOATS = 1 << 19
 
 
 @dataclass(frozen=True)
