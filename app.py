@@ -1,0 +1,59 @@
+"""Starts the app: ``python app.py``, then http://127.0.0.1:7860.
+
+``GRADIO_SERVER_NAME`` and ``GRADIO_SERVER_PORT`` change where it listens; ``MASK2KAN_MODELS``
+(names or paths, separated like ``PATH``) changes which models the pickers offer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from app.demo import build_demo, offered_models
+from app.service import ModelService
+from app.theme import CSS, theme
+
+service = ModelService()
+demo = build_demo(service=service)
+
+
+def main() -> int:
+    """Serve until interrupted."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+    port = os.environ.get("GRADIO_SERVER_PORT", "7860")
+    service.warm(offered_models()[:2])
+    demo.queue(max_size=16, default_concurrency_limit=1)
+    try:
+        demo.launch(
+            server_name=host,
+            server_port=int(port),
+            theme=theme(),
+            css=CSS,
+            footer_links=["api", "gradio"],
+            share=False,
+            show_error=False,
+            ssr_mode=False,
+            strict_cors=True,
+            pwa=False,
+            mcp_server=False,
+            run_history=False,
+            enable_monitoring=False,
+            max_file_size="64mb",
+            state_session_capacity=200,
+        )
+    except ValueError:
+        print(f"GRADIO_SERVER_PORT is {port!r}; it must be a port number.", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"Cannot listen on {host}:{port}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Colours and type of the page: quiet, system fonts, nothing loaded from outside."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+_FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
+_MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+
+CSS = """
+.gradio-container { max-width: 1680px !important; margin: 0 auto !important; }
+#title h1 { font-size: 26px; margin: 4px 0 2px; letter-spacing: -0.01em; }
+#title p { color: var(--body-text-color-subdued); margin: 0; max-width: 78ch; }
+#small-print p { color: var(--body-text-color-subdued); font-size: 13px; }
+#viewer > .html-container { padding: 0 !important; }
+footer .divider:not(:has(~ button, ~ a)) { display: none; }
+/* Beside each other only where both columns have room; the inputs then stand in two columns. */
+@media (max-width: 1020px) {
+  #inputs, #outputs { flex-basis: 100% !important; }
+}
+@media (min-width: 640px) and (max-width: 1020px) {
+  #inputs { display: grid !important; grid-template-columns: 1fr 1fr; align-items: start; }
+}
+@media (max-width: 640px) {
+  #outputs { min-width: 0 !important; }
+}
+"""
+
+
+def theme() -> gr.themes.Base:
+    """The theme ``launch`` gets."""
+    base = gr.themes.Default(
+        primary_hue="teal",
+        secondary_hue="teal",
+        neutral_hue="slate",
+        font=_FONT,
+        font_mono=_MONO,
+    )
+    # The stock greys and the stock button fall short of a contrast of 4.5 to 1.
+    return base.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_400",
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_200",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        slider_color="*primary_600",
+    )

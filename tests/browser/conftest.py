@@ -1,0 +1,156 @@
+"""A running app on two tiny models, and a real browser to look at it with."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+
+from mask2kan import create_model
+from mask2kan.checkpoints import save_model
+from mask2kan.predictor import Predictor
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "street_7_tyres.webp"
+START_SECONDS = 120
+
+
+@dataclasses.dataclass(frozen=True)
+class App:
+    """A served app.
+
+    Attributes:
+        url: where it answers.
+        log: the file its output goes to.
+        models: the two checkpoints it offers, the KAN first.
+    """
+
+    url: str
+    log: Path
+    models: tuple[Path, Path]
+
+    def model_runs(self) -> int:
+        """How often a model has looked at a picture so far."""
+        return self.log.read_text(encoding="utf-8").count("looked at a picture")
+
+
+def _tiny_models(folder: Path) -> tuple[Path, Path]:
+    """A randomly initialised KAN and MLP; the KAN calibrated on one example, the MLP not."""
+    torch.manual_seed(0)
+    paths = folder / "tiny_kan.safetensors", folder / "tiny_mlp.safetensors"
+    for path, name in zip(paths, ("mask2kan_mobilenetv2", "mask2former_mobilenetv2"), strict=True):
+        model = create_model(
+            name,
+            num_classes=11,
+            num_queries=12,
+            hidden_dim=32,
+            num_encoder_layers=1,
+            num_decoder_layers=1,
+            encoder_feedforward_dim=32,
+            decoder_feedforward_dim=32,
+            backbone_depths=(1, 1, 1, 1, 1, 1, 1),
+        )
+        if "kan" in name:
+            scores = Predictor(model, device="cpu")(EXAMPLE).anomaly("msp")
+            low, middle, high = np.percentile(scores, [0.5, 70, 99.5]).tolist()
+            model.calibration = {
+                "msp": {"range": [low, high], "fpr05": middle, "data": "one example"}
+            }
+        save_model(model, path)
+    return paths
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """``python app.py`` in a process of its own, offline, on tiny models."""
+    folder = tmp_path_factory.mktemp("app")
+    models = _tiny_models(folder)
+    port = _free_port()
+    environment = {
+        **os.environ,
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(folder / "gradio"),
+        "HF_HOME": str(folder / "hub"),
+        "HF_HUB_OFFLINE": "1",
+        "MASK2KAN_MODELS": os.pathsep.join(map(str, models)),
+        "PYTHONUNBUFFERED": "1",
+    }
+    log = folder / "log.txt"
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=output, stderr=output
+        )
+    running = App(f"http://127.0.0.1:{port}", log, models)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(running.url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"app.py did not start:\n{log.read_text(encoding='utf-8')}")
+            time.sleep(0.3)
+        yield running
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of an installed Chromium; tests that need it skip where there is none."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    return path
+
+
+@pytest.fixture(scope="session")
+def browser(playwright: Playwright, chromium: str) -> Iterator[Browser]:
+    running = playwright.chromium.launch(
+        executable_path=chromium, headless=True, args=["--no-sandbox"]
+    )
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def page(browser: Browser, app: App) -> Iterator[Page]:
+    """The app's page in a wide window, loaded, with nothing chosen yet."""
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    opened = context.new_page()
+    opened.goto(app.url)
+    opened.wait_for_selector("#viewer .m2k")
+    opened.wait_for_selector("#examples img")
+    yield opened
+    context.close()
