@@ -126,7 +126,7 @@ def compare(options: argparse.Namespace) -> int:
 
 def info(options: argparse.Namespace) -> int:
     """Print what a checkpoint (or a model name) is."""
-    model = _load(options.model, options.device)
+    model, found = _model_or_checkpoint(options.model, options.device)
     parts = {
         name: sum(parameter.numel() for parameter in part.parameters())
         for name, part in model.named_children()
@@ -134,6 +134,7 @@ def info(options: argparse.Namespace) -> int:
     head = model.transformer_decoder.mask_embed
     facts = {
         "model": options.model,
+        "format": found.get("format", "architecture with random weights"),
         "architecture": {
             key: value
             for key, value in model.config.to_dict().items()
@@ -147,6 +148,7 @@ def info(options: argparse.Namespace) -> int:
         "class_names": list(model.class_names),
         "palette": model.palette.tolist(),
         "calibration": model.calibration,
+        "card": found.get("card", {}),
     }
     print(json.dumps(facts, indent=2) if options.json else _describe(facts))
     return 0
@@ -213,13 +215,14 @@ def _for_each(pictures: list[Path], one: Callable[[Path, str], None]) -> int:
     return 1 if failed else 0
 
 
-def _load(source: str, device: str) -> Any:
-    from mask2kan.checkpoints import load_model
+def _model_or_checkpoint(source: str, device: str) -> tuple[Any, dict[str, Any]]:
+    """A model, and what its checkpoint says besides (nothing for an architecture's name)."""
+    from mask2kan.checkpoints import describe, load_model
     from mask2kan.model import create_model
 
     if source in model_names():
-        return create_model(source)
-    return load_model(source, device=device)
+        return create_model(source), {}
+    return load_model(source, device=device), describe(source)
 
 
 def _predictor(source: str, options: argparse.Namespace) -> Predictor:
@@ -274,11 +277,12 @@ def _complain(error: Exception, path: Path | None = None) -> None:
 
 
 def _describe(facts: dict[str, Any]) -> str:
-    lines = [str(facts["model"]), "architecture:"]
+    lines = [f"{facts['model']} ({facts['format']})", "architecture:"]
     lines += [f"  {key:26} {value}" for key, value in facts["architecture"].items()]
     lines.append("parameters:")
     lines += [f"  {key:26} {value:>12,}" for key, value in facts["parameters"].items()]
     lines.append(f"classes ({len(facts['class_names'])}): {', '.join(facts['class_names'])}")
+    lines += [f"{key}: {value}" for key, value in facts["card"].items()]
     if not facts["calibration"]:
         lines.append("calibration: none; anomaly pictures use nominal ranges")
         return "\n".join(lines)
@@ -300,7 +304,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mask2kan",
         description="Semantic and anomaly segmentation of road pictures, with KAN and MLP heads.",
-        epilog="python -m mask2kan COMMAND --help shows a command's options and examples.",
+        epilog="example: python -m mask2kan compare road.jpg\n"
+        "python -m mask2kan COMMAND --help shows a command's options and examples.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 

@@ -259,7 +259,7 @@ def _to_width(picture: RGB, width: int) -> Image.Image:
 
 def _fitted(text: str, size: int, width: int) -> str:
     """The text, shortened in its middle until it fits."""
-    font, kept = _font(size), len(text)
+    font, kept = _font(size), min(len(text), width)  # no letter is narrower than a pixel
     shown = text
     while kept > 4 and font.getlength(shown) > width:
         kept -= 1

@@ -157,7 +157,9 @@ class Prediction:
         calibration: per score, its range and thresholds; empty when uncalibrated.
         pred_logits: (Q, K+1) float32, the raw queries.
         pred_masks: (Q, h, w) float32 logits at a quarter of the padded ``compute_size``.
-        timings: stage to milliseconds; ``postprocess`` grows as maps are asked for.
+        timings: stage to milliseconds: ``decode``, ``resize``, ``model`` (within it ``backbone``,
+            ``pixel_decoder``, ``transformer_decoder``), ``postprocess``; the last grows as maps are
+            asked for.
         notes: what a reader of the result should know.
         source: where the weights came from; may be empty.
         num_parameters: of the model.
