@@ -1,6 +1,25 @@
-"""Mask2KAN: mask classification with a Kolmogorov-Arnold head, and what no mask explains."""
+"""Mask2KAN: mask classification with a Kolmogorov-Arnold head, and what no mask explains.
 
+    >>> import mask2kan
+    >>> model = mask2kan.load_model("mask2kan-mobilenetv2-camvid")
+    >>> prediction = mask2kan.Predictor(model)("road.jpg")
+    >>> prediction.anomaly("msp").shape
+"""
+
+from mask2kan.checkpoints import list_weights, load_model, save_model
 from mask2kan.errors import Mask2KANError
 from mask2kan.model import create_model, list_models
+from mask2kan.predictor import Prediction, Predictor
 
-__all__ = ["Mask2KANError", "create_model", "list_models"]
+__version__ = "0.1.0"
+
+__all__ = [
+    "Mask2KANError",
+    "Prediction",
+    "Predictor",
+    "create_model",
+    "list_models",
+    "list_weights",
+    "load_model",
+    "save_model",
+]
