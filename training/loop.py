@@ -12,6 +12,7 @@ import contextlib
 import logging
 import math
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,7 +115,8 @@ class Trainer:
         if fresh and config.pretrained_backbone:
             weights = find_data(config.pretrained_backbone)
         model = create_model(config.model, pretrained_backbone=weights, **config.model_options)
-        model = model.to(self.accelerator.device, memory_format=torch.channels_last)
+        model.to(self.accelerator.device)
+        model.to(memory_format=torch.channels_last)
         if fresh and config.batch_norm_batches:
             crops = self._crops(0)
             size = config.batch_size
@@ -282,7 +284,7 @@ class Trainer:
             )
             self.run.log(self.step, {f"val/{key}": value for key, value in values.items()})
             self.run.picture(self.step, "val/picture_prediction_truth", shown)
-            tqdm.write(f"step {self.step}: val mIoU {values['miou']:.4f}")
+            tqdm.write(f"step {self.step}: val mIoU {values['miou']:.4f}", file=sys.stderr)
             if math.isfinite(values["miou"]) and values["miou"] > self.best:
                 self.best = values["miou"]
                 self.run.save_weights("best", self.average.model)

@@ -93,4 +93,5 @@ def _paint(label: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uin
     colours[: len(CAMVID)] = list(CAMVID.values())
     picture = colours[label] * rng.uniform(0.6, 1.0) + rng.uniform(0, 40)
     picture += rng.normal(0.0, 12.0, picture.shape)
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    out: NDArray[np.uint8] = np.clip(picture, 0, 255).astype(np.uint8)
+    return out

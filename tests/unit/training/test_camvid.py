@@ -43,20 +43,20 @@ def test_pairs_are_sorted_scaled_and_void_is_255(tmp_path):
 
 
 def test_wrong_folders_are_refused_with_the_remedy(tmp_path):
-    with pytest.raises(ConfigError, match="No CamVid at .* --data synthetic"):
+    with pytest.raises(ConfigError, match=r"No CamVid at .* --data synthetic"):
         CamVid(tmp_path, "train")
     with pytest.raises(ConfigError, match="no split 'dev'"):
         CamVid(tmp_path, "dev")
     _write_split(tmp_path)
     (tmp_path / "train" / "labels" / "a.png").unlink()
-    with pytest.raises(ConfigError, match="lacks 1 of 2 labels, first a.png"):
+    with pytest.raises(ConfigError, match=r"lacks 1 of 2 labels, first a.png"):
         CamVid(tmp_path, "train")
 
 
 def test_a_label_of_another_size_is_refused(tmp_path):
     _write_split(tmp_path)
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "train" / "labels" / "a.png")
-    with pytest.raises(ConfigError, match="a.png is 5x5, its picture 32x24"):
+    with pytest.raises(ConfigError, match=r"a.png is 5x5, its picture 32x24"):
         CamVid(tmp_path, "train")[0]
 
 
@@ -138,7 +138,7 @@ def test_focus_shows_rare_classes():
         )
 
     assert seen(0.0) < 15
-    assert 30 < seen(1.0)
+    assert seen(1.0) > 30
 
 
 def test_colour_changes_the_picture_only():

@@ -33,7 +33,7 @@ def test_uncertain_points_lie_at_the_zero_crossing():
     assert (points <= 1).all()
     distance = (points[..., 0] - 0.5).abs()
     # 300 of 1200 uniform candidates are the nearest quarter: within 1/8 of the middle.
-    # (At the picture's edge half of a pixel's neighbourhood is zero, so such points look uncertain.)
+    # (At the picture's edge half of a pixel's neighbours are zero, so points look uncertain.)
     edge = ((points - 0.5).abs() > 0.48).any(-1)
     assert distance[:, :300][~edge[:, :300]].max() < 0.16
     # The other 100 are uniform: their mean distance is 1/4.
