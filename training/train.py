@@ -54,15 +54,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def resolve(arguments: argparse.Namespace) -> TrainConfig:
-    """The recipe with what the command line changes."""
-    config = recipe(arguments.recipe)
+    """The recipe with what the command line changes; an option of its own wins over ``--set``."""
+    preset = recipe(arguments.recipe)
+    config = override(preset, arguments.settings)
     if arguments.data is not None:
         config = dataclasses.replace(config, data=arguments.data)
-        if arguments.data == "synthetic":
-            config = dataclasses.replace(config, pretrained_backbone="")
     if arguments.steps is not None:
         config = dataclasses.replace(config, steps=arguments.steps)
-    return override(config, arguments.settings)
+    if config.data == "synthetic" and config.pretrained_backbone == preset.pretrained_backbone:
+        # The synthetic twin needs no download, so neither does its training.
+        config = dataclasses.replace(config, pretrained_backbone="")
+    return config
 
 
 def main(argv: list[str] | None = None) -> int:
