@@ -21,7 +21,7 @@ from mask2kan.classes import CAMVID, CITYSCAPES
 from mask2kan.errors import ConfigError
 
 
-@pytest.fixture()
+@pytest.fixture
 def class_scores():
     return torch.rand(19, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 

@@ -44,7 +44,7 @@ def test_a_range_of_no_width_is_a_step():
 
 
 def test_unknown_colour_map():
-    with pytest.raises(ConfigError, match="Nearest: .*inferno"):
+    with pytest.raises(ConfigError, match=r"Nearest: .*inferno"):
         drawing.heat_map(np.zeros((1, 1), np.float32), 0, 1, cmap="infernal")
 
 

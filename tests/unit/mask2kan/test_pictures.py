@@ -1,5 +1,6 @@
 """Decoding: odd modes give the right pixels, everything else one clear line."""
 
+import contextlib
 import io
 import random
 import struct
@@ -210,9 +211,9 @@ def test_files_that_cannot_be_opened(tmp_path):
         read_picture(tmp_path / "missing.png")
     with pytest.raises(PictureError, match="is not a file"):
         read_picture(tmp_path)
-    with pytest.raises(PictureError, match="^Can't read this image"):
+    with pytest.raises(PictureError, match=r"^Can't read this image"):
         read_picture("a\0b.png")
-    with pytest.raises(PictureError, match="^Can't read this image"):
+    with pytest.raises(PictureError, match=r"^Can't read this image"):
         read_picture("x" * 3000 + ".png")
     with pytest.raises(PictureError, match="is not a file"):
         read_picture("/dev/zero")
@@ -254,10 +255,8 @@ def test_mutants_give_a_picture_or_a_picture_error():
         for _ in range(rng.randint(1, 8)):
             data[rng.randrange(min(len(data), rng.choice([60, len(data)])))] = rng.randrange(256)
         started = time.process_time()
-        try:
+        with contextlib.suppress(PictureError):
             assert read_picture(bytes(data)).ndim == 3
-        except PictureError:
-            pass
         assert time.process_time() - started < 2
 
 

@@ -1,0 +1,216 @@
+"""Predictor: sizes, padding, options, errors, timings, threads. On tiny random models."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from mask2kan.anomaly import SCORES
+from mask2kan.errors import BackendError, ConfigError, NumericsError, PictureError
+from mask2kan.model import create_model
+from mask2kan.predictor import Predictor
+
+TINY = {
+    "backbone_depths": (1,) * 7,
+    "backbone_width": 8,
+    "hidden_dim": 64,
+    "num_heads": 2,
+    "num_queries": 7,
+    "num_encoder_layers": 1,
+    "num_decoder_layers": 2,
+    "encoder_feedforward_dim": 16,
+    "decoder_feedforward_dim": 16,
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return create_model("mask2kan_mobilenetv2", num_classes=19, **TINY)
+
+
+def photo(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def reference(model, picture, computed=None):
+    """The originals' postprocessing around a plain forward: (K, H, W)."""
+    images = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        output = model.eval()(images, with_aux=False)
+    height, width = picture.shape[:2]
+    masks = output["pred_masks"]
+    padded = [4 * side for side in masks.shape[2:]]
+    masks = F.interpolate(masks, size=padded, mode="bilinear", align_corners=False)
+    masks = masks[0, :, :height, :width].sigmoid()
+    known = output["pred_logits"][0].softmax(-1)[:, :-1]
+    return torch.einsum("qc,qhw->chw", known, masks).numpy(), output
+
+
+@pytest.mark.parametrize("size", [(64, 96), (50, 77), (1, 1), (1, 200), (33, 31)])
+def test_no_resize_and_the_originals_padding(model, size):
+    picture = photo(*size)
+    prediction = Predictor(model, device="cpu")(picture)
+    expected, output = reference(model, picture)
+    assert prediction.size == prediction.compute_size == size
+    np.testing.assert_allclose(prediction.class_scores, expected, atol=1e-5)
+    np.testing.assert_array_equal(prediction.semantic, prediction.class_scores.argmax(0))
+    np.testing.assert_allclose(prediction.anomaly(), 1 - expected.max(0), atol=1e-5)
+    np.testing.assert_allclose(prediction.pred_logits, output["pred_logits"][0], atol=1e-5)
+    np.testing.assert_allclose(prediction.pred_masks, output["pred_masks"][0], atol=1e-4)
+    assert prediction.notes == []
+    assert prediction.semantic.dtype == np.uint8
+    assert prediction.anomaly().dtype == prediction.class_scores.dtype == np.float32
+
+
+def test_every_source_gives_the_same(model, tmp_path):
+    picture = photo(40, 52)
+    path = tmp_path / "road.png"
+    Image.fromarray(picture).save(path)
+    predictor = Predictor(model, device="cpu")
+    expected = predictor(picture).anomaly("rba")
+    for source in (path, str(path), path.read_bytes(), Image.open(path)):
+        np.testing.assert_array_equal(predictor(source).anomaly("rba"), expected)
+
+
+def test_larger_pictures_are_computed_at_max_side_and_say_so(model):
+    prediction = Predictor(model, device="cpu", max_side=64)(photo(100, 333))
+    assert prediction.compute_size == (19, 64)
+    assert prediction.size == (100, 333)
+    assert prediction.class_scores.shape == (19, 100, 333)
+    assert prediction.anomaly("eam").shape == prediction.semantic.shape == (100, 333)
+    assert "333 × 100" in prediction.notes[0]
+    assert "64 × 19" in prediction.notes[0]
+    exact = Predictor(model, device="cpu", max_side=333)(photo(100, 333))
+    assert exact.notes == []
+    assert exact.compute_size == (100, 333)
+
+
+def test_over_40_megapixels_is_refused(model):
+    with pytest.raises(PictureError, match="megapixels"):
+        Predictor(model, device="cpu")(np.broadcast_to(np.uint8(0), (6000, 7000, 3)))
+
+
+def test_scores_are_cached_and_one_pass_gives_all(model):
+    prediction = Predictor(model, device="cpu")(photo(40, 52))
+    assert "postprocess" not in prediction.timings
+    prediction.prepare(SCORES)
+    spent = prediction.timings["postprocess"]
+    maps = {score: prediction.anomaly(score) for score in SCORES}
+    assert prediction.semantic is prediction.semantic
+    assert prediction.timings["postprocess"] == spent
+    single = Predictor(model, device="cpu")(photo(40, 52))
+    for score, values in maps.items():
+        assert values is prediction.anomaly(score)
+        np.testing.assert_allclose(single.anomaly(score), values, atol=1e-6)
+    with pytest.raises(ConfigError, match="Unknown anomaly score"):
+        prediction.anomaly("maximum")
+
+
+def test_timings_cover_the_stages_and_hooks_are_removed(model):
+    timings = Predictor(model, device="cpu")(photo(40, 52)).timings
+    parts = ("backbone", "pixel_decoder", "transformer_decoder")
+    assert {"decode", "resize", "model", *parts} <= set(timings)
+    assert 0 < sum(timings[part] for part in parts) <= timings["model"]
+    for part in parts:
+        module = getattr(model, part)
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
+def test_flip_averages_with_the_mirrored_picture(model):
+    picture = photo(40, 52)
+    plain = Predictor(model, device="cpu")
+    both = Predictor(model, device="cpu", flip=True)(picture)
+    one, other = plain(picture), plain(picture[:, ::-1].copy())
+    mean = (one.class_scores + other.class_scores[:, :, ::-1]) / 2
+    np.testing.assert_allclose(both.class_scores, mean, atol=1e-5)
+    mean = (one.anomaly() + other.anomaly()[:, ::-1]) / 2
+    np.testing.assert_allclose(both.anomaly(), mean, atol=1e-5)
+    np.testing.assert_array_equal(both.pred_logits, one.pred_logits)
+    assert "flipped" in both.notes[0]
+    mirrored = Predictor(model, device="cpu", flip=True)(picture[:, ::-1].copy())
+    np.testing.assert_allclose(mirrored.anomaly(), both.anomaly()[:, ::-1], atol=1e-5)
+
+
+def test_refine_is_a_default_that_anomaly_can_override(model):
+    refined = Predictor(model, device="cpu", refine=True)(photo(40, 52))
+    assert refined.anomaly().shape == (40, 52)
+    plain = refined.anomaly(refine=False)
+    assert ((refined.anomaly() == plain) | (refined.anomaly() == 0)).all()
+    unnamed = create_model("mask2former_mobilenetv2", num_classes=3, **TINY)
+    with pytest.raises(ConfigError, match="Turn it off"):
+        Predictor(unnamed, device="cpu", refine=True)(photo(8, 8)).anomaly()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", torch.bfloat16])
+def test_lower_precision_is_close(model, dtype):
+    picture = photo(64, 64)
+    exact = Predictor(model, device="cpu")(picture)
+    lower = Predictor(model, device="cpu", dtype=dtype)(picture)
+    assert lower.pred_logits.dtype == np.float32
+    assert 0 < np.abs(lower.class_scores - exact.class_scores).max() < 0.2
+
+
+def test_evaluation_mode_and_no_gradients(model):
+    model.train()
+    prediction = Predictor(model, device="cpu")(photo(32, 32))
+    assert not model.training
+    np.testing.assert_array_equal(
+        prediction.pred_logits, Predictor(model, device="cpu")(photo(32, 32)).pred_logits
+    )
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_non_finite_output_is_an_error(value):
+    broken = create_model("mask2kan_mobilenetv2", num_classes=4, **TINY)
+    with torch.no_grad():
+        broken.transformer_decoder.class_embed.bias[0] = value
+    with pytest.raises(NumericsError, match=r"pred_logits has 7 non-finite numbers out of 35"):
+        Predictor(broken, device="cpu")(photo(32, 32))
+
+
+def test_one_model_in_many_threads(model):
+    pictures = [photo(40, 52, seed) for seed in range(4)]
+    alone = [Predictor(model, device="cpu")(picture).anomaly() for picture in pictures]
+    results = {}
+
+    def work(index):
+        predictor = Predictor(model, device="cpu")
+        results[index] = [predictor(pictures[index]) for _ in range(3)]
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index in range(4):
+        for prediction in results[index]:
+            np.testing.assert_allclose(prediction.anomaly(), alone[index], atol=1e-6)
+            assert prediction.timings["backbone"] <= prediction.timings["model"]
+
+
+def test_calibration_decides_range_and_threshold():
+    calibrated = create_model("mask2former_mobilenetv2", num_classes=4, **TINY)
+    calibrated.calibration = {"msp": {"range": [-0.2, 0.8], "fpr05": 0.3}}
+    prediction = Predictor(calibrated, device="cpu")(photo(32, 32))
+    assert prediction.score_range("msp") == (-0.2, 0.8, True)
+    assert prediction.default_threshold("msp") == (0.3, "fpr05")
+    assert prediction.default_threshold("rba") == (-np.tanh(1) / 2, "middle of the range")
+    assert prediction.num_parameters == sum(p.numel() for p in calibrated.parameters())
+
+
+def test_what_cannot_be_used_is_said(model):
+    with pytest.raises(ConfigError, match="max_side is 8"):
+        Predictor(model, max_side=8)
+    with pytest.raises(ConfigError, match="Nearest: float16"):
+        Predictor(model, dtype="floaty16")
+    with pytest.raises(BackendError, match="Unknown device"):
+        Predictor(model, device="gpu?")
+    if torch.cuda.device_count() < 9:
+        with pytest.raises(BackendError, match="CUDA cards were found"):
+            Predictor(model, device="cuda:8")
