@@ -30,8 +30,8 @@ PROTOCOLS = ("exact",)
 class AnomalyEvaluator:
     """Collects scores and labels of any number of pictures and ranks all pixels together.
 
-    Memory stays bounded (below 200 MB for hundreds of megapixels); scores are kept as float32 in a temporary file, four
-    bytes per pixel.
+    Memory stays bounded (below 200 MB, for hundreds of megapixels too); scores are kept as
+    float32 in a temporary file, four bytes per pixel.
 
     Args:
         protocol: ``exact``.
