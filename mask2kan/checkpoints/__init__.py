@@ -18,6 +18,7 @@ from mask2kan.checkpoints.atomic import atomic_writer
 from mask2kan.checkpoints.detectron2 import is_detectron2, read_detectron2
 from mask2kan.checkpoints.files import Contents, read_file, read_json
 from mask2kan.checkpoints.hub import (
+    BESIDE,
     INDICES,
     bundled_file,
     fetch,
@@ -158,29 +159,32 @@ def _read_weights(weights: Path, origin: str) -> Contents:
 
 
 def _interpret(contents: Contents, folder: Path, origin: str) -> Checkpoint:
-    """Tell the format by the keys, and translate."""
-    state = contents.tensors
     try:
-        if is_native(contents):
-            return read_native(contents, origin)
-        if is_detectron2(state):
-            return read_detectron2(state, origin)
-        if is_transformers(state):
-            beside = [
-                read_json(folder / name) for name in ("config.json", "preprocessor_config.json")
-            ]
-            return read_transformers(state, origin, *beside)
-        if any(key.startswith("transformer_decoder.") for key in state):
-            raise CheckpointError(
-                "It has our weights but not the metadata that says what they are; write it with save_model."
-            )
-        parts = sorted({key.split(".")[0] for key in state})
-        raise CheckpointError(
-            f"It is no Mask2Former, Mask2KAN or Mask2Anomaly: its {len(state)} weights belong to "
-            f"{', '.join(parts[:8])}{', …' if len(parts) > 8 else ''}."
-        )
+        return _translate(contents, folder, origin)
     except CheckpointError as error:
         raise CheckpointError(f"Can't load {origin}. {error}") from error
+
+
+def _translate(contents: Contents, folder: Path, origin: str) -> Checkpoint:
+    """Tell the format by the keys, and translate."""
+    state = contents.tensors
+    if is_native(contents):
+        return read_native(contents, origin)
+    if is_detectron2(state):
+        return read_detectron2(state, origin)
+    if is_transformers(state):
+        config, preprocessor = (read_json(folder / name) for name in BESIDE)
+        return read_transformers(state, origin, config, preprocessor)
+    if any(key.startswith("transformer_decoder.") for key in state):
+        raise CheckpointError(
+            "It has our weights but not the metadata that says what they are; write it with "
+            "save_model."
+        )
+    parts = sorted({key.split(".")[0] for key in state})
+    raise CheckpointError(
+        f"It is no Mask2Former, Mask2KAN or Mask2Anomaly: its {len(state)} weights belong to "
+        f"{', '.join(parts[:8])}{', …' if len(parts) > 8 else ''}."
+    )
 
 
 def _device(name: str | torch.device) -> torch.device:

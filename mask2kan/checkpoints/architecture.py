@@ -144,7 +144,8 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
         )
     found = sorted({key.split(".")[1] for key in state if key.startswith("backbone.")})[:SHOWN_KEYS]
     raise CheckpointError(
-        f"Its backbone is neither a ResNet nor a Swin Transformer (parts found: {', '.join(found) or 'none'})."
+        "Its backbone is neither a ResNet nor a Swin Transformer (parts found: "
+        f"{', '.join(found) or 'none'})."
     )
 
 
@@ -183,7 +184,7 @@ def _head(state: Mapping[str, Tensor]) -> dict[str, Any]:
     order = knots - functions - 1
     if order < 1 or functions - order < 1:
         raise CheckpointError(
-            f"Its KAN has {knots} knots for {functions} splines; G + 2k + 1 and G + k were expected."
+            f"Its KAN has {knots} knots for {functions} splines; expected G + 2k + 1 and G + k."
         )
     row = state[f"{layer}grid"][0].double()
     return {
@@ -250,7 +251,7 @@ def _require_fit(checkpoint: Checkpoint, state: StateDict, target: Mapping[str, 
         if key in state and state[key].shape != value.shape
     ]
     faults = [
-        f"{len(keys)} {what} ({', '.join(keys[:SHOWN_KEYS])}{', …' if len(keys) > SHOWN_KEYS else ''})"
+        f"{len(keys)} {what} ({_first(keys)})"
         for what, keys in (
             ("missing (our names)", missing),
             ("unknown", unknown),
@@ -259,10 +260,15 @@ def _require_fit(checkpoint: Checkpoint, state: StateDict, target: Mapping[str, 
         if keys
     ]
     if faults:
+        config = checkpoint.config
         raise CheckpointError(
-            f"{checkpoint.origin} does not fit {checkpoint.config.family}_{checkpoint.config.backbone}"
-            f" as read off its weights; keys {'; '.join(faults)}. Nothing was loaded."
+            f"{checkpoint.origin} does not fit {config.family}_{config.backbone} as read off it; "
+            f"keys {'; '.join(faults)}. Nothing was loaded."
         )
+
+
+def _first(keys: list[str]) -> str:
+    return ", ".join(keys[:SHOWN_KEYS]) + (", …" if len(keys) > SHOWN_KEYS else "")
 
 
 def _require_finite(checkpoint: Checkpoint, state: StateDict) -> None:
@@ -274,5 +280,5 @@ def _require_finite(checkpoint: Checkpoint, state: StateDict) -> None:
     if bad:
         raise CheckpointError(
             f"{checkpoint.origin} has weights that are not finite in {len(bad)} tensors "
-            f"({', '.join(bad[:SHOWN_KEYS])}): the file is damaged or its training diverged."
+            f"({_first(bad)}): the file is damaged or its training diverged."
         )

@@ -8,6 +8,7 @@ shyam671/Mask2Anomaly), read from their sources; older files lack ``pixel_decode
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from mask2kan.checkpoints.architecture import Checkpoint, StateDict, infer_config
 from mask2kan.errors import CheckpointError
@@ -74,7 +75,9 @@ def read_detectron2(state: StateDict, origin: str) -> Checkpoint:
             raise CheckpointError(f"Its keys {names[ours]} and {key} mean the same weight.")
         names[ours] = key
     translated = {ours: state[key] for ours, key in names.items()}
-    known = {name: _channels(state, name) for name in ("pixel_mean", "pixel_std") if name in state}
+    known: dict[str, Any] = {
+        name: _channels(state, name) for name in ("pixel_mean", "pixel_std") if name in state
+    }
     config = infer_config(translated, **known)
     return Checkpoint(origin, "detectron2", translated, config, names)
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import stat
 import zipfile
 from pathlib import Path
@@ -31,7 +32,17 @@ MAX_JSON = 20_000_000
 MAX_TENSORS = 50_000
 
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled magic number
-_TENSOR_MODULES = ("torch", "torch._utils", "torch.storage", "torch.nn.parameter", "torch._tensor")
+_PICKLE = re.compile(rb"\x80[\x00-\x05]|[(}\]]|c[\w.]+\r?\n\w+\r?\n")
+# How torch names what its weights_only mode does not allow
+_REFUSED_NAME = re.compile(r"(?:GLOBAL|class) `?(\w+(?:\.\w+)+)")
+_TENSOR_MODULES = (
+    "torch",
+    "torch._utils",
+    "torch.storage",
+    "torch.serialization",
+    "torch.nn.parameter",
+    "torch._tensor",
+)
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
 
 
@@ -55,17 +66,7 @@ def read_file(path: Path, origin: str, sha256: str | None = None) -> Contents:
         CheckpointError: one line that says what is wrong with the file.
     """
     try:
-        if path.is_dir():
-            raise CheckpointError("It is a folder, and a file was expected.")
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise CheckpointError("It is no regular file.")
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_BYTES:
-                raise CheckpointError(f"It has {size:,} bytes; up to {MAX_BYTES:,} are read.")
-            if sha256 is not None:
-                require_sha256(file, sha256)
-            return _read(file, size)
+        return _read_regular(path, sha256)
     except CheckpointError as error:
         raise CheckpointError(f"Can't load {origin}. {error}") from error
     except OSError as error:
@@ -74,6 +75,21 @@ def read_file(path: Path, origin: str, sha256: str | None = None) -> Contents:
         raise CheckpointError(
             f"Can't load {origin}: it needs more memory than there is."
         ) from error
+
+
+def _read_regular(path: Path, sha256: str | None) -> Contents:
+    """Never waits on a pipe or reads a device without end."""
+    if path.is_dir():
+        raise CheckpointError("It is a folder, and a file was expected.")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise CheckpointError("It is no regular file.")
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise CheckpointError(f"It has {size:,} bytes; up to {MAX_BYTES:,} are read.")
+        if sha256 is not None:
+            require_sha256(file, sha256)
+        return _read(file, size)
 
 
 def require_sha256(file: BinaryIO, expected: str) -> None:
@@ -153,7 +169,7 @@ def _read(file: BinaryIO, size: int) -> Contents:
         return Contents(_dense(_state_dict(_torch_load(file))))
     if head[8:9] == b"{":
         return _read_safetensors(file.read(), size)
-    if head[:1] in b"\x80(}]cd" or head.startswith((b"cos\n", b"cposix\n")):
+    if _PICKLE.match(head):
         return Contents(_dense(_state_dict(read_pickle(file.read()))))
     raise CheckpointError(
         "It is neither a safetensors nor a PyTorch file nor a detectron2 pickle, or its start "
@@ -222,12 +238,11 @@ def _torch_load(file: BinaryIO) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        named = _first_refused(str(error))
+        named = _REFUSED_NAME.search(str(error))
         if named:
-            raise refusal(named) from error
+            raise refusal(named[1]) from error
         raise CheckpointError(
-            "Refused: it holds more than tensors, numbers, text and containers "
-            f"({' '.join(str(error).split())[:100]})."
+            "Refused or damaged: PyTorch reads only tensors, numbers, text and containers from it."
         ) from error
     except (
         RuntimeError,
@@ -244,15 +259,6 @@ def _torch_load(file: BinaryIO) -> Any:
     ) as error:
         detail = " ".join(str(error).split())[:100] or type(error).__name__
         raise CheckpointError(f"Damaged or truncated PyTorch file ({detail}).") from error
-
-
-def _first_refused(message: str) -> str:
-    """The name torch says it does not allow, if it names one."""
-    for mark in ("Unsupported global: GLOBAL ", "Unsupported class "):
-        if mark in message:
-            name = message.split(mark, 1)[1].split(maxsplit=1)[0].strip("`'\".,")
-            return name if "." in name else ""
-    return ""
 
 
 def _state_dict(loaded: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mask2kan.errors import CheckpointError
 
-MAX_OPCODES = 2_000_000  # a checkpoint of 1,000 arrays has some 30,000
+MAX_OPCODES = 500_000  # a checkpoint of 1,000 arrays has some 30,000
 MAX_DIMENSIONS = 8
 
 _REFUSED_OPCODES = {
@@ -62,7 +62,8 @@ def globals_in(data: bytes) -> Iterator[str]:
 def _walk(data: bytes) -> Iterator[tuple[str, str]]:
     """(name or "", opcode) of every opcode; a name for those that import something."""
     strings: list[str] = []  # pushed so far, enough to name what STACK_GLOBAL imports
-    memo: dict[int, str] = {}
+    memo: dict[Any, str] = {}
+    top = ""  # the string just pushed
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
             if count >= MAX_OPCODES:
@@ -70,18 +71,20 @@ def _walk(data: bytes) -> Iterator[tuple[str, str]]:
                     f"Refused: its pickle has over {MAX_OPCODES} opcodes; a checkpoint has fewer."
                 )
             name = ""
+            if opcode.name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
+                memo[len(memo) if argument is None else argument] = top
+                yield name, opcode.name
+                continue
+            top = ""
             if opcode.name in _STRINGS:
-                strings.append(str(argument))
-            elif opcode.name == "MEMOIZE" and strings:
-                memo[len(memo)] = strings[-1]
-            elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and strings:
-                memo[argument] = strings[-1]
+                top = str(argument)
             elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
-                strings.append(memo.get(argument, ""))
+                top = memo.get(argument, "")
             elif opcode.name == "STACK_GLOBAL":
                 name = ".".join(strings[-2:]) if len(strings) > 1 else ""
             elif opcode.name in ("GLOBAL", "INST"):
                 name = str(argument).replace(" ", ".")
+            strings = [*strings[-1:], top] if top else strings
             yield name, opcode.name
     except (ValueError, IndexError, KeyError, OverflowError, MemoryError, TypeError) as error:
         raise CheckpointError(
@@ -127,7 +130,7 @@ class _Symbol:
         object.__setattr__(self, "_call", call)
 
     def __call__(self, *args: Any) -> Any:
-        return self._call(*args)
+        return self._call(*args)  # type: ignore[attr-defined]  # a slot
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise pickle.UnpicklingError("a stand-in has no state")
@@ -163,7 +166,7 @@ class _DType:
         order = order.decode("latin1") if isinstance(order, bytes) else order
         if order not in ("<", ">", "|", "="):
             raise pickle.UnpicklingError("dtype has no byte order")
-        self.dtype = self.dtype.newbyteorder(order)
+        self.dtype = self.dtype.newbyteorder(">" if order == ">" else "<")
 
 
 class _Array:
@@ -222,6 +225,12 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes(*args: Any) -> bytes:
+    if args:
+        raise pickle.UnpicklingError("bytes made from something")
+    return b""
+
+
 def _ordered_dict(*args: Any) -> _Dict:
     result = _Dict()
     for key, value in args[0] if args else ():
@@ -239,6 +248,8 @@ def _plain_key(key: Any) -> Any:
 _SYMBOLS: dict[tuple[str, ...], _Symbol] = {
     ("collections", "OrderedDict"): _Symbol(_ordered_dict),
     ("_codecs", "encode"): _Symbol(_encode),
+    ("builtins", "bytes"): _Symbol(_no_bytes),  # how b"" is written before protocol 3
+    ("__builtin__", "bytes"): _Symbol(_no_bytes),
     ("numpy", "ndarray"): _Symbol(_reconstruct),
     ("numpy", "dtype"): _Symbol(_DType),
 }
@@ -248,10 +259,14 @@ for _core in ("numpy.core", "numpy._core"):
     _SYMBOLS[f"{_core}.numeric", "_frombuffer"] = _Symbol(_from_buffer)
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]  # typeshed hides it
+# Undocumented but stable since Python 3.0; typeshed types only part of it.
+_PythonUnpickler: Any = pickle._Unpickler
+
+
+class _Unpickler(_PythonUnpickler):
     """The pure-Python unpickler, with a table of handlers that only know the stand-ins."""
 
-    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar = dict(_PythonUnpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> _Symbol:
         """The stand-in for a name; everything else is code."""

@@ -164,8 +164,8 @@ def _translate(state: StateDict) -> tuple[StateDict, dict[str, str]]:
         shapes = {tuple(state[key].shape) for key in keys.values()}
         if len(keys) != 3 or len(shapes) != 1:
             raise CheckpointError(
-                f"Query, key and value belong together, but only {', '.join(sorted(keys.values()))} "
-                f"were found, of shapes {sorted(shapes)}."
+                f"Query, key and value belong together; found {', '.join(sorted(keys.values()))} "
+                f"of shapes {sorted(shapes)}."
             )
         translated[whole] = torch.cat([state[keys[index]] for index in range(3)])
         names[whole] = keys[0]
