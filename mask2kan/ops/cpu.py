@@ -6,7 +6,8 @@ The op is a sum of L * P * 4 weighted rows of ``value`` for every query and head
 * A head's maps are first copied, each with a margin of zeros, into one table of rows (a canvas).
   Locations are clamped to where the margin is all they can see, so there are no border masks, and
   the four corners of a point are four views of the table under two lists of row numbers.
-* Work goes piece by piece (one image, a few heads), so what it passes on stays in cache.
+* Work goes piece by piece (some images, or some heads of one), so what it passes on stays in
+  cache and large temporaries are not asked of the system again and again.
 * The gradient of ``value`` is the transposed sum. Points are sorted by the cell, the square
   between four pixel centres, in which they fall; each corner's sum over its cell is again an
   ``embedding_bag``, and four shifted pictures of cells add up to the gradient. Without atomic
@@ -16,7 +17,7 @@ A NaN location gives NaN, and its attention weight's share of the gradient of ``
 arbitrary pixel.
 
 Dimensions: B batch, S positions of all levels, Q queries, M heads, D channels of a head, L levels,
-P points, G heads in a piece, K = L * P, R rows of a canvas.
+P points, G tables (an image's head each) in a piece, K = L * P, R rows of a canvas.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from torch import Tensor
 from mask2kan.ops.operator import BACKWARD, FORWARD
 
 # Points in a piece and rows gathered at a time: sizes at which temporaries stay in cache.
-_PIECE_POINTS = 1 << 18
+_PIECE_POINTS = 1 << 19
 _GATHERED_FLOATS = 1 << 19
 
 
@@ -75,21 +76,21 @@ class _Canvas:
 
     @classmethod
     def of(
-        cls, shapes: list[int], points: int, queries: int, heads: int, dtype: torch.dtype
+        cls, shapes: list[int], points: int, queries: int, tables: int, dtype: torch.dtype
     ) -> _Canvas:
         levels: list[_Level] = []
         rows = 0
         for height, width in zip(shapes[::2], shapes[1::2], strict=True):
             levels.append(_Level(height, width, rows))
             rows += levels[-1].rows
-        index = torch.int32 if rows * heads < 2**31 else torch.int64
+        index = torch.int32 if rows * tables < 2**31 else torch.int64
 
         def per_point(numbers: list[int], kind: torch.dtype) -> Tensor:
             row = torch.tensor(numbers, dtype=kind).repeat_interleave(points)
             return row.expand(queries, -1).contiguous()
 
         start = per_point([level.start for level in levels], index)
-        head = torch.arange(heads, dtype=index).mul_(rows)
+        first = torch.arange(tables, dtype=index).mul_(rows)
         return cls(
             levels=tuple(levels),
             rows=rows,
@@ -98,20 +99,24 @@ class _Canvas:
                 per_point([level.height for level in levels], dtype),
             ),
             stride=per_point([level.stride for level in levels], index),
-            start=start + head[:, None, None],
-            query=torch.arange(heads * queries, dtype=index)
-            .view(heads, queries, 1)
+            start=start + first[:, None, None],
+            query=torch.arange(tables * queries, dtype=index)
+            .view(tables, queries, 1)
             .repeat(1, 1, start.shape[1]),
         )
 
+    @property
+    def sizes(self) -> list[int]:
+        """Pixels of each level."""
+        return [level.height * level.width for level in self.levels]
+
     def draw(self, value: Tensor) -> Tensor:
-        """(G * R, D): the maps of ``value`` (S, G, D) with their margins."""
-        heads, channels = value.shape[1:]
-        table = self.extent[0].new_zeros((heads, self.rows, channels))
-        sizes = [level.height * level.width for level in self.levels]
-        for level, rows in zip(self.levels, value.split(sizes), strict=True):
-            picture = rows.unflatten(0, (level.height, level.width)).permute(2, 0, 1, 3)
-            level.corner(table, 0, 0).copy_(picture)
+        """(G * R, D): the maps of ``value``, (images, heads, S, D), with their margins."""
+        images, heads, _, channels = value.shape
+        table = self.extent[0].new_zeros((images * heads, self.rows, channels))
+        for level, rows in zip(self.levels, value.split(self.sizes, dim=2), strict=True):
+            picture = rows.unflatten(2, (level.height, level.width))
+            level.corner(table, 0, 0).unflatten(0, (images, heads)).copy_(picture)
         return table.flatten(0, 1)
 
 
@@ -127,24 +132,27 @@ class _Points:
 
     @classmethod
     def of(cls, canvas: _Canvas, locations: Tensor, weights: Tensor) -> _Points:
-        """From (G, Q, K, 2) locations and (G, Q, K) attention weights of any strides."""
-        heads = locations.shape[0]
+        """From (images, heads, Q, K, 2) locations and weights alike, of any strides."""
+        tables = weights.shape[0] * weights.shape[1]
         within, corners = [], []
         for axis, extent in enumerate(canvas.extent):
-            pixel = torch.empty_like(canvas.start[:heads], dtype=extent.dtype)
+            pixel = torch.empty_like(canvas.start[:tables], dtype=extent.dtype)
             # Moved by the margin of two: location * size - 0.5 + 2, between 0 and size + 2.
-            torch.mul(locations[..., axis], extent, out=pixel).add_(1.5).clamp_(min=0)
+            torch.mul(locations[..., axis], extent, out=pixel.view(weights.shape))
+            pixel.add_(1.5).clamp_(min=0)
             torch.minimum(pixel, extent + 2, out=pixel)
             corner = pixel.floor()
             within.append(pixel.sub_(corner))
             corners.append(corner.to(canvas.start.dtype))
-        last = heads * canvas.rows - 2  # NaN becomes an arbitrary integer
-        upper = corners[1].mul_(canvas.stride).add_(corners[0]).add_(canvas.start[:heads])
+        last = tables * canvas.rows - 2  # NaN becomes an arbitrary integer
+        upper = corners[1].mul_(canvas.stride).add_(corners[0]).add_(canvas.start[:tables])
         upper.clamp_(0, last)
+        attention = torch.empty_like(within[0])
+        attention.view(weights.shape).copy_(weights)
         return cls(
             x=within[0],
             y=within[1],
-            attention=torch.empty_like(within[0]).copy_(weights),
+            attention=attention,
             upper=upper,
             lower=(upper + canvas.stride).clamp_(0, last),
         )
@@ -158,30 +166,37 @@ class _Points:
         return high.sub_(high_right), high_right, low.sub_(low_right), low_right
 
 
-def _pieces(value: Tensor, locations: Tensor) -> Iterator[tuple[int, slice]]:
-    """(image, heads) one after another."""
+def _pieces(value: Tensor, locations: Tensor) -> Iterator[tuple[slice, slice]]:
+    """(images, heads) one after another."""
     batch, _, heads, _ = value.shape
     points = locations.shape[1] * locations.shape[3] * locations.shape[4]
-    step = min(heads, max(1, _PIECE_POINTS // points))
-    for image in range(batch):
-        for head in range(0, heads, step):
-            yield image, slice(head, min(head + step, heads))
+    tables = max(1, _PIECE_POINTS // points)
+    some_heads = min(heads, tables)
+    some_images = min(batch, max(1, tables // heads))
+    for image in range(0, batch, some_images):
+        for head in range(0, heads, some_heads):
+            yield (
+                slice(image, min(image + some_images, batch)),
+                slice(head, min(head + some_heads, heads)),
+            )
 
 
 def _canvas_for(value: Tensor, spatial_shapes: list[int], locations: Tensor) -> _Canvas:
-    heads = next(_pieces(value, locations))[1].stop
+    images, heads = next(_pieces(value, locations))
+    tables = images.stop * heads.stop
     dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
-    return _Canvas.of(spatial_shapes, locations.shape[4], locations.shape[1], heads, dtype)
+    return _Canvas.of(spatial_shapes, locations.shape[4], locations.shape[1], tables, dtype)
 
 
-def _points_of(
-    canvas: _Canvas, image: int, heads: slice, locations: Tensor, weights: Tensor
-) -> _Points:
-    return _Points.of(
-        canvas,
-        locations[image, :, heads].flatten(2, 3).transpose(0, 1),
-        weights[image, :, heads].flatten(2, 3).transpose(0, 1),
-    )
+def _part(tensor: Tensor, piece: tuple[slice, slice]) -> Tensor:
+    """(images, heads, Q or S, ...) view of a (B, Q or S, M, ...) tensor."""
+    images, heads = piece
+    return tensor[images, :, heads].transpose(1, 2)
+
+
+def _points_part(tensor: Tensor, piece: tuple[slice, slice]) -> Tensor:
+    """The same of a (B, Q, M, L, P, ...) tensor, L and P as one K."""
+    return _part(tensor, piece).flatten(3, 4)
 
 
 @torch.library.impl(FORWARD, "cpu")
@@ -193,9 +208,9 @@ def _forward(
     if 0 in (*value.shape, *locations.shape):
         return output.flatten(2)
     canvas = _canvas_for(value, spatial_shapes, locations)
-    for image, some in _pieces(value, locations):
-        table = canvas.draw(value[image, :, some])
-        points = _points_of(canvas, image, some, locations, weights)
+    for piece in _pieces(value, locations):
+        table = canvas.draw(_part(value, piece))
+        points = _Points.of(canvas, _points_part(locations, piece), _points_part(weights, piece))
         total: Tensor | None = None
         rows = (points.upper.flatten(0, 1), points.lower.flatten(0, 1))
         for corner, weight in enumerate(points.corner_weights()):
@@ -207,7 +222,8 @@ def _forward(
             )
             total = part if total is None else total.add_(part)
         assert total is not None
-        output[image, :, some] = total.view(-1, locations.shape[1], channels).transpose(0, 1)
+        place = _part(output, piece)
+        place.copy_(total.view(place.shape))
     return output.flatten(2)
 
 
@@ -226,16 +242,19 @@ def _backward(
         return grad_value, grad_locations, grad_weights
     canvas = _canvas_for(value, spatial_shapes, locations)
     grads = grad_output.unflatten(2, value.shape[2:])
-    for image, some in _pieces(value, locations):
-        points = _points_of(canvas, image, some, locations, weights)
-        grad = points.x.new_empty((points.x.shape[0], *grads.shape[1::2]))
-        grad.copy_(grads[image, :, some].transpose(0, 1))
-        table = canvas.draw(value[image, :, some])
-        dots = _dots(table, grad, points)
-        place = grad_locations[image, :, some].flatten(2, 3).transpose(0, 1)
-        share = grad_weights[image, :, some].flatten(2, 3).transpose(0, 1)
-        _write_point_gradients(canvas, points, dots, place, share)
-        _write_value_gradient(canvas, points, grad, grad_value[image, :, some])
+    for piece in _pieces(value, locations):
+        points = _Points.of(canvas, _points_part(locations, piece), _points_part(weights, piece))
+        arrived = _part(grads, piece)
+        grad = points.x.new_empty(arrived.shape).copy_(arrived).flatten(0, 1)
+        dots = _dots(canvas.draw(_part(value, piece)), grad, points)
+        _write_point_gradients(
+            canvas,
+            points,
+            dots,
+            _points_part(grad_locations, piece),
+            _points_part(grad_weights, piece),
+        )
+        _write_value_gradient(canvas, points, grad, _part(grad_value, piece))
     return grad_value, grad_locations, grad_weights
 
 
@@ -260,7 +279,7 @@ def _dots(table: Tensor, grad: Tensor, points: _Points) -> Tensor:
 def _write_point_gradients(
     canvas: _Canvas, points: _Points, dots: Tensor, grad_locations: Tensor, grad_weights: Tensor
 ) -> None:
-    """Fill (G, Q, K, 2) and (G, Q, K) views from the dot products of the four corners."""
+    """Fill (images, heads, Q, K, 2) and (images, heads, Q, K) views from the corners' products."""
     (upper_left, upper_right), (lower_left, lower_right) = dots
     upper_step = upper_right - upper_left
     lower_step = lower_right - lower_left
@@ -269,26 +288,27 @@ def _write_point_gradients(
     right = upper_step.lerp_(lower_step, points.y).mul_(points.attention)
     down = lower.sub_(upper)
     torch.addcmul(upper, down, points.y, out=upper)
-    grad_weights.copy_(upper)
-    grad_locations[..., 0].copy_(right.mul_(canvas.extent[0]))
-    grad_locations[..., 1].copy_(down.mul_(points.attention).mul_(canvas.extent[1]))
+    down.mul_(points.attention)
+    shape = grad_weights.shape
+    grad_weights.copy_(upper.view(shape))
+    grad_locations[..., 0].copy_(right.mul_(canvas.extent[0]).view(shape))
+    grad_locations[..., 1].copy_(down.mul_(canvas.extent[1]).view(shape))
 
 
 def _write_value_gradient(
     canvas: _Canvas, points: _Points, grad: Tensor, grad_value: Tensor
 ) -> None:
-    """Fill a (S, G, D) view: the output's gradient, spread over the rows it was read from."""
-    heads, channels = grad.shape[0], grad.shape[2]
+    """Fill an (images, heads, S, D) view: the gradient spread over the rows that were read."""
+    tables, channels = grad.shape[0], grad.shape[2]
     cells = points.upper.flatten()
-    rows = heads * canvas.rows
+    rows = tables * canvas.rows
     counts = torch.bincount(cells, minlength=rows)
     offsets = counts.cumsum(0).sub_(counts).to(cells.dtype)
     # Half as many bytes are sorted in half as many passes.
     keys = (cells - 2**15).to(torch.int16) if rows <= 2**16 else cells
     order = keys.sort(stable=True).indices
-    sources = canvas.query[:heads].flatten().index_select(0, order)
+    sources = canvas.query[:tables].flatten().index_select(0, order)
     total: Tensor | None = None
-    sizes = [level.height * level.width for level in canvas.levels]
     for corner, weight in enumerate(points.corner_weights()):
         sums = F.embedding_bag(
             sources,
@@ -296,13 +316,13 @@ def _write_value_gradient(
             offsets,
             mode="sum",
             per_sample_weights=weight.flatten().index_select(0, order),
-        ).view(heads, canvas.rows, channels)
+        ).view(tables, canvas.rows, channels)
         if total is None:
             total = sums
             continue
         for level in canvas.levels:
             level.corner(total, 0, 0).add_(level.corner(sums, corner // 2, corner % 2))
     assert total is not None
-    for level, rows in zip(canvas.levels, grad_value.split(sizes), strict=True):
-        picture = rows.unflatten(0, (level.height, level.width))
-        picture.copy_(level.corner(total, 0, 0).permute(1, 2, 0, 3))
+    for level, rows in zip(canvas.levels, grad_value.split(canvas.sizes, dim=2), strict=True):
+        picture = rows.unflatten(2, (level.height, level.width))
+        picture.copy_(level.corner(total, 0, 0).view_as(picture))

@@ -135,13 +135,13 @@ def test_backends_agree_on_maps_too_large_for_short_sort_keys() -> None:
     assert_agree(make_case([(130, 131), (4, 3)], heads=4), 1e-5)
 
 
-@pytest.mark.parametrize("piece_points", [1, 1000])
+@pytest.mark.parametrize("piece_points", [1, 1000, 5000])
 def test_splitting_the_work_changes_nothing(
     piece_points: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu, "_PIECE_POINTS", piece_points)
     monkeypatch.setattr(cpu, "_GATHERED_FLOATS", piece_points)
-    assert_agree(make_case(SHAPES["pyramid"], heads=5), 1e-5)
+    assert_agree(make_case(SHAPES["pyramid"], batch=5, heads=5), 1e-5)
 
 
 def test_inputs_of_any_strides() -> None:
