@@ -13,6 +13,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,7 @@ class ModelService:
         return thread
 
     def _compute(self, source: str, picture: NDArray[np.uint8], score: str) -> Answer:
-        key = (source, _fingerprint(picture))
+        key = (_identity(source), _fingerprint(picture))
         answer = self._answers.get(key)
         if answer is None:
             predictor = self._predictor(source)
@@ -136,19 +137,26 @@ class ModelService:
         return answer
 
     def _predictor(self, source: str) -> Predictor:
-        if source not in self._models:
+        key = _identity(source)
+        if key not in self._models:
             model = load_model(source, device=self._device)
-            self._models[source] = Predictor(model, device=self._device)
+            self._models[key] = Predictor(model, device=self._device)
             while len(self._models) > _MODELS_KEPT:
                 self._models.popitem(last=False)
-        self._models.move_to_end(source)
-        return self._models[source]
+        self._models.move_to_end(key)
+        return self._models[key]
 
     def _forget(self) -> None:
         self._answers.clear()
         self._models.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _identity(source: str) -> str:
+    """The name, and for a file the moment it was written: a retrained one is another model."""
+    path = Path(source)
+    return f"{source}@{path.stat().st_mtime_ns}" if path.exists() else source
 
 
 def _fingerprint(picture: NDArray[np.uint8]) -> str:
