@@ -31,8 +31,8 @@ class ModelConfig:
     Attributes:
         backbone: ``mobilenetv2``, ``r50``, ``swin_t``, ``swin_s``, ``swin_b`` or ``swin_l``.
         backbone_depths: blocks per stage (7 stages for MobileNetV2, 4 otherwise).
-        backbone_width: channels of the stem (MobileNetV2), of the first stage's bottlenecks (R50) or of
-            the patch embedding (Swin).
+        backbone_width: channels of the stem (MobileNetV2), of the first stage's bottlenecks (R50)
+            or of the patch embedding (Swin).
         backbone_num_heads: attention heads per stage, Swin only.
         backbone_window_size: attention window in tokens, Swin only.
         backbone_drop_path: stochastic depth rate while training, Swin only.

@@ -78,8 +78,8 @@ class MSDeformAttn(nn.Module):
             dtype=torch.float32,
             device=query.device,
         )
-        offsets = self.sampling_offsets(query).unflatten(-1, (*per_head, 2)).to(
-            reference_points.dtype
+        offsets = (
+            self.sampling_offsets(query).unflatten(-1, (*per_head, 2)).to(reference_points.dtype)
         )
         sampling_locations = reference_points[:, None, None, None, :] + offsets / size_xy[:, None]
         weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
@@ -147,12 +147,16 @@ class PixelDecoder(nn.Module):
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
-        for projection in self.input_proj:
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
-        for conv in (self.lateral_conv[0], self.output_conv[0], self.mask_features):
-            nn.init.kaiming_uniform_(conv.weight, a=1)
-        nn.init.zeros_(self.mask_features.bias)
+        for part in (self.input_proj, self.lateral_conv, self.output_conv, self.mask_features):
+            for conv in part.modules():
+                if not isinstance(conv, nn.Conv2d):
+                    continue
+                if part is self.input_proj:
+                    nn.init.xavier_uniform_(conv.weight)
+                else:
+                    nn.init.kaiming_uniform_(conv.weight, a=1)
+                if conv.bias is not None:
+                    nn.init.zeros_(conv.bias)
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Refine the backbone's maps.

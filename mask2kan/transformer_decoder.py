@@ -211,7 +211,8 @@ class TransformerDecoder(nn.Module):
             for index, level in enumerate(levels)
         ]
         keys = [
-            value + sine_position_encoding(*level.shape[-2:], level.shape[1], level.device)
+            value
+            + sine_position_encoding(level.shape[2], level.shape[3], level.shape[1], level.device)
             for value, level in zip(values, levels, strict=True)
         ]
         return keys, values

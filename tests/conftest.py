@@ -12,8 +12,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference answers and pictures beside the repository, which is not part of it."""
+    """The folder of reference answers and pictures; it lies beside the repository, not in it."""
     folder = Path(os.environ.get("MASK2KAN_SHARED", ROOT.parent / "shared"))
     if not (folder / "golden").is_dir():
-        pytest.skip(f"no reference data: {folder} does not exist (set MASK2KAN_SHARED to its place)")
+        pytest.skip(
+            f"no reference data: {folder} does not exist (set MASK2KAN_SHARED to its place)"
+        )
     return folder

@@ -69,9 +69,7 @@ def load_pretrained_backbone(
     }
     missing = [key for key in target if key not in state and not OWN.search(key)]
     unknown = [key for key in state if key not in target]
-    misshaped = [
-        key for key in state if key in target and state[key].shape != target[key].shape
-    ]
+    misshaped = [key for key in state if key in target and state[key].shape != target[key].shape]
     if missing or unknown or misshaped:
         raise CheckpointError(
             f"{origin} does not fit backbone {config.backbone}: {len(missing)} keys missing "
@@ -93,7 +91,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
         raise CheckpointError(f"Can't read backbone weights {path}: {error}.") from error
     state = state.get("model", state.get("state_dict", state))
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    return {
+        key: value.float() if value.is_floating_point() else value for key, value in state.items()
+    }
 
 
 def _from_torchvision(key: str, config: ModelConfig) -> str:
@@ -122,6 +122,6 @@ def _from_torchvision(key: str, config: ModelConfig) -> str:
 
 
 def _from_timm_swin(key: str) -> str:
-    """timm keeps the merging at the start of a stage, Mask2Former at the end of the one before."""
+    """Timm keeps the merging at the start of a stage, Mask2Former at the end of the one before."""
     match = re.match(r"layers\.(\d)\.downsample\.(.*)$", key)
     return f"layers.{int(match[1]) - 1}.downsample.{match[2]}" if match else key

@@ -1,4 +1,4 @@
-"""The assembled model: every name, its output contract, padding, and the parts against references."""
+"""The assembled model: names, output contract, padding, and the parts against references."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_families_differ_only_where_they_should() -> None:
     kan_only = keys["mask2kan"] - keys["mask2former"]
     assert kan_only
     assert all("mask_embed" in key for key in kan_only)
-    assert {k for k in keys["mask2anomaly"] ^ keys["mask2former"]} == {
+    assert set(keys["mask2anomaly"] ^ keys["mask2former"]) == {
         f"transformer_decoder.layers.{layer}.cross_attn.background.{leaf}"
         for layer in (0, 1)
         for leaf in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
@@ -71,7 +71,9 @@ def test_the_head_has_the_size_the_thesis_states() -> None:
     sizes = {
         head: sum(
             p.numel()
-            for p in mask2kan.create_model(f"{head}_mobilenetv2").transformer_decoder.mask_embed.parameters()
+            for p in mask2kan.create_model(
+                f"{head}_mobilenetv2"
+            ).transformer_decoder.mask_embed.parameters()
         )
         for head in ("mask2kan", "mask2former")
     }
@@ -107,7 +109,9 @@ def test_every_parameter_learns() -> None:
     model = tiny("mask2anomaly_r50").train()
     out = model(torch.rand(2, 3, 64, 64))
     outputs = [out, *out["aux_outputs"]]
-    sum(o["pred_masks"].square().mean() + o["pred_logits"].square().mean() for o in outputs).backward()
+    sum(
+        o["pred_masks"].square().mean() + o["pred_logits"].square().mean() for o in outputs
+    ).backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None]
     assert idle == []
 
@@ -153,7 +157,9 @@ def test_position_encoding_is_the_papers_formula() -> None:
         for x in range(width):
             for half, (position, length) in enumerate(((y, height), (x, width))):
                 for i in range(channels // 2):
-                    angle = (position + 1) / length * two_pi / 10000 ** (2 * (i // 2) / (channels // 2))
+                    angle = (
+                        (position + 1) / length * two_pi / 10000 ** (2 * (i // 2) / (channels // 2))
+                    )
                     wave = torch.sin if i % 2 == 0 else torch.cos
                     expected = wave(torch.tensor(angle))
                     assert encoding[y, x, half * channels // 2 + i] == pytest.approx(
