@@ -1,9 +1,9 @@
 """Mask2KAN: mask classification with a Kolmogorov-Arnold head, and what no mask explains.
 
-    >>> import mask2kan
-    >>> model = mask2kan.load_model("mask2kan_camvid")
-    >>> prediction = mask2kan.Predictor(model)("road.jpg")
-    >>> prediction.anomaly("msp").shape
+>>> import mask2kan
+>>> model = mask2kan.load_model("mask2kan_camvid")
+>>> prediction = mask2kan.Predictor(model)("road.jpg")
+>>> prediction.anomaly("msp").shape
 """
 
 from mask2kan.checkpoints import list_weights, load_model, save_model

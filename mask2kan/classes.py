@@ -78,7 +78,7 @@ def spread_palette(count: int) -> tuple[Color, ...]:
 
 
 def class_names_for(num_classes: int) -> tuple[str, ...]:
-    """Names for a checkpoint that carries none: 19 Cityscapes, 150 ADE20K, else ``class_0``…"""
+    """Names for a checkpoint that carries none: 19 Cityscapes, 150 ADE20K, else ``class_0``…."""
     if num_classes == len(CITYSCAPES):
         return tuple(CITYSCAPES)
     if num_classes == len(ADE20K):

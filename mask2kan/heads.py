@@ -6,6 +6,8 @@ three linear layers (Mask2Former), the KAN two KAN layers (the thesis, [256, 256
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,8 +21,7 @@ class MLP(nn.Module):
     def __init__(self, layer_sizes: list[int]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.Linear(fan_in, fan_out)
-            for fan_in, fan_out in zip(layer_sizes[:-1], layer_sizes[1:], strict=True)
+            nn.Linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(layer_sizes)
         )
 
     def forward(self, queries: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ multiple of the window.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import timm
-from timm.layers import get_act_layer
+from timm.layers.create_act import get_act_layer
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNetFeatures
 from torch import nn
@@ -74,7 +75,7 @@ def _mobilenetv2(config: ModelConfig) -> tuple[nn.Module, list[int]]:
 
 
 def _resnet(config: ModelConfig) -> tuple[nn.Module, list[int]]:
-    backbone = timm.create_model(
+    backbone: Any = timm.create_model(
         "resnet50",
         features_only=True,
         out_indices=(1, 2, 3, 4),

@@ -7,8 +7,10 @@ torchvision's MobileNetV2 (``features.0`` …), timm's own names, and the offici
 from __future__ import annotations
 
 import logging
+import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -20,6 +22,15 @@ from mask2kan.config import ModelConfig
 from mask2kan.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
+
+_UNREADABLE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    OSError,
+)
 
 # What ``pretrained_backbone=True`` downloads, by timm's name
 TIMM_WEIGHTS = {
@@ -85,12 +96,12 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"No backbone weights at {path}: the file does not exist.")
     try:
         if path.suffix == ".safetensors":
-            state = load_file(path)
+            loaded: Any = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
         raise CheckpointError(f"Can't read backbone weights {path}: {error}.") from error
-    state = state.get("model", state.get("state_dict", state))
+    state: dict[str, Tensor] = loaded.get("model", loaded.get("state_dict", loaded))
     return {
         key: value.float() if value.is_floating_point() else value for key, value in state.items()
     }
