@@ -27,6 +27,7 @@ TINY = {
     "decoder_feedforward_dim": 16,
     "num_classes": 19,
 }
+COMMANDS = ("predict", "compare", "info", "models", "convert")
 CALIBRATION = {
     "msp": {"range": [0.0, 0.9], "fpr05": 0.55, "tpr95": 0.2, "best_f1": 0.6, "data": "a test"}
 }
