@@ -58,7 +58,7 @@ def read_picture(source: Source) -> RGB:
         source: a path, the bytes of a file, a PIL image, or an (H, W, 3) uint8 RGB array.
 
     Returns:
-        (H, W, 3) uint8 RGB, upright, contiguous.
+        (H, W, 3) uint8 RGB, upright, contiguous, the caller's own to change.
 
     Raises:
         PictureError: one line with the reason, for anything that is not such a picture.
@@ -146,7 +146,7 @@ def _decode(image: Image.Image) -> RGB:
     try:
         image.load()
         _check_size(image)
-        return np.ascontiguousarray(np.asarray(_to_rgb(_upright(image)), dtype=np.uint8))
+        return np.array(_to_rgb(_upright(image)), dtype=np.uint8)
     except PictureError:
         raise
     except Exception as error:  # as above; a decoder may even claim to be out of memory
@@ -222,4 +222,4 @@ def _checked_array(array: NDArray[np.generic]) -> RGB:
     if array.shape[0] * array.shape[1] > MAX_MEGAPIXELS * 1e6:
         height, width = array.shape[:2]
         raise _refusal(f"it has {height * width / 1e6:.1f} megapixels ({width} × {height})")
-    return np.ascontiguousarray(array, dtype=np.uint8)
+    return np.array(array, dtype=np.uint8, order="C")

@@ -46,6 +46,8 @@ def test_lossless_formats_from_bytes_path_pil_and_array(format, tmp_path):
     for source in (data, path, str(path), Image.fromarray(pixels), pixels):
         read = read_picture(source)
         assert read.dtype == np.uint8
+        assert read.flags.writeable
+        assert not np.shares_memory(read, pixels)
         np.testing.assert_array_equal(read, pixels)
 
 
