@@ -191,7 +191,7 @@ def _head(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "mask_embed": "kan",
         "grid_size": functions - order,
         "spline_order": order,
-        "grid_range": (float(row[order]), float(row[-order - 1])),
+        "grid_range": (round(float(row[order]), 6), round(float(row[-order - 1]), 6)),
         "standalone_spline_scale": f"{layer}spline_scaler" in state,
     }
 
@@ -237,6 +237,7 @@ def build(checkpoint: Checkpoint) -> Mask2KAN:
     _require_finite(checkpoint, state)
     model.load_state_dict(state)
     model.calibration = checkpoint.calibration
+    model.card = checkpoint.card
     model.source = checkpoint.origin
     return model.eval()
 

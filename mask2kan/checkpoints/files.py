@@ -288,7 +288,7 @@ def _dense(values: dict[str, Any]) -> dict[str, Tensor]:
         array = as_array(value)
         if array is not None:
             native = array.astype(array.dtype.newbyteorder("="), order="C")  # a writable copy
-            value = _from_numpy(native, key)  # noqa: PLW2901
+            value = _from_numpy(native, key)
         if not isinstance(value, Tensor):
             raise CheckpointError(
                 f"Its entry {key[:80]!r} is a {type(value).__name__}; a tensor was expected."

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mask2kan import checkpoints
 from mask2kan.checkpoints import describe, load_model
 
 NAMES = ("detectron2_r50_mlp", "detectron2_swin_t_kan", "detectron2_r50_mask2anomaly")
@@ -56,7 +57,7 @@ def rebuild(shared, golden):
 def write(state, path):
     if path.suffix == ".pkl":
         content = {"model": state, "__author__": "test", "matching_heuristics": True}
-        path.write_bytes(pickle.dumps(content, protocol=2))
+        path.write_bytes(pickle.dumps(content, protocol=4))
     else:
         tensors = {key: torch.from_numpy(np.array(value)) for key, value in state.items()}
         torch.save({"model": tensors, "iteration": 90000}, path)
@@ -106,10 +107,11 @@ def test_older_layouts_mean_the_same(shared, tmp_path):
     }
     assert "sem_seg_head.mask_features.weight" in older
     older["criterion.empty_weight"] = np.ones(20, dtype=np.float32)
-    new = load_model(write(state, tmp_path / "new.pth")).state_dict()
-    old = load_model(write(older, tmp_path / "old.pkl")).state_dict()
-    assert new.keys() == old.keys()
-    assert all(torch.equal(new[key], old[key]) for key in new)
+    new = checkpoints._open(write(state, tmp_path / "new.pth"), None, None)
+    old = checkpoints._open(write(older, tmp_path / "old.pkl"), None, None)
+    assert new.config == old.config
+    assert new.state.keys() == old.state.keys()
+    assert all(torch.equal(new.state[key], old.state[key]) for key in new.state)
     about = describe(tmp_path / "old.pkl")
     assert about["family"] == "mask2kan"
     assert about["format"] == "detectron2"
