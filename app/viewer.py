@@ -21,11 +21,11 @@ import numpy as np
 from gradio.data_classes import FileData
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
-from mask2kan.drawing import heat_map
 from numpy.typing import NDArray
 from PIL import Image
 
 from app.service import Answer
+from mask2kan.drawing import heat_map
 
 _FOLDER = Path(__file__).resolve().parent / "viewer"
 _LONGEST = 2048
