@@ -11,10 +11,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import timm
-from timm.layers.create_act import get_act_layer
-from timm.models._efficientnet_builder import decode_arch_def, round_channels
-from timm.models.efficientnet import EfficientNetFeatures
 from torch import nn
 
 from mask2kan.backbones.swin import SwinTransformer
@@ -57,6 +53,11 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, list[int]]:
 
 
 def _mobilenetv2(config: ModelConfig) -> tuple[nn.Module, list[int]]:
+    # timm is imported where it is needed: it takes seconds, and the app's page need not wait.
+    from timm.layers.create_act import get_act_layer
+    from timm.models._efficientnet_builder import decode_arch_def, round_channels
+    from timm.models.efficientnet import EfficientNetFeatures
+
     stages = [
         [stage.format(depth)]
         for stage, depth in zip(MOBILENETV2_STAGES, config.backbone_depths, strict=True)
@@ -75,6 +76,8 @@ def _mobilenetv2(config: ModelConfig) -> tuple[nn.Module, list[int]]:
 
 
 def _resnet(config: ModelConfig) -> tuple[nn.Module, list[int]]:
+    import timm
+
     backbone: Any = timm.create_model(
         "resnet50",
         features_only=True,

@@ -12,7 +12,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -64,6 +63,8 @@ def load_pretrained_backbone(
         CheckpointError: when the file cannot be read or is of another backbone.
     """
     if source is True:
+        import timm
+
         name = TIMM_WEIGHTS[config.backbone]
         state = timm.create_model(name, pretrained=True).state_dict()
         origin = f"timm's {name}"

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -83,6 +82,14 @@ class Mlp(nn.Module):
         return result
 
 
+def _drop_path(rate: float) -> nn.Module:
+    if not rate:
+        return nn.Identity()
+    from timm.layers.drop import DropPath
+
+    return DropPath(rate)
+
+
 class SwinBlock(nn.Module):
     """Window attention, on windows shifted by half in every second block, and an MLP."""
 
@@ -96,7 +103,7 @@ class SwinBlock(nn.Module):
         self.attn = WindowAttention(dim, num_heads, window_size)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path = _drop_path(drop_path)
 
     def forward(self, x: Tensor, shift_mask: Tensor) -> Tensor:
         """(B, H, W, C) to the same; ``shift_mask`` is (nW, N, N)."""

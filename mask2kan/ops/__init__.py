@@ -128,9 +128,10 @@ def _decide(device_type: str, request: str) -> str:
     return _decide_once(device_type, request)
 
 
-# torch.compile asks these two while tracing and keeps the answers as constants.
-torch.compiler.assume_constant_result(_environment_backend)
-torch.compiler.assume_constant_result(_decide)
+# torch.compile asks these two while tracing and keeps the answers as constants. This is all that
+# torch.compiler.assume_constant_result does, but that imports the compiler: seconds at start-up.
+for _function in (_environment_backend, _decide):
+    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
