@@ -25,7 +25,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mask2kan import anomaly, postprocess
-from mask2kan.errors import BackendError, ConfigError, NumericsError, unknown
+from mask2kan.devices import resolve_device
+from mask2kan.errors import ConfigError, NumericsError, unknown
 from mask2kan.pictures import RGB, Source, read_picture
 from mask2kan.postprocess import Geometry, View
 
@@ -72,7 +73,7 @@ class Predictor:
         """
         if max_side < SMALLEST_MAX_SIDE:
             raise ConfigError(f"max_side is {max_side}; it must be at least {SMALLEST_MAX_SIDE}.")
-        self.device = _device(device)
+        self.device = resolve_device(device)
         self.dtype = _dtype(dtype)
         self.max_side = int(max_side)
         self.flip = flip
@@ -331,23 +332,6 @@ def _turn(model: nn.Module) -> Iterator[None]:
         lock = _turns.setdefault(model, threading.Lock())
     with lock:
         yield
-
-
-def _device(name: str | torch.device) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise BackendError(unknown("device", str(name), ("auto", "cpu", "cuda"))) from error
-    if device.type == "cuda" and (
-        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
-    ):
-        raise BackendError(
-            f"Device {str(device)!r} was asked for, but {torch.cuda.device_count()} CUDA cards "
-            "were found. Use device 'auto' or 'cpu'."
-        )
-    return device
 
 
 def _dtype(name: str | torch.dtype) -> torch.dtype:

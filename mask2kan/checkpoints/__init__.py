@@ -30,7 +30,8 @@ from mask2kan.checkpoints.hub import (
 )
 from mask2kan.checkpoints.native import is_native, read_native, save_model
 from mask2kan.checkpoints.transformers import is_transformers, read_transformers
-from mask2kan.errors import BackendError, CheckpointError, unknown
+from mask2kan.devices import resolve_device
+from mask2kan.errors import CheckpointError, unknown
 from mask2kan.model import Mask2KAN
 
 __all__ = ["atomic_writer", "describe", "list_weights", "load_model", "save_model"]
@@ -56,7 +57,7 @@ def load_model(
             of another architecture.
         BackendError: for a device this machine does not have.
     """
-    target = _device(device)
+    target = resolve_device(device)
     return build(_open(source, file, revision)).to(target)
 
 
@@ -185,18 +186,3 @@ def _translate(contents: Contents, folder: Path, origin: str) -> Checkpoint:
         f"It is no Mask2Former, Mask2KAN or Mask2Anomaly: its {len(state)} weights belong to "
         f"{', '.join(parts[:8])}{', …' if len(parts) > 8 else ''}."
     )
-
-
-def _device(name: str | torch.device) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise BackendError(unknown("device", str(name), ("auto", "cpu", "cuda"))) from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise BackendError(
-            f"Device {str(device)!r} was asked for, but {torch.cuda.device_count()} CUDA cards "
-            "were found. Use device 'auto' or 'cpu'."
-        )
-    return device

@@ -1,0 +1,30 @@
+"""Which device a name stands for."""
+
+from __future__ import annotations
+
+import torch
+
+from mask2kan.errors import BackendError, unknown
+
+
+def resolve_device(name: str | torch.device) -> torch.device:
+    """A device this machine has.
+
+    Args:
+        name: ``auto`` (a CUDA card where there is one, else the CPU) or any name torch knows.
+
+    Raises:
+        BackendError: for a name torch does not know, or a card that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise BackendError(unknown("device", str(name), ("auto", "cpu", "cuda"))) from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BackendError(
+            f"Device {str(device)!r} was asked for, but {torch.cuda.device_count()} CUDA cards "
+            "were found. Use device 'auto' or 'cpu'."
+        )
+    return device
