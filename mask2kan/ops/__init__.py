@@ -131,7 +131,7 @@ def _decide(device_type: str, request: str) -> str:
 # torch.compile asks these two while tracing and keeps the answers as constants. This is all that
 # torch.compiler.assume_constant_result does, but that imports the compiler: seconds at start-up.
 for _function in (_environment_backend, _decide):
-    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    vars(_function)["_dynamo_marked_constant"] = True
 
 
 @functools.cache
