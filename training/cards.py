@@ -100,12 +100,17 @@ def _architecture(model: Mask2KAN) -> str:
 def _recipe(run: dict[str, Any]) -> str:
     config, provenance = run["config"], run["provenance"]
     crop = config["augmentation"]["crop"]
+    # Folders of the machine it ran on are nobody's business.
+    command = [
+        f"runs/{Path(part).name}" if Path(part).is_absolute() else part
+        for part in provenance["command"]
+    ]
     return (
         f"`{config['name']}`: {config['steps']} steps of {config['batch_size']} crops of "
         f"{crop[0]}×{crop[1]}, learning rate {config['lr']:g}, seed {config['seed']}. Commit "
         f"`{provenance['commit']}`; torch {provenance['versions'].get('torch', 'unknown')}, "
         f"Python {provenance['python']}.\n\n"
-        f"```\n{' '.join(provenance['command'])}\n```"
+        f"```\n{' '.join(command)}\n```"
     )
 
 
