@@ -204,7 +204,7 @@ def write_results(
     shown = semantic_overlay(prediction, score, value, min_region_pixels=min_region_pixels)
     facts = {"score": score, "range": [low, high], "calibrated": calibrated, "threshold": value}
     raw = io.BytesIO()
-    np.savez_compressed(
+    np.savez(
         raw,
         score=values,
         name=np.array(score),
