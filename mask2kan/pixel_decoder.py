@@ -11,6 +11,7 @@ Axis order: ``spatial_shapes`` (H, W); ``sampling_locations`` (x, y) in [0, 1].
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from mask2kan.config import ModelConfig
 from mask2kan.ops import ms_deform_attn
 from mask2kan.position_encoding import sine_position_encoding
+from mask2kan.strips import in_strips
 
 NUM_LEVELS = 3
 NORM_GROUPS = 32
@@ -56,37 +58,39 @@ class MSDeformAttn(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(
-        self, query: Tensor, reference_points: Tensor, memory: Tensor, spatial_shapes: SpatialShapes
-    ) -> Tensor:
+    def forward(self, query: Tensor, grid: SamplingGrid, memory: Tensor) -> Tensor:
         """Gather from ``memory`` around every query's own position.
 
         Args:
             query: (B, S, C), what decides where to look and how much.
-            reference_points: (S, 2) float32, (x, y) in [0, 1].
+            grid: where the queries stand, from ``sampling_grid``.
             memory: (B, S, C), what is gathered.
-            spatial_shapes: (H, W) of each level.
 
         Returns:
             (B, S, C).
         """
         per_head = (self.num_heads, NUM_LEVELS, self.num_points)
         value = self.value_proj(memory).unflatten(-1, (self.num_heads, -1))
-        # Pixels to [0, 1]; in float32 always, bfloat16 locations would be a quarter pixel off.
-        size_xy = torch.tensor(
-            [(width, height) for height, width in spatial_shapes],
-            dtype=torch.float32,
-            device=query.device,
+        # In float32 always: bfloat16 locations would be a quarter pixel off.
+        offsets = self.sampling_offsets(query).to(grid.centres.dtype)
+        locations = torch.addcmul(grid.centres, offsets, grid.pixel)
+        weights = softmax_of_few(self.attention_weights(query).unflatten(-1, (self.num_heads, -1)))
+        gathered = ms_deform_attn(
+            value,
+            grid.spatial_shapes,
+            locations.unflatten(-1, (*per_head, 2)),
+            weights.unflatten(-1, per_head[1:]),
         )
-        offsets = (
-            self.sampling_offsets(query).unflatten(-1, (*per_head, 2)).to(reference_points.dtype)
-        )
-        sampling_locations = reference_points[:, None, None, None, :] + offsets / size_xy[:, None]
-        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
-        attention_weights = weights.softmax(dim=-1).unflatten(-1, per_head[1:])
-        gathered = ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
         result: Tensor = self.output_proj(gathered)
         return result
+
+
+def softmax_of_few(scores: Tensor) -> Tensor:
+    """Softmax over the last axis, a dozen numbers: too few for torch's own to be quick on a CPU."""
+    if scores.device.type != "cpu":
+        return scores.softmax(dim=-1)
+    powers = (scores - scores.detach().amax(dim=-1, keepdim=True)).exp()
+    return powers / powers.sum(dim=-1, keepdim=True)
 
 
 class EncoderLayer(nn.Module):
@@ -103,13 +107,15 @@ class EncoderLayer(nn.Module):
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)
 
-    def forward(
-        self, memory: Tensor, pos: Tensor, reference_points: Tensor, spatial_shapes: SpatialShapes
-    ) -> Tensor:
+    def forward(self, memory: Tensor, pos: Tensor, grid: SamplingGrid) -> Tensor:
         """(B, S, C) to (B, S, C); ``pos`` is (1, S, C), added to the queries only."""
-        gathered = self.self_attn(memory + pos, reference_points, memory, spatial_shapes)
+        gathered = self.self_attn(memory + pos, grid, memory)
         memory = self.norm1(memory + gathered)
-        result: Tensor = self.norm2(memory + self.linear2(F.relu(self.linear1(memory))))
+        fed = in_strips(self._feed_forward, memory.flatten(0, 1), widest=self.linear1.out_features)
+        return fed.view_as(memory)
+
+    def _feed_forward(self, memory: Tensor) -> Tensor:
+        result: Tensor = self.norm2(memory + self.linear2(self.linear1(memory).relu_()))
         return result
 
 
@@ -126,6 +132,8 @@ class PixelDecoder(nn.Module):
         super().__init__()
         channels = config.hidden_dim
         groups = math.gcd(NORM_GROUPS, channels)
+        self.num_heads = config.num_heads
+        self.num_points = config.num_points
         quarter, *coarser = in_channels
         self.input_proj = nn.ModuleList(
             nn.Sequential(nn.Conv2d(count, channels, 1), nn.GroupNorm(groups, channels))
@@ -191,16 +199,43 @@ class PixelDecoder(nn.Module):
             ],
             dim=1,
         )
-        reference_points = torch.cat(
-            [pixel_centres(height, width, memory.device) for height, width in spatial_shapes]
-        )
+        grid = sampling_grid(spatial_shapes, self.num_heads, self.num_points, memory.device)
         for layer in self.encoder_layers:
-            memory = layer(memory, pos, reference_points, spatial_shapes)
+            memory = layer(memory, pos, grid)
         sizes = [height * width for height, width in spatial_shapes]
         return [
             level.transpose(1, 2).unflatten(2, shape)
             for level, shape in zip(memory.split(sizes, dim=1), spatial_shapes, strict=True)
         ]
+
+
+class SamplingGrid(NamedTuple):
+    """Where the queries of the encoder stand, laid out as ``sampling_offsets`` lays out its result.
+
+    Attributes:
+        spatial_shapes: (H, W) of each level.
+        centres: (S, M·L·P·2) float32, every query's own (x, y) in [0, 1], once per sample.
+        pixel: (M·L·P·2) float32, one pixel of each sample's level in [0, 1].
+    """
+
+    spatial_shapes: SpatialShapes
+    centres: Tensor
+    pixel: Tensor
+
+
+def sampling_grid(
+    spatial_shapes: SpatialShapes, num_heads: int, num_points: int, device: torch.device
+) -> SamplingGrid:
+    """Lay out what all encoder layers share; long rows keep their arithmetic vectorised."""
+    centres = torch.cat([pixel_centres(height, width, device) for height, width in spatial_shapes])
+    pixel = torch.tensor(
+        [(1 / width, 1 / height) for height, width in spatial_shapes],
+        dtype=torch.float32,
+        device=device,
+    )
+    per_head = pixel[:, None].expand(-1, num_points, -1).flatten()
+    samples = num_heads * len(spatial_shapes) * num_points
+    return SamplingGrid(spatial_shapes, centres.repeat(1, samples), per_head.repeat(num_heads))
 
 
 def pixel_centres(height: int, width: int, device: torch.device) -> Tensor:

@@ -16,8 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mask2kan.strips import in_strips
+
 NUM_STAGES = 4
-MASKED = -100.0  # the reference's "minus infinity"
+# The reference says -100, but exp(-100) is a denormal number: a processor multiplies by it at a
+# small fraction of its speed, and exp(-1000), which is 0, adds the same nothing to a sum.
+MASKED = -1000.0
 
 
 class WindowAttention(nn.Module):
@@ -46,18 +50,29 @@ class WindowAttention(nn.Module):
             mask: (nW, N, N), added to the scores of each window, or None.
 
         Returns:
-            (B·nW, N, C).
+            (B·nW, N, C), still without ``proj``: that is for the tokens of the picture alone, not
+            for those which pad it to whole windows.
         """
-        count, tokens, _ = windows.shape
+        tokens, channels = windows.shape[1:]
+        bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
+        bias = bias.unflatten(0, (tokens, tokens)).permute(2, 0, 1)  # (M, N, N)
+        widest = tokens * (3 * channels + self.num_heads * tokens)
+        if mask is None:
+            return in_strips(lambda some: self._attend(some, bias[None]), windows, widest=widest)
+        pictures = len(windows) // len(mask)
+        return in_strips(
+            lambda some, masks: self._attend(some, bias + masks[:, None]),
+            windows,
+            mask.repeat(pictures, 1, 1),
+            widest=widest,
+        )
+
+    def _attend(self, windows: Tensor, bias: Tensor) -> Tensor:
+        """(n, N, C) windows to the same; ``bias`` is (n or 1, M, N, N)."""
         qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
-        bias = bias.unflatten(0, (tokens, tokens)).permute(2, 0, 1)[None]  # (1, M, N, N)
-        if mask is not None:
-            bias = (bias + mask[:, None]).repeat(count // mask.shape[0], 1, 1, 1)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
-        result: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
-        return result
+        return attended.transpose(1, 2).flatten(2)
 
 
 def relative_position_index(window_size: int) -> Tensor:
@@ -78,6 +93,10 @@ class Mlp(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(…, C) to (…, C)."""
+        rows = tokens.flatten(0, -2)
+        return in_strips(self._mlp, rows, widest=self.fc1.out_features).view_as(tokens)
+
+    def _mlp(self, tokens: Tensor) -> Tensor:
         result: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
         return result
 
@@ -125,7 +144,8 @@ class SwinBlock(nn.Module):
         x = x.reshape(batch, rows * window, columns * window, channels)
         if self.shift:
             x = x.roll((self.shift, self.shift), dims=(1, 2))
-        return x[:, :height, :width]
+        result: Tensor = self.attn.proj(x[:, :height, :width])
+        return result
 
 
 def shift_mask(height: int, width: int, window: int, device: torch.device) -> Tensor:

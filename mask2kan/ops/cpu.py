@@ -32,7 +32,7 @@ from torch import Tensor
 from mask2kan.ops.operator import BACKWARD, FORWARD
 
 # Points in a piece and rows gathered at a time: sizes at which temporaries stay in cache.
-_PIECE_POINTS = 1 << 19
+_PIECE_POINTS = 1 << 18
 _GATHERED_FLOATS = 1 << 19
 
 
@@ -204,9 +204,9 @@ def _forward(
     value: Tensor, spatial_shapes: list[int], locations: Tensor, weights: Tensor
 ) -> Tensor:
     batch, _, heads, channels = value.shape
-    output = value.new_zeros((batch, locations.shape[1], heads, channels))
+    output = value.new_empty((batch, locations.shape[1], heads, channels))
     if 0 in (*value.shape, *locations.shape):
-        return output.flatten(2)
+        return output.zero_().flatten(2)
     canvas = _canvas_for(value, spatial_shapes, locations)
     for piece in _pieces(value, locations):
         table = canvas.draw(_part(value, piece))
