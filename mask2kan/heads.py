@@ -46,3 +46,8 @@ def build_mask_embed(config: ModelConfig) -> nn.Module:
         base_activation=config.base_activation,
         standalone_spline_scale=config.standalone_spline_scale,
     )
+
+
+def shared_weights(mask_embed: nn.Module) -> dict[str, list[Tensor]]:
+    """What a head computes from its weights alone, as arguments for several calls of it."""
+    return {"weights": mask_embed.edge_weights()} if isinstance(mask_embed, KAN) else {}

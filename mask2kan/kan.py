@@ -37,7 +37,15 @@ from torch.utils.checkpoint import checkpoint
 
 from mask2kan.config import BASE_ACTIVATIONS
 from mask2kan.errors import ConfigError, NumericsError, unknown
-from mask2kan.splines import least_squares, quantile_grid, spline_basis, transfer_matrix
+from mask2kan.splines import (
+    FeatureTable,
+    edge_features,
+    feature_table,
+    least_squares,
+    quantile_grid,
+    spline_basis,
+    transfer_matrix,
+)
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -130,6 +138,7 @@ class KANLinear(nn.Module):
         self.base_activation = base_activation
         self.standalone_spline_scale = standalone_spline_scale
         self.grid_eps = grid_eps
+        self._table: tuple[Tensor, FeatureTable] | None = None
 
         step = (high - low) / grid_size
         knots = torch.arange(-spline_order, grid_size + spline_order + 1) * step + low
@@ -165,26 +174,54 @@ class KANLinear(nn.Module):
             noise = noise * self.scale_spline
         weight.copy_(noise @ interpolate.to(weight).transpose(0, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """Sum of the edges into each output.
 
         Args:
             x: (..., I). Values beyond the knots see the base branch only; a value that is not
                 finite makes its whole row NaN.
+            weight: ``edge_weight()``, where several calls share it.
 
         Returns:
             (..., O), in the dtype of x; computed in float32 or better.
         """
         with _full_precision(x):
-            return self._sum_of_edges(x)
+            rows = x.reshape(-1, self.in_features).to(self._compute_dtype(x))
+            if weight is None:
+                weight = self.edge_weight()
+            total = F.linear(self._features(rows), weight.to(rows.dtype))
+            return total.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
-    def _sum_of_edges(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, self.in_features).to(self._compute_dtype(x))
-        base = F.linear(self._activate(rows), self.base_weight.to(rows.dtype))
+    def edge_weight(self) -> Tensor:
+        """Both branches' weights side by side, (O, I·(P + 1)): one product serves them both."""
+        dtype = self._compute_dtype(self.spline_weight)
+        spline, base = self.spline_weight.to(dtype), self.base_weight.to(dtype)
+        if torch.compiler.is_compiling():  # which fuses the plain operators by itself
+            spline = self.scaled_spline_weight(dtype)
+            return torch.cat([base.unsqueeze(-1), spline], dim=-1).flatten(1)
+        scaler = self.spline_scaler.to(dtype) if self.standalone_spline_scale else None
+        weight: Tensor = _EdgeWeight.apply(base, spline, scaler)
+        return weight
+
+    def _features(self, rows: Tensor) -> Tensor:
+        """(N, I) to (N, I·(P + 1)): the activation and the basis of every input."""
+        activated = self._activate(rows)
+        # Compilers fuse, and other programs know, the plain operators; so do graphics cards.
+        if rows.device.type == "cpu" and not torch.compiler.is_compiling():
+            return edge_features(rows, activated, self._feature_table(rows.dtype))
         basis = spline_basis(rows, self.grid.to(rows.dtype), self.spline_order)
-        coefficients = self.scaled_spline_weight(rows.dtype)
-        total = torch.addmm(base, basis.flatten(1), coefficients.flatten(1).transpose(0, 1))
-        return total.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+        return torch.cat([activated.unsqueeze(-1), basis], dim=-1).flatten(1)
+
+    def _feature_table(self, dtype: torch.dtype) -> FeatureTable:
+        """The grid's table, made again whenever the grid is not what it was made for."""
+        kept = self._table
+        if kept is None or kept[1].rows.dtype != dtype or not torch.equal(kept[0], self.grid):
+            # not an inference tensor: a recorded pass may come after this one
+            with torch.inference_mode(False):
+                grid = self.grid.clone()
+                kept = (grid, feature_table(grid, self.spline_order, dtype))
+            self._table = kept
+        return kept[1]
 
     def scaled_spline_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Spline coefficients with the scaler applied, (O, I, P)."""
@@ -296,20 +333,22 @@ class KANLinear(nn.Module):
         rows = x.reshape(-1, self.in_features).to(self._compute_dtype(x))
         total = rows.new_zeros(self.out_features, self.in_features)
         with _full_precision(x):
+            weight = self.edge_weight().to(rows.dtype)
             for part in rows.split(max(1, _EDGE_ELEMENTS // total.numel())):
                 total = total + checkpoint(
-                    self._sum_of_magnitudes, part, use_reentrant=False, preserve_rng_state=False
+                    self._sum_of_magnitudes,
+                    part,
+                    weight,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
                 )
         return total / max(1, len(rows))
 
-    def _sum_of_magnitudes(self, rows: Tensor) -> Tensor:
+    def _sum_of_magnitudes(self, rows: Tensor, weight: Tensor) -> Tensor:
         """(n, I) to (O, I): sum over the rows of every edge's |phi|."""
-        base = self._activate(rows).unsqueeze(-1)
-        basis = spline_basis(rows, self.grid.to(rows.dtype), self.spline_order)
-        functions = torch.cat([base, basis], dim=-1)
-        base_weight = self.base_weight.to(rows.dtype).unsqueeze(-1)
-        weights = torch.cat([base_weight, self.scaled_spline_weight(rows.dtype)], dim=-1)
-        edges = functions.transpose(0, 1) @ weights.permute(1, 2, 0)  # (I, n, O)
+        features = self._features(rows).unflatten(1, (self.in_features, -1))
+        weight = weight.unflatten(1, (self.in_features, -1))
+        edges: Tensor = features.transpose(0, 1) @ weight.permute(1, 2, 0)  # (I, n, O)
         return edges.abs().sum(dim=1).transpose(0, 1)
 
     @torch.no_grad()
@@ -390,6 +429,35 @@ class KANLinear(nn.Module):
         )
 
 
+class _EdgeWeight(torch.autograd.Function):
+    """Base weights and scaled spline weights in one tensor, without passes over copies of them."""
+
+    @staticmethod
+    def forward(ctx: Any, base: Tensor, spline: Tensor, scaler: Tensor | None) -> Tensor:
+        weight = spline.new_empty(*base.shape, spline.shape[-1] + 1)
+        weight[..., 0] = base
+        ctx.edges = (base.shape[1], -1)
+        if scaler is None:
+            weight[..., 1:] = spline
+            ctx.save_for_backward()
+        else:
+            torch.mul(spline, scaler.unsqueeze(-1), out=weight[..., 1:])
+            ctx.save_for_backward(spline, scaler)
+        return weight.flatten(1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        grad = grad.unflatten(1, ctx.edges)
+        grad_base, grad_spline = grad[..., 0], grad[..., 1:]
+        saved = ctx.saved_tensors
+        if not saved:
+            return grad_base, grad_spline, None
+        spline, scaler = saved
+        grad_scaler = torch.mul(grad_spline, spline).sum(dim=-1)
+        return grad_base, grad_spline * scaler.unsqueeze(-1), grad_scaler
+
+
 class KAN(nn.Module):
     """A chain of ``KANLinear`` layers.
 
@@ -412,11 +480,20 @@ class KAN(nn.Module):
             for inputs, outputs in itertools.pairwise(layer_sizes)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., first size) to (..., last size)."""
-        for layer in self.layers:
-            x = layer(x)
+    def forward(self, x: Tensor, weights: Sequence[Tensor] | None = None) -> Tensor:
+        """(..., first size) to (..., last size).
+
+        Args:
+            x: inputs.
+            weights: ``edge_weights()``, where several calls share them.
+        """
+        for layer, weight in zip(self.layers, weights or self.edge_weights(), strict=True):
+            x = layer(x, weight)
         return x
+
+    def edge_weights(self) -> list[Tensor]:
+        """What every layer computes from its weights alone, for several calls of ``forward``."""
+        return [layer.edge_weight() for layer in self._kan_layers()]
 
     @torch.no_grad()
     def update_grid(self, x: Tensor, margin: float = 0.01) -> None:

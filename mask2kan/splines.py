@@ -3,7 +3,9 @@
 Pure functions on tensors; ``mask2kan.kan`` builds layers from them. The basis is de Boor's: at any
 x only k + 1 functions are not zero, so a triangle of k(k + 1)/2 ratios gives them and they are
 scattered to their places. The recursion over all functions (efficient-kan) gives the same values
-in more time. The grid is efficient-kan's blend of quantiles and uniform steps, with two
+in more time. Within a cell, the stretch between two knots, each function is a polynomial; with
+these tabulated (``feature_table``) a processor evaluates the basis in half the time once more. The
+grid is efficient-kan's blend of quantiles and uniform steps, with two
 departures: knots keep a minimum distance, so that collapsed activations cannot make the basis NaN,
 and the refit is the least-squares optimum.
 
@@ -12,7 +14,7 @@ Legend: I inputs, G grid intervals, k spline order, N rows, P = G + k functions 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -143,6 +145,127 @@ def _functions_of_cell(
     index = cells - 1 - order + torch.arange(order + 1, device=cell.device)
     exists = (index >= 0) & (index < num_functions) & (cells > 0) & (cells < num_knots)
     return F.embedding(cell, index % num_functions), F.embedding(cell, exists.to(dtype))
+
+
+class FeatureTable(NamedTuple):
+    """The basis as polynomials in u, which runs from 0 to 1 across a cell; C = G + 2k + 2 cells.
+
+    The first and the last cell of a feature are what lies outside its knots. Every cell has k + 2
+    rows of P + 1 numbers, one per function and one, the first, for the activation: row 0 is 1 for
+    the activation and 0 else, row 1 + m has the functions' coefficients of u^m. So the features of
+    an x are the sum of its cell's rows times (activation, 1, u, ..., u^k).
+
+    Attributes:
+        order: k.
+        knots: (G + 2k + 1, 1, I).
+        first_cell: (I,) int32, number of the feature's first cell among all I·C.
+        cells: (I·C, 2) left end and 1 / width; both 0 outside.
+        rows: (I·C·(k + 2), P + 1).
+    """
+
+    order: int
+    knots: Tensor
+    first_cell: Tensor
+    cells: Tensor
+    rows: Tensor
+
+
+@torch.no_grad()
+def feature_table(grid: Tensor, order: int, dtype: torch.dtype) -> FeatureTable:
+    """Tabulate ``edge_features`` on a grid.
+
+    Args:
+        grid: (I, P + k + 1) knots, not decreasing along the second axis.
+        order: k, at least 1.
+        dtype: of what is computed with the table; the table itself is made in float64.
+    """
+    num_inputs, num_knots = grid.shape
+    num_functions, num_cells = num_knots - 1 - order, num_knots + 1
+    knots = grid.to(torch.float64)
+    left = F.pad(knots, (1, 0))
+    width = F.pad(knots.diff(dim=1), (1, 1))
+    cells = torch.arange(num_cells, device=grid.device).expand(num_inputs, -1)
+    inside = (cells > 0) & (cells < num_knots)
+    left = torch.where(inside, left, 0)
+
+    # a polynomial of degree k is known from k + 1 points; a cell without width is never looked up
+    points = torch.linspace(0, 1, order + 1, dtype=torch.float64, device=grid.device)
+    x = left.unsqueeze(-1) + points * width.unsqueeze(-1)  # (I, C, k + 1)
+    nearby = [knot.T.unsqueeze(-1) for knot in _nearby_knots(cells.T.int(), knots, order)]
+    values = torch.stack(_de_boor(x, tuple(nearby), order)[0], dim=-2)
+    interpolate = torch.linalg.inv(torch.vander(points, increasing=True))
+    coefficients = torch.where(width[..., None, None] > 0, values @ interpolate.T, 0)
+
+    index, exists = _functions_of_cell(cells, num_functions, order, torch.float64)
+    powers = (coefficients * exists.unsqueeze(-1)).transpose(-1, -2)  # (I, C, power, function)
+    rows = grid.new_zeros((num_inputs, num_cells, order + 2, num_functions + 1)).double()
+    rows[:, :, 0, 0] = 1
+    target = (1 + index).unsqueeze(-2).expand_as(powers)
+    rows[:, :, 1:].scatter_(-1, target, powers)
+    return FeatureTable(
+        order,
+        grid.T.unsqueeze(1).to(dtype).contiguous(),
+        torch.arange(num_inputs, dtype=torch.int32, device=grid.device) * num_cells,
+        torch.stack([left, torch.where(width > 0, 1 / width, 0)], dim=-1).to(dtype).flatten(0, 1),
+        rows.to(dtype).flatten(0, 2),
+    )
+
+
+def edge_features(x: Tensor, activated: Tensor, table: FeatureTable) -> Tensor:
+    """The activation and every B-spline of each x, side by side: what a KAN layer's weights meet.
+
+    Args:
+        x: (N, I).
+        activated: (N, I), the base activation of x.
+        table: of the layer's grid.
+
+    Returns:
+        (N, I·(P + 1)); as ``spline_basis``, with the activation before each feature's functions.
+    """
+    features: Tensor = _EdgeFeatures.apply(x, activated, table)
+    return features
+
+
+class _EdgeFeatures(torch.autograd.Function):
+    """One lookup forward, and one of the polynomials' derivatives backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, activated: Tensor, table: FeatureTable) -> Tensor:
+        cell = (x >= table.knots).sum(dim=0, dtype=torch.int32).add_(table.first_cell)
+        left, inverse_width = F.embedding(cell, table.cells).unbind(-1)
+        u = (x - left).mul_(inverse_width)  # 0 outside, but NaN where x is not finite
+        ctx.table = table
+        ctx.save_for_backward(cell, inverse_width, u)
+        powers = [activated, torch.ones_like(u), u]
+        for _ in range(table.order - 1):
+            powers.append(powers[-1] * u)
+        features = _sum_of_rows(cell, powers, 0, table)
+        return features.view(len(x), x.shape[1] * features.shape[1])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        cell, inverse_width, u = ctx.saved_tensors
+        slopes = [torch.ones_like(u)]  # of u, u^2, ...: 1, 2u, ...
+        for degree in range(2, ctx.table.order + 1):
+            slopes.append((slopes[-1] * u).mul_(degree / (degree - 1)))
+        derivative = _sum_of_rows(cell, slopes, 2, ctx.table)
+        grad = grad.reshape(*u.shape, derivative.shape[1])
+        grad_u = derivative.view_as(grad).mul_(grad).sum(dim=-1)
+        return grad_u.mul_(inverse_width), grad[..., 0], None
+
+
+def _sum_of_rows(cell: Tensor, factors: list[Tensor], first: int, table: FeatureTable) -> Tensor:
+    """(N·I, P + 1): each cell's rows from ``first`` on, times one factor each."""
+    count = len(factors)
+    rows = torch.arange(first, first + count, dtype=cell.dtype, device=cell.device)
+    rows = cell.unsqueeze(-1) * (table.order + 2) + rows
+    return F.embedding_bag(
+        rows.view(-1, count),
+        table.rows,
+        mode="sum",
+        per_sample_weights=torch.stack(factors, dim=-1).view(-1, count),
+    )
 
 
 def quantile_grid(

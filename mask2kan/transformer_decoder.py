@@ -15,6 +15,7 @@ Legend: B batch, Q queries, C channels, S positions of one level, K classes, h w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypedDict
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mask2kan.config import ModelConfig
-from mask2kan.heads import build_mask_embed
+from mask2kan.heads import build_mask_embed, shared_weights
 from mask2kan.position_encoding import sine_position_encoding
 
 NUM_LEVELS = 3
@@ -189,8 +190,9 @@ class TransformerDecoder(nn.Module):
             ).flatten(2)
             for level in levels
         ]
+        head = shared_weights(self.mask_embed)
         queries = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)
-        decoded, embeddings = self._read_out(queries)
+        decoded, embeddings = self._read_out(queries, head)
         states = [(decoded, embeddings)]
         for index, layer in enumerate(self.layers):
             level = index % NUM_LEVELS
@@ -198,7 +200,7 @@ class TransformerDecoder(nn.Module):
             queries = layer(
                 queries, self.query_embed.weight, keys[level], values[level], mask_logits
             )
-            decoded, embeddings = self._read_out(queries)
+            decoded, embeddings = self._read_out(queries, head)
             states.append((decoded, embeddings))
         last = self._predict(*states[-1], mask_features)
         aux = [self._predict(*state, mask_features) for state in states[:-1]] if with_aux else []
@@ -217,10 +219,10 @@ class TransformerDecoder(nn.Module):
         ]
         return keys, values
 
-    def _read_out(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+    def _read_out(self, queries: Tensor, head: Mapping[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
         """Normed queries (B, Q, C) and their mask embeddings (B, Q, C)."""
         decoded = self.decoder_norm(queries)
-        return decoded, self.mask_embed(decoded)
+        return decoded, self.mask_embed(decoded, **head)
 
     def _predict(self, decoded: Tensor, embeddings: Tensor, mask_features: Tensor) -> Queries:
         return {

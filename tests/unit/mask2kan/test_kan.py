@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from mask2kan.config import BASE_ACTIVATIONS
 from mask2kan.errors import ConfigError, NumericsError
 from mask2kan.kan import KAN, EdgeCurve, KANLinear, edge_entropy
-from mask2kan.splines import quantile_grid, spline_basis
+from mask2kan.splines import edge_features, feature_table, quantile_grid, spline_basis
 
 REFERENCE_ACTIVATIONS = {
     "silu": lambda x: x * torch.sigmoid(x),
@@ -71,57 +72,120 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
 # ---------------------------------------------------------------------------------------- basis
 
 
+def tabulated_basis(x: torch.Tensor, grid: torch.Tensor, order: int) -> torch.Tensor:
+    """``spline_basis`` by the lookup that an eager CPU pass uses; checks its first column too."""
+    activated = x.detach().nan_to_num().cos()
+    features = edge_features(x, activated, feature_table(grid, order, x.dtype))
+    features = features.view(*x.shape, -1)
+    assert torch.equal(features[..., 0].isfinite(), x.isfinite())
+    kept = x.isfinite()
+    torch.testing.assert_close(features[..., 0][kept], activated[kept], rtol=0, atol=0)
+    return features[..., 1:]
+
+
+both_ways = pytest.mark.parametrize("basis", [spline_basis, tabulated_basis])
+
+
+@both_ways
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("intervals", [1, 2, 5, 11])
-def test_basis_is_scipys(order, intervals):
+def test_basis_is_scipys(basis, order, intervals):
     grid = random_knots(4, intervals, order)
     low, high = grid[:, 0], grid[:, -1]
     spread = torch.lerp(low - 0.5, high + 0.5, torch.rand(300, 1))
     nudge = torch.tensor(1e-4)
     at_knots = grid.T
     x = torch.cat([spread, at_knots, at_knots + nudge, at_knots - nudge, (low - 99)[None]])
-    ours = spline_basis(x, grid, order)
+    ours = basis(x, grid, order)
     assert ours.shape == (len(x), 4, intervals + order)
     np.testing.assert_allclose(ours, scipy_basis(x.numpy(), grid.numpy(), order), atol=1e-5)
 
 
+@both_ways
 @pytest.mark.parametrize("order", [1, 3, 5])
-def test_basis_sums_to_one_inside_only(order):
+def test_basis_sums_to_one_inside_only(basis, order):
     grid = random_knots(3, 6, order, torch.float64)
     inside = torch.lerp(grid[:, order], grid[:, -1 - order], torch.rand(50, 1).double())
     torch.testing.assert_close(
-        spline_basis(inside, grid, order).sum(-1), torch.ones(50, 3).double(), atol=1e-12, rtol=0
+        basis(inside, grid, order).sum(-1), torch.ones(50, 3).double(), atol=1e-12, rtol=0
     )
     # At and beyond the ends of the last knots: exactly nothing.
     outside = torch.stack([grid[:, 0] - 1e-9, grid[:, -1], grid[:, -1] + 1e30])
-    assert (spline_basis(outside, grid, order) == 0).all()
+    assert (basis(outside, grid, order) == 0).all()
 
 
+@both_ways
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
-def test_basis_gradcheck(order):
+def test_basis_gradcheck(basis, order):
     grid = random_knots(3, 4, order, torch.float64)
     x = torch.lerp(grid[:, 0] - 0.3, grid[:, -1] + 0.3, torch.rand(40, 1).double())
-    assert torch.autograd.gradcheck(lambda v: spline_basis(v, grid, order), (x.requires_grad_(),))
+    assert torch.autograd.gradcheck(lambda v: basis(v, grid, order), (x.requires_grad_(),))
 
 
+@both_ways
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_coinciding_knots_give_zeros_not_nan(order):
+def test_coinciding_knots_give_zeros_not_nan(basis, order):
     grid = random_knots(2, 5, order)
     grid[0, order + 1] = grid[0, order + 2]
     grid[1] = 0.25
     x = torch.cat([grid.T, grid.T + 0.01, grid.T - 0.01]).requires_grad_()
-    basis = spline_basis(x, grid, order)
-    assert basis.isfinite().all()
-    assert (basis[:, 1] == 0).all()
-    basis.square().sum().backward()
+    values = basis(x, grid, order)
+    assert values.isfinite().all()
+    assert (values[:, 1] == 0).all()
+    values.square().sum().backward()
     assert x.grad.isfinite().all()
     # Scipy's own answer with a double knot.
     points = np.linspace(float(grid[0, order]) + 1e-3, float(grid[0, -1 - order]) - 1e-3, 50)
     expected = scipy.interpolate.BSpline.design_matrix(
         points, grid[0].double().numpy(), order
     ).toarray()
-    ours = spline_basis(torch.tensor(points)[:, None], grid[:1].double(), order)[:, 0]
+    ours = basis(torch.tensor(points)[:, None], grid[:1].double(), order)[:, 0]
     np.testing.assert_allclose(ours, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("width", [1e-6, 1e-3])
+def test_tabulated_basis_on_a_very_uneven_grid(width):
+    """A cell a million times narrower than its neighbours: the least the grid update allows."""
+    grid = torch.linspace(-2, 2, 12).repeat(3, 1)
+    grid[:, 6:] = grid[:, 6:] - grid[:, 6:7] + grid[:, 5:6] + width
+    share = torch.rand(200, 1)
+    x = torch.cat(
+        [torch.lerp(grid[:, 5], grid[:, 6], share), torch.lerp(grid[:, 0], grid[:, -1], share)]
+    )
+    expected = scipy_basis(x.numpy(), grid.numpy(), 3)
+    # x itself is a rounded number, which moves it by a share of so narrow a cell
+    np.testing.assert_allclose(tabulated_basis(x, grid, 3), expected, atol=1e-5)
+
+
+def test_table_follows_the_grid_however_it_changes():
+    layer = KANLinear(4, 3)
+    x = torch.randn(20, 4)
+    with torch.inference_mode():
+        first = layer(x)
+    layer.grid.data.mul_(1.5)  # behind the back of every version counter
+    with torch.inference_mode():
+        second = layer(x)
+    expected = F.linear(F.silu(x), layer.base_weight) + torch.einsum(
+        "nip,oip->no", spline_basis(x, layer.grid, 3), layer.scaled_spline_weight()
+    )
+    torch.testing.assert_close(second, expected.detach())
+    assert not torch.allclose(first, second)
+    # the table made while nothing was recorded serves a recorded pass, and a copied layer
+    copy.deepcopy(layer)(x.requires_grad_()).sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_shared_weights_change_nothing():
+    network = KAN([6, 5, 4], standalone_spline_scale=False)
+    x = torch.randn(9, 6)
+    shared = network.edge_weights()
+    assert torch.equal(network(x, shared), network(x))
+    (network(x, shared) + network(2 * x, shared)).sum().backward()
+    found = [parameter.grad.clone() for parameter in network.parameters()]
+    network.zero_grad()
+    (network(x) + network(2 * x)).sum().backward()
+    for parameter, grad in zip(network.parameters(), found, strict=True):
+        torch.testing.assert_close(parameter.grad, grad)
 
 
 # ---------------------------------------------------------------------------------------- layer
