@@ -21,7 +21,6 @@ P = G + k functions in the basis, on G + 2k + 1 knots.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import math
@@ -36,6 +35,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mask2kan.config import BASE_ACTIVATIONS
+from mask2kan.devices import full_precision
 from mask2kan.errors import ConfigError, NumericsError, unknown
 from mask2kan.splines import (
     FeatureTable,
@@ -185,7 +185,7 @@ class KANLinear(nn.Module):
         Returns:
             (..., O), in the dtype of x; computed in float32 or better.
         """
-        with _full_precision(x):
+        with full_precision(x):
             rows = x.reshape(-1, self.in_features).to(self._compute_dtype(x))
             if weight is None:
                 weight = self.edge_weight()
@@ -332,7 +332,7 @@ class KANLinear(nn.Module):
         """
         rows = x.reshape(-1, self.in_features).to(self._compute_dtype(x))
         total = rows.new_zeros(self.out_features, self.in_features)
-        with _full_precision(x):
+        with full_precision(x):
             weight = self.edge_weight().to(rows.dtype)
             for part in rows.split(max(1, _EDGE_ELEMENTS // total.numel())):
                 total = total + checkpoint(
@@ -547,17 +547,6 @@ def edge_entropy(magnitudes: Tensor) -> Tensor:
     """
     share = magnitudes / magnitudes.sum().clamp_min(1e-12)
     return -(share * share.clamp_min(torch.finfo(share.dtype).tiny).log()).sum()
-
-
-@contextlib.contextmanager
-def _full_precision(x: Tensor) -> Iterator[None]:
-    """Autocast off, for devices that have it and where it is on."""
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        with torch.autocast(device, enabled=False):
-            yield
-    else:
-        yield
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -8,6 +8,7 @@ Legend: B batch, H W picture size, Q queries, K classes.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mask2kan.backbones import build_backbone, load_pretrained_backbone
+from mask2kan.backbones import (
+    FULL_PRECISION_BACKBONES,
+    build_backbone,
+    load_pretrained_backbone,
+)
 from mask2kan.classes import class_names_for, palette_for
 from mask2kan.config import ModelConfig, model_config, model_names
+from mask2kan.devices import full_precision
 from mask2kan.pixel_decoder import PixelDecoder
 from mask2kan.transformer_decoder import Prediction, TransformerDecoder
 
@@ -48,6 +54,7 @@ class Mask2KAN(nn.Module):
         self.card: dict[str, Any] = {}
         self.source = ""
         self.backbone, channels = build_backbone(config)
+        self.full_precision_backbone = config.backbone in FULL_PRECISION_BACKBONES
         self.pixel_decoder = PixelDecoder(config, channels)
         self.transformer_decoder = TransformerDecoder(config)
         for name in ("pixel_mean", "pixel_std"):
@@ -65,10 +72,15 @@ class Mask2KAN(nn.Module):
             ``pred_logits`` (B, Q, K+1), ``pred_masks`` (B, Q, ceil32(H)/4, ceil32(W)/4) as logits,
             and ``aux_outputs``, the same of the learnable queries and of every layer but the last.
         """
-        features = self.backbone(self._pad(self._normalize(images)))
+        features = self._features(self._pad(self._normalize(images)))
         mask_features, levels = self.pixel_decoder(features)
         result: Prediction = self.transformer_decoder(levels, mask_features, with_aux=with_aux)
         return result
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        with full_precision(images) if self.full_precision_backbone else contextlib.nullcontext():
+            features: list[Tensor] = self.backbone(images)
+        return features
 
     def _normalize(self, images: Tensor) -> Tensor:
         return (images - self.pixel_mean) / self.pixel_std

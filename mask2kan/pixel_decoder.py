@@ -89,6 +89,7 @@ def softmax_of_few(scores: Tensor) -> Tensor:
     """Softmax over the last axis, a dozen numbers: too few for torch's own to be quick on a CPU."""
     if scores.device.type != "cpu":
         return scores.softmax(dim=-1)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     powers = (scores - scores.detach().amax(dim=-1, keepdim=True)).exp()
     return powers / powers.sum(dim=-1, keepdim=True)
 
@@ -191,6 +192,8 @@ class PixelDecoder(nn.Module):
         """Run the encoder layers over all levels at once."""
         spatial_shapes: SpatialShapes = [(level.shape[-2], level.shape[-1]) for level in maps]
         memory = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)
+        # under autocast too, what the layers add to is not rounded
+        memory = memory.to(self.level_embed.dtype)
         pos = torch.cat(
             [
                 sine_position_encoding(height, width, memory.shape[-1], memory.device)

@@ -25,12 +25,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mask2kan import anomaly, postprocess
-from mask2kan.devices import resolve_device
-from mask2kan.errors import ConfigError, NumericsError, unknown
+from mask2kan.devices import resolve_device, resolve_dtype
+from mask2kan.errors import ConfigError, NumericsError
 from mask2kan.pictures import RGB, Source, read_picture
 from mask2kan.postprocess import Geometry, View
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 STAGES = ("backbone", "pixel_decoder", "transformer_decoder")
 SMALLEST_MAX_SIDE = 32
 
@@ -62,7 +61,8 @@ class Predictor:
         Args:
             model: from ``load_model`` or ``create_model``.
             device: ``auto`` (a CUDA card where there is one), or any name torch knows.
-            dtype: ``auto`` (float32), ``float32``, ``bfloat16`` or ``float16``.
+            dtype: ``auto`` (bfloat16 where the processor computes it faster, else float32),
+                ``float32``, ``bfloat16`` or ``float16``.
             max_side: pictures whose longer side has more pixels are computed at this size.
             flip: average with the left-right flipped picture; twice the time.
             refine: apply Mask2Anomaly's refinement to anomaly scores by default.
@@ -74,7 +74,7 @@ class Predictor:
         if max_side < SMALLEST_MAX_SIDE:
             raise ConfigError(f"max_side is {max_side}; it must be at least {SMALLEST_MAX_SIDE}.")
         self.device = resolve_device(device)
-        self.dtype = _dtype(dtype)
+        self.dtype = resolve_dtype(dtype, self.device)
         self.max_side = int(max_side)
         self.flip = flip
         self.refine = refine
@@ -332,16 +332,6 @@ def _turn(model: nn.Module) -> Iterator[None]:
         lock = _turns.setdefault(model, threading.Lock())
     with lock:
         yield
-
-
-def _dtype(name: str | torch.dtype) -> torch.dtype:
-    if isinstance(name, torch.dtype):
-        name = str(name).removeprefix("torch.")
-    if name == "auto":
-        return torch.float32
-    if name not in DTYPES:
-        raise ConfigError(unknown("dtype", name, ("auto", *DTYPES)))
-    return DTYPES[name]
 
 
 def _require_finite(name: str, values: Tensor, dtype: torch.dtype) -> None:

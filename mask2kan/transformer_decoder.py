@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mask2kan.config import ModelConfig
+from mask2kan.devices import full_precision
 from mask2kan.heads import build_mask_embed, shared_weights
 from mask2kan.position_encoding import sine_position_encoding
 
@@ -221,11 +222,15 @@ class TransformerDecoder(nn.Module):
 
     def _read_out(self, queries: Tensor, head: Mapping[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
         """Normed queries (B, Q, C) and their mask embeddings (B, Q, C)."""
-        decoded = self.decoder_norm(queries)
-        return decoded, self.mask_embed(decoded, **head)
+        # A hundred vectors: full precision costs nothing, and both heads get the same.
+        with full_precision(queries):
+            decoded = self.decoder_norm(queries.to(self.query_feat.weight.dtype))
+            return decoded, self.mask_embed(decoded, **head)
 
     def _predict(self, decoded: Tensor, embeddings: Tensor, mask_features: Tensor) -> Queries:
+        with full_precision(decoded):
+            pred_logits = self.class_embed(decoded)
         return {
-            "pred_logits": self.class_embed(decoded),
+            "pred_logits": pred_logits,
             "pred_masks": torch.einsum("bqc,bchw->bqhw", embeddings, mask_features),
         }

@@ -91,7 +91,7 @@ def calibrate(
     if out is None:
         _require_native(checkpoint)
     words = "CamVid val, held-out OtherMoving, Child and CartLuggagePram"
-    found = calibration_of(Predictor(model, device=device), pictures, words, limit=limit)
+    found = calibration_of(Predictor(model, device, "float32"), pictures, words, limit=limit)
     model.calibration = found
     save_model(model, out or checkpoint, dtype=stored)
     return found

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from mask2kan.anomaly import SCORES, check_score
 from mask2kan.checkpoints import load_model
 from mask2kan.classes import CAMVID
+from mask2kan.devices import DTYPES
 from mask2kan.errors import ConfigError, Mask2KANError, unknown
 from mask2kan.predictor import Prediction, Predictor
 from training.data.camvid import CamVid
@@ -177,6 +178,7 @@ def evaluate(
     split: str = "test",
     limit: int | None = None,
     device: str = "auto",
+    dtype: str = "float32",
     pictures_to: Path | None = None,
     score: str = "msp",
 ) -> dict[str, Any]:
@@ -189,6 +191,7 @@ def evaluate(
         split: of ``camvid``.
         limit: use only that many pictures, evenly spread.
         device: of the predictor.
+        dtype: of the predictor; not ``auto``, so that figures do not depend on the processor.
         pictures_to: folder for one side-by-side picture per input.
         score: the anomaly score those show.
 
@@ -203,7 +206,7 @@ def evaluate(
     check_score(score)
     pictures = open_pictures(data, root, split)
     model = load_model(weights, device=device)
-    predictor = Predictor(model, device=device)
+    predictor = Predictor(model, device, dtype)
     watch = None
     if pictures_to is not None:
         watch = SidePictures(pictures_to, score, anomalies=data in ANOMALIES)
@@ -223,6 +226,7 @@ def evaluate(
         result["scores"] = {name: one.compute() for name, one in evaluators.items()}
     result["seconds"] = round(time.perf_counter() - start, 1)
     result["device"] = str(predictor.device)
+    result["dtype"] = str(predictor.dtype).removeprefix("torch.")
     return result
 
 
@@ -273,6 +277,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="test", help="of camvid: train, val, test")
     parser.add_argument("--limit", type=int, metavar="N", help="only N pictures, evenly spread")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    parser.add_argument(
+        "--dtype",
+        choices=tuple(DTYPES),
+        default="float32",
+        help="of the arithmetic (default: %(default)s)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
     parser.add_argument(
         "--pictures",
@@ -295,6 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             split=options.split,
             limit=options.limit,
             device=options.device,
+            dtype=options.dtype,
             pictures_to=options.pictures,
             score=options.score,
         )

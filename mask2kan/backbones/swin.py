@@ -5,6 +5,9 @@ numbers, and timm does both differently: maps are padded to the window *before* 
 and every stage shifts its windows, however small its map. Each of the four outputs has a norm of
 its own (``norm0`` … ``norm3``).
 
+Under autocast the patches and the stream that blocks add to keep the parameters' type: half the
+error of rounding the stream too, for no time worth mentioning.
+
 Legend: B batch, H W map size, C channels, N tokens per window, M heads, nW windows per picture.
 """
 
@@ -16,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mask2kan.devices import full_precision
 from mask2kan.strips import in_strips
 
 NUM_STAGES = 4
@@ -177,7 +181,7 @@ class PatchMerging(nn.Module):
         # Order of the four: down the first column, then down the second.
         squares = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
         result: Tensor = self.reduction(self.norm(torch.cat(squares, dim=-1)))
-        return result
+        return result.to(x.dtype)
 
 
 class Stage(nn.Module):
@@ -212,7 +216,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, H/4, W/4, C)."""
-        result: Tensor = self.norm(self.proj(images).permute(0, 2, 3, 1))
+        with full_precision(images):
+            result: Tensor = self.norm(self.proj(images).permute(0, 2, 3, 1))
         return result
 
 
