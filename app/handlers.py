@@ -71,8 +71,11 @@ class Handlers:
             return None, gr.skip(), gr.skip(), gr.skip()
         _check_score(score)
         pixels = read_upload(picture)
-        left_view = viewer.view("left", self._service.answer(left, pixels, score), score)
-        right_view = viewer.view("right", self._service.answer(right, pixels, score), score)
+        answers = self._service.answers((left, right), pixels, score)
+        left_view, right_view = (
+            viewer.view(side, answer, score)
+            for side, answer in zip(("left", "right"), answers, strict=True)
+        )
         # Room to move above the range where the picture's own scores lie above it.
         top = max(1.0, round(max(left_view.reach, right_view.reach) + 0.05, 1))
         middle = (left_view.position + right_view.position) / 2
@@ -96,11 +99,8 @@ class Handlers:
         """
         _check_score(score)
         pixels = read_upload(image)
-        answers = {
-            "left": self._service.answer(left, pixels, score),
-            "right": self._service.answer(right, pixels, score),
-        }
-        return _deliver(answers, score)
+        answers = self._service.answers((left, right), pixels, score)
+        return _deliver(dict(zip(("left", "right"), answers, strict=True)), score)
 
     def segment(self, image: Picture, model: str, score: str) -> tuple[dict[str, Any], list[str]]:
         """One model on one picture: a JSON summary and its result files.
@@ -112,7 +112,8 @@ class Handlers:
         """
         _check_score(score)
         pixels = read_upload(image)
-        return _deliver({"model": self._service.answer(model, pixels, score)}, score)
+        [answer] = self._service.answers((model,), pixels, score)
+        return _deliver({"model": answer}, score)
 
 
 def _check_score(score: str) -> None:

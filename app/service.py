@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from mask2kan.checkpoints import load_model
+from mask2kan.comparison import Comparison
 from mask2kan.config import ModelConfig
 from mask2kan.errors import CheckpointError, Mask2KANError
 from mask2kan.predictor import Prediction, Predictor
@@ -70,26 +71,34 @@ class ModelService:
         self._lock = threading.Lock()
         self._models: OrderedDict[str, Predictor] = OrderedDict()
         self._answers: OrderedDict[tuple[str, str], Answer] = OrderedDict()
+        self._comparison: Comparison | None = None
 
-    def answer(self, source: str | None, picture: NDArray[np.uint8], score: str) -> Answer:
-        """Run one model on one picture, or take what it said about it a moment ago.
+    def answers(
+        self, sources: Sequence[str | None], picture: NDArray[np.uint8], score: str
+    ) -> list[Answer]:
+        """Run models on one picture, or take what they said about it a moment ago.
+
+        What several models have in common is computed once.
 
         Args:
-            source: a bundled name, a local file or folder, or a Hub repository id.
+            sources: each a bundled name, a local file or folder, or a Hub repository id.
             picture: (H, W, 3) RGB.
             score: the anomaly score that will be asked for.
+
+        Returns:
+            One answer per source, in their order.
 
         Raises:
             Mask2KANError: for a checkpoint or picture that cannot be used, or too little memory.
         """
-        source = (source or "").strip()
-        if not source:
+        names = [(source or "").strip() for source in sources]
+        if not all(names):
             raise CheckpointError(
                 "No model was chosen: pick one, or type a checkpoint's path or Hub repository id."
             )
         with self._lock:
             try:
-                return self._compute(source, picture, score)
+                return self._compute(names, picture, score)
             except (MemoryError, torch.OutOfMemoryError) as error:
                 self._forget()
                 raise _out_of_memory(picture) from error
@@ -119,22 +128,39 @@ class ModelService:
         thread.start()
         return thread
 
-    def _compute(self, source: str, picture: NDArray[np.uint8], score: str) -> Answer:
-        key = (_identity(source), _fingerprint(picture))
-        answer = self._answers.get(key)
-        if answer is None:
-            predictor = self._predictor(source)
-            model: Any = predictor.model
-            answer = Answer(source, model.config, predictor(picture))
-            height, width = picture.shape[:2]
-            logger.info("%s looked at a picture of %d × %d", source, width, height)
-        answer.prediction.prepare((score,))
-        if picture.shape[0] * picture.shape[1] <= _ANSWER_PIXELS_KEPT:
-            self._answers[key] = answer
-            self._answers.move_to_end(key)
-            while len(self._answers) > _ANSWERS_KEPT:
-                self._answers.popitem(last=False)
-        return answer
+    def _compute(
+        self, sources: Sequence[str], picture: NDArray[np.uint8], score: str
+    ) -> list[Answer]:
+        fingerprint = _fingerprint(picture)
+        keys = [(_identity(source), fingerprint) for source in sources]
+        found = {key: self._answers[key] for key in keys if key in self._answers}
+        missing = {
+            key: source for key, source in zip(keys, sources, strict=True) if key not in found
+        }
+        if missing:
+            comparison = self._comparison_of(tuple(missing.values()))
+            for (key, source), predictor, prediction in zip(
+                missing.items(), comparison.predictors, comparison(picture), strict=True
+            ):
+                model: Any = predictor.model
+                found[key] = Answer(source, model.config, prediction)
+                height, width = picture.shape[:2]
+                logger.info("%s looked at a picture of %d × %d", source, width, height)
+        for key, answer in found.items():
+            answer.prediction.prepare((score,))
+            if picture.shape[0] * picture.shape[1] <= _ANSWER_PIXELS_KEPT:
+                self._answers[key] = answer
+                self._answers.move_to_end(key)
+        while len(self._answers) > _ANSWERS_KEPT:
+            self._answers.popitem(last=False)
+        return [found[key] for key in keys]
+
+    def _comparison_of(self, sources: tuple[str, ...]) -> Comparison:
+        """The last one where it still fits: finding out what models share reads their weights."""
+        predictors = tuple(self._predictor(source) for source in sources)
+        if self._comparison is None or self._comparison.predictors != predictors:
+            self._comparison = Comparison(*predictors)
+        return self._comparison
 
     def _predictor(self, source: str) -> Predictor:
         key = _identity(source)
@@ -149,6 +175,7 @@ class ModelService:
     def _forget(self) -> None:
         self._answers.clear()
         self._models.clear()
+        self._comparison = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

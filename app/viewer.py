@@ -11,7 +11,7 @@ import dataclasses
 import gzip
 import io
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def view(side: str, answer: Answer, score: str) -> View:
         "side": side,
         "title": title(answer.source),
         "facts": _facts(answer),
-        "stages": _stages(prediction.timings),
+        "stages": _stages(prediction.timings, prediction.shared),
         "notes": list(prediction.notes),
         "score": score,
         "score_title": f"Anomaly score: {SCORE_TITLES[score]}",
@@ -154,12 +154,15 @@ def _facts(answer: Answer) -> str:
     return f"{head} · {backbone} · {millions:.2f} M parameters · {_spent(answer.milliseconds)}"
 
 
-def _stages(timings: Mapping[str, float]) -> str:
-    """The stages that took time; ``model`` is left out where its parts are known."""
-    parts = [stage for stage in _STAGES if stage in timings]
-    if "backbone" in parts:
-        parts.remove("model")
-    return " · ".join(f"{stage.replace('_', ' ')} {_spent(timings[stage])}" for stage in parts)
+def _stages(timings: Mapping[str, float], shared: Sequence[str]) -> str:
+    """The stages and their times; ``model`` is left out where its parts are known."""
+    spent = {stage: _spent(timings[stage]) for stage in _STAGES if stage in timings}
+    spent |= dict.fromkeys(shared, "shared")
+    if "transformer_decoder" in spent:
+        spent.pop("model", None)
+    return " · ".join(
+        f"{stage.replace('_', ' ')} {spent[stage]}" for stage in _STAGES if stage in spent
+    )
 
 
 def _spent(milliseconds: float) -> str:

@@ -7,6 +7,7 @@
 """
 
 from mask2kan.checkpoints import list_weights, load_model, save_model
+from mask2kan.comparison import Comparison
 from mask2kan.errors import Mask2KANError
 from mask2kan.model import create_model, list_models
 from mask2kan.predictor import Prediction, Predictor
@@ -14,6 +15,7 @@ from mask2kan.predictor import Prediction, Predictor
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "Mask2KANError",
     "Prediction",
     "Predictor",

@@ -18,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mask2kan.anomaly import SCORES
+from mask2kan.comparison import Comparison
 from mask2kan.config import model_config, model_names
 from mask2kan.devices import DTYPES
 from mask2kan.errors import ConfigError, Mask2KANError
@@ -97,7 +98,7 @@ def compare(options: argparse.Namespace) -> int:
     """Run two models on the same pictures; one folder per picture."""
     pictures = find_pictures(options.pictures)
     sources = (options.left or _bundled("mask2kan"), options.right or _bundled("mask2former"))
-    predictors = [_predictor(source, options) for source in sources]
+    comparison = Comparison(*(_predictor(source, options) for source in sources))
     thresholds = [
         options.threshold if own is None else own
         for own in (options.left_threshold, options.right_threshold)
@@ -108,10 +109,9 @@ def compare(options: argparse.Namespace) -> int:
         predictions: list[tuple[str, Prediction]] = []
         facts: dict[str, Any] = {"picture": str(path)}
         files: list[Path] = []
-        for side, source, predictor, threshold in zip(
-            SIDES, sources, predictors, thresholds, strict=True
+        for side, source, prediction, threshold in zip(
+            SIDES, sources, comparison(path), thresholds, strict=True
         ):
-            prediction = predictor(path)
             files += write_results(prediction, folder, side, options.score, threshold)
             facts[side] = summarize(prediction, options.score, threshold)
             predictions.append((_title(source), prediction))

@@ -72,12 +72,20 @@ class Mask2KAN(nn.Module):
             ``pred_logits`` (B, Q, K+1), ``pred_masks`` (B, Q, ceil32(H)/4, ceil32(W)/4) as logits,
             and ``aux_outputs``, the same of the learnable queries and of every layer but the last.
         """
-        features = self._features(self._pad(self._normalize(images)))
-        mask_features, levels = self.pixel_decoder(features)
+        mask_features, levels = self.pixel_decoder(self.see(images))
         result: Prediction = self.transformer_decoder(levels, mask_features, with_aux=with_aux)
         return result
 
-    def _features(self, images: Tensor) -> list[Tensor]:
+    def see(self, images: Tensor) -> list[Tensor]:
+        """The backbone's maps of a batch of pictures.
+
+        Args:
+            images: as for ``forward``.
+
+        Returns:
+            Four (B, C_l, H_l, W_l) maps at 1/4, 1/8, 1/16 and 1/32 of the padded pictures.
+        """
+        images = self._pad(self._normalize(images))
         with full_precision(images) if self.full_precision_backbone else contextlib.nullcontext():
             features: list[Tensor] = self.backbone(images)
         return features

@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,18 @@ SMALLEST_MAX_SIDE = 32
 
 _turns: weakref.WeakKeyDictionary[nn.Module, threading.Lock] = weakref.WeakKeyDictionary()
 _turns_guard = threading.Lock()
+
+
+class Run(Protocol):
+    """How a predictor has its model run."""
+
+    def __call__(self, model: nn.Module, images: Tensor, *, mirrored: bool) -> Any:
+        """(B, 3, H, W) images to the model's output; ``mirrored`` says which look it is."""
+
+
+def run_alone(model: nn.Module, images: Tensor, *, mirrored: bool) -> Any:
+    """One call of the model."""
+    return model(images, with_aux=False)
 
 
 class Predictor:
@@ -80,11 +92,12 @@ class Predictor:
         self.refine = refine
         self.model = model
 
-    def __call__(self, image: Source) -> Prediction:
+    def __call__(self, image: Source, *, run: Run = run_alone) -> Prediction:
         """Segment one picture.
 
         Args:
             image: a path, the bytes of a file, a PIL image, or (H, W, 3) uint8 RGB.
+            run: how the model is run; ``Comparison`` passes its own.
 
         Raises:
             PictureError: when it cannot be read, or has more than 40 megapixels.
@@ -97,10 +110,10 @@ class Predictor:
         with clock.stage("resize"):
             computed = self._computed_picture(picture, notes)
             tensor = torch.from_numpy(computed).permute(2, 0, 1)[None].float() / 255
-        views = [self._look(tensor, clock)]
+        views = [self._look(tensor, clock, run)]
         if self.flip:
             notes.append("Averaged with the left-right flipped picture.")
-            views.append(self._look(tensor.flip(-1), clock, mirrored=True))
+            views.append(self._look(tensor.flip(-1), clock, run, mirrored=True))
         model: Any = self.model
         return Prediction(
             image=picture,
@@ -131,14 +144,14 @@ class Predictor:
         resized = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)
         return np.array(resized, dtype=np.uint8)
 
-    def _look(self, images: Tensor, clock: _Clock, *, mirrored: bool = False) -> View:
+    def _look(self, images: Tensor, clock: _Clock, run: Run, *, mirrored: bool = False) -> View:
         with _turn(self.model), clock.model_stages(self.model), torch.inference_mode():
             self.model.to(self.device).eval()
             autocast = torch.autocast(
                 self.device.type, self.dtype, enabled=self.dtype != torch.float32
             )
             with autocast:
-                output = self.model(images.to(self.device), with_aux=False)
+                output = run(self.model, images.to(self.device), mirrored=mirrored)
             logits = output["pred_logits"][0].float().cpu()
             masks = output["pred_masks"][0].float().cpu()
         for name, values in (("pred_logits", logits), ("pred_masks", masks)):
@@ -165,7 +178,10 @@ class Prediction:
         source: where the weights came from; may be empty.
         num_parameters: of the model.
         refine: whether anomaly scores are refined unless ``anomaly`` is told otherwise.
+        shared: stages taken from another model of the same ``Comparison`` instead of computed.
     """
+
+    shared: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -57,7 +57,8 @@ def summarize(
         ``range``, ``calibrated``, ``threshold``, ``threshold_from``, ``classes`` (largest first,
         with their share of the area), ``anomalous_share``, ``regions`` (largest first; boxes as
         [left, top, right, bottom), right and bottom excluded), ``regions_found``,
-        ``milliseconds`` per stage and ``notes``.
+        ``milliseconds`` per stage, ``shared`` (stages that another model of the comparison had
+        already computed) and ``notes``.
 
     Raises:
         ConfigError: for an unknown score or a threshold that is not a number.
@@ -86,6 +87,7 @@ def summarize(
         "anomalous_share": float(anomalous.mean()),
         "regions": regions,
         "regions_found": found,
+        "shared": list(prediction.shared),
         "milliseconds": {stage: round(ms, 2) for stage, ms in prediction.timings.items()},
         "notes": notes,
     }
