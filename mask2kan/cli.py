@@ -11,6 +11,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ _EXAMPLES = {
     "convert": """examples:
   python -m mask2kan convert model_final.pth model.safetensors
   python -m mask2kan convert model_final.pth half.safetensors --dtype float16""",
+    "export": """examples:
+  python -m mask2kan export mask2kan_camvid model.onnx --height 720 --width 960""",
 }
 
 
@@ -182,19 +185,41 @@ def convert(options: argparse.Namespace) -> int:
 
     from mask2kan.checkpoints import load_model, save_model
 
-    if options.output.suffix != ".safetensors":
-        raise ConfigError(
-            f"Can't write {str(options.output)!r}: the result is a safetensors file; "
-            "give it a name that ends in .safetensors."
-        )
-    if options.output.exists() and not options.force:
-        raise ConfigError(f"{str(options.output)!r} exists; choose another name or add --force.")
+    _require_new_file(options.output, ".safetensors", "a safetensors file", options.force)
     model = load_model(options.model, device="cpu")
     dtype = torch.float16 if options.dtype == "float16" else None
     options.output.parent.mkdir(parents=True, exist_ok=True)
     save_model(model, options.output, dtype=dtype)
     print(f"{options.output} ({options.output.stat().st_size / 1e6:.2f} MB)")
     return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write a model as ONNX and compare it with itself."""
+    from mask2kan.checkpoints import load_model
+    from mask2kan.export import export_onnx, largest_onnx_difference
+
+    _require_new_file(options.output, ".onnx", "an ONNX file", options.force)
+    model = load_model(options.model, device="cpu")
+    export_onnx(model, options.output, options.height, options.width)
+    size = f"{options.output.stat().st_size / 1e6:.2f} MB"
+    print(f"{options.output} ({size}, pictures of {options.width} x {options.height})")
+    if find_spec("onnxruntime") is None:
+        print("Not checked: onnxruntime is not installed.")
+        return 0
+    for name, apart in largest_onnx_difference(model, options.output).items():
+        print(f"  {name}: at most {apart:.2g} from ours in onnxruntime")
+    return 0
+
+
+def _require_new_file(path: Path, suffix: str, kind: str, force: bool) -> None:
+    if path.suffix != suffix:
+        raise ConfigError(
+            f"Can't write {str(path)!r}: the result is {kind}; "
+            f"give it a name that ends in {suffix}."
+        )
+    if path.exists() and not force:
+        raise ConfigError(f"{str(path)!r} exists; choose another name or add --force.")
 
 
 def _for_each(pictures: list[Path], one: Callable[[Path, str], None]) -> int:
@@ -334,6 +359,13 @@ def _parser() -> argparse.ArgumentParser:
     add("model", help="file, bundled name or Hub id")
     add("output", type=Path, help="the .safetensors file to write")
     add("--dtype", choices=("float32", "float16"), default="float32", help="of the weights")
+    add("--force", action="store_true", help="replace an existing file")
+
+    add = _command(commands, "export", export, "write a model as ONNX for other programs")
+    add("model", help="file, bundled name or Hub id")
+    add("output", type=Path, help="the .onnx file to write")
+    add("--height", type=int, default=512, help="of its pictures (default: %(default)s)")
+    add("--width", type=int, default=1024, help="of its pictures (default: %(default)s)")
     add("--force", action="store_true", help="replace an existing file")
     return parser
 

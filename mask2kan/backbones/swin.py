@@ -76,7 +76,9 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
-        return attended.transpose(1, 2).flatten(2)
+        merged = attended.transpose(1, 2)
+        # contiguous as it comes, but not after an exporter has taken the attention apart
+        return (merged.clone() if torch.compiler.is_exporting() else merged).flatten(2)
 
 
 def relative_position_index(window_size: int) -> Tensor:
