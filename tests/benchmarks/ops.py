@@ -10,13 +10,10 @@ pixels around each query's own place, as a trained pixel decoder's do.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
+import functools
 import statistics
-import time
-from pathlib import Path
 
+import measure
 import torch
 
 from mask2kan.ops import ms_deform_attn
@@ -54,64 +51,57 @@ def make_inputs(shapes, batch, heads, channels):
     return value, shapes, (place + offsets).requires_grad_(), weights
 
 
-def seconds(inputs, backend, backward):
-    """Of one call, or of one call and its gradients."""
-    start = time.perf_counter()
-    with torch.set_grad_enabled(backward):
-        output = ms_deform_attn(*inputs, backend=backend)
-        if backward:
-            torch.autograd.grad(output, (inputs[0], *inputs[2:]), torch.ones_like(output))
-    return time.perf_counter() - start
+def call_of(setting, backend, backward):
+    """One call, or one call and its gradients."""
+    inputs = make_inputs(*SETTINGS[setting])
+
+    def call():
+        with torch.set_grad_enabled(backward):
+            output = ms_deform_attn(*inputs, backend=backend)
+            if backward:
+                torch.autograd.grad(output, (inputs[0], *inputs[2:]), torch.ones_like(output))
+
+    return call
 
 
-def measure(name, repeats):
-    """One row per (forward, forward and backward), in milliseconds."""
-    inputs = make_inputs(*SETTINGS[name])
-    for backward in (False, True):
-        times = {backend: [] for backend in BACKENDS}
-        for repeat in range(repeats + 1):
-            for backend in BACKENDS:
-                took = seconds(inputs, backend, backward)
-                if repeat:  # the first one warms up
-                    times[backend].append(1e3 * took)
-        ratios = [old / new for old, new in zip(*times.values(), strict=True)]
-        yield {
-            "setting": name,
-            "pass": "forward+backward" if backward else "forward",
-            **{f"{backend}_ms": round(statistics.median(times[backend]), 1) for backend in times},
-            "speedup": round(statistics.median(ratios), 2),
-        }
+def bytes_moved(setting, backward):
+    """What no implementation gets around: every tensor read or written once."""
+    value, _, locations, weights = make_inputs(*SETTINGS[setting])
+    touched = 2 * value.numel() + locations.numel() + weights.numel()  # the output is like value
+    return 4 * touched * (3 if backward else 1)
+
+
+def row(setting, backward, repeats, rate):
+    """Times, memory and floor of both backends."""
+    calls = {backend: call_of(setting, backend, backward) for backend in BACKENDS}
+    times = measure.by_turns(calls, repeats)
+    peaks = {
+        backend: measure.peak_megabytes(functools.partial(call_of, setting, backend, backward))
+        for backend in BACKENDS
+    }
+    return {
+        "setting": setting,
+        "pass": "forward+backward" if backward else "forward",
+        **{f"{backend} ms": 1e3 * statistics.median(times[backend]) for backend in BACKENDS},
+        "speed-up": measure.ratio(times["reference"], times["cpu"]),
+        "floor ms": 1e3 * bytes_moved(setting, backward) / rate,
+        **{f"{backend} call MB": peaks[backend]["call_mb"] for backend in BACKENDS},
+    }
 
 
 def main():
     """Print the table; write it as JSON where asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=7, help="timed rounds (default 7)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, help="also write the rows to this file")
-    arguments = parser.parse_args()
-    if arguments.repeats < 1 or arguments.threads < 1:
-        parser.error("--repeats and --threads must be at least 1")
+    arguments = measure.parser(__doc__, 7).parse_args()
     torch.set_num_threads(arguments.threads)
-
-    print(f"{'setting':20}{'pass':18}{'reference ms':>13}{'cpu ms':>9}{'speed-up':>10}")
-    rows = []
-    for name in SETTINGS:
-        for row in measure(name, arguments.repeats):
-            rows.append(row)
-            print(
-                f"{row['setting']:20}{row['pass']:18}{row['reference_ms']:13.1f}"
-                f"{row['cpu_ms']:9.1f}{row['speedup']:9.2f}x"
-            )
-    if arguments.json:
-        about = {
-            "torch": torch.__version__,
-            "threads": arguments.threads,
-            "machine": platform.machine(),
-        }
-        arguments.json.write_text(json.dumps({**about, "rows": rows}, indent=2) + "\n")
+    facts = measure.about(arguments.threads)
+    rate = measure.copy_rate()
+    rows = [
+        row(setting, backward, arguments.repeats, rate)
+        for setting in SETTINGS
+        for backward in (False, True)
+    ]
+    measure.show(rows, facts)
+    measure.write({"rows": rows}, facts, arguments.json)
 
 
 if __name__ == "__main__":
