@@ -146,10 +146,12 @@ class _SharedTrunk:
             return model(images, with_aux=False)
 
         def features() -> list[Tensor]:
-            return self._once("backbone", self._backbone_key, mirrored, lambda: model.see(images))
+            return self._once(
+                ("backbone",), self._backbone_key, mirrored, lambda: model.see(images)
+            )
 
         mask_features, levels = self._once(
-            "pixel_decoder",
+            ("backbone", "pixel_decoder"),
             self._pixel_decoder_key,
             mirrored,
             lambda: model.pixel_decoder(features()),
@@ -157,13 +159,18 @@ class _SharedTrunk:
         return model.transformer_decoder(levels, mask_features, with_aux=False)
 
     def _once(
-        self, stage: str, key: Hashable | None, mirrored: bool, compute: Callable[[], _T]
+        self,
+        stages: tuple[str, ...],
+        key: Hashable | None,
+        mirrored: bool,
+        compute: Callable[[], _T],
     ) -> _T:
+        """What the stages lead to, computed unless a model before this one did."""
         if key is None:
             return compute()
         if (key, mirrored) not in self._seen:
             self._seen[key, mirrored] = compute()
-        elif stage not in self.shared:
-            self.shared += (stage,)
+        else:
+            self.shared = stages
         result: _T = self._seen[key, mirrored]
         return result

@@ -312,3 +312,17 @@ def test_models_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
 def test_importing_the_app_switches_analytics_off() -> None:
     check: Callable[[], bool] = gr.analytics.analytics_enabled
     assert not check()
+
+
+def test_shared_stages_are_named_on_the_page(models: list[str], tmp_path: Path) -> None:
+    """A copy of a model under another name: the hash, not the name, finds the common trunk."""
+    copied = tmp_path / "copy.safetensors"
+    copied.write_bytes(Path(models[0]).read_bytes())
+    pixels = np.random.default_rng(5).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    first, second = ModelService().answers([models[0], str(copied)], pixels, "msp")
+    assert second.prediction.shared == ("backbone", "pixel_decoder")
+    np.testing.assert_array_equal(first.prediction.pred_masks, second.prediction.pred_masks)
+    stages = viewer.view("right", second, "msp").data["stages"]
+    assert "backbone shared" in stages
+    assert "pixel decoder shared" in stages
+    assert "shared" not in viewer.view("left", first, "msp").data["stages"]

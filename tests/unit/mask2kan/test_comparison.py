@@ -65,7 +65,7 @@ def calls_of(models):
     [
         ((), ()),
         (("backbone",), ("backbone",)),
-        (("backbone", "pixel_decoder"), ("pixel_decoder",)),
+        (("backbone", "pixel_decoder"), ("backbone", "pixel_decoder")),
         (("pixel_decoder",), ()),
     ],
 )
