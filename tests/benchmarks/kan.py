@@ -8,7 +8,9 @@ and 1,600, forward and backward. The peer is efficient-kan's way of computing it
 of Cox and de Boor over all functions of the basis, then one product for the base branch and one
 for the splines, with the same weights; results and gradients are compared. The floor is the
 products' operations over the rate of a matrix product measured in this run. Second table: the
-bundled pair's architectures, which differ in mask_embed alone, on one picture.
+bundled pair's architectures, which differ in mask_embed alone, on one picture; since whole models
+wander by more than the heads differ, the heads' own calls are timed too, and what their difference
+adds to an MLP model.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mask2kan.heads import shared_weights
 from mask2kan.kan import KAN
 from mask2kan.model import create_model
 
@@ -124,6 +127,20 @@ def model_setup(name: str) -> Callable[[], object]:
     return call
 
 
+def head_calls(name: str) -> Callable[[], object]:
+    """What one forward pass asks of mask_embed: a call per layer and one before the first."""
+    torch.manual_seed(0)
+    decoder = create_model(name).eval().transformer_decoder
+    queries = torch.randn(1, *decoder.query_feat.weight.shape)
+
+    def call() -> object:
+        with torch.inference_mode():
+            shared = shared_weights(decoder.mask_embed)
+            return [decoder.mask_embed(queries, **shared) for _ in range(len(decoder.layers) + 1)]
+
+    return call
+
+
 def model_rows(repeats: int) -> list[measure.Row]:
     """KAN model against MLP model, per backbone."""
     table: list[measure.Row] = []
@@ -135,12 +152,17 @@ def model_rows(repeats: int) -> list[measure.Row]:
             for name in names
         ]
         kan, mlp = (times[name] for name in names)
+        heads = measure.by_turns({name: head_calls(name) for name in names}, 5 * repeats)
+        kan_head, mlp_head = (statistics.median(heads[name]) for name in names)
         table.append(
             {
                 "backbone": backbone,
                 "KAN model s": statistics.median(kan),
                 "MLP model s": statistics.median(mlp),
                 "KAN / MLP": measure.ratio(kan, mlp),
+                "KAN head ms": 1e3 * kan_head,
+                "MLP head ms": 1e3 * mlp_head,
+                "1 + difference / MLP model": 1 + (kan_head - mlp_head) / statistics.median(mlp),
                 "KAN peak MB": peaks[0],
                 "MLP peak MB": peaks[1],
             }
