@@ -46,7 +46,7 @@ class TrunkHashes:
 
     @classmethod
     def of(cls, model: Mask2KAN) -> TrunkHashes:
-        """Read every weight once: about half a second for Swin-L."""
+        """Read every weight once: about a quarter of a second for Swin-T."""
         backbone = _content_hash(model, model.backbone, _BACKBONE_FIELDS)
         pixel_decoder = _content_hash(model, model.pixel_decoder, _PIXEL_DECODER_FIELDS)
         return cls(backbone, f"{backbone} {pixel_decoder}")

@@ -153,7 +153,7 @@ class PixelDecoder(nn.Module):
         self.output_conv = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
             nn.GroupNorm(groups, channels),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
         self.mask_features = nn.Conv2d(channels, channels, 1)
         self._reset_parameters()
@@ -184,7 +184,8 @@ class PixelDecoder(nn.Module):
         finest = F.interpolate(
             levels[-1], size=quarter.shape[-2:], mode="bilinear", align_corners=False
         )
-        merged = self.output_conv(self.lateral_conv(quarter) + finest)
+        # in place, like the ReLU after it: these maps are the largest of the forward pass
+        merged = self.output_conv(self.lateral_conv(quarter).add_(finest))
         return self.mask_features(merged), levels
 
     def _project(self, coarser: list[Tensor]) -> list[Tensor]:

@@ -5,8 +5,8 @@ numbers, and timm does both differently: maps are padded to the window *before* 
 and every stage shifts its windows, however small its map. Each of the four outputs has a norm of
 its own (``norm0`` … ``norm3``).
 
-Under autocast the patches and the stream that blocks add to keep the parameters' type: half the
-error of rounding the stream too, for no time worth mentioning.
+Under autocast the patches and the stream that blocks add to keep the parameters' type: with random
+weights and bfloat16 that cut the error of the last map from 1.06 % to 0.61 %.
 
 Legend: B batch, H W map size, C channels, N tokens per window, M heads, nW windows per picture.
 """
