@@ -35,7 +35,7 @@ from mask2kan.anomaly import (
 )
 
 MASK_STRIDE = 4
-STRIP_ELEMENTS = 1 << 22  # floats of one strip of mask probabilities: 16 MiB
+STRIP_ELEMENTS = 1 << 21
 
 
 class Geometry(NamedTuple):
