@@ -76,8 +76,11 @@ class Comparison:
     def __init__(self, *predictors: Predictor) -> None:
         """Find out what the predictors have in common."""
         self.predictors = predictors
+        # one alone shares nothing, so its weights need no reading
         self._hashes = [
-            TrunkHashes.of(predictor.model) if isinstance(predictor.model, Mask2KAN) else None
+            TrunkHashes.of(predictor.model)
+            if len(predictors) > 1 and isinstance(predictor.model, Mask2KAN)
+            else None
             for predictor in predictors
         ]
         self._backbone_keys = self._shared_keys("backbone")

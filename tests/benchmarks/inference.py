@@ -37,6 +37,8 @@ from mask2kan.predictor import Predictor
 
 PICTURE = measure.REPOSITORY / "examples"
 QUERIES = ("pred_logits", "pred_masks")
+MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
 
 def write_checkpoint(folder: str) -> None:
@@ -62,16 +64,20 @@ def picture(height: int, width: int) -> np.ndarray:
     return np.array(Image.open(path).convert("RGB").resize((width, height)))
 
 
-def tensor(height: int, width: int, model: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """The picture as ours takes it, and normalised as transformers takes it."""
-    images = torch.from_numpy(picture(height, width)).permute(2, 0, 1)[None].float() / 255
-    return images, (images - model.pixel_mean) / model.pixel_std
+def tensor(height: int, width: int) -> torch.Tensor:
+    """(1, 3, H, W): the picture as our model takes it."""
+    return torch.from_numpy(picture(height, width)).permute(2, 0, 1)[None].float() / 255
+
+
+def normalised(images: torch.Tensor) -> torch.Tensor:
+    """As transformers' model takes it."""
+    return (images - MEAN) / STD
 
 
 def ours_forward(folder: str, size: tuple[int, int], dtype: str) -> Callable[[], Any]:
     """Our network on a tensor."""
     model = load_model(folder, device="cpu").eval()
-    images, _ = tensor(*size, model)
+    images = tensor(*size)
     chosen = resolve_dtype(dtype, model.device)
 
     def call() -> Any:
@@ -100,10 +106,7 @@ def theirs(folder: str) -> Any:
 def theirs_forward(folder: str, size: tuple[int, int]) -> Callable[[], Any]:
     """Their network on the same tensor."""
     model = theirs(folder)
-    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
-    std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
-    images = torch.from_numpy(picture(*size)).permute(2, 0, 1)[None].float() / 255
-    images = (images - mean) / std
+    images = normalised(tensor(*size))
 
     def call() -> Any:
         with torch.inference_mode():
@@ -133,13 +136,13 @@ def theirs_end_to_end(folder: str, size: tuple[int, int]) -> Callable[[], Any]:
 def agreement(folder: str, size: tuple[int, int]) -> measure.Row:
     """Largest differences of the queries, in float32 and float64."""
     model, peer = load_model(folder, device="cpu").eval(), theirs(folder)
-    images, normalised = tensor(*size, model)
+    images = tensor(*size)
 
     def queries() -> list[dict[str, torch.Tensor]]:
         kind = next(model.parameters()).dtype
         with torch.inference_mode():
             own = model(images.to(kind), with_aux=False)
-            other = peer(pixel_values=normalised.to(kind))
+            other = peer(pixel_values=normalised(images).to(kind))
         found = (other.class_queries_logits, other.masks_queries_logits)
         return [{name: own[name] for name in QUERIES}, dict(zip(QUERIES, found, strict=True))]
 
@@ -164,7 +167,7 @@ def timing_rows(
 ) -> list[measure.Row]:
     """Forward and end to end, each dtype of ours against float32 of theirs."""
     model = load_model(folder, device="cpu").eval()
-    images, _ = tensor(*size, model)
+    images = tensor(*size)
     work = measure.operations(functools.partial(model, images, with_aux=False))
     weights = 4 * sum(parameter.numel() for parameter in model.parameters())
     del model

@@ -23,7 +23,7 @@ import torch
 
 Row = dict[str, object]
 REPOSITORY = Path(__file__).resolve().parents[2]
-PEAK_PROCESSES = 5
+PEAK_PROCESSES = 5  # odd, for a median
 
 
 def parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
@@ -92,23 +92,20 @@ def operations(function: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
-def peak_megabytes(
-    setup: Callable[[], Callable[[], object]], processes: int = PEAK_PROCESSES
-) -> dict[str, float]:
-    """Peak memory of a call in fresh processes: the one with the median peak.
+def peak_megabytes(setup: Callable[[], Callable[[], object]]) -> dict[str, float]:
+    """Peak memory of a call in fresh processes: of the one with the median peak.
 
     One process is no measurement: where the allocator's holes lie moves the peak by some 5 %.
 
     Args:
         setup: a picklable function that prepares (loads a model, ...) and returns the call.
-        processes: how many, one after the other; odd.
 
     Returns:
         ``peak_mb`` of the process's resident memory while the call ran twice, libraries and weights
         included, and ``call_mb``, how much that is above what was there before the call.
     """
-    found = sorted((_peak_once(setup) for _ in range(processes)), key=lambda peak: peak["peak_mb"])
-    return found[processes // 2]
+    peaks = [_peak_once(setup) for _ in range(PEAK_PROCESSES)]
+    return sorted(peaks, key=lambda peak: peak["peak_mb"])[PEAK_PROCESSES // 2]
 
 
 def _peak_once(setup: Callable[[], Callable[[], object]]) -> dict[str, float]:

@@ -150,7 +150,7 @@ def test_the_least_recently_used_model_is_dropped(
     rng = np.random.default_rng(1)
 
     def ask(source: str) -> None:
-        service.answers([source], rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), "msp")[0]
+        service.answers([source], rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), "msp")
 
     for source in (*models[:3], models[0], models[3], models[0], models[1]):
         ask(source)
@@ -195,7 +195,7 @@ def test_too_little_memory_is_said_and_everything_is_let_go(
     error: Exception,
 ) -> None:
     pixels = np.zeros((32, 64, 3), np.uint8)
-    service.answers([models[0]], pixels, "msp")[0]
+    service.answers([models[0]], pixels, "msp")
 
     def fail(*_: Any, **__: Any) -> None:
         raise error
@@ -203,9 +203,9 @@ def test_too_little_memory_is_said_and_everything_is_let_go(
     with monkeypatch.context() as patched:
         patched.setattr(Predictor, "__call__", fail)
         with pytest.raises(OutOfMemoryError, match="64×32"):
-            service.answers([models[1]], pixels, "msp")[0]
+            service.answers([models[1]], pixels, "msp")
     assert not service._models
-    assert service.answers([models[0]], pixels, "msp")[0]
+    assert service.answers([models[0]], pixels, "msp")
 
 
 def test_another_runtime_error_is_not_called_a_lack_of_memory(
@@ -216,7 +216,7 @@ def test_another_runtime_error_is_not_called_a_lack_of_memory(
 
     monkeypatch.setattr(Predictor, "__call__", fail)
     with pytest.raises(RuntimeError, match="shapes"):
-        service.answers([models[0]], np.zeros((32, 32, 3), np.uint8), "msp")[0]
+        service.answers([models[0]], np.zeros((32, 32, 3), np.uint8), "msp")
 
 
 def test_compare_and_segment_deliver_summary_and_files(
@@ -258,7 +258,7 @@ def test_a_fault_of_ours_is_logged_and_shown_as_one_line(
 @pytest.mark.parametrize("source", ["", "   ", None])
 def test_no_model_is_a_clear_mistake(service: ModelService, source: str | None) -> None:
     with pytest.raises(CheckpointError, match="No model was chosen"):
-        service.answers([source], np.zeros((8, 8, 3), np.uint8), "msp")[0]
+        service.answers([source], np.zeros((8, 8, 3), np.uint8), "msp")
 
 
 def test_an_upload_that_is_no_picture_is_refused(tmp_path: Path) -> None:

@@ -110,6 +110,12 @@ def test_same_weights_under_different_settings_are_not_shared(pair, picture):
         np.testing.assert_array_equal(prediction.pred_masks, predictor(picture).pred_masks)
 
 
+def test_one_alone_is_not_hashed(pair, picture, monkeypatch):
+    monkeypatch.setattr(TrunkHashes, "of", None)
+    [prediction] = Comparison(Predictor(pair[0], "cpu", "float32"))(picture)
+    assert prediction.shared == ()
+
+
 def test_hash_is_of_the_content():
     model = tiny("mask2kan_swin_t", 0)
     same = copy.deepcopy(model)
