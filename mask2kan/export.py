@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mask2kan.checkpoints.atomic import atomic_writer
+from mask2kan.atomic import atomic_writer
 from mask2kan.errors import BackendError, ConfigError
 from mask2kan.model import Mask2KAN
 

@@ -26,7 +26,7 @@ from scipy import ndimage
 
 from mask2kan import drawing
 from mask2kan.anomaly import anomalous_regions, check_score
-from mask2kan.checkpoints import atomic_writer
+from mask2kan.atomic import atomic_writer
 from mask2kan.errors import ConfigError
 from mask2kan.pictures import RGB
 from mask2kan.predictor import Prediction

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from mask2kan.checkpoints.architecture import Checkpoint, build
-from mask2kan.checkpoints.atomic import atomic_writer
 from mask2kan.checkpoints.detectron2 import is_detectron2, read_detectron2
 from mask2kan.checkpoints.files import Contents, read_file, read_json
 from mask2kan.checkpoints.hub import (
@@ -34,7 +33,7 @@ from mask2kan.devices import resolve_device
 from mask2kan.errors import CheckpointError, unknown
 from mask2kan.model import Mask2KAN
 
-__all__ = ["atomic_writer", "describe", "list_weights", "load_model", "save_model"]
+__all__ = ["describe", "list_weights", "load_model", "save_model"]
 
 
 def load_model(

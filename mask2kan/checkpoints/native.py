@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from mask2kan.atomic import atomic_writer
 from mask2kan.checkpoints.architecture import Checkpoint, checked_config
-from mask2kan.checkpoints.atomic import atomic_writer
 from mask2kan.checkpoints.files import Contents, parse_json
 from mask2kan.config import ModelConfig
 from mask2kan.errors import CheckpointError

@@ -1,13 +1,14 @@
 """Multi-scale deformable attention: one public op, and the choice of who computes it.
 
 ``ms_deform_attn`` hides its backends: ``reference`` is plain PyTorch (any device, exports, the
-definition of correct), ``cpu`` is fast on the CPU. Which one runs is decided by capability before
-the call, once per device type, and logged once; ``MASK2KAN_OPS=auto|cuda|cpu|reference`` in the
-environment forces it for the process, :func:`use_backend` for a block, ``backend=`` for one call.
-A forced backend that cannot run is an error, never a silent fall-back.
+definition of correct), ``cpu`` is fast on the CPU, ``cuda`` is our own kernel for NVIDIA cards.
+Which one runs is decided by capability before the call, once per device, value type and head size,
+and logged once; ``MASK2KAN_OPS=auto|cuda|cpu|reference`` in the environment forces it for the
+process, :func:`use_backend` for a block, ``backend=`` for one call. A forced backend that cannot
+run is an error, never a silent fall-back.
 
-To add a backend (e.g. ``cuda.py``): register kernels on the two operators in ``operator.py`` and
-let :func:`choose_backend` know when it is available.
+To add a backend: register kernels on the two operators in ``operator.py`` and let
+:func:`choose_backend` know when it is available.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from mask2kan.errors import BackendError, unknown
 from mask2kan.ops import cpu as _cpu  # noqa: F401  (registers the CPU kernels)
+from mask2kan.ops import cuda
 from mask2kan.ops.operator import ms_deform_attn_operator
 from mask2kan.ops.reference import ms_deform_attn_reference
 
@@ -68,7 +70,7 @@ def ms_deform_attn(
     request = backend or _forced or _environment_backend()
     if request == "auto" and _exporting():
         request = "reference"
-    if _decide(value.device.type, request) == "reference":
+    if _decide(value.device, request, value.dtype, value.shape[3]) == "reference":
         return ms_deform_attn_reference(
             value, spatial_shapes, sampling_locations, attention_weights
         )
@@ -76,31 +78,59 @@ def ms_deform_attn(
     return ms_deform_attn_operator(value, flat_shapes, sampling_locations, attention_weights)
 
 
-def choose_backend(device_type: str, request: str = "auto") -> str:
+def choose_backend(
+    device: str | torch.device,
+    request: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    head_size: int = 32,
+) -> str:
     """The backend that computes on a device: ``cuda``, ``cpu`` or ``reference``.
 
+    Where the answer is ``cuda``, its kernels are compiled and loaded when this returns.
+
     Args:
-        device_type: e.g. ``"cpu"`` or ``"cuda"``.
+        device: e.g. ``"cpu"`` or ``"cuda:1"``.
         request: one of :data:`BACKENDS`.
+        dtype: of ``value``.
+        head_size: its channels per head.
 
     Raises:
         BackendError: an unknown backend, or one that cannot run on this device.
     """
+    return _choose(torch.device(device), request, dtype, head_size)[0]
+
+
+def _choose(
+    device: torch.device, request: str, dtype: torch.dtype, head_size: int
+) -> tuple[str, str]:
+    """The backend, and what kept a card from its kernels; the latter mostly empty."""
     if request not in BACKENDS:
         raise BackendError(unknown("operator backend", request, BACKENDS))
-    if request == "cuda":
+    if request == "cpu" and device.type != "cpu":
         raise BackendError(
-            "The cuda operator backend was asked for, but this build has no CUDA kernel yet; "
-            f"use auto or reference ({ENVIRONMENT_VARIABLE}=reference runs on a GPU too)."
-        )
-    if request == "cpu" and device_type != "cpu":
-        raise BackendError(
-            f"The cpu operator backend was asked for on a {device_type} tensor; move the model to "
+            f"The cpu operator backend was asked for on a {device.type} tensor; move the model to "
             "the CPU, or use auto or reference."
         )
-    if request == "auto":
-        return "cpu" if device_type == "cpu" else "reference"
-    return request
+    if request == "cuda":
+        if reason := cuda.missing(device, dtype, head_size):
+            raise BackendError(
+                f"The cuda operator backend was asked for, but its kernels cannot run: {reason}. "
+                f"Or use auto or reference ({ENVIRONMENT_VARIABLE}=reference runs on a GPU too)."
+            )
+        cuda.prepare(device, dtype, head_size)
+    if request != "auto":
+        return request, ""
+    if device.type == "cpu":
+        return "cpu", ""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return "reference", ""
+    reason = cuda.missing(device, dtype, head_size)
+    if not reason:
+        try:
+            cuda.prepare(device, dtype, head_size)
+        except BackendError as error:
+            reason = str(error)
+    return ("reference" if reason else "cuda"), reason
 
 
 @contextmanager
@@ -124,8 +154,8 @@ def _environment_backend() -> str:
     return _read_environment()
 
 
-def _decide(device_type: str, request: str) -> str:
-    return _decide_once(device_type, request)
+def _decide(device: torch.device, request: str, dtype: torch.dtype, head_size: int) -> str:
+    return _decide_once(device, request, dtype, head_size)
 
 
 # torch.compile asks these two while tracing and keeps the answers as constants. This is all that
@@ -144,9 +174,16 @@ def _read_environment() -> str:
 
 
 @functools.cache
-def _decide_once(device_type: str, request: str) -> str:
-    chosen = choose_backend(device_type, request)
-    _log.info("ms_deform_attn on %s: %s backend (%s asked for)", device_type, chosen, request)
+def _decide_once(device: torch.device, request: str, dtype: torch.dtype, head_size: int) -> str:
+    chosen, reason = _choose(device, request, dtype, head_size)
+    _log.info("ms_deform_attn on %s: %s backend (%s asked for)", device, chosen, request)
+    if reason:
+        _log.warning(
+            "ms_deform_attn on %s is slower than it could be, because the CUDA kernels cannot "
+            "run: %s",
+            device,
+            reason,
+        )
     return chosen
 
 

@@ -2,8 +2,8 @@
 
 ``mask2kan::ms_deform_attn`` and its backward are registered with ``torch.library``, so that
 ``torch.compile``, autocast and autograd treat them as opaque operators. Kernels come from the
-backend modules (``cpu``; a CUDA kernel registers itself on the same two names). Second
-derivatives are not defined; the reference backend has them.
+backend modules, ``cpu`` and ``cuda``. Second derivatives are not defined; the reference backend
+has them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention: both backends against each other and against plain loops."""
+"""Multi-scale deformable attention on the CPU: backends against each other and plain loops."""
 
 from __future__ import annotations
 
@@ -13,61 +13,10 @@ from torch import Tensor
 from mask2kan import ops
 from mask2kan.errors import BackendError
 from mask2kan.ops import choose_backend, cpu, ms_deform_attn, use_backend
+from tests.attention_cases import SHAPES, Case, make_case, run
 
-Case = tuple[Tensor, list[tuple[int, int]], Tensor, Tensor]
-SHAPES = {
-    "pyramid": [(4, 5), (8, 10), (16, 20)],
-    "odd": [(1, 7), (5, 3), (2, 1)],
-    "one": [(6, 9)],
-}
 NAMES = ("output", "value", "locations", "weights")
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
-
-
-def make_case(
-    shapes: list[tuple[int, int]],
-    where: str = "mixed",
-    *,
-    batch: int = 2,
-    queries: int = 37,
-    heads: int = 3,
-    channels: int = 5,
-    points: int = 4,
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-) -> Case:
-    """Random tensors; ``where`` the locations lie: random, border, outside or mixed."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def uniform(low: float, high: float, *size: int) -> Tensor:
-        drawn = torch.rand(*size, generator=generator, dtype=torch.float64)
-        return low + (high - low) * drawn
-
-    size = (batch, queries, heads, len(shapes), points, 2)
-    extent = torch.tensor([[w, h] for h, w in shapes], dtype=torch.float64)[:, None]
-    inside = uniform(0, 1, *size)
-    border = (uniform(0, 1, *size) < 0.5).double() + uniform(-1.2, 1.2, *size) / extent
-    kinds = {"random": inside, "border": border, "outside": uniform(-3, 4, *size)}
-    if where == "mixed":
-        pick = uniform(0, 1, *size[:-1], 1)
-        locations = torch.where(pick < 0.7, border, kinds["outside"])
-        locations = torch.where(pick < 0.4, inside, locations)
-    else:
-        locations = kinds[where]
-    positions = sum(h * w for h, w in shapes)
-    value = uniform(-1, 1, batch, positions, heads, channels)
-    weights = uniform(0, 1, *size[:-1])
-    return value.to(dtype), shapes, locations.to(dtype), weights.to(dtype)
-
-
-def run(case: Case, backend: str) -> tuple[Tensor, ...]:
-    """Output, and gradients of value, locations and weights for a fixed output gradient."""
-    value, shapes, locations, weights = case
-    leaves = [tensor.detach().clone().requires_grad_() for tensor in (value, locations, weights)]
-    output = ms_deform_attn(leaves[0], shapes, leaves[1], leaves[2], backend=backend)
-    generator = torch.Generator().manual_seed(7)
-    grad = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
-    return output.detach(), *torch.autograd.grad(output, leaves, grad)
 
 
 def assert_agree(case: Case, tolerance: float) -> None:
@@ -319,8 +268,8 @@ def test_backend_choice() -> None:
     assert choose_backend("cpu", "reference") == "reference"
     with pytest.raises(BackendError, match="Known: auto, cpu, cuda, reference"):
         choose_backend("cpu", "gpu")
-    with pytest.raises(BackendError, match="no CUDA kernel yet"):
-        choose_backend("cuda", "cuda")
+    with pytest.raises(BackendError, match="need a CUDA card, and the tensors are on cpu"):
+        choose_backend("cpu", "cuda")
     with pytest.raises(BackendError, match="on a cuda tensor"):
         choose_backend("cuda", "cpu")
 
@@ -353,7 +302,7 @@ def test_environment_with_an_unknown_backend(
 def test_use_backend_forces_and_restores(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def decide(device_type: str, request: str) -> str:
+    def decide(device: torch.device, request: str, dtype: torch.dtype, head_size: int) -> str:
         asked.append(request)
         return "reference"
 

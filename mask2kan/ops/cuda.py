@@ -1,0 +1,323 @@
+"""CUDA kernels of multi-scale deformable attention: ``ms_deform_attn.cu``, compiled and launched.
+
+One kernel is compiled per architecture, value type and head size when it is first needed, which
+takes about a second once per machine (see ``nvrtc.py``). Values are float32, float16 or bfloat16;
+locations and weights go in as float32, and sums are float32. The gradient of ``value`` is added up
+by atomic operations in float32 and rounded at the end; it may differ in the last bit from run to
+run, so the backward pass refuses ``torch.use_deterministic_algorithms(True)``.
+
+Dimensions: B batch, S positions of all levels, Q queries, M heads, D channels of a head, L levels,
+P points.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mask2kan.errors import BackendError
+from mask2kan.ops.nvrtc import compile_cubin, missing_compiler
+from mask2kan.ops.operator import BACKWARD, FORWARD
+
+__all__ = ["backward", "compile_kernels", "forward", "missing", "prepare"]
+
+SOURCE = Path(__file__).with_name("ms_deform_attn.cu")
+VALUE_TYPES = {
+    torch.float32: "float",
+    torch.float16: "mask2kan::Half",
+    torch.bfloat16: "mask2kan::BFloat16",
+}
+HEAD_SIZES = tuple(range(8, 65, 8))
+OLDEST_CARD = (7, 5)
+
+# As in ms_deform_attn.cu.
+_LANES, _WARPS = 32, 4
+_LEVELS_STEP = 8  # kernels are compiled for at most 8, 16, 24, ... levels
+
+
+def missing(device: torch.device, dtype: torch.dtype, head_size: int) -> str:
+    """What keeps the kernels from running on a device, and what to do; empty when nothing does.
+
+    Args:
+        device: a CUDA device.
+        dtype: of ``value``.
+        head_size: D.
+    """
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return f"they need a CUDA card, and the tensors are on {device.type}"
+    if torch.version.hip is not None:
+        return "they are for NVIDIA cards, and this torch is for AMD's"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST_CARD:
+        return (
+            f"they need compute capability {_dotted(OLDEST_CARD)} or newer, and this card has "
+            f"{_dotted(capability)}"
+        )
+    if dtype not in VALUE_TYPES:
+        known = ", ".join(_name(known) for known in VALUE_TYPES)
+        return f"value is {_name(dtype)}; they take {known}"
+    if head_size not in HEAD_SIZES:
+        return (
+            f"heads have {head_size} channels; they take multiples of 8 from {HEAD_SIZES[0]} to "
+            f"{HEAD_SIZES[-1]}"
+        )
+    return missing_compiler()
+
+
+def prepare(device: torch.device, dtype: torch.dtype, head_size: int) -> None:
+    """Compile and load the kernels, so that the first call need not.
+
+    Raises:
+        BackendError: when they cannot be compiled or loaded.
+    """
+    for name in ("forward", "backward"):
+        _kernel(name, _index(device), dtype, head_size, _LEVELS_STEP)
+
+
+def compile_kernels(arch: str, dtype: torch.dtype, head_size: int, num_levels: int = 1) -> bytes:
+    """Machine code of both kernels for one architecture; needs no card.
+
+    Args:
+        arch: e.g. ``sm_90``.
+        dtype: of ``value``.
+        head_size: D.
+        num_levels: L, or more.
+
+    Raises:
+        BackendError: when there is no compiler, or it refuses.
+    """
+    macros = {
+        "VALUE_TYPE": VALUE_TYPES[dtype],
+        "HEAD_SIZE": str(head_size),
+        "MAX_LEVELS": str(_max_levels(num_levels)),
+    }
+    return compile_cubin(SOURCE.read_text(encoding="utf-8"), arch, macros)
+
+
+def forward(value: Tensor, spatial_shapes: list[int], locations: Tensor, weights: Tensor) -> Tensor:
+    """The operator's kernel; as ``ms_deform_attn``, on flattened (H, W) pairs."""
+    batch, _, heads, channels = value.shape
+    output = value.new_empty((batch, locations.shape[1], heads * channels))
+    if 0 in (*value.shape, *locations.shape):
+        return output.zero_()
+    _launch(
+        "forward",
+        spatial_shapes,
+        _dense(value),
+        _dense(locations, torch.float32),
+        _dense(weights, torch.float32),
+        output,
+    )
+    return output
+
+
+def backward(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: list[int],
+    locations: Tensor,
+    weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, locations and weights, each in its tensor's dtype."""
+    _refuse_to_be_deterministic()
+    single: dict[str, Any] = {"dtype": torch.float32, "device": value.device}
+    grad_value = torch.zeros(value.shape, **single)
+    nothing = 0 in (*value.shape, *locations.shape)
+    make = torch.zeros if nothing else torch.empty
+    grad_locations, grad_weights = make(locations.shape, **single), make(weights.shape, **single)
+    if not nothing:
+        _launch(
+            "backward",
+            spatial_shapes,
+            _dense(value),
+            _dense(locations, torch.float32),
+            _dense(weights, torch.float32),
+            _dense(grad_output, value.dtype),
+            grad_value,
+            grad_locations,
+            grad_weights,
+        )
+    return (
+        grad_value.to(value.dtype),
+        grad_locations.to(locations.dtype),
+        grad_weights.to(weights.dtype),
+    )
+
+
+torch.library.impl(FORWARD, "cuda", forward)
+torch.library.impl(BACKWARD, "cuda", backward)
+
+
+def _refuse_to_be_deterministic() -> None:
+    if not torch.are_deterministic_algorithms_enabled():
+        return
+    message = (
+        "The backward pass of ms_deform_attn on CUDA adds gradients in no fixed order, and "
+        "torch.use_deterministic_algorithms(True) is set. Set it with warn_only=True, or train on "
+        "the CPU."
+    )
+    if not torch.is_deterministic_algorithms_warn_only_enabled():
+        raise BackendError(message)
+    warnings.warn(message, stacklevel=2)
+
+
+def _dense(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """In the dtype, contiguous, and where loads of 16 bytes may begin."""
+    tensor = tensor.to(dtype or tensor.dtype).contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+
+
+class _Level(ctypes.Structure):
+    _fields_ = (("height", ctypes.c_int), ("width", ctypes.c_int), ("start", ctypes.c_int))
+
+
+@functools.cache
+def _sizes_type(max_levels: int) -> type[ctypes.Structure]:
+    """``Sizes`` of ms_deform_attn.cu."""
+    counts = ("positions", "queries", "heads", "levels", "points")
+    fields = [*((name, ctypes.c_int) for name in counts), ("level", _Level * max_levels)]
+    return type("_Sizes", (ctypes.Structure,), {"_fields_": fields})
+
+
+def _sizes(spatial_shapes: list[int], value: Tensor, locations: Tensor) -> ctypes.Structure:
+    levels, start = [], 0
+    for height, width in zip(spatial_shapes[::2], spatial_shapes[1::2], strict=True):
+        levels.append(_Level(height, width, start))
+        start += height * width
+    sizes = _sizes_type(_max_levels(len(levels)))()
+    sizes.positions, sizes.heads = value.shape[1], value.shape[2]
+    sizes.queries, sizes.points = locations.shape[1], locations.shape[4]
+    sizes.levels = len(levels)
+    sizes.level[: len(levels)] = levels
+    return sizes
+
+
+def _num_blocks(value: Tensor, num_queries: int) -> int:
+    """One per image, head and as many queries as a block's warps hold."""
+    batch, _, heads, channels = value.shape
+    threads = 1 << (channels * value.element_size() // 16 - 1).bit_length()  # of a query
+    block_queries = _WARPS * (_LANES // threads)
+    blocks = batch * heads * -(-num_queries // block_queries)
+    if blocks >= 2**31 or value.shape[1] >= 2**31 or num_queries >= 2**31 - block_queries:
+        raise BackendError(
+            f"ms_deform_attn on CUDA: a batch of {batch} with {heads} heads, {value.shape[1]} "
+            f"positions and {num_queries} queries needs more than 2^31 of one thing; split the "
+            "batch."
+        )
+    return blocks
+
+
+def _launch(
+    name: str,
+    spatial_shapes: list[int],
+    value: Tensor,
+    locations: Tensor,
+    weights: Tensor,
+    *others: Tensor,
+) -> None:
+    """Queue a kernel on the current stream."""
+    sizes = _sizes(spatial_shapes, value, locations)
+    blocks = _num_blocks(value, locations.shape[1])
+    pointers = [
+        ctypes.c_void_p(tensor.data_ptr()) for tensor in (value, locations, weights, *others)
+    ]
+    arguments = [*pointers, sizes]
+    addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+    device = value.device
+    with torch.cuda.device(device):
+        _require_context(device)
+        kernel = _kernel(
+            name, _index(device), value.dtype, value.shape[3], _max_levels(sizes.levels)
+        )
+        driver = _driver()
+        _check(
+            driver.cuLaunchKernel(
+                *(kernel, blocks, 1, 1, _WARPS * _LANES, 1, 1),
+                *(0, torch.cuda.current_stream(device).cuda_stream),
+                *(ctypes.addressof(addresses), 0),
+            ),
+            f"launch the {name} kernel",
+        )
+
+
+@functools.cache
+def _kernel(
+    name: str, device_index: int, dtype: torch.dtype, head_size: int, max_levels: int
+) -> Any:
+    """A driver's handle of one kernel, compiled and loaded."""
+    device = torch.device("cuda", device_index)
+    if reason := missing(device, dtype, head_size):
+        raise BackendError(f"The CUDA kernels of ms_deform_attn cannot run: {reason}.")
+    with torch.cuda.device(device):
+        _require_context(device)
+        library = _library(_arch(device), dtype, head_size, max_levels)
+        (kernel,) = _check(
+            _driver().cuLibraryGetKernel(library, f"ms_deform_attn_{name}".encode()),
+            f"find the {name} kernel",
+        )
+    return _driver().CUfunction(int(kernel))
+
+
+@functools.cache
+def _library(arch: str, dtype: torch.dtype, head_size: int, max_levels: int) -> Any:
+    """Loaded code; the driver carries it to every card of the architecture that asks."""
+    cubin = compile_kernels(arch, dtype, head_size, max_levels)
+    (library,) = _check(
+        _driver().cuLibraryLoadData(cubin, [], [], 0, [], [], 0), f"load code for {arch}"
+    )
+    return library
+
+
+def _require_context(device: torch.device) -> None:
+    """Make the device's context current where this thread has not used CUDA yet."""
+    driver = _driver()
+    (context,) = _check(driver.cuCtxGetCurrent(), "ask for the context")
+    if int(context) == 0:
+        (context,) = _check(
+            driver.cuDevicePrimaryCtxRetain(driver.CUdevice(_index(device))), "get the context"
+        )
+        _check(driver.cuCtxSetCurrent(context), "set the context")
+
+
+def _check(result: tuple[Any, ...], what: str) -> tuple[Any, ...]:
+    """What a driver call returned besides its status."""
+    status, *rest = result
+    if int(status):
+        raise BackendError(
+            f"The CUDA driver could not {what} of ms_deform_attn: {status.name}. "
+            "MASK2KAN_OPS=reference does without."
+        )
+    return tuple(rest)
+
+
+def _driver() -> Any:
+    from cuda.bindings import driver  # torch and cuda-core bring it; on a CPU it is not there
+
+    return driver
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def _arch(device: torch.device) -> str:
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+def _max_levels(num_levels: int) -> int:
+    return -(-num_levels // _LEVELS_STEP) * _LEVELS_STEP
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
