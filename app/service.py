@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from mask2kan.checkpoints import load_model
 from mask2kan.comparison import Comparison
 from mask2kan.config import ModelConfig
-from mask2kan.errors import CheckpointError, Mask2KANError
+from mask2kan.devices import is_out_of_memory
+from mask2kan.errors import CheckpointError, Mask2KANError, OutOfMemoryError
 from mask2kan.predictor import Prediction, Predictor
 
 logger = logging.getLogger(__name__)
@@ -31,11 +32,6 @@ logger = logging.getLogger(__name__)
 _MODELS_KEPT = 3
 _ANSWERS_KEPT = 4
 _ANSWER_PIXELS_KEPT = 2048 * 1024
-_NO_MEMORY = ("not enough memory", "can't allocate memory")
-
-
-class OutOfMemoryError(Mask2KANError):
-    """The device has not enough memory for this picture and model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +95,11 @@ class ModelService:
         with self._lock:
             try:
                 return self._compute(names, picture, score)
-            except (MemoryError, torch.OutOfMemoryError) as error:
+            except OutOfMemoryError:
                 self._forget()
-                raise _out_of_memory(picture) from error
-            except RuntimeError as error:
-                # The CPU allocator has no error class of its own.
-                if not any(sign in str(error) for sign in _NO_MEMORY):
+                raise
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
                     raise
                 self._forget()
                 raise _out_of_memory(picture) from error

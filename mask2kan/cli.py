@@ -261,6 +261,8 @@ def _predictor(source: str, options: argparse.Namespace) -> Predictor:
         max_side=options.max_side,
         flip=options.flip,
         refine=options.refine,
+        compile=options.compile,
+        graphs=options.graphs,
     )
 
 
@@ -394,7 +396,7 @@ def _picture_options(add: Callable[..., Any]) -> None:
         "--dtype",
         choices=("auto", *DTYPES),
         default="auto",
-        help="of the arithmetic; auto takes bfloat16 where the processor is faster with it",
+        help="of the arithmetic; auto takes bfloat16 where the device is faster with it",
     )
     add(
         "--max-side",
@@ -404,4 +406,6 @@ def _picture_options(add: Callable[..., Any]) -> None:
     )
     add("--flip", action="store_true", help="average with the left-right flipped picture")
     add("--refine", action="store_true", help="Mask2Anomaly's refinement of anomaly scores")
+    add("--compile", action="store_true", help="run the model through torch.compile")
+    add("--graphs", action="store_true", help="replay it as a CUDA graph, one per picture size")
     add("--out", type=Path, default=Path("mask2kan_results"), help="folder (default: %(default)s)")

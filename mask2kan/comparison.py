@@ -122,9 +122,10 @@ class Comparison:
         seen: dict[Hashable, Any] = {}
         predictions: list[Prediction] = []
         for index, predictor in enumerate(self.predictors):
-            trunk = _SharedTrunk(seen, self._backbone_keys[index], self._pixel_decoder_keys[index])
+            keys = (self._backbone_keys[index], self._pixel_decoder_keys[index])
+            trunk = None if keys[0] is None else _SharedTrunk(seen, *keys)
             prediction = predictor(image, run=trunk)
-            prediction.shared = trunk.shared
+            prediction.shared = () if trunk is None else trunk.shared
             predictions.append(prediction)
             image = prediction.image  # decoded once
         return predictions
@@ -145,18 +146,18 @@ class _SharedTrunk:
         self.shared: tuple[str, ...] = ()
 
     def __call__(self, model: nn.Module, images: Tensor, *, mirrored: bool) -> Any:
-        if self._backbone_key is None or not isinstance(model, Mask2KAN):
-            return model(images, with_aux=False)
+        assert isinstance(model, Mask2KAN)
+        self.shared = ()
+        # a predictor short of memory asks again, with a smaller picture
+        look = (mirrored, tuple(images.shape))
 
         def features() -> list[Tensor]:
-            return self._once(
-                ("backbone",), self._backbone_key, mirrored, lambda: model.see(images)
-            )
+            return self._once(("backbone",), self._backbone_key, look, lambda: model.see(images))
 
         mask_features, levels = self._once(
             ("backbone", "pixel_decoder"),
             self._pixel_decoder_key,
-            mirrored,
+            look,
             lambda: model.pixel_decoder(features()),
         )
         return model.transformer_decoder(levels, mask_features, with_aux=False)
@@ -165,15 +166,15 @@ class _SharedTrunk:
         self,
         stages: tuple[str, ...],
         key: Hashable | None,
-        mirrored: bool,
+        look: Hashable,
         compute: Callable[[], _T],
     ) -> _T:
         """What the stages lead to, computed unless a model before this one did."""
         if key is None:
             return compute()
-        if (key, mirrored) not in self._seen:
-            self._seen[key, mirrored] = compute()
+        if (key, look) not in self._seen:
+            self._seen[key, look] = compute()
         else:
             self.shared = stages
-        result: _T = self._seen[key, mirrored]
+        result: _T = self._seen[key, look]
         return result

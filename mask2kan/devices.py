@@ -18,6 +18,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # What "auto" asks of bfloat16 on a processor: matrix products this many times as fast.
 WORTHWHILE = 1.3
 _BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
+_BFLOAT16_CARD = (8, 0)  # the first compute capability whose tensor cores know it
+
+# The allocator of processors has no error class of its own.
+_NO_MEMORY = ("not enough memory", "can't allocate memory")
 
 _log = logging.getLogger(__name__)
 
@@ -49,8 +53,9 @@ def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     """The type matrix products and convolutions compute in.
 
     Args:
-        name: ``auto``, or a key of ``DTYPES``. ``auto`` is bfloat16 on a processor that has
-            instructions for it and is faster with them, else float32.
+        name: ``auto``, or a key of ``DTYPES``. ``auto`` is bfloat16 on cards whose tensor cores
+            know it (compute capability 8.0 on) and on processors that have instructions for it and
+            are faster with them, else float32.
         device: where they compute.
 
     Raises:
@@ -59,11 +64,16 @@ def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     if isinstance(name, torch.dtype):
         name = str(name).removeprefix("torch.")
     if name == "auto":
-        fast = device.type == "cpu" and _processor_prefers_bfloat16()
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if _prefers_bfloat16(device) else torch.float32
     if name not in DTYPES:
         raise ConfigError(unknown("dtype", name, ("auto", *DTYPES)))
     return DTYPES[name]
+
+
+def _prefers_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda" and torch.version.hip is None:
+        return torch.cuda.get_device_capability(device) >= _BFLOAT16_CARD
+    return device.type == "cpu" and _processor_prefers_bfloat16()
 
 
 @functools.cache
@@ -89,6 +99,19 @@ def _seconds_of_products(dtype: torch.dtype) -> float:
         torch.nn.functional.linear(a, b)
         times.append(time.perf_counter() - start)
     return min(times[1:])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device has no memory left."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give a card's memory that nothing holds any more back to whoever asks next."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def full_precision_on_cpu(tensor: Tensor) -> contextlib.AbstractContextManager[None]:

@@ -34,6 +34,10 @@ class BackendError(Mask2KANError):
     """An operator backend was asked for that this machine does not have."""
 
 
+class OutOfMemoryError(Mask2KANError):
+    """The device has not enough memory for this picture and model."""
+
+
 def unknown(kind: str, found: str, known: Iterable[str]) -> str:
     """Message for an unknown name: what was found, the nearest names, and all of them.
 

@@ -239,11 +239,11 @@ def sampling_grid(
 ) -> SamplingGrid:
     """Lay out what all encoder layers share; long rows keep their arithmetic vectorised."""
     centres = torch.cat([pixel_centres(height, width, device) for height, width in spatial_shapes])
-    pixel = torch.tensor(
-        [(1 / width, 1 / height) for height, width in spatial_shapes],
-        dtype=torch.float32,
-        device=device,
-    )
+    # Filled in place: a tensor made of Python numbers would be copied to a card, which waits.
+    pixel = torch.empty(len(spatial_shapes), 2, dtype=torch.float32, device=device)
+    for level, (height, width) in enumerate(spatial_shapes):
+        pixel[level, 0].fill_(1 / width)
+        pixel[level, 1].fill_(1 / height)
     per_head = pixel[:, None].expand(-1, num_points, -1).flatten()
     samples = num_heads * len(spatial_shapes) * num_points
     return SamplingGrid(spatial_shapes, centres.repeat(1, samples), per_head.repeat(num_heads))

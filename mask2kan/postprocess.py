@@ -35,7 +35,8 @@ from mask2kan.anomaly import (
 )
 
 MASK_STRIDE = 4
-STRIP_ELEMENTS = 1 << 21
+# Floats of a strip's masks: 8 MiB stay in a processor's cache, a card wants large pieces.
+STRIP_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 25}
 
 
 class Geometry(NamedTuple):
@@ -79,19 +80,21 @@ def class_probabilities(pred_logits: Tensor) -> Tensor:
 
 
 def mask_strips(
-    view: View, geometry: Geometry, *, max_elements: int = STRIP_ELEMENTS
+    view: View, geometry: Geometry, *, max_elements: int | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
     """Mask probabilities at full size, a few rows at a time.
 
     Args:
         view: the queries.
         geometry: computed and asked-for size.
-        max_elements: upper bound of n * W * Q (but at least one row).
+        max_elements: upper bound of n * W * Q (but at least one row); None for the device's own.
 
     Yields:
         The rows, and (n, W, Q) float32 probabilities, which the receiver may overwrite.
     """
     queries = view.pred_masks.shape[0]
+    if max_elements is None:
+        max_elements = STRIP_ELEMENTS.get(view.pred_masks.device.type, STRIP_ELEMENTS["cpu"])
     masks = view.pred_masks.float().permute(1, 2, 0).contiguous()  # (h, w, Q)
     height, width = geometry.size
     widest = max(width, masks.shape[1] * MASK_STRIDE)

@@ -2,7 +2,8 @@
 
 Source of the arithmetic: Mask2Former's evaluation with one departure: pictures are not resized to a
 fixed short side. Up to ``max_side`` the model sees every pixel; a larger picture is computed at
-``max_side``, its masks are mapped back to full size, and the ``Prediction`` says so.
+``max_side``, its masks are mapped back to full size, and the ``Prediction`` says so. Where memory
+does not suffice, a picture is computed smaller still, and that is said too.
 
 Several predictors may share a model across threads: calls into one model take turns.
 
@@ -12,11 +13,12 @@ Legend: B batch, Q queries, K classes, H W picture size, h w mask size.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,28 +27,20 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mask2kan import anomaly, postprocess
-from mask2kan.devices import resolve_device, resolve_dtype
-from mask2kan.errors import ConfigError, NumericsError
+from mask2kan.devices import is_out_of_memory, release_memory, resolve_device, resolve_dtype
+from mask2kan.errors import BackendError, ConfigError, NumericsError, OutOfMemoryError
+from mask2kan.execution import CompiledRun, GraphRun, Run, run_plainly
 from mask2kan.pictures import RGB, Source, read_picture
 from mask2kan.postprocess import Geometry, View
 
 STAGES = ("backbone", "pixel_decoder", "transformer_decoder")
 SMALLEST_MAX_SIDE = 32
+# Where memory does not suffice: half the pixels again and again, down to this longer side.
+_SHORTAGE_FACTOR = 0.7
+_SMALLEST_ATTEMPT = 256
 
 _turns: weakref.WeakKeyDictionary[nn.Module, threading.Lock] = weakref.WeakKeyDictionary()
 _turns_guard = threading.Lock()
-
-
-class Run(Protocol):
-    """How a predictor has its model run."""
-
-    def __call__(self, model: nn.Module, images: Tensor, *, mirrored: bool) -> Any:
-        """(B, 3, H, W) images to the model's output; ``mirrored`` says which look it is."""
-
-
-def run_alone(model: nn.Module, images: Tensor, *, mirrored: bool) -> Any:
-    """One call of the model."""
-    return model(images, with_aux=False)
 
 
 class Predictor:
@@ -56,6 +50,7 @@ class Predictor:
         model: as given, moved to ``device`` and in evaluation mode.
         device: where it runs.
         dtype: the autocast type; float32 means none.
+        run: how the model is run.
     """
 
     def __init__(
@@ -67,20 +62,25 @@ class Predictor:
         *,
         flip: bool = False,
         refine: bool = False,
+        compile: bool = False,
+        graphs: bool = False,
     ) -> None:
         """Prepare.
 
         Args:
             model: from ``load_model`` or ``create_model``.
             device: ``auto`` (a CUDA card where there is one), or any name torch knows.
-            dtype: ``auto`` (bfloat16 where the processor computes it faster, else float32),
+            dtype: ``auto`` (bfloat16 where card or processor compute it faster, else float32),
                 ``float32``, ``bfloat16`` or ``float16``.
             max_side: pictures whose longer side has more pixels are computed at this size.
             flip: average with the left-right flipped picture; twice the time.
             refine: apply Mask2Anomaly's refinement to anomaly scores by default.
+            compile: run the model through ``torch.compile``; pays for many pictures of one size.
+            graphs: record the forward pass of each picture size as a CUDA graph and replay it; pays
+                for many pictures of few sizes.
 
         Raises:
-            BackendError: for a device this machine does not have.
+            BackendError: for a device this machine does not have, or graphs without a card.
             ConfigError: for a dtype or size that cannot be used.
         """
         if max_side < SMALLEST_MAX_SIDE:
@@ -91,8 +91,16 @@ class Predictor:
         self.flip = flip
         self.refine = refine
         self.model = model
+        if graphs and self.device.type != "cuda":
+            raise BackendError(
+                f"CUDA graphs were asked for on {self.device.type}; they need a CUDA card. Leave "
+                "them out, or use compile."
+            )
+        self.run: Run = CompiledRun() if compile else run_plainly
+        if graphs:
+            self.run = GraphRun(self.run)
 
-    def __call__(self, image: Source, *, run: Run = run_alone) -> Prediction:
+    def __call__(self, image: Source, *, run: Run | None = None) -> Prediction:
         """Segment one picture.
 
         Args:
@@ -102,61 +110,117 @@ class Predictor:
         Raises:
             PictureError: when it cannot be read, or has more than 40 megapixels.
             NumericsError: when the model's output is not finite.
+            OutOfMemoryError: when memory does not suffice even for a small version of it.
         """
         clock = _Clock(self.device)
         with clock.stage("decode"):
             picture = read_picture(image)
-        notes: list[str] = []
-        with clock.stage("resize"):
-            computed = self._computed_picture(picture, notes)
-            tensor = torch.from_numpy(computed).permute(2, 0, 1)[None].float() / 255
-        views = [self._look(tensor, clock, run)]
+        computed, views, notes = self._fit(picture, clock, run or self.run)
         if self.flip:
             notes.append("Averaged with the left-right flipped picture.")
-            views.append(self._look(tensor.flip(-1), clock, run, mirrored=True))
         model: Any = self.model
         return Prediction(
             image=picture,
             views=views,
-            compute_size=(computed.shape[0], computed.shape[1]),
+            compute_size=computed,
             class_names=tuple(model.class_names),
             palette=np.asarray(model.palette, dtype=np.uint8),
             calibration=getattr(model, "calibration", {}),
-            timings=clock.milliseconds,
+            timings=clock.milliseconds(),
             notes=notes,
-            device=self.device,
             refine=self.refine,
             source=getattr(model, "source", ""),
             num_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
         )
 
-    def _computed_picture(self, picture: RGB, notes: list[str]) -> RGB:
-        height, width = picture.shape[:2]
-        longest = max(height, width)
-        if longest <= self.max_side:
-            return picture
-        scale = self.max_side / longest
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        notes.append(
-            f"The picture has {width} × {height} pixels; it was computed at {size[0]} × {size[1]} "
-            "and mapped back."
-        )
-        resized = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)
-        return np.array(resized, dtype=np.uint8)
+    def _fit(
+        self, picture: RGB, clock: _Clock, run: Run
+    ) -> tuple[tuple[int, int], list[View], list[str]]:
+        """Compute the picture as large as ``max_side`` and memory allow.
 
-    def _look(self, images: Tensor, clock: _Clock, run: Run, *, mirrored: bool = False) -> View:
-        with _turn(self.model), clock.model_stages(self.model), torch.inference_mode():
-            self.model.to(self.device).eval()
+        Returns:
+            The (H, W) it was computed at, its views, and what to say about the size.
+        """
+        side = min(self.max_side, max(picture.shape[:2]))
+        short = False
+        while True:
+            with clock.stage("resize"):
+                resized = _resized(picture, side)
+            try:
+                views = [
+                    self._look(resized, clock, run, mirrored=mirrored)
+                    for mirrored in ((False, True) if self.flip else (False,))
+                ]
+                break
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the block above: until there, the error holds on to what was computed.
+            short = True
+            release_memory(self.device)
+            side = int(side * _SHORTAGE_FACTOR)
+            if side < _SMALLEST_ATTEMPT:
+                raise OutOfMemoryError(
+                    f"Not enough memory on {self.device} for a {picture.shape[1]}×"
+                    f"{picture.shape[0]} picture with this model, not even computed at "
+                    f"{resized.shape[1]}×{resized.shape[0]}. Close what else uses it, or try a "
+                    "smaller model."
+                )
+        size = (resized.shape[0], resized.shape[1])
+        return size, views, _notes_on_size(picture, size, short)
+
+    def _look(self, picture: RGB, clock: _Clock, run: Run, *, mirrored: bool) -> View:
+        with _turn(self.model), torch.inference_mode():
+            self._place_model()
+            # Hooks would break a recorded or compiled pass, and stages have no ends in it.
+            stages = (
+                clock.model_stages if run is not self.run or run is run_plainly else clock.model
+            )
             autocast = torch.autocast(
                 self.device.type, self.dtype, enabled=self.dtype != torch.float32
             )
-            with autocast:
-                output = run(self.model, images.to(self.device), mirrored=mirrored)
-            logits = output["pred_logits"][0].float().cpu()
-            masks = output["pred_masks"][0].float().cpu()
-        for name, values in (("pred_logits", logits), ("pred_masks", masks)):
-            _require_finite(name, values, self.dtype)
+            with stages(self.model), autocast:
+                images = torch.from_numpy(picture).to(self.device).permute(2, 0, 1)[None]
+                images = images.float() / 255
+                if mirrored:
+                    images = images.flip(-1)
+                output = run(self.model, images, mirrored=mirrored)
+            logits, masks = output["pred_logits"][0], output["pred_masks"][0]
+            for name, values in (("pred_logits", logits), ("pred_masks", masks)):
+                _require_finite(name, values, self.dtype)
         return View(logits, masks, mirrored)
+
+    def _place_model(self) -> None:
+        parameter = next(self.model.parameters(), None)
+        if parameter is not None and parameter.device != self.device:
+            self.model.to(self.device)
+            if self.device.type == "cuda":  # whose convolutions are fastest so
+                self.model.to(memory_format=torch.channels_last)
+        if self.model.training:
+            self.model.eval()
+
+
+def _resized(picture: RGB, side: int) -> RGB:
+    """The picture with a longer side of at most ``side``."""
+    height, width = picture.shape[:2]
+    longest = max(height, width)
+    if longest <= side:
+        return picture
+    scale = side / longest
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    resized = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)
+    return np.array(resized, dtype=np.uint8)
+
+
+def _notes_on_size(picture: RGB, size: tuple[int, int], short: bool) -> list[str]:
+    """What a reader should know where the picture was not computed as it is."""
+    if picture.shape[:2] == size:
+        return []
+    reason = " because memory did not suffice for more" if short else ""
+    return [
+        f"The picture has {picture.shape[1]} × {picture.shape[0]} pixels; it was computed at "
+        f"{size[1]} × {size[0]}{reason} and mapped back."
+    ]
 
 
 class Prediction:
@@ -169,8 +233,6 @@ class Prediction:
         class_names: K names.
         palette: (K, 3) uint8.
         calibration: per score, its range and thresholds; empty when uncalibrated.
-        pred_logits: (Q, K+1) float32, the raw queries.
-        pred_masks: (Q, h, w) float32 logits at a quarter of the padded ``compute_size``.
         timings: stage to milliseconds: ``decode``, ``resize``, ``model`` (within it ``backbone``,
             ``pixel_decoder``, ``transformer_decoder``), ``postprocess``; the last grows as maps are
             asked for.
@@ -194,7 +256,6 @@ class Prediction:
         calibration: Mapping[str, Mapping[str, Any]],
         timings: dict[str, float],
         notes: list[str],
-        device: torch.device,
         refine: bool = False,
         source: str = "",
         num_parameters: int = 0,
@@ -210,21 +271,28 @@ class Prediction:
         self.refine = refine
         self.source = source
         self.num_parameters = num_parameters
-        self.pred_logits: NDArray[np.float32] = views[0].pred_logits.numpy()
-        self.pred_masks: NDArray[np.float32] = views[0].pred_masks.numpy()
         self._views = views
-        self._device = device
         self._geometry = Geometry(compute_size, self.size)
         self._class_scores: NDArray[np.float32] | None = None
         self._semantic: NDArray[np.uint8] | None = None
         self._anomaly: dict[tuple[str, bool], NDArray[np.float32]] = {}
+
+    @functools.cached_property
+    def pred_logits(self) -> NDArray[np.float32]:
+        """(Q, K+1), the raw queries."""
+        return _numpy(self._views[0].pred_logits)
+
+    @functools.cached_property
+    def pred_masks(self) -> NDArray[np.float32]:
+        """(Q, h, w) logits at a quarter of the padded ``compute_size``."""
+        return _numpy(self._views[0].pred_masks)
 
     @property
     def class_scores(self) -> NDArray[np.float32]:
         """(K, H, W): sum over queries of softmax(class) times sigmoid(mask)."""
         if self._class_scores is None:
             with self._timed():
-                self._class_scores = postprocess.class_scores(self._placed(), self._geometry)
+                self._class_scores = postprocess.class_scores(self._views, self._geometry)
         return self._class_scores
 
     @property
@@ -272,16 +340,10 @@ class Prediction:
     def _reduce(self, scores: tuple[str, ...], *, refine: bool) -> None:
         names = self.class_names if refine else None
         with self._timed():
-            pixels = postprocess.reduce_pixels(self._placed(), self._geometry, scores, names)
+            pixels = postprocess.reduce_pixels(self._views, self._geometry, scores, names)
         self._semantic = pixels.semantic
         for score, values in pixels.anomaly.items():
             self._anomaly[score, refine] = values
-
-    def _placed(self) -> list[View]:
-        return [
-            View(view.pred_logits.to(self._device), view.pred_masks.to(self._device), view.mirrored)
-            for view in self._views
-        ]
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
@@ -292,18 +354,36 @@ class Prediction:
         self.timings["postprocess"] = self.timings.get("postprocess", 0.0) + spent
 
 
+def _numpy(values: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = values.float().cpu().numpy()
+    return array
+
+
 class _Clock:
-    """Milliseconds per stage; a stage entered twice adds up."""
+    """Milliseconds per stage; a stage entered twice adds up.
+
+    On a card the model's stages lie between marks that the card itself sets, so that measuring them
+    waits for nothing; they are read at the end.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self.milliseconds: dict[str, float] = {}
         self._device = device
+        self._spent: dict[str, float] = {}
+        self._marks: list[tuple[str, Any, Any]] = []
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        start = self._now()
+        """Work of the processor."""
+        start = time.perf_counter()
         yield
-        self._add(name, start)
+        self._add(name, 1000 * (time.perf_counter() - start))
+
+    @contextlib.contextmanager
+    def model(self, model: nn.Module) -> Iterator[None]:
+        """Time the model as a whole."""
+        start = self._mark()
+        yield
+        self._marks.append(("model", start, self._mark()))
 
     @contextlib.contextmanager
     def model_stages(self, model: nn.Module) -> Iterator[None]:
@@ -313,11 +393,11 @@ class _Clock:
 
         def start(name: str) -> None:
             if threading.get_ident() == owner:
-                starts[name] = self._now()
+                starts[name] = self._mark()
 
         def stop(name: str) -> None:
             if threading.get_ident() == owner and name in starts:
-                self._add(name, starts.pop(name))
+                self._marks.append((name, starts.pop(name), self._mark()))
 
         for name in STAGES:
             part = getattr(model, name, None)
@@ -325,20 +405,32 @@ class _Clock:
                 handles.append(part.register_forward_pre_hook(lambda *_, n=name: start(n)))
                 handles.append(part.register_forward_hook(lambda *_, n=name: stop(n)))
         try:
-            with self.stage("model"):
+            with self.model(model):
                 yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+    def milliseconds(self) -> dict[str, float]:
+        """Stage to milliseconds so far; waits for the card."""
+        for name, start, end in self._marks:
+            if self._device.type == "cuda":
+                end.synchronize()
+                self._add(name, start.elapsed_time(end))
+            else:
+                self._add(name, 1000 * (end - start))
+        self._marks.clear()
+        return dict(self._spent)
 
-    def _add(self, name: str, start: float) -> None:
-        spent = 1000 * (self._now() - start)
-        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + spent
+    def _mark(self) -> Any:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def _add(self, name: str, milliseconds: float) -> None:
+        self._spent[name] = self._spent.get(name, 0.0) + milliseconds
 
 
 @contextlib.contextmanager

@@ -20,11 +20,11 @@ from app import viewer
 from app.demo import INDOOR, build_demo, offered_models
 from app.handlers import Handlers, spoken
 from app.samples import FOLDER, sample_pictures
-from app.service import ModelService, OutOfMemoryError
+from app.service import ModelService
 from app.uploads import read_upload
 from mask2kan import create_model
 from mask2kan.checkpoints import save_model
-from mask2kan.errors import CheckpointError, PictureError
+from mask2kan.errors import CheckpointError, OutOfMemoryError, PictureError
 from mask2kan.predictor import Predictor
 
 HEIGHT, WIDTH = 48, 80
@@ -183,6 +183,7 @@ def test_warming_loads_and_survives_a_bad_name(
 @pytest.mark.parametrize(
     "error",
     [
+        OutOfMemoryError("Not enough memory on cuda for a 64×32 picture with this model."),
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory."),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),

@@ -49,6 +49,21 @@ def test_the_real_processor_is_asked_once():
     assert devices._seconds_of_products(torch.float32) > 0
 
 
+@pytest.mark.parametrize(
+    ("capability", "hip", "expected"),
+    [
+        ((9, 0), None, torch.bfloat16),
+        ((8, 0), None, torch.bfloat16),
+        ((7, 5), None, torch.float32),
+        ((9, 0), "6.4", torch.float32),
+    ],
+)
+def test_auto_on_cards(monkeypatch, capability, hip, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert resolve_dtype("auto", torch.device("cuda", 1)) == expected
+
+
 @pytest.mark.parametrize("name", ["float32", torch.float32, "bfloat16", torch.bfloat16])
 def test_names_and_types(name):
     assert resolve_dtype(name, CPU) == getattr(torch, str(name).removeprefix("torch."))

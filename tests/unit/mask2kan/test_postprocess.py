@@ -53,7 +53,7 @@ def full_scores(view, geometry):
 
 
 @pytest.mark.parametrize(("computed", "size"), SIZES)
-@pytest.mark.parametrize("max_elements", [1, 3000, STRIP_ELEMENTS])
+@pytest.mark.parametrize("max_elements", [1, 3000, *STRIP_ELEMENTS.values(), None])
 def test_strips_equal_resizing_everything(computed, size, max_elements):
     view, geometry = random_view(computed), Geometry(computed, size)
     masks = torch.full((*size, 7), torch.nan)

@@ -9,7 +9,13 @@ from PIL import Image
 from torch.nn import functional as F
 
 from mask2kan.anomaly import SCORES
-from mask2kan.errors import BackendError, ConfigError, NumericsError, PictureError
+from mask2kan.errors import (
+    BackendError,
+    ConfigError,
+    NumericsError,
+    OutOfMemoryError,
+    PictureError,
+)
 from mask2kan.model import create_model
 from mask2kan.predictor import Predictor
 
@@ -174,6 +180,65 @@ def test_non_finite_output_is_an_error(value):
         Predictor(broken, device="cpu")(photo(32, 32))
 
 
+class Hungry(torch.nn.Module):
+    """A model whose device has room for so many pixels; keeps what it was asked."""
+
+    class_names = ("a", "b")
+    palette = np.zeros((2, 3), np.uint8)
+
+    def __init__(self, room, error):
+        super().__init__()
+        self.room, self.error, self.asked = room, error, []
+
+    def forward(self, images, *, with_aux):
+        self.asked.append(tuple(images.shape[2:]))
+        if images[0, 0].numel() > self.room:
+            raise self.error
+        height, width = (-(-side // 32) * 8 for side in images.shape[2:])
+        return {
+            "pred_logits": torch.ones(1, 3, 3),
+            "pred_masks": torch.ones(1, 3, height, width),
+        }
+
+
+SHORTAGES = [
+    torch.OutOfMemoryError("CUDA out of memory."),
+    MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+]
+
+
+@pytest.mark.parametrize("error", SHORTAGES, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_picture_too_large_for_memory_is_computed_smaller_and_says_so(error, flip):
+    model = Hungry(room=200 * 400, error=error)
+    prediction = Predictor(model, device="cpu", flip=flip)(photo(400, 800))
+    looks = 2 if flip else 1
+    assert model.asked == [(400, 800), (280, 560), *[(196, 392)] * looks]
+    assert prediction.size == prediction.semantic.shape == (400, 800)
+    assert prediction.compute_size == (196, 392)
+    expected = "computed at 392 × 196 because memory did not suffice for more and mapped back"
+    assert expected in prediction.notes[0]
+    assert len(prediction.notes) == looks
+
+
+def test_no_memory_for_anything_is_one_error():
+    model = Hungry(room=0, error=SHORTAGES[0])
+    with pytest.raises(OutOfMemoryError, match=r"on cpu for a 1000×500 .* at 342×171\. Close"):
+        Predictor(model, device="cpu")(photo(500, 1000))
+    small = Hungry(room=0, error=SHORTAGES[0])
+    with pytest.raises(OutOfMemoryError, match="for a 20×10 picture"):
+        Predictor(small, device="cpu")(photo(10, 20))
+    assert small.asked == [(10, 20)]
+
+
+def test_other_errors_of_the_model_are_not_taken_for_a_lack_of_memory():
+    model = Hungry(room=0, error=RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        Predictor(model, device="cpu")(photo(64, 64))
+    assert len(model.asked) == 1
+
+
 def test_one_model_in_many_threads(model):
     pictures = [photo(40, 52, seed) for seed in range(4)]
     alone = [Predictor(model, device="cpu")(picture).anomaly() for picture in pictures]
@@ -205,6 +270,8 @@ def test_calibration_decides_range_and_threshold():
 
 
 def test_what_cannot_be_used_is_said(model):
+    with pytest.raises(BackendError, match="CUDA graphs were asked for on cpu"):
+        Predictor(model, device="cpu", graphs=True)
     with pytest.raises(ConfigError, match="max_side is 8"):
         Predictor(model, max_side=8)
     with pytest.raises(ConfigError, match="Nearest: float16"):
