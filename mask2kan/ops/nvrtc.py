@@ -123,7 +123,7 @@ def _compile(source: str, arch: str, macros: tuple[tuple[str, str], ...]) -> byt
     from cuda.core import Program, ProgramOptions
 
     _log.info("compiling CUDA code for %s (%s)", arch, ", ".join("=".join(m) for m in macros))
-    options = ProgramOptions(arch=arch, std="c++17", define_macro=list(macros))
+    options = ProgramOptions(arch=arch, std="c++17", define_macro=list(macros) or None)
     try:
         return bytes(Program(source, "c++", options).compile("cubin").code)
     except Exception as error:  # each library below has errors of its own
