@@ -55,11 +55,12 @@ def parameter_groups(
 def build_optimizer(
     model: nn.Module, *, lr: float, backbone_factor: float, weight_decay: float
 ) -> AdamW:
-    """AdamW over ``parameter_groups``."""
+    """AdamW over ``parameter_groups``; on a card, one kernel for all of them."""
     groups = parameter_groups(
         model, lr=lr, backbone_factor=backbone_factor, weight_decay=weight_decay
     )
-    return AdamW(groups, lr=lr, foreach=True)
+    on_card = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    return AdamW(groups, lr=lr, fused=True) if on_card else AdamW(groups, lr=lr, foreach=True)
 
 
 def poly_factor(step: int, *, steps: int, warmup_steps: int, power: float = 0.9) -> float:

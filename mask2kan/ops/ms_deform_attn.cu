@@ -51,7 +51,7 @@ struct Sizes {
   Level level[MAX_LEVELS];
 };
 
-// ---- Half precision, as bits -------------------------------------------------------------------
+// ---- Value types: how numbers lie in 32-bit words ----------------------------------------------
 
 struct Half {
   unsigned short bits;
@@ -61,38 +61,65 @@ struct BFloat16 {
   unsigned short bits;
 };
 
-__device__ inline float widen(float value) { return value; }
+template <typename T>
+struct Words;
 
-__device__ inline float widen(BFloat16 value) {
-  return __uint_as_float(static_cast<unsigned>(value.bits) << 16);
-}
+template <>
+struct Words<float> {
+  static constexpr int numbers = 1;
+  __device__ static void widen(unsigned word, float* wide) { wide[0] = __uint_as_float(word); }
+  __device__ static unsigned narrow(const float* wide) { return __float_as_uint(wide[0]); }
+};
 
-__device__ inline float widen(Half value) {
+template <>
+struct Words<BFloat16> {
+  static constexpr int numbers = 2;
+
+  __device__ static void widen(unsigned word, float* wide) {
+    wide[0] = __uint_as_float(word << 16);
+    wide[1] = __uint_as_float(word & 0xffff0000u);
+  }
+
+  __device__ static unsigned narrow(const float* wide) {
+    return round(wide[0]) >> 16 | (round(wide[1]) & 0xffff0000u);
+  }
+
+  // The upper half is the nearest bfloat16, ties to even; a NaN stays one.
+  __device__ static unsigned round(float wide) {
+    const unsigned bits = __float_as_uint(wide);
+    return wide == wide ? bits + 0x7fff + ((bits >> 16) & 1) : 0x7fff0000u;
+  }
+};
+
+template <>
+struct Words<Half> {
+  static constexpr int numbers = 2;
+
+  __device__ static void widen(unsigned word, float* wide) {
 #ifdef __CUDA_ARCH__
-  float wide;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
-  return wide;
+    asm("{ .reg .b16 low, high; mov.b32 {low, high}, %2;"
+        "  cvt.f32.f16 %0, low; cvt.f32.f16 %1, high; }"
+        : "=f"(wide[0]), "=f"(wide[1])
+        : "r"(word));
 #else
-  return half_bits_to_float(value.bits);
+    wide[0] = half_bits_to_float(word & 0xffffu);
+    wide[1] = half_bits_to_float(word >> 16);
 #endif
-}
+  }
 
-__device__ inline void narrow(float wide, float& value) { value = wide; }
-
-// To the nearest, ties to even; a NaN stays one.
-__device__ inline void narrow(float wide, BFloat16& value) {
-  const unsigned bits = __float_as_uint(wide);
-  const unsigned rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  value.bits = static_cast<unsigned short>(wide == wide ? rounded : 0x7fff);
-}
-
-__device__ inline void narrow(float wide, Half& value) {
+  __device__ static unsigned narrow(const float* wide) {
 #ifdef __CUDA_ARCH__
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(value.bits) : "f"(wide));
+    unsigned word;
+    asm("{ .reg .b16 low, high; cvt.rn.f16.f32 low, %1; cvt.rn.f16.f32 high, %2;"
+        "  mov.b32 %0, {low, high}; }"
+        : "=r"(word)
+        : "f"(wide[0]), "f"(wide[1]));
+    return word;
 #else
-  value.bits = float_to_half_bits(wide);
+    return float_to_half_bits(wide[0]) | unsigned(float_to_half_bits(wide[1])) << 16;
 #endif
-}
+  }
+};
 
 // ---- How a warp divides the channels of its queries ---------------------------------------------
 
@@ -113,23 +140,50 @@ struct Layout {
   static_assert(D % vector == 0 && slices <= kLanes, "a head is 16 bytes per thread");
 };
 
-// What one thread moves at a time: 16 bytes of channels.
+// What one thread moves at a time.
 template <typename T>
 struct alignas(16) Slice {
-  T channel[16 / sizeof(T)];
+  static constexpr int words = 4;
+  static constexpr int numbers = Words<T>::numbers;  // in a word
+  static constexpr int channels = words * numbers;
+  unsigned word[words];
+
+  __device__ static Slice load(const T* address) {
+    return *reinterpret_cast<const Slice*>(address);
+  }
+
+  __device__ void store(T* address) const { *reinterpret_cast<Slice*>(address) = *this; }
+
+  __device__ void widen(float* wide) const {
+#pragma unroll
+    for (int w = 0; w < words; ++w) Words<T>::widen(word[w], wide + w * numbers);
+  }
+
+  __device__ static Slice narrow(const float* wide) {
+    Slice slice;
+#pragma unroll
+    for (int w = 0; w < words; ++w) slice.word[w] = Words<T>::narrow(wide + w * numbers);
+    return slice;
+  }
 };
 
+// sum += weight * slice
 template <typename T>
-__device__ inline Slice<T> zeros() {
-  Slice<T> slice;
+__device__ inline void accumulate(float weight, const Slice<T>& slice, float* sum) {
+  float wide[Slice<T>::channels];
+  slice.widen(wide);
 #pragma unroll
-  for (int c = 0; c < Layout<T, 64>::vector; ++c) narrow(0.f, slice.channel[c]);
-  return slice;
+  for (int c = 0; c < Slice<T>::channels; ++c) sum[c] = fmaf(weight, wide[c], sum[c]);
 }
 
 template <typename T>
-__device__ inline Slice<T> load(const T* address) {
-  return *reinterpret_cast<const Slice<T>*>(address);
+__device__ inline float dot(const float* factors, const Slice<T>& slice) {
+  float wide[Slice<T>::channels];
+  slice.widen(wide);
+  float sum = 0.f;
+#pragma unroll
+  for (int c = 0; c < Slice<T>::channels; ++c) sum = fmaf(factors[c], wide[c], sum);
+  return sum;
 }
 
 // ---- Where a point lies --------------------------------------------------------------------------
@@ -148,14 +202,14 @@ struct alignas(16) Point {
 
 // In pixels a location is location * size - 0.5. The fraction comes from the location itself, not
 // from the difference of two large numbers: float32 pixels of a map 256 wide have steps of 1e-5.
-// Outside the map (infinity included) no corner exists, and the point reads zero; a NaN location
-// makes the attention weight NaN, and with it the sum.
+// Outside the map (infinity included) no corner exists, and the point reads zero; a NaN location,
+// or a NaN weight out there, reads the map's first pixel with the weight NaN.
 __device__ inline Point locate(float2 location, float attention, const Level& level) {
   const float width = static_cast<float>(level.width);
   const float height = static_cast<float>(level.height);
   const float column = fmaf(location.x, width, -0.5f);
   const float line = fmaf(location.y, height, -0.5f);
-  Point point{0, level.width, 0, attention, 0.f, 0.f};
+  Point point{level.start, level.width, 0, attention, 0.f, 0.f};
   if (column > -1.f && line > -1.f && column < width && line < height) {
     const float left = floorf(column);
     const float upper = floorf(line);
@@ -169,8 +223,9 @@ __device__ inline Point locate(float2 location, float attention, const Level& le
     const unsigned in_upper = first_line >= 0 ? kUpperLeft | kUpperRight : 0;
     const unsigned in_lower = first_line + 1 < level.height ? kLowerLeft | kLowerRight : 0;
     point.corners = (in_left | in_right) & (in_upper | in_lower);
-  } else if (column != column || line != line) {
-    point.attention = column + line;
+  } else if (column != column || line != line || attention != attention) {
+    point.attention = attention + column + line;
+    point.corners = kUpperLeft;
   }
   return point;
 }
@@ -188,25 +243,38 @@ __device__ inline Weights corner_weights(const Point& point) {
   return {upper - upper_right, upper_right, lower - lower_right, lower_right};
 }
 
-// A thread's slice of the four pixels around a point; zeros where there is no pixel.
-template <typename T>
-struct Corners {
-  Slice<T> upper_left, upper_right, lower_left, lower_right;
+// As const as T is.
+template <typename T, typename U>
+struct SameConst {
+  using type = U;
 };
 
-// `map` is the thread's slice of position 0; `stride` leads from a position to the next. Offsets
-// are 64 bits wide: an image may have more than 2^31 numbers.
+template <typename T, typename U>
+struct SameConst<const T, U> {
+  using type = const U;
+};
+
+// Where a thread's slice of the four pixels around a point lies. Distances are in bytes and 64 bits
+// wide: an image may have more than 2^31 of them. Only what `corners` names may be touched.
 template <typename T>
-__device__ inline Corners<T> gather(const T* map, long long stride, const Point& point) {
-  const T* upper = map + point.row * stride;
-  const T* lower = upper + point.width * stride;
-  Corners<T> found{zeros<T>(), zeros<T>(), zeros<T>(), zeros<T>()};
-  if (point.corners & kUpperLeft) found.upper_left = load(upper);
-  if (point.corners & kUpperRight) found.upper_right = load(upper + stride);
-  if (point.corners & kLowerLeft) found.lower_left = load(lower);
-  if (point.corners & kLowerRight) found.lower_right = load(lower + stride);
-  return found;
-}
+struct Pixels {
+  T* upper;
+  T* lower;
+  int stride;  // in bytes, from a position to the next
+
+  // `map` is the slice of position 0.
+  __device__ Pixels(T* map, int stride, const Point& point)
+      : upper(step(map, point.row, stride)), lower(step(upper, point.width, stride)), stride(stride) {}
+
+  __device__ T* upper_right() const { return step(upper, 1, stride); }
+  __device__ T* lower_right() const { return step(lower, 1, stride); }
+
+  __device__ static T* step(T* address, int rows, int stride) {
+    using Byte = typename SameConst<T, char>::type;
+    return reinterpret_cast<T*>(reinterpret_cast<Byte*>(address) +
+                                static_cast<long long>(rows) * stride);
+  }
+};
 
 // ---- Where a thread stands ------------------------------------------------------------------------
 
@@ -245,9 +313,9 @@ struct Place {
   __device__ long long row(const Sizes& sizes, int query) const {
     return (image * sizes.queries + query) * sizes.heads + head;
   }
-  // The thread's slice of position 0 in a (B, S, M, D) tensor.
-  __device__ long long map_offset(const Sizes& sizes) const {
-    return (image * sizes.positions * sizes.heads + head) * D + member * Layout<T, D>::vector;
+  // The head's channel 0 at position 0 in a (B, S, M, D) tensor.
+  __device__ long long map(const Sizes& sizes) const {
+    return (image * sizes.positions * sizes.heads + head) * D;
   }
 };
 
@@ -280,7 +348,8 @@ __device__ inline void stage(const Place<T, D>& place, const Sizes& sizes, Stage
                         return;
                       }
                       const long long at = row * samples + sample;
-                      point = locate(locations[at], weights[at], sizes.level[sample / sizes.points]);
+                      const Level& level = sizes.level[sample / sizes.points];
+                      point = locate(locations[at], weights[at], level);
                     });
 }
 
@@ -296,8 +365,8 @@ __device__ inline void forward(const T* __restrict__ value, const float2* __rest
   const Place<T, D> place(sizes);
   if (place.idle) return;
   Staged<T, D>& staged = all_staged[place.warp];
-  const T* map = value + place.map_offset(sizes);
-  const long long stride = static_cast<long long>(sizes.heads) * D;
+  const T* map = value + place.map(sizes) + place.member * L::vector;
+  const int stride = sizes.heads * D * static_cast<int>(sizeof(T));
   const int samples = sizes.levels * sizes.points;
 
   float sum[L::vector] = {};
@@ -309,25 +378,25 @@ __device__ inline void forward(const T* __restrict__ value, const float2* __rest
 #pragma unroll 2
       for (int k = 0; k < count; ++k) {
         const Point point = staged[place.group][k];
-        const Corners<T> corners = gather(map, stride, point);
+        const Pixels<const T> pixels(map, stride, point);
         const Weights weight = corner_weights(point);
-#pragma unroll
-        for (int c = 0; c < L::vector; ++c) {
-          sum[c] = fmaf(weight.upper_left, widen(corners.upper_left.channel[c]), sum[c]);
-          sum[c] = fmaf(weight.upper_right, widen(corners.upper_right.channel[c]), sum[c]);
-          sum[c] = fmaf(weight.lower_left, widen(corners.lower_left.channel[c]), sum[c]);
-          sum[c] = fmaf(weight.lower_right, widen(corners.lower_right.channel[c]), sum[c]);
-        }
+        // All four are asked for before the first is used.
+        Slice<T> upper_left, upper_right, lower_left, lower_right;
+        if (point.corners & kUpperLeft) upper_left = Slice<T>::load(pixels.upper);
+        if (point.corners & kUpperRight) upper_right = Slice<T>::load(pixels.upper_right());
+        if (point.corners & kLowerLeft) lower_left = Slice<T>::load(pixels.lower);
+        if (point.corners & kLowerRight) lower_right = Slice<T>::load(pixels.lower_right());
+        if (point.corners & kUpperLeft) accumulate(weight.upper_left, upper_left, sum);
+        if (point.corners & kUpperRight) accumulate(weight.upper_right, upper_right, sum);
+        if (point.corners & kLowerLeft) accumulate(weight.lower_left, lower_left, sum);
+        if (point.corners & kLowerRight) accumulate(weight.lower_right, lower_right, sum);
       }
     }
     __syncwarp();
   }
   if (place.has_slice() && place.has_query(sizes)) {
-    Slice<T> result;
-#pragma unroll
-    for (int c = 0; c < L::vector; ++c) narrow(sum[c], result.channel[c]);
     T* address = output + place.row(sizes, place.query()) * D + place.member * L::vector;
-    *reinterpret_cast<Slice<T>*>(address) = result;
+    Slice<T>::narrow(sum).store(address);
   }
 }
 
@@ -369,26 +438,28 @@ struct Spread {
       exists[i] = has_query && channel[i] < D;
       amount[i] = make_float4(0.f, 0.f, 0.f, 0.f);
       if (exists[i]) {
-        const T* four = grad_row + channel[i];
-        amount[i] = make_float4(widen(four[0]), widen(four[1]), widen(four[2]), widen(four[3]));
+        const unsigned* word = reinterpret_cast<const unsigned*>(grad_row + channel[i]);
+        float wide[4];
+#pragma unroll
+        for (int c = 0; c < 4; c += Words<T>::numbers) {
+          Words<T>::widen(word[c / Words<T>::numbers], wide + c);
+        }
+        amount[i] = make_float4(wide[0], wide[1], wide[2], wide[3]);
       }
     }
   }
 
   // `map` is channel 0 of position 0 in the gradient of value.
-  __device__ void over(float* map, long long stride, const Point& point) const {
+  __device__ void over(float* map, int stride, const Point& point) const {
     const Weights weight = corner_weights(point);
-    float* upper = map + point.row * stride;
-    float* lower = upper + point.width * stride;
 #pragma unroll
     for (int i = 0; i < quads; ++i) {
       if (!exists[i]) continue;
-      float* at = upper + channel[i];
-      float* below = lower + channel[i];
-      if (point.corners & kUpperLeft) add(at, weight.upper_left, amount[i]);
-      if (point.corners & kUpperRight) add(at + stride, weight.upper_right, amount[i]);
-      if (point.corners & kLowerLeft) add(below, weight.lower_left, amount[i]);
-      if (point.corners & kLowerRight) add(below + stride, weight.lower_right, amount[i]);
+      const Pixels<float> pixels(map + channel[i], stride, point);
+      if (point.corners & kUpperLeft) add(pixels.upper, weight.upper_left, amount[i]);
+      if (point.corners & kUpperRight) add(pixels.upper_right(), weight.upper_right, amount[i]);
+      if (point.corners & kLowerLeft) add(pixels.lower, weight.lower_left, amount[i]);
+      if (point.corners & kLowerRight) add(pixels.lower_right(), weight.lower_right, amount[i]);
     }
   }
 };
@@ -406,14 +477,16 @@ __device__ inline void backward(const T* __restrict__ value, const float2* __res
   const Place<T, D> place(sizes);
   if (place.idle) return;
   Staged<T, D>& staged = all_staged[place.warp];
-  const long long stride = static_cast<long long>(sizes.heads) * D;
+  const int stride = sizes.heads * D * static_cast<int>(sizeof(T));
+  const int grad_stride = sizes.heads * D * static_cast<int>(sizeof(float));
   const int samples = sizes.levels * sizes.points;
   const bool works = place.has_slice() && place.has_query(sizes);
 
-  const T* map = value + place.map_offset(sizes);
-  float* grad_map = grad_value + (place.image * sizes.positions * sizes.heads + place.head) * D;
+  const T* map = value + place.map(sizes) + place.member * L::vector;
+  float* grad_map = grad_value + place.map(sizes);
   const T* grad_row = grad_output + place.row(sizes, place.query()) * D;
-  const Slice<T> grad = works ? load(grad_row + place.member * L::vector) : zeros<T>();
+  float grad[L::vector] = {};
+  if (works) Slice<T>::load(grad_row + place.member * L::vector).widen(grad);
   const Spread<T, D> spread(grad_row, place.member, place.has_query(sizes));
 
   for (int begin = 0; begin < samples; begin += L::chunk) {
@@ -425,17 +498,18 @@ __device__ inline void backward(const T* __restrict__ value, const float2* __res
       const Point point = staged[place.group][k];
       float upper_left = 0.f, upper_right = 0.f, lower_left = 0.f, lower_right = 0.f;
       if (works) {
-        const Corners<T> corners = gather(map, stride, point);
-#pragma unroll
-        for (int c = 0; c < L::vector; ++c) {
-          const float share = widen(grad.channel[c]);
-          upper_left = fmaf(share, widen(corners.upper_left.channel[c]), upper_left);
-          upper_right = fmaf(share, widen(corners.upper_right.channel[c]), upper_right);
-          lower_left = fmaf(share, widen(corners.lower_left.channel[c]), lower_left);
-          lower_right = fmaf(share, widen(corners.lower_right.channel[c]), lower_right);
-        }
+        const Pixels<const T> pixels(map, stride, point);
+        Slice<T> slice[4];
+        if (point.corners & kUpperLeft) slice[0] = Slice<T>::load(pixels.upper);
+        if (point.corners & kUpperRight) slice[1] = Slice<T>::load(pixels.upper_right());
+        if (point.corners & kLowerLeft) slice[2] = Slice<T>::load(pixels.lower);
+        if (point.corners & kLowerRight) slice[3] = Slice<T>::load(pixels.lower_right());
+        if (point.corners & kUpperLeft) upper_left = dot(grad, slice[0]);
+        if (point.corners & kUpperRight) upper_right = dot(grad, slice[1]);
+        if (point.corners & kLowerLeft) lower_left = dot(grad, slice[2]);
+        if (point.corners & kLowerRight) lower_right = dot(grad, slice[3]);
       }
-      spread.over(grad_map, stride, point);
+      spread.over(grad_map, grad_stride, point);
       const float upper_step = upper_right - upper_left;
       const float lower_step = lower_right - lower_left;
       const float upper = fmaf(point.x, upper_step, upper_left);
