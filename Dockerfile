@@ -1,5 +1,6 @@
 # The app in a container, also as a Hugging Face Docker Space (user 1000, port 7860):
 #   docker build -t mask2kan . && docker run --rm -p 7860:7860 mask2kan
+# On a machine with an NVIDIA card, `docker run --gpus all ...` uses it.
 FROM python:3.12-slim
 
 RUN useradd --create-home --uid 1000 user
@@ -12,7 +13,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 COPY requirements.txt .
-RUN pip install --no-cache-dir -r requirements.txt
+COPY mask2kan/ops/requirements.txt mask2kan/ops/requirements.txt
+RUN pip install --no-cache-dir -r requirements.txt -r mask2kan/ops/requirements.txt
 
 COPY --chown=user:user app.py ./
 COPY --chown=user:user app ./app
@@ -27,6 +29,7 @@ ENV GRADIO_SERVER_NAME=0.0.0.0 \
     GRADIO_ANALYTICS_ENABLED=False \
     GRADIO_TEMP_DIR=/tmp/gradio \
     HF_HOME=/tmp/huggingface \
+    MASK2KAN_CACHE=/tmp/mask2kan \
     MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONUNBUFFERED=1
 EXPOSE 7860
