@@ -131,6 +131,17 @@ def as_parameters(tensor: Tensor, parameter: Tensor) -> Tensor:
     return tensor.to(parameter.dtype)
 
 
+def as_products(tensor: Tensor) -> Tensor:
+    """In the dtype that autocast has matrix products take; left alone where it is off.
+
+    They would round it themselves, but each for itself, and after copies of twice the size.
+    """
+    device = tensor.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return tensor.to(torch.get_autocast_dtype(device))
+    return tensor
+
+
 @contextlib.contextmanager
 def full_precision(tensor: Tensor) -> Iterator[None]:
     """Autocast off, for devices that have it and where it is on."""

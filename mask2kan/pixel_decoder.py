@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mask2kan.config import ModelConfig
-from mask2kan.devices import as_parameters, full_precision_on_cpu
+from mask2kan.devices import as_parameters, as_products, full_precision_on_cpu
 from mask2kan.ops import ms_deform_attn
 from mask2kan.position_encoding import sine_position_encoding
 from mask2kan.strips import in_strips
@@ -73,6 +73,7 @@ class MSDeformAttn(nn.Module):
         per_head = (self.num_heads, NUM_LEVELS, self.num_points)
         value = self.value_proj(memory).unflatten(-1, (self.num_heads, -1))
         with full_precision_on_cpu(query):
+            query = as_products(query)
             offsets = self.sampling_offsets(query)
             scores = self.attention_weights(query)
         # In float32 always: bfloat16 locations would be a quarter pixel off.

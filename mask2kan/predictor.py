@@ -91,6 +91,7 @@ class Predictor:
         self.flip = flip
         self.refine = refine
         self.model = model
+        self._placed = False
         if graphs and self.device.type != "cuda":
             raise BackendError(
                 f"CUDA graphs were asked for on {self.device.type}; they need a CUDA card. Leave "
@@ -192,10 +193,12 @@ class Predictor:
 
     def _place_model(self) -> None:
         parameter = next(self.model.parameters(), None)
-        if parameter is not None and parameter.device != self.device:
+        moved = parameter is not None and parameter.device != self.device
+        if moved or not self._placed:
             self.model.to(self.device)
             if self.device.type == "cuda":  # whose convolutions are fastest so
                 self.model.to(memory_format=torch.channels_last)
+            self._placed = True
         if self.model.training:
             self.model.eval()
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mask2kan.config import ModelConfig
-from mask2kan.devices import as_parameters, full_precision, full_precision_on_cpu
+from mask2kan.devices import as_parameters, as_products, full_precision, full_precision_on_cpu
 from mask2kan.heads import build_mask_embed, shared_weights
 from mask2kan.position_encoding import sine_position_encoding
 
@@ -227,7 +227,7 @@ class TransformerDecoder(nn.Module):
             + sine_position_encoding(level.shape[2], level.shape[3], level.shape[1], level.device)
             for value, level in zip(values, levels, strict=True)
         ]
-        return keys, values
+        return [as_products(key) for key in keys], [as_products(value) for value in values]
 
     def _read_out(self, queries: Tensor, head: Mapping[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
         """Normed queries (B, Q, C) and their mask embeddings (B, Q, C)."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mask2kan.devices import full_precision
+from mask2kan.devices import as_products, full_precision
 from mask2kan.strips import in_strips
 
 NUM_STAGES = 4
@@ -132,7 +132,7 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor, shift_mask: Tensor) -> Tensor:
         """(B, H, W, C) to the same; ``shift_mask`` is (nW, N, N)."""
-        x = x + self.drop_path(self._attend(self.norm1(x), shift_mask))
+        x = x + self.drop_path(self._attend(as_products(self.norm1(x)), shift_mask))
         result: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
         return result
 

@@ -49,8 +49,10 @@ def missing(device: torch.device, dtype: torch.dtype, head_size: int) -> str:
         dtype: of ``value``.
         head_size: D.
     """
-    if device.type != "cuda" or not torch.cuda.is_available():
+    if device.type != "cuda":
         return f"they need a CUDA card, and the tensors are on {device.type}"
+    if not torch.cuda.is_available():
+        return "no CUDA card was found"
     if torch.version.hip is not None:
         return "they are for NVIDIA cards, and this torch is for AMD's"
     capability = torch.cuda.get_device_capability(device)

@@ -519,7 +519,8 @@ __device__ inline void backward(const T* __restrict__ value, const float2* __res
       const float read = sum_over_group<L::group>(fmaf(point.y, down, upper));
       const float to_right = sum_over_group<L::group>(right);
       const float to_below = sum_over_group<L::group>(down);
-      // All of the group have read the point; it makes room for its gradients.
+      // Once all of the group have read the point, it makes room for its gradients.
+      __syncwarp();
       if (place.member == 0) {
         Point& result = staged[place.group][k];
         result.x = point.attention * to_right;

@@ -120,15 +120,15 @@ def _keep(path: Path, cubin: bytes) -> None:
 def _compile(source: str, arch: str, macros: tuple[tuple[str, str], ...]) -> bytes:
     if missing := missing_compiler():
         raise BackendError(f"CUDA code cannot be compiled: {missing}.")
-    from cuda.core import Program, ProgramOptions
-
     _log.info("compiling CUDA code for %s (%s)", arch, ", ".join("=".join(m) for m in macros))
-    options = ProgramOptions(arch=arch, std="c++17", define_macro=list(macros) or None)
     try:
+        from cuda.core import Program, ProgramOptions
+
+        options = ProgramOptions(arch=arch, std="c++17", define_macro=list(macros) or None)
         return bytes(Program(source, "c++", options).compile("cubin").code)
     except Exception as error:  # each library below has errors of its own
         raise BackendError(
-            f"NVRTC could not compile CUDA code for {arch}: {error}. If it says that a library is "
-            f"missing, {INSTALL} and a torch built with CUDA bring it; MASK2KAN_OPS=reference does "
-            "without."
+            f"NVRTC could not compile CUDA code for {arch}: {error}. If it says that something is "
+            f"missing or too old, {INSTALL} and a torch built with CUDA bring it; "
+            "MASK2KAN_OPS=reference does without."
         ) from error

@@ -137,36 +137,35 @@ def kernels(setting: Setting) -> list[measure.Row]:
         original = OriginalOp(setting.original, HEAD_SIZE)
     rows: list[measure.Row] = []
     for size in setting.sizes:
+        shapes = [(size[0] // stride, size[1] // stride) for stride in STRIDES]
         for batch in setting.batches:
+            value, _, locations, weights = make_inputs(shapes, batch, HEADS, HEAD_SIZE)
+            first = [t.detach().to(setting.device) for t in (value, locations, weights)]
+            # Other values at other places: enough that no call finds its inputs in the cache.
+            inputs = [first, [t.flip(1).contiguous() for t in first]]
             for dtype in DTYPES:
                 if setting.seconds_left() < 20:
                     return rows
-                rows += kernel_rows(setting, size, batch, dtype, rate, original)
+                for row in kernel_rows(setting, shapes, inputs, dtype, rate, original):
+                    rows.append({"picture": "{}x{}".format(*size), "batch": batch, **row})
     return rows
 
 
 def kernel_rows(
     setting: Setting,
-    size: tuple[int, int],
-    batch: int,
+    shapes: list[tuple[int, int]],
+    inputs: list[list[Tensor]],
     dtype: torch.dtype,
     rate: float,
     original: OriginalOp | None,
 ) -> list[measure.Row]:
-    """The encoder's shapes of one picture size, in one type; the original in float32."""
-    shapes = [(size[0] // stride, size[1] // stride) for stride in STRIDES]
-    value, _, locations, weights = make_inputs(shapes, batch, HEADS, HEAD_SIZE)
-    first = [t.detach().to(setting.device) for t in (value, locations, weights)]
-    # Other values read at other places: enough that no call finds its inputs in the cache.
-    inputs = [first, [t.flip(1).contiguous() for t in first]]
+    """Both passes in one type; the original's in float32."""
     rows = []
     for direction, make in (("forward", forward_calls), ("backward", backward_calls)):
         times = card_times(setting, make(inputs, shapes, dtype, original))
         ours = times["ours"]
-        floor = 1e3 * _bytes(first, dtype, direction) / rate
+        floor = 1e3 * _bytes(inputs[0], dtype, direction) / rate
         row: measure.Row = {
-            "picture": "{}x{}".format(*size),
-            "batch": batch,
             "value": short(dtype),
             "pass": direction,
             "ours ms": statistics.median(ours),

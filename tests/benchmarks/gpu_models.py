@@ -101,6 +101,8 @@ def training_step(setting: Setting) -> list[measure.Row]:
         write_checkpoint(folder)
         ours = load_model(folder, device=str(setting.device)).train()
         peer = theirs(folder).to(setting.device).train()
+    if setting.device.type == "cuda":
+        ours = ours.to(memory_format=torch.channels_last)
     criterion = SetCriterion(19).to(setting.device)
     settings = {"lr": 1e-6, "weight_decay": 0.05}
     optimizers = {

@@ -154,7 +154,7 @@ def test_the_first_call_of_a_process_finds_its_kernels_on_disk() -> None:
         assert float(done.stdout) <= limit
 
 
-# ---- The model ------------------------------------------------------------------------------------
+# ---- The model ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backbone", ["swin_t", "r50", "mobilenetv2"])
@@ -193,7 +193,7 @@ def test_gradients_under_autocast(dtype: str) -> None:
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-# ---- The predictor --------------------------------------------------------------------------------
+# ---- The predictor ------------------------------------------------------------------------------
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -224,6 +224,13 @@ def test_auto_is_bfloat16_and_close() -> None:
         auto(picture).class_scores, exact(picture).class_scores, rtol=0, atol=0.2
     )
     assert {"backbone", "pixel_decoder", "transformer_decoder"} <= set(auto(picture).timings)
+
+
+def test_convolutions_are_laid_out_for_the_card() -> None:
+    model = create_model("mask2former_r50", **TINY).cuda()
+    Predictor(model, "cuda")(photo(64, 64))
+    for parameter in model.parameters():
+        assert parameter.dim() != 4 or parameter.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_comparison_shares_on_the_card() -> None:
