@@ -6,7 +6,8 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +80,7 @@ def _prefers_bfloat16(device: torch.device) -> bool:
 @functools.cache
 def _processor_prefers_bfloat16() -> bool:
     """Decided once: by what the processor can, then by what it does, in a few milliseconds."""
-    able = torch.cpu.get_capabilities()
+    able = _capabilities()
     instructions = [name for name in _BFLOAT16_INSTRUCTIONS if able.get(name)]
     if not instructions:
         _log.info("dtype auto: float32, the processor has no bfloat16 instructions")
@@ -88,6 +89,19 @@ def _processor_prefers_bfloat16() -> bool:
     chosen = "bfloat16" if gain >= WORTHWHILE else "float32"
     _log.info("dtype auto: %s (%s, products %.1fx)", chosen, ", ".join(instructions), gain)
     return gain >= WORTHWHILE
+
+
+def _capabilities() -> Mapping[str, object]:
+    """What the processor has instructions for."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        found: Mapping[str, object] = torch.cpu.get_capabilities()
+        return found
+    # torch 2.10 and 2.11 know it under these names; every chip with AMX tiles multiplies bfloat16
+    old: Any = torch.cpu
+    return {
+        "amx_bf16": old._is_amx_tile_supported(),
+        "avx512_bf16": old._is_avx512_bf16_supported(),
+    }
 
 
 def _seconds_of_products(dtype: torch.dtype) -> float:
@@ -114,7 +128,7 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def full_precision_on_cpu(tensor: Tensor) -> contextlib.AbstractContextManager[None]:
+def full_precision_on_cpu(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     """Autocast off on a processor only.
 
     For light parts that bfloat16 costs more accuracy than it saves time. On a graphics card their
@@ -125,10 +139,7 @@ def full_precision_on_cpu(tensor: Tensor) -> contextlib.AbstractContextManager[N
 
 def as_parameters(tensor: Tensor, parameter: Tensor) -> Tensor:
     """In the parameters' dtype, for what autocast will not touch; left alone where it is on."""
-    device = tensor.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return tensor
-    return tensor.to(parameter.dtype)
+    return tensor if _autocast_is_on(tensor.device.type) else tensor.to(parameter.dtype)
 
 
 def as_products(tensor: Tensor) -> Tensor:
@@ -137,17 +148,27 @@ def as_products(tensor: Tensor) -> Tensor:
     They would round it themselves, but each for itself, and after copies of twice the size.
     """
     device = tensor.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return tensor.to(torch.get_autocast_dtype(device))
-    return tensor
+    return tensor.to(torch.get_autocast_dtype(device)) if _autocast_is_on(device) else tensor
 
 
-@contextlib.contextmanager
-def full_precision(tensor: Tensor) -> Iterator[None]:
-    """Autocast off, for devices that have it and where it is on."""
+def full_precision(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Autocast off, for devices that have it and where it is on.
+
+    Made of torch's own manager, which every torch.compile understands; a generator it may not.
+    """
     device = tensor.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        with torch.autocast(device, enabled=False):
-            yield
-    else:
-        yield
+    if _autocast_is_on(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()
+
+
+def _autocast_is_on(device: str) -> bool:
+    return _has_autocast(device) and torch.is_autocast_enabled(device)
+
+
+def _has_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device)
+
+
+# torch.compile asks once and keeps the answer; torch 2.10 cannot look into the function.
+vars(_has_autocast)["_dynamo_marked_constant"] = True
