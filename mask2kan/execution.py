@@ -102,7 +102,8 @@ class GraphRun:
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            # other threads may go on using the card meanwhile
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 output = self._run(model, static, mirrored=False)
         finally:
             torch.set_autocast_cache_enabled(before)

@@ -140,7 +140,7 @@ class Recorder:
         self.pools = []
 
     @contextlib.contextmanager
-    def graph(self, graph, pool):
+    def graph(self, graph, pool, capture_error_mode):
         self.pools.append(pool)
         self.recording = graph
         yield
