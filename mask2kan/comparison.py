@@ -68,6 +68,7 @@ class Comparison:
     """Runs several predictors on each picture.
 
     The models' weights are looked at once, when the comparison is made; change none while it lives.
+    Predictors that share a stage run it plainly, whatever their ``compile`` and ``graphs`` say.
 
     Attributes:
         predictors: as given.
