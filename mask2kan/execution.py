@@ -87,6 +87,11 @@ class GraphRun:
             for name, value in recorded.output.items()
         }
 
+    def forget(self) -> None:
+        """Let go of every graph and its memory."""
+        self._recorded.clear()
+        self._pool = None
+
     def _record(self, model: nn.Module, images: Tensor) -> _Recorded:
         static = images.clone()
         before = torch.is_autocast_cache_enabled()

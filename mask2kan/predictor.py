@@ -158,6 +158,8 @@ class Predictor:
                     raise
             # Outside the block above: until there, the error holds on to what was computed.
             short = True
+            if isinstance(self.run, GraphRun):
+                self.run.forget()
             release_memory(self.device)
             side = int(side * _SHORTAGE_FACTOR)
             if side < _SMALLEST_ATTEMPT:

@@ -218,3 +218,8 @@ def test_other_precision_is_another_graph_and_only_the_last_few_are_kept(recorde
         for width in range(96, 96 + 32 * execution._GRAPHS_KEPT, 32):
             run(model, pictures(32, width, 0), mirrored=False)
     assert len(run._recorded) == execution._GRAPHS_KEPT
+    run.forget()
+    with torch.inference_mode():
+        run(model, images, mirrored=False)
+    assert len(run._recorded) == 1
+    assert recorder.pools[-2:] == [0, 1]
