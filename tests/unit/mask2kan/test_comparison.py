@@ -98,6 +98,25 @@ def test_each_picture_is_seen_anew(pair, picture):
         np.testing.assert_array_equal(prediction.pred_masks, predictor(other).pred_masks)
 
 
+def test_a_model_short_of_memory_does_not_take_the_trunk_of_a_larger_picture(pair, monkeypatch):
+    copy_part(pair, "backbone", "pixel_decoder")
+    picture = np.random.default_rng(1).integers(0, 256, (200, 400, 3), dtype=np.uint8)
+    decode = pair[1].transformer_decoder.forward
+
+    def hungry(levels, mask_features, *, with_aux):
+        if mask_features.shape[-1] > 72:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return decode(levels, mask_features, with_aux=with_aux)
+
+    monkeypatch.setattr(pair[1].transformer_decoder, "forward", hungry)
+    one, other = Comparison(*(Predictor(model, "cpu", "float32") for model in pair))(picture)
+    assert one.compute_size == (200, 400)
+    assert other.compute_size == (140, 280)
+    assert other.shared == ()
+    smaller = Predictor(pair[1], "cpu", "float32", max_side=280)(picture)
+    np.testing.assert_array_equal(other.pred_masks, smaller.pred_masks)
+
+
 def test_same_weights_under_different_settings_are_not_shared(pair, picture):
     copy_part(pair, "backbone", "pixel_decoder")
     settings = [("float32", 2048), ("bfloat16", 2048), ("float32", 64)]
