@@ -325,7 +325,7 @@ def test_sources_that_are_nothing_are_explained(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"no \.safetensors"):
         load_model(tmp_path / "empty")
-    for source in ("nothing", "./a/b/c", "../x", "missing.pth", "folder/missing.safetensors"):
+    for source in ("nothing", "./a/b/c", "../nothing", "missing.pth", "folder/missing.safetensors"):
         with pytest.raises(CheckpointError, match=r"no such file.*Known: "):
             load_model(source)
     for source in ("", "  ", "a\0b"):
