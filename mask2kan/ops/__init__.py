@@ -70,7 +70,7 @@ def ms_deform_attn(
     request = backend or _forced or _environment_backend()
     if request == "auto" and _exporting():
         request = "reference"
-    if _decide(value.device, request, value.dtype, value.shape[3]) == "reference":
+    if _decide(value.device, request, value.dtype, _head_size(value)) == "reference":
         return ms_deform_attn_reference(
             value, spatial_shapes, sampling_locations, attention_weights
         )
@@ -150,6 +150,17 @@ def use_backend(backend: str) -> Iterator[None]:
         _forced = before
 
 
+def _head_size(value: Tensor) -> int:
+    """D as a number, also where torch.compile has a symbol for it; 0 for one no kernel takes."""
+    size = value.shape[3]
+    if not torch.compiler.is_compiling():
+        return size
+    for known in cuda.HEAD_SIZES:
+        if size == known:
+            return known
+    return 0
+
+
 def _environment_backend() -> str:
     return _read_environment()
 
@@ -158,9 +169,15 @@ def _decide(device: torch.device, request: str, dtype: torch.dtype, head_size: i
     return _decide_once(device, request, dtype, head_size)
 
 
-# torch.compile asks these two while tracing and keeps the answers as constants. This is all that
+def _exporting() -> bool:
+    """Whether a graph for other programs is being made, which should hold standard operators."""
+    return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
+
+
+# torch.compile asks these while tracing and keeps the answers as constants. This is all that
 # torch.compiler.assume_constant_result does, but that imports the compiler: seconds at start-up.
-for _function in (_environment_backend, _decide):
+# (Traced, torch 2.10 takes every compilation for an export.)
+for _function in (_environment_backend, _decide, _exporting):
     vars(_function)["_dynamo_marked_constant"] = True
 
 
@@ -185,11 +202,6 @@ def _decide_once(device: torch.device, request: str, dtype: torch.dtype, head_si
             reason,
         )
     return chosen
-
-
-def _exporting() -> bool:
-    """Whether a graph for other programs is being made, which should hold standard operators."""
-    return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
 
 
 def _check_shapes(

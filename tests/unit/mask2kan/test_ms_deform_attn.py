@@ -216,19 +216,37 @@ def test_autocast_leaves_the_arithmetic_alone(backend: str) -> None:
         assert torch.equal(wanted, got)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("channels", [5, 8])
 @pytest.mark.parametrize("backend", ["reference", "cpu", "auto"])
-def test_compiles_in_one_graph(backend: str) -> None:
-    value, shapes, locations, weights = make_case(SHAPES["odd"])
+def test_compiles_in_one_graph(backend: str, channels: int, dynamic: bool) -> None:
+    value, shapes, locations, weights = make_case(SHAPES["odd"], channels=channels)
 
     def function(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
         return ms_deform_attn(value, shapes, locations, weights, backend=backend) * 2
 
     leaves = [tensor.requires_grad_() for tensor in (value, locations, weights)]
     expected = torch.autograd.grad(function(*leaves).sum(), leaves)
-    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    torch.compiler.reset()
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=dynamic)
     found = torch.autograd.grad(compiled(*leaves).sum(), leaves)
     for wanted, got in zip(expected, found, strict=True):
-        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-5)
+
+
+def test_compiled_code_calls_the_operator() -> None:
+    value, shapes, locations, weights = make_case(SHAPES["odd"], channels=8)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    compiled = torch.compile(_Attention(shapes), backend=keep, fullgraph=True)
+    compiled(value, locations, weights)
+    (graph,) = graphs
+    assert "mask2kan.ms_deform_attn" in graph.code
 
 
 class _Attention(torch.nn.Module):
