@@ -108,14 +108,7 @@ def forward(value: Tensor, spatial_shapes: list[int], locations: Tensor, weights
     output = value.new_empty((batch, locations.shape[1], heads * channels))
     if 0 in (*value.shape, *locations.shape):
         return output.zero_()
-    _launch(
-        "forward",
-        spatial_shapes,
-        _dense(value),
-        _dense(locations, torch.float32),
-        _dense(weights, torch.float32),
-        output,
-    )
+    _launch("forward", spatial_shapes, value, locations, weights, output)
     return output
 
 
@@ -134,17 +127,9 @@ def backward(
     make = torch.zeros if nothing else torch.empty
     grad_locations, grad_weights = make(locations.shape, **single), make(weights.shape, **single)
     if not nothing:
-        _launch(
-            "backward",
-            spatial_shapes,
-            _dense(value),
-            _dense(locations, torch.float32),
-            _dense(weights, torch.float32),
-            _dense(grad_output, value.dtype),
-            grad_value,
-            grad_locations,
-            grad_weights,
-        )
+        grad_output = _dense(grad_output, value.dtype)
+        grads = (grad_value, grad_locations, grad_weights)
+        _launch("backward", spatial_shapes, value, locations, weights, grad_output, *grads)
     return (
         grad_value.to(value.dtype),
         grad_locations.to(locations.dtype),
@@ -169,9 +154,9 @@ def _refuse_to_be_deterministic() -> None:
     warnings.warn(message, stacklevel=2)
 
 
-def _dense(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def _dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """In the dtype, contiguous, and where loads of 16 bytes may begin."""
-    tensor = tensor.to(dtype or tensor.dtype).contiguous()
+    tensor = tensor.to(dtype).contiguous()
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
 
@@ -223,7 +208,9 @@ def _launch(
     weights: Tensor,
     *others: Tensor,
 ) -> None:
-    """Queue a kernel on the current stream."""
+    """Queue a kernel on the current stream; ``others`` are dense already."""
+    value = _dense(value, value.dtype)
+    locations, weights = _dense(locations, torch.float32), _dense(weights, torch.float32)
     sizes = _sizes(spatial_shapes, value, locations)
     blocks = _num_blocks(value, locations.shape[1])
     pointers = [

@@ -12,7 +12,7 @@ import measure
 import numpy as np
 import torch
 from card import Setting, short, under
-from inference import MEAN, STD, picture, theirs, write_checkpoint
+from inference import normalised, tensor, theirs, write_checkpoint
 from torch import Tensor
 
 from mask2kan import Predictor, load_model
@@ -45,9 +45,8 @@ def model_rows(
     setting: Setting, ours: Any, peer: Any, size: tuple[int, int], dtype: torch.dtype
 ) -> list[measure.Row]:
     """One picture size and type, batch 1."""
-    pixels = torch.from_numpy(picture(*size)).permute(2, 0, 1)[None].float() / 255
-    images = pixels.to(setting.device)
-    normalised = ((pixels - MEAN) / STD).to(setting.device)
+    images = tensor(*size).to(setting.device)
+    peer_images = normalised(tensor(*size)).to(setting.device)
     runs: dict[str, Any] = {"plainly": run_plainly}
     if setting.device.type == "cuda":
         runs["as a graph"] = GraphRun()
@@ -62,7 +61,7 @@ def model_rows(
 
     def peer_call() -> object:
         with under(setting, dtype):
-            output = peer(pixel_values=normalised)
+            output = peer(pixel_values=peer_images)
         setting.finish()
         return output
 
@@ -93,7 +92,9 @@ def training_step(setting: Setting) -> list[measure.Row]:
     rows: list[measure.Row] = []
     height, width = setting.training_size
     torch.manual_seed(0)
-    images = torch.rand(TRAINING_BATCH, 3, height, width, device=setting.device)
+    images = torch.rand(TRAINING_BATCH, 3, height, width)
+    peer_images = normalised(images).to(setting.device)
+    images = images.to(setting.device)
     coarse = torch.randint(0, 19, (TRAINING_BATCH, 1, 6, 12)).float()
     labels = torch.nn.functional.interpolate(coarse, size=(height, width))[:, 0].long()
     labels = labels.to(setting.device)
@@ -109,7 +110,6 @@ def training_step(setting: Setting) -> list[measure.Row]:
         "ours": build_optimizer(ours, backbone_factor=0.1, **settings),
         "transformers": torch.optim.AdamW(peer.parameters(), **settings),
     }
-    normalised = (images - MEAN.to(images)) / STD.to(images)
     autocast = functools.partial(torch.autocast, setting.device.type, torch.bfloat16)
 
     def ours_loss() -> Tensor:
@@ -122,7 +122,7 @@ def training_step(setting: Setting) -> list[measure.Row]:
         targets = semantic_targets(labels)
         with autocast():
             return peer(
-                pixel_values=normalised,
+                pixel_values=peer_images,
                 mask_labels=[target["masks"].float() for target in targets],
                 class_labels=[target["labels"] for target in targets],
             ).loss

@@ -7,33 +7,10 @@ import warnings
 import pytest
 import torch
 
-from mask2kan import cli, create_model, load_model, save_model
+from mask2kan import cli, load_model, save_model
 from mask2kan.errors import BackendError, ConfigError
 from mask2kan.export import export_onnx, largest_onnx_difference
-
-TINY = {
-    "num_classes": 5,
-    "num_queries": 7,
-    "hidden_dim": 32,
-    "num_encoder_layers": 1,
-    "num_decoder_layers": 2,
-    "encoder_feedforward_dim": 16,
-    "decoder_feedforward_dim": 16,
-}
-BACKBONES = {
-    "swin_t": {
-        "backbone_depths": (1, 2, 1, 1),
-        "backbone_width": 12,
-        "backbone_num_heads": (1, 2, 2, 4),
-    },
-    "r50": {"backbone_depths": (1, 1, 1, 1), "backbone_width": 8},
-    "mobilenetv2": {"backbone_depths": (1,) * 7},
-}
-
-
-def tiny(family, backbone):
-    torch.manual_seed(0)
-    return create_model(f"{family}_{backbone}", **TINY, **BACKBONES[backbone]).eval()
+from tests.tiny_models import tiny
 
 
 @pytest.fixture
