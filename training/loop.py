@@ -31,7 +31,8 @@ from mask2kan.model import Mask2KAN, create_model
 from training.averaging import WeightAverage
 from training.batch_norm import reestimate_statistics
 from training.criterion import SetCriterion, semantic_targets
-from training.data import Batch, TrainingCrops, collate, find_data, open_split
+from training.data import find_data, open_split
+from training.data.crops import Batch, TrainingCrops, collate
 from training.optimizer import build_optimizer, build_schedule
 from training.recipes import TrainConfig
 from training.runs import RunFolder

@@ -8,15 +8,8 @@ import torch
 from PIL import Image
 
 from mask2kan.errors import ConfigError
-from training.data import (
-    Augmentation,
-    CamVid,
-    SyntheticStreets,
-    TrainingCrops,
-    collate,
-    find_data,
-    open_split,
-)
+from training.data import Augmentation, CamVid, SyntheticStreets, find_data, open_split
+from training.data.crops import TrainingCrops, collate
 
 
 def _write_split(root, split="train", size=(24, 32), names=("b", "a")):
