@@ -45,6 +45,8 @@ class ModelConfig:
         hidden_dim: C, channels of decoder, queries and mask features.
         encoder_feedforward_dim: of the pixel decoder.
         decoder_feedforward_dim: of the transformer decoder.
+        mask_embed_width: hidden channels of an MLP head, 0 for C; lets an MLP have a KAN's number
+            of parameters.
         grid_size, spline_order, grid_range, base_activation, standalone_spline_scale: of the KAN.
         pixel_mean, pixel_std: per channel, in 0-255 units, RGB.
     """
@@ -69,6 +71,7 @@ class ModelConfig:
     num_points: int = 4
     num_decoder_layers: int = 9
     decoder_feedforward_dim: int = 2048
+    mask_embed_width: int = 0
     grid_size: int = 5
     spline_order: int = 3
     grid_range: tuple[float, float] = (-1.0, 1.0)
@@ -91,8 +94,9 @@ class ModelConfig:
         for field in _POSITIVE:
             if getattr(self, field) < 1:
                 raise ConfigError(f"{field} is {getattr(self, field)}; it must be at least 1.")
-        if self.num_decoder_layers < 0 or self.num_encoder_layers < 0:
-            raise ConfigError("num_encoder_layers and num_decoder_layers must not be negative.")
+        for field in ("num_encoder_layers", "num_decoder_layers", "mask_embed_width"):
+            if getattr(self, field) < 0:
+                raise ConfigError(f"{field} is {getattr(self, field)}; it must not be negative.")
         if self.hidden_dim % self.num_heads or self.hidden_dim % 2:
             raise ConfigError(
                 f"hidden_dim is {self.hidden_dim}; it must be even and a multiple of "

@@ -37,7 +37,8 @@ def build_mask_embed(config: ModelConfig) -> nn.Module:
     """The head a configuration asks for: (B, Q, C) to (B, Q, C)."""
     size = config.hidden_dim
     if config.mask_embed == "mlp":
-        return MLP([size] * 4)
+        width = config.mask_embed_width or size
+        return MLP([size, width, width, size])
     return KAN(
         [size] * 3,
         grid_size=config.grid_size,

@@ -6,9 +6,11 @@ uncertain places; every decoder layer and the learnable queries are supervised t
 The thesis adds λ1 times the KAN regularisation (eq. 2.6-2.9) and, for outlier training, λ2
 times a contrastive term; ``total`` is where such terms join.
 
-Departs from the original: all layers are computed in one batch, with the same numbers per
-layer; the per-layer losses share one draw of the random numbers' stream. Void pixels are in no
-mask, as there: they count as background of every mask.
+Departs from the original: all layers are computed in one batch, with the same numbers per layer;
+every picture draws its points from a stream of its own, and the class loss is averaged over the
+queries of all processes where the original averages per process, so that the loss of a batch does
+not depend on how it is spread. Void pixels are in no mask, as there: they count as background of
+every mask; so do pasted outliers.
 
 Shapes: S predicted sets (decoder layers), B batch, Q queries, K classes, N matched pairs, P points.
 """
@@ -23,17 +25,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mask2kan.kan import KAN
+from training.data.transforms import OUTLIER
+from training.distributed import PointDraws, mean_over_processes
 from training.matcher import HungarianMatcher, Target
 from training.point_sampling import point_sample, sample_masks, uncertain_points
-
-VOID = 255
 
 
 def semantic_targets(labels: Tensor) -> list[dict[str, Tensor]]:
     """One mask per class present, from label maps.
 
     Args:
-        labels: (B, H, W) int64 class indices, 255 = void.
+        labels: (B, H, W) int64 class indices, 255 = void, 254 = outlier.
 
     Returns:
         B targets with ``labels`` (T,) int64 and ``masks`` (T, H, W) bool.
@@ -41,7 +43,7 @@ def semantic_targets(labels: Tensor) -> list[dict[str, Tensor]]:
     targets = []
     for label in labels:
         classes = label.unique()
-        classes = classes[classes != VOID]
+        classes = classes[classes < OUTLIER]
         targets.append({"labels": classes, "masks": label[None] == classes[:, None, None]})
     return targets
 
@@ -84,13 +86,19 @@ class SetCriterion(nn.Module):
         self.class_weights: Tensor
         self.register_buffer("class_weights", weight, persistent=False)
 
-    def forward(self, outputs: Mapping[str, Any], targets: Sequence[Target]) -> dict[str, Tensor]:
+    def forward(
+        self,
+        outputs: Mapping[str, Any],
+        targets: Sequence[Target],
+        draws: PointDraws | None = None,
+    ) -> dict[str, Tensor]:
         """Unweighted losses.
 
         Args:
             outputs: the model's ``pred_logits`` (B, Q, K+1), ``pred_masks`` (B, Q, h, w) and
                 ``aux_outputs``.
             targets: B pictures' ground truth, see ``semantic_targets``.
+            draws: where the points come from; torch's own stream when absent.
 
         Returns:
             ``loss_ce``, ``loss_mask`` and ``loss_dice`` of the last layer, and the same with
@@ -102,13 +110,13 @@ class SetCriterion(nn.Module):
         every = [*outputs.get("aux_outputs", []), outputs]
         logits = torch.stack([output["pred_logits"] for output in every]).float()
         masks = torch.stack([output["pred_masks"] for output in every]).float()
-        matches = self.matcher(logits, masks, targets)
+        points = None if draws is None else draws.per_picture(self.num_points)
+        matches = self.matcher(logits, masks, targets, points)
         chosen = _flatten_matches(matches, targets, logits.device)
-        num_masks = _masks_per_process(targets, logits.device)
         with torch.autocast(logits.device.type, enabled=False):
             per_set = {
                 "loss_ce": self._class_losses(logits, targets, chosen),
-                **self._mask_losses(masks, targets, chosen, num_masks),
+                **self._mask_losses(masks, targets, chosen, self._points(matches, masks, draws)),
             }
         last = len(every) - 1
         return {
@@ -147,17 +155,34 @@ class SetCriterion(nn.Module):
             logits.flatten(0, 2), expected.flatten(), self.class_weights, reduction="none"
         )
         weight = self.class_weights[expected]
-        return loss.view_as(weight).sum((1, 2)) / weight.sum((1, 2))
+        return loss.view_as(weight).sum((1, 2)) / mean_over_processes(weight.sum((1, 2)))
+
+    def _points(
+        self,
+        matches: Sequence[Sequence[tuple[Tensor, Tensor]]],
+        masks: Tensor,
+        draws: PointDraws | None,
+    ) -> Tensor:
+        """Uniform points for every matched mask, candidates and all: (N, R, 2)."""
+        important = int(self.importance_ratio * self.num_points)
+        count = int(self.oversample_ratio * self.num_points) + self.num_points - important
+        per_picture = [len(query) for query, _ in matches[0]]
+        if draws is None:
+            pairs = len(matches) * sum(per_picture)
+            return torch.rand(pairs, count, 2, device=masks.device)
+        return draws.per_mask(per_picture, len(matches), count)
 
     def _mask_losses(
         self,
         masks: Tensor,
         targets: Sequence[Target],
         chosen: dict[str, Tensor],
-        num_masks: Tensor,
+        drawn: Tensor,
     ) -> dict[str, Tensor]:
         """Binary cross-entropy and dice at uncertain points, each (S,)."""
         zero = masks.new_zeros(len(masks))
+        count = torch.tensor(float(sum(len(target["labels"]) for target in targets)))
+        num_masks = mean_over_processes(count.to(masks.device)).clamp(min=1.0)
         predicted = masks[chosen["set"], chosen["picture"], chosen["query"]]
         if not len(predicted):
             # Still a function of the masks, so that every parameter gets a (zero) gradient.
@@ -165,9 +190,9 @@ class SetCriterion(nn.Module):
             return {"loss_mask": nothing, "loss_dice": nothing}
         points = uncertain_points(
             predicted.detach(),
+            drawn,
             self.num_points,
-            oversample_ratio=self.oversample_ratio,
-            importance_ratio=self.importance_ratio,
+            int(self.importance_ratio * self.num_points),
         )
         truth = sample_masks(
             torch.cat([target["masks"] for target in targets]), chosen["mask"], points
@@ -203,12 +228,3 @@ def _flatten_matches(
             columns["query"].append(query)
             columns["mask"].append(mask + starts[b])
     return {name: torch.cat(parts).to(device) for name, parts in columns.items()}
-
-
-def _masks_per_process(targets: Sequence[Target], device: torch.device) -> Tensor:
-    """Number of ground-truth masks, averaged over processes; at least 1."""
-    count = torch.tensor(float(sum(len(target["labels"]) for target in targets)), device=device)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(count)
-        count /= torch.distributed.get_world_size()
-    return count.clamp(min=1.0)

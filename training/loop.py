@@ -1,46 +1,56 @@
 """The training loop: one for every recipe, on one or many processes, through accelerate.
 
-Everything random is a function of the seed and the step (crops of the crop's number, points of
-the step and the process), so a resumed run repeats the interrupted one bit for bit with nothing
-to restore but weights, optimizer and step. The loop checks what it is about to apply: a loss or a
-gradient that is not finite stops the run before the update, naming the step and its pictures.
+Everything random is a function of the seed and the crop's number (crops, outliers, points) or of
+the seed, the step and the process (stochastic depth), so a resumed run repeats the interrupted one
+bit for bit with nothing to restore but weights, optimizer and step. The loop checks what it is
+about to apply: a loss or a gradient that is not finite stops the run before the update, naming the
+step and its pictures.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import math
+import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from mask2kan.errors import ConfigError, NumericsError
 from mask2kan.kan import KAN
-from mask2kan.model import Mask2KAN, create_model
+from mask2kan.model import Mask2KAN
+from training import state
 from training.averaging import WeightAverage
 from training.batch_norm import reestimate_statistics
-from training.criterion import SetCriterion, semantic_targets
-from training.data import find_data, open_split
-from training.data.crops import Batch, TrainingCrops, collate
+from training.config import TrainConfig
+from training.data import LabelledPictures, open_split
+from training.data.crops import Batch, TrainingCrops, Unreadable, collate
+from training.models import HEAD, build_model, training_mode
+from training.objectives import DistillationObjective, Objective, SegmentationObjective
 from training.optimizer import build_optimizer, build_schedule
-from training.recipes import TrainConfig
+from training.outliers import OutlierPaster
+from training.run_card import describe_run
 from training.runs import RunFolder
-from training.validation import validate
+from training.sharding import update_grid
+from training.trunk_cache import TrunkCache
+from training.validation import TeacherLabels, validate
 
-HEAD = "transformer_decoder.mask_embed"
 LOG_EVERY = 20
 LOWEST_SCALE = 1.0  # of the float16 loss scale; below it, gradients are not recoverable
+# Sharded whole: the decoder reads its head's weights once per pass, a Swin block its projections.
+SHARDED_WHOLE = ("TransformerDecoder", "EncoderLayer", "Stage")
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +64,7 @@ class Trainer:
         resume: continue from the folder's state if it has one.
         mixed_precision: ``no``, ``bf16`` or ``fp16``.
         progress: show a progress bar.
+        tracker: ``tensorboard``, or also ``wandb`` or ``trackio``.
 
     Attributes:
         model: the model itself, whatever accelerate wraps around it.
@@ -61,6 +72,7 @@ class Trainer:
         step: updates done.
         best: highest validation mIoU so far.
         interrupted: True once the run was asked to stop.
+        order: digest of all crops so far, in order.
     """
 
     def __init__(
@@ -71,9 +83,12 @@ class Trainer:
         resume: bool = False,
         mixed_precision: str = "no",
         progress: bool = True,
+        tracker: str = "tensorboard",
     ) -> None:
         self.config = config
-        self.accelerator = Accelerator(mixed_precision=mixed_precision, rng_types=[])
+        self.accelerator = Accelerator(
+            mixed_precision=mixed_precision, rng_types=[], fsdp_plugin=_sharding()
+        )
         processes = self.accelerator.num_processes
         if config.batch_size % processes:
             raise ConfigError(
@@ -82,18 +97,14 @@ class Trainer:
             )
         self.progress = progress and self.accelerator.is_main_process
         self.train_pictures = open_split(config.data, "train")
-        self.val_pictures = open_split(config.data, "val")
-        self.step, self.best, self.interrupted = 0, -1.0, False
-        self.run = RunFolder(folder)
+        self.step, self.best, self.interrupted, self.order = 0, -1.0, False, ""
+        self._paste = OutlierPaster(config.outliers) if config.outliers.active else None
+        self.run = RunFolder(folder, tracker)
         resume = resume and self.run.has_state
         torch.manual_seed(config.seed)
         self.model = self._build_model(fresh=not resume)
-        self.criterion = SetCriterion(
-            self.model.config.num_classes,
-            num_points=config.num_points,
-            no_object_weight=config.no_object_weight,
-            regularization_weight=config.regularization_weight,
-        ).to(self.accelerator.device)
+        self.val_pictures: LabelledPictures = open_split(config.data, "val")
+        self.objective = self._build_objective()
         optimizer = build_optimizer(
             self.model,
             lr=config.lr,
@@ -101,38 +112,60 @@ class Trainer:
             weight_decay=config.weight_decay,
         )
         self.average = WeightAverage(self.model, config.average_decay)
-        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        saved = self.run.load_state() if resume else None
+        if saved is not None:
+            self.average.load_state_dict(saved["average"])
+        self.wrapped, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
+        self.average.follow(self.model)
         self.schedule = build_schedule(
             optimizer, steps=config.steps, warmup_steps=config.warmup_steps
         )
-        if resume:
-            self._load()
+        if saved is not None:
+            self._restore(saved)
         if self.accelerator.is_main_process:
             self.run.open(config, resume=resume)
 
     def _build_model(self, *, fresh: bool) -> Mask2KAN:
+        """The model on its device, from the recipe's start."""
         config = self.config
-        weights: Path | bool = False
-        if fresh and config.pretrained_backbone:
-            weights = find_data(config.pretrained_backbone)
-        model = create_model(config.model, pretrained_backbone=weights, **config.model_options)
+        model = build_model(config, self.train_pictures, pretrained=fresh)
         model.to(self.accelerator.device)
         model.to(memory_format=torch.channels_last)
-        if fresh and config.batch_norm_batches:
-            crops = self._crops(0)
+        if fresh and config.batch_norm_batches and config.pretrained_backbone:
+            crops = self._crops(0, config.batch_norm_batches * config.batch_size)
             size = config.batch_size
             batches = (
-                collate([crops[n * size + k] for k in range(size)])["images"].to(model.device)
+                _readable(collate([crops[n * size + k] for k in range(size)]))["images"]
                 for n in range(config.batch_norm_batches)
             )
-            changed = reestimate_statistics(model, batches)
+            changed = reestimate_statistics(model, (images.to(model.device) for images in batches))
             logger.info("batch norm statistics of %d layers estimated", changed)
+        many_cards = self.accelerator.num_processes > 1 and model.device.type == "cuda"
+        if many_cards and config.trainable == "all" and config.train_batch_norm:
+            model.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(model.backbone)
         return model
 
-    def _crops(self, start: int) -> TrainingCrops:
-        length = self.config.steps * self.config.batch_size
+    def _build_objective(self) -> Objective:
+        config = self.config
+        trunk = None
+        if config.trainable == "heads" and config.views:
+            trunk = TrunkCache(self.model, config.cache_gigabytes)
+        if config.objective == "distillation":
+            objective = DistillationObjective(self.model, config, trunk)
+            self.val_pictures = TeacherLabels(self.val_pictures, objective.teacher)
+            return cast(Objective, objective.to(self.accelerator.device))
+        segmentation = SegmentationObjective(self.model, config, trunk)
+        return cast(Objective, segmentation.to(self.accelerator.device))
+
+    def _crops(self, start: int, length: int | None = None) -> TrainingCrops:
         return TrainingCrops(
-            self.train_pictures, self.config.augmentation, length, self.config.seed, start
+            self.train_pictures,
+            self.config.augmentation,
+            length or self.config.steps * self.config.batch_size,
+            self.config.seed,
+            start,
+            paste=self._paste,
+            views=self.config.views,
         )
 
     def fit(self) -> float:
@@ -143,6 +176,7 @@ class Trainer:
 
         Raises:
             NumericsError: when a loss or gradient is not finite.
+            PictureError: when a picture cannot be read.
         """
         bar = tqdm(
             total=self.config.steps,
@@ -153,28 +187,47 @@ class Trainer:
             mininterval=1.0,
         )
         saved, window, since = time.monotonic(), [], time.monotonic()
-        with self._stop_signals():
+        with self._stop_signals(), contextlib.closing(self.run):
             for batch in self._batches():
-                losses = self._update(batch)
-                window.append(losses)
+                window.append(self._update(batch))
                 bar.update()
                 last = self.step == self.config.steps
                 if self.step % LOG_EVERY == 0 or last:
                     values = self._log(window, time.monotonic() - since)
-                    bar.set_postfix(loss=f"{values['loss']:.2f}", best=f"{self.best:.3f}")
+                    bar.set_postfix(loss=f"{values['loss']:.3g}", best=f"{self.best:.3f}")
                     window, since = [], time.monotonic()
                 if self.step % self.config.eval_every == 0 or last:
                     self._validate()
                     since = time.monotonic()
-                due = time.monotonic() - saved > 60.0 * self.config.save_minutes
-                if due or last or self.interrupted:
+                stop = self._agree_to_stop()
+                if last or stop or self._save_is_due(saved):
                     self._save()
                     saved = time.monotonic()
-                if self.interrupted:
+                if stop:
                     break
         bar.close()
-        self.run.close()
         return self.best
+
+    def _save_is_due(self, saved: float) -> bool:
+        """Whether it is time for a checkpoint; the main process's clock decides for all."""
+        if self.config.save_every:
+            return self.step % self.config.save_every == 0
+        return self._main_says(time.monotonic() - saved > 60.0 * self.config.save_minutes)
+
+    def _agree_to_stop(self) -> bool:
+        """Whether any process was asked to stop."""
+        if self.accelerator.num_processes == 1:
+            return self.interrupted
+        asked = torch.tensor(float(self.interrupted), device=self.accelerator.device)
+        self.interrupted = bool(self.accelerator.reduce(asked, "sum") > 0)
+        return self.interrupted
+
+    def _main_says(self, answer: bool) -> bool:
+        if self.accelerator.num_processes == 1:
+            return answer
+        mine = float(answer and self.accelerator.is_main_process)
+        said = torch.tensor(mine, device=self.accelerator.device)
+        return bool(self.accelerator.reduce(said, "sum") > 0)
 
     def _batches(self) -> Iterator[Batch]:
         """Batches from the current step to the end of the run."""
@@ -186,60 +239,63 @@ class Trainer:
             collate_fn=collate,
             num_workers=self.config.workers,
             drop_last=True,
+            pin_memory=self.accelerator.device.type == "cuda",
             # Its own generator, so that making an iterator draws nothing from the global one.
             generator=torch.Generator(),
         )
-        yield from self.accelerator.prepare(loader)
+        for batch in self.accelerator.prepare(loader):
+            yield _readable(batch)
 
     def _update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the optimizer; returns detached losses."""
         config, where = self.config, f"step {self.step + 1}, pictures {', '.join(batch['names'])}"
         torch.manual_seed(_mix(config.seed, self.step, self.accelerator.process_index))
-        self._training_mode()
+        training_mode(self.model, config.trainable, batch_norm=config.train_batch_norm)
         captured: list[Tensor] = []
         grid_due = self.step + 1 in config.grid_update_steps and isinstance(self._head, KAN)
         hook = self._head.register_forward_pre_hook(
             lambda _, inputs: captured.append(inputs[0].detach()) if grid_due else None
         )
-        images = batch["images"].contiguous(memory_format=torch.channels_last)
         try:
-            with self.accelerator.autocast():
-                outputs = self.wrapped(images)
-            losses = self.criterion(outputs, semantic_targets(batch["labels"]))
+            losses = self.wrapped(batch)
         except NumericsError as error:
             raise NumericsError(f"Stopped before the update at {where}: {error}") from error
         finally:
             hook.remove()
-        loss = self.criterion.total(losses, self._head)
+        loss = losses["loss"]
         if not torch.isfinite(loss):
             broken = [name for name, value in losses.items() if not torch.isfinite(value)]
             raise NumericsError(
                 f"Stopped before the update at {where}: the loss is {loss.item()} "
-                f"({', '.join(broken) or 'its sum'}); lower lr or train in float32."
+                f"({', '.join(broken)}); lower lr or train in float32."
             )
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        learning = [value for value in self.model.parameters() if value.requires_grad]
+        norm = self.accelerator.clip_grad_norm_(learning, config.clip_norm)
         self._check_gradient(norm, where)
         self.optimizer.step()
         if not self.accelerator.optimizer_step_was_skipped:
             self.schedule.step()
         self.step += 1
+        self._note_order(batch["numbers"])
         self.average.update(self.model)
         if captured:
             self._update_grid(torch.cat([part.flatten(0, -2) for part in captured]))
-        return {"loss": loss.detach(), "gradient_norm": norm.detach(), **_detached(losses)}
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        return {
+            "gradient_norm": norm.detach(),
+            **{name: value.detach() for name, value in losses.items()},
+        }
+
+    def _note_order(self, numbers: list[int]) -> None:
+        """Chain this step's crops into the digest."""
+        text = f"{self.order} {' '.join(map(str, numbers))}"
+        self.order = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @property
     def _head(self) -> nn.Module:
         return self.model.get_submodule(HEAD)
-
-    def _training_mode(self) -> None:
-        self.wrapped.train()
-        if not self.config.train_batch_norm:
-            for module in self.model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
 
     def _check_gradient(self, norm: Tensor, where: str) -> None:
         """Stop on a gradient that must not be applied; float16 may skip while its scale falls."""
@@ -260,16 +316,21 @@ class Trainer:
         )
 
     def _update_grid(self, inputs: Tensor) -> None:
+        """Fit the head's grids to what all processes' queries gave it."""
         head = self._head
         assert isinstance(head, KAN)
-        head.update_grid(self.accelerator.gather(inputs))
-        self.average.restart(HEAD, head)
+        plain = self.average.model.get_submodule(HEAD)
+        assert isinstance(plain, KAN)
+        update_grid(head, plain, self.accelerator.gather(inputs))
+        self.average.restart(HEAD, self.model)
         logger.info("spline grids fitted at step %d", self.step)
 
     def _log(self, window: list[dict[str, Tensor]], seconds: float) -> dict[str, float]:
-        mean = {
-            key: torch.stack([losses[key] for losses in window]).mean().item() for key in window[0]
-        }
+        """Averages over the window's steps and all processes, into the run's metrics."""
+        names = list(window[0])
+        local = torch.stack([torch.stack([one[name] for name in names]) for one in window]).mean(0)
+        shared = self.accelerator.reduce(local, "mean").tolist()
+        mean = dict(zip(names, shared, strict=True))
         values = {f"train/{key}": value for key, value in mean.items()}
         values["train/lr"] = self.optimizer.param_groups[-1]["lr"]
         values["train/crops_per_second"] = len(window) * self.config.batch_size / seconds
@@ -279,44 +340,54 @@ class Trainer:
 
     def _validate(self) -> None:
         """Measure the average, keep it when it is the best."""
+        self.average.settle(self.model)
         if self.accelerator.is_main_process:
-            values, shown = validate(
-                self.average.model, self.val_pictures, self.config.eval_pictures
-            )
-            self.run.log(self.step, {f"val/{key}": value for key, value in values.items()})
-            self.run.picture(self.step, "val/picture_prediction_truth", shown)
-            tqdm.write(f"step {self.step}: val mIoU {values['miou']:.4f}", file=sys.stderr)
-            if math.isfinite(values["miou"]) and values["miou"] > self.best:
-                self.best = values["miou"]
-                self.run.save_weights("best", self.average.model)
+            found = validate(self.average.model, self.val_pictures, self.config.eval_pictures)
+            self.run.log(self.step, {f"val/{key}": value for key, value in found.values.items()})
+            self.run.show(self.step, found, self.average.model.class_names)
+            miou = found.values["miou"]
+            tqdm.write(f"step {self.step}: val mIoU {miou:.4f}", file=sys.stderr)
+            if math.isfinite(miou) and miou > self.best:
+                self.best = miou
+                self._save_weights("best")
         self.accelerator.wait_for_everyone()
 
+    def _save_weights(self, name: str) -> None:
+        model = self.average.model
+        model.card = describe_run(self.config, self.run.provenance, self.step, self.best)
+        self.run.save_weights(name, model)
+
     def _save(self) -> None:
+        """Write weights and state; all processes together."""
+        self.average.settle(self.model)
+        collected = state.collect(self.model, self.optimizer.optimizer)
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
-            self.run.save_weights("last", self.average.model)
+            self._save_weights("last")
             self.run.save_state(
                 {
                     "step": self.step,
                     "best": self.best,
-                    "model": self.model.state_dict(),
+                    "order": self.order,
+                    "rng": torch.get_rng_state(),
                     "average": self.average.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
                     "schedule": self.schedule.state_dict(),
                     "scaler": None if scaler is None else scaler.state_dict(),
+                    **collected,
                 }
             )
+            self.run.draw_curves()
         self.accelerator.wait_for_everyone()
 
-    def _load(self) -> None:
-        state: dict[str, Any] = self.run.load_state()
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        if self.accelerator.scaler is not None and state["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.step, self.best = state["step"], state["best"]
+    def _restore(self, saved: dict[str, Any]) -> None:
+        state.restore(self.model, self.optimizer.optimizer, saved)
+        self.schedule.load_state_dict(saved["schedule"])
+        if self.accelerator.scaler is not None and saved["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        torch.set_rng_state(saved["rng"])
+        self.step, self.best, self.order = saved["step"], saved["best"], saved["order"]
+        if self.accelerator.is_main_process:
+            self.run.rewind(self.step)
 
     @contextlib.contextmanager
     def _stop_signals(self) -> Iterator[None]:
@@ -333,10 +404,23 @@ class Trainer:
                 signal.signal(number, handler)
 
 
+def _sharding() -> FullyShardedDataParallelPlugin | None:
+    """FSDP as this model needs it, when ``accelerate launch --use_fsdp`` asks for FSDP."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() not in ("1", "true"):
+        return None
+    return FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=list(SHARDED_WHOLE),
+    )
+
+
+def _readable(batch: Batch | Unreadable) -> Batch:
+    if isinstance(batch, Unreadable):
+        raise batch.error
+    return batch
+
+
 def _mix(seed: int, step: int, process: int) -> int:
     """A seed of its own for every step of every process."""
     return ((seed * 1_000_003 + step) * 1009 + process) % 2**63
-
-
-def _detached(losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in losses.items()}

@@ -63,29 +63,22 @@ def sample_masks(masks: Tensor, index: Tensor, points: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def uncertain_points(
-    mask_logits: Tensor,
-    num_points: int,
-    *,
-    oversample_ratio: float = 3.0,
-    importance_ratio: float = 0.75,
-) -> Tensor:
-    """Random points, most of them where the mask logit is nearest to zero.
+def uncertain_points(mask_logits: Tensor, drawn: Tensor, num_points: int, important: int) -> Tensor:
+    """Of points drawn uniformly, some where the mask logit is nearest to zero, and some as drawn.
 
     Args:
         mask_logits: (N, H, W).
-        num_points: P, points per mask.
-        oversample_ratio: candidates per point wanted.
-        importance_ratio: share of the points taken as the most uncertain candidates; the rest
-            are uniform.
+        drawn: (N, R, 2) uniform points in [0, 1]; the last ``num_points - important`` are taken as
+            they are, all others are candidates.
+        num_points: P, points per mask wanted.
+        important: how many of them are the most uncertain candidates.
 
     Returns:
         (N, P, 2) points, (x, y) in [0, 1], float32.
     """
-    count, device = len(mask_logits), mask_logits.device
-    important = int(importance_ratio * num_points)
-    candidates = torch.rand(count, int(oversample_ratio * num_points), 2, device=device)
+    rest = num_points - important
+    candidates, uniform = drawn[:, : drawn.shape[1] - rest], drawn[:, drawn.shape[1] - rest :]
     uncertainty = -point_sample(mask_logits[:, None].float(), candidates)[:, 0].abs()
     chosen = uncertainty.topk(important, dim=1, sorted=False).indices
-    rest = torch.rand(count, num_points - important, 2, device=device)
-    return torch.cat([candidates.gather(1, chosen[..., None].expand(-1, -1, 2)), rest], dim=1)
+    picked = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
+    return torch.cat([picked, uniform], dim=1)

@@ -1,13 +1,11 @@
 """The folder of a run: what was asked for, what came out, and what is needed to continue.
 
-``config.json`` (recipe as resolved), ``provenance.json`` (versions, commit, command),
-``metrics.jsonl``, TensorBoard events, ``last.safetensors`` and ``best.safetensors`` (the averaged
-weights, loadable by ``mask2kan.load_model``) and ``state.pt`` (everything needed to continue).
 Files are written beside their place and moved there, so a stopped run never leaves half a file.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import os
@@ -20,26 +18,64 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from mask2kan.atomic import atomic_writer
 from mask2kan.checkpoints import save_model
-from mask2kan.errors import CheckpointError, ConfigError
+from mask2kan.errors import CheckpointError, ConfigError, unknown
 from mask2kan.model import Mask2KAN
-from training.recipes import TrainConfig
+from training.config import TrainConfig
+from training.plots import draw_confusion, draw_curves
+from training.run_card import as_markdown
+from training.validation import Validation
 
+FILES = {
+    "best.safetensors": "weights of the best validation, averaged; for `mask2kan.load_model`",
+    "last.safetensors": "weights of the last checkpoint, averaged; for `mask2kan.load_model`",
+    "config.json": "the recipe as resolved",
+    "provenance.json": "seed, commit, versions, command",
+    "metrics.jsonl": "every logged value, one line per step logged",
+    "curves.png": "losses and validation over the steps",
+    "confusion.png": "where the pixels of each class went at the last validation",
+    "samples/": "a validation picture, its prediction and its truth, per validation",
+    "state.pt": "what `--resume` continues from",
+    "events.*": "the same values for TensorBoard",
+}
+TRACKERS = ("tensorboard", "wandb", "trackio")
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "accelerate", "safetensors", "mask2kan")
 
 
 class RunFolder:
-    """Files of one run.
+    """Files of one run; ``FILES`` says what they are.
 
     Args:
         folder: made when absent.
+        tracker: where values go besides the folder: ``tensorboard`` (into the folder), ``wandb`` or
+            ``trackio``, which must be installed.
+
+    Attributes:
+        provenance: see ``provenance()``.
+
+    Raises:
+        ConfigError: for a tracker that does not exist or is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tracker: str = "tensorboard") -> None:
         self.folder = folder
+        self.provenance = provenance()
         self._writer: SummaryWriter | None = None
+        self._service: Any = None
+        if tracker not in TRACKERS:
+            raise ConfigError(unknown("tracker", tracker, TRACKERS))
+        if tracker != "tensorboard":
+            try:
+                self._service = importlib.import_module(tracker)
+            except ImportError as error:
+                raise ConfigError(
+                    f"--tracker {tracker} needs the package {tracker}, which is not installed; "
+                    f"install it with pip install {tracker}, or leave the option out."
+                ) from error
 
     @property
     def has_state(self) -> bool:
@@ -57,34 +93,66 @@ class RunFolder:
                 f"{self.folder} already holds a run; continue it with --resume, or choose another "
                 "folder with --out."
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "samples").mkdir(parents=True, exist_ok=True)
         self._write_json("config.json", config.to_dict())
-        self._write_json("provenance.json", {"seed": config.seed, **provenance()})
+        self._write_json("provenance.json", {"seed": config.seed, **self.provenance})
         self._writer = SummaryWriter(str(self.folder))
+        if self._service is not None:
+            self._service.init(project="mask2kan", name=self.folder.name, config=config.to_dict())
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after a step, which a resumed run logs again."""
+        path = self.folder / "metrics.jsonl"
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        with atomic_writer(path) as file:
+            file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``; one that a kill cut short is left out."""
+        path = self.folder / "metrics.jsonl"
+        lines = []
+        for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                continue
+        return lines
 
     def log(self, step: int, values: dict[str, Any]) -> None:
-        """Append a line to ``metrics.jsonl`` and scalars to TensorBoard."""
+        """Append a line to ``metrics.jsonl`` and tell the trackers."""
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        if self._writer is not None:
-            for key, value in values.items():
-                if isinstance(value, (int, float)):
-                    self._writer.add_scalar(key, value, step)
+        for key, value in values.items():
+            if self._writer is not None and isinstance(value, (int, float)):
+                self._writer.add_scalar(key, value, step)
+        if self._service is not None:
+            self._service.log(values, step=step)
 
-    def picture(self, step: int, name: str, picture: Any) -> None:
-        """Show an (H, W, 3) uint8 picture in TensorBoard."""
+    def show(self, step: int, found: Validation, class_names: tuple[str, ...]) -> None:
+        """Pictures of a validation: sample, confusion matrix, curves so far."""
+        Image.fromarray(found.sample).save(self.folder / "samples" / f"{step:06d}.png")
+        title = f"{self.folder.name}, step {step}"
+        draw_confusion(found.confusion, class_names, title, self.folder / "confusion.png")
+        self.draw_curves()
         if self._writer is not None:
-            self._writer.add_image(name, picture, step, dataformats="HWC")
+            name = "val/picture_prediction_truth"
+            self._writer.add_image(name, found.sample, step, dataformats="HWC")
+
+    def draw_curves(self) -> None:
+        """Write ``curves.png`` from what was logged."""
+        draw_curves(self.metrics(), self.folder.name, self.folder / "curves.png")
 
     def save_weights(self, name: str, model: Mask2KAN) -> None:
-        """Write ``<name>.safetensors``."""
+        """Write ``<name>.safetensors``, and its card as ``README.md``."""
         save_model(model, self.folder / f"{name}.safetensors")
+        page = as_markdown(model.card, self.folder.name, FILES)
+        with atomic_writer(self.folder / "README.md") as file:
+            file.write(page.encode())
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write what ``load_state`` returns."""
-        beside = self.folder / "state.pt.partial"
-        torch.save(state, beside)
-        beside.replace(self.folder / "state.pt")
+        with atomic_writer(self.folder / "state.pt") as file:
+            torch.save(state, file)
 
     def load_state(self) -> dict[str, Any]:
         """What the run last saved.
@@ -110,14 +178,15 @@ class RunFolder:
         return state
 
     def close(self) -> None:
-        """Flush TensorBoard."""
+        """Flush the trackers."""
         if self._writer is not None:
             self._writer.close()
+        if self._service is not None:
+            self._service.finish()
 
     def _write_json(self, name: str, values: dict[str, Any]) -> None:
-        beside = self.folder / f"{name}.partial"
-        beside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        beside.replace(self.folder / name)
+        with atomic_writer(self.folder / name) as file:
+            file.write((json.dumps(values, indent=2) + "\n").encode())
 
 
 def provenance() -> dict[str, Any]:

@@ -15,8 +15,9 @@ import cv2
 import torch
 
 from mask2kan.errors import Mask2KANError
+from training.config import TrainConfig, override
 from training.loop import Trainer
-from training.recipes import RECIPES, TrainConfig, override, recipe
+from training.recipes import RECIPES, recipe
 
 EXAMPLE = """example:
   python -m training.train camvid_kan --data data/camvid --out runs/camvid_kan

@@ -6,21 +6,38 @@ the predictor people use.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mask2kan.model import STRIDE, Mask2KAN
+from mask2kan.drawing import colorize
+from mask2kan.model import Mask2KAN
+from mask2kan.postprocess import Geometry, View, reduce_pixels
 from training.data import LabelledPictures
 from training.metrics import SegmentationEvaluator
 
 
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """What one validation found.
+
+    Attributes:
+        values: ``miou``, ``pixel_accuracy`` and ``iou/<class>``.
+        confusion: (K, K) pixels, row = truth, column = prediction.
+        sample: a picture with its prediction and ground truth below it, (3 H, W, 3).
+    """
+
+    values: dict[str, float]
+    confusion: NDArray[np.int64]
+    sample: NDArray[np.uint8]
+
+
 @torch.no_grad()
-def semantic_map(model: Mask2KAN, image: Tensor) -> Tensor:
+def semantic_map(model: Mask2KAN, image: Tensor) -> NDArray[np.uint8]:
     """Class of every pixel.
 
     Args:
@@ -28,56 +45,70 @@ def semantic_map(model: Mask2KAN, image: Tensor) -> Tensor:
         image: (3, H, W) float32 RGB in [0, 1].
 
     Returns:
-        (H, W) int64.
+        (H, W).
     """
-    height, width = image.shape[-2:]
-    padded = (math.ceil(height / STRIDE) * STRIDE, math.ceil(width / STRIDE) * STRIDE)
-    output = model(image[None], with_aux=False)
-    masks = F.interpolate(
-        output["pred_masks"].float(), size=padded, mode="bilinear", align_corners=False
-    )
-    classes = output["pred_logits"][0].float().softmax(-1)[:, :-1]
-    scores = torch.einsum("qk,qhw->khw", classes, masks[0, :, :height, :width].sigmoid())
-    return scores.argmax(0)
+    size = (image.shape[-2], image.shape[-1])
+    output = model(image[None].to(model.device), with_aux=False)
+    view = View(output["pred_logits"][0], output["pred_masks"][0])
+    return reduce_pixels([view], Geometry(size, size), ()).semantic
 
 
-def validate(
-    model: Mask2KAN, pictures: LabelledPictures, limit: int = 0
-) -> tuple[dict[str, float], NDArray[np.uint8]]:
+def validate(model: Mask2KAN, pictures: LabelledPictures, limit: int = 0) -> Validation:
     """Measure a model.
 
     Args:
         model: evaluated in the mode it is in, which should be evaluation mode.
         pictures: labelled pictures.
         limit: how many of them, evenly spread; 0 for all.
-
-    Returns:
-        ``miou``, ``pixel_accuracy`` and ``iou/<class>``; and the first picture with its
-        prediction and ground truth below it, (3 H, W, 3).
     """
     count = min(limit or len(pictures), len(pictures))
-    evaluator = SegmentationEvaluator(pictures.num_classes)
-    shown = np.zeros((0, 0, 3), np.uint8)
+    evaluator = SegmentationEvaluator(model.config.num_classes)
+    sample = np.zeros((0, 0, 3), np.uint8)
     for index in np.linspace(0, len(pictures) - 1, count).round().astype(int).tolist():
         image, label = pictures[index]
-        prediction = semantic_map(model, image.to(model.device)).cpu().numpy().astype(np.uint8)
+        prediction = semantic_map(model, image)
         evaluator.update(prediction, label.numpy())
-        if not shown.size:
-            shown = _picture(pictures.arrays(index)[0], prediction, label.numpy(), model.palette)
+        if not sample.size:
+            truth = colorize(label.numpy().astype(np.uint8), model.palette)
+            shown = colorize(prediction, model.palette)
+            sample = np.concatenate([pictures.arrays(index)[0], shown, truth])
     result = evaluator.compute()
     values = {"miou": float(result["miou"]), "pixel_accuracy": float(result["pixel_accuracy"])}
     for name, iou in zip(model.class_names, result["iou"], strict=True):
         if math.isfinite(iou):
             values[f"iou/{name}"] = float(iou)
-    return values, shown
+    return Validation(values, evaluator.confusion, sample)
 
 
-def _picture(
-    picture: NDArray[np.uint8],
-    prediction: NDArray[np.uint8],
-    label: NDArray[np.int64],
-    palette: NDArray[np.uint8],
-) -> NDArray[np.uint8]:
-    colours = np.zeros((256, 3), np.uint8)
-    colours[: len(palette)] = palette
-    return np.concatenate([picture, colours[prediction], colours[label]])
+class TeacherLabels:
+    """Pictures whose labels are what a model says: the truth of a distillation.
+
+    Args:
+        pictures: any; their own labels are not looked at.
+        teacher: in evaluation mode.
+    """
+
+    def __init__(self, pictures: LabelledPictures, teacher: Mask2KAN) -> None:
+        self._pictures = pictures
+        self._teacher = teacher
+        self._known: dict[int, NDArray[np.uint8]] = {}
+        self.names = pictures.names
+        self.num_classes = teacher.config.num_classes
+        self.class_names = teacher.class_names
+        self.palette = tuple((int(r), int(g), int(b)) for r, g, b in teacher.palette)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def arrays(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """The picture (H, W, 3) RGB and the teacher's class map (H, W)."""
+        picture = self._pictures.arrays(index)[0]
+        if index not in self._known:
+            image = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32) / 255.0)
+            self._known[index] = semantic_map(self._teacher, image)
+        return picture, self._known[index]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        picture, label = self.arrays(index)
+        image = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32) / 255.0)
+        return image, torch.from_numpy(label.astype(np.int64))

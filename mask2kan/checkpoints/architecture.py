@@ -31,6 +31,7 @@ MAXIMA = {
     "num_classes": 20_000,
     "encoder_feedforward_dim": 32_768,
     "decoder_feedforward_dim": 32_768,
+    "mask_embed_width": 32_768,
     "backbone_width": 1024,
     "backbone_window_size": 64,
     "num_points": 64,

@@ -14,46 +14,75 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mask2kan.errors import Mask2KANError
 from training.data import LabelledPictures
 from training.data.transforms import Augmentation
+from training.outliers import OutlierPaster
 
 
 class Batch(TypedDict):
-    """Training crops: images (B, 3, h, w) float32 in [0, 1], labels (B, h, w) int64, names."""
+    """Training crops.
+
+    ``images`` (B, 3, h, w) float32 in [0, 1]; ``labels`` (B, h, w) int64, 255 void, 254 outlier;
+    of each crop its picture's name, its number in the run, and its ``view``, which is equal for
+    crops that are equal (its number, unless crops repeat).
+    """
 
     images: Tensor
     labels: Tensor
     names: list[str]
+    numbers: list[int]
+    views: list[int]
 
 
 class Crop(NamedTuple):
-    """One training sample as bytes: (h, w, 3) RGB, label (h, w), and the picture's name."""
+    """One training sample as bytes, (h, w, 3) RGB and label (h, w); the rest as in ``Batch``."""
 
     picture: NDArray[np.uint8]
     label: NDArray[np.uint8]
     name: str
+    number: int
+    view: int
 
 
-def collate(crops: Sequence[Crop]) -> Batch:
-    """Crops as one batch; the images lie in memory channels last."""
+class Unreadable(NamedTuple):
+    """A crop that could not be made; travels to the training process, which stops with it.
+
+    An error raised in a loading process would arrive wrapped in that process's traceback.
+    """
+
+    error: Mask2KANError
+
+
+def collate(drawn: Sequence[Crop | Unreadable]) -> Batch | Unreadable:
+    """Crops as one batch, the images channels last in memory; or the first that is unreadable."""
+    crops: list[Crop] = []
+    for one in drawn:
+        if isinstance(one, Unreadable):
+            return one
+        crops.append(one)
     pictures = torch.from_numpy(np.stack([crop.picture for crop in crops]))
     labels = torch.from_numpy(np.stack([crop.label for crop in crops]))
     return {
         "images": pictures.permute(0, 3, 1, 2).float() / 255.0,
         "labels": labels.long(),
         "names": [crop.name for crop in crops],
+        "numbers": [crop.number for crop in crops],
+        "views": [crop.view for crop in crops],
     }
 
 
-class TrainingCrops(Dataset[Crop]):
-    """All crops of a run, in order.
+class TrainingCrops(Dataset[Crop | Unreadable]):
+    """All crops of a run, in order; every pass sees each picture once, in a new order.
 
     Args:
-        pictures: where crops are cut from; every pass sees each picture once, in a new order.
+        pictures: where crops are cut from.
         augmentation: how.
         length: number of crops of the whole run.
         seed: of the run.
         start: first crop to deliver, for a resumed run: element 0 is crop ``start``.
+        paste: pastes outliers into a picture before it is cropped.
+        views: fixed crops per picture to choose from; 0 draws a new one every time.
     """
 
     def __init__(
@@ -63,21 +92,45 @@ class TrainingCrops(Dataset[Crop]):
         length: int,
         seed: int,
         start: int = 0,
+        *,
+        paste: OutlierPaster | None = None,
+        views: int = 0,
     ) -> None:
         self.pictures = pictures
         self.augmentation = augmentation
         self.length = length
         self.seed = seed
         self.start = start
+        self.paste = paste
+        self.views = views
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def __len__(self) -> int:
         return self.length - self.start
 
-    def __getitem__(self, index: int) -> Crop:
-        n = self.start + index
-        epoch, position = divmod(n, len(self.pictures))
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.pictures))
-        chosen = int(order[position])
-        rng = np.random.default_rng((self.seed, 1, n))
-        picture, label = self.augmentation(*self.pictures.arrays(chosen), rng)
-        return Crop(picture, label, self.pictures.names[chosen])
+    def __getitem__(self, index: int) -> Crop | Unreadable:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = self.start + index
+        epoch, position = divmod(number, len(self.pictures))
+        chosen = int(self._permutation(epoch)[position])
+        view = number
+        if self.views:
+            view = chosen * self.views + (epoch + chosen) % self.views
+        rng = np.random.default_rng((self.seed, 1, view))
+        try:
+            picture, label = self.pictures.arrays(chosen)
+            if self.paste is not None:
+                objects = np.random.default_rng((self.seed, 2, view))
+                picture, label = self.paste(picture, label, objects)
+        except Mask2KANError as error:
+            return Unreadable(error)
+        picture, label = self.augmentation(picture, label, rng)
+        return Crop(picture, label, self.pictures.names[chosen], number, view)
+
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        """The order of a pass; kept, since every crop of the pass asks for it."""
+        if self._order[0] != epoch:
+            rng = np.random.default_rng((self.seed, epoch))
+            self._order = (epoch, rng.permutation(len(self.pictures)))
+        return self._order[1]

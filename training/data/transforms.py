@@ -12,12 +12,16 @@ bicyclists: under 2 % of CamVid's pixels each) are seen more often.
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mask2kan.errors import ConfigError, unknown
+
 VOID = 255
+OUTLIER = 254  # in label maps: a pixel of a pasted object, of no class
 CROP_TRIES = 10
 
 Picture = NDArray[np.uint8]
@@ -29,7 +33,11 @@ class Augmentation:
 
     Attributes:
         crop: (height, width) of the result.
-        scale: lowest and highest factor from picture to crop, drawn log-uniformly.
+        scale: lowest and highest factor from picture to crop.
+        distribution: how the factor is drawn: ``log`` (halving is as likely as doubling) or
+            ``linear`` (uniform, as detectron2 draws it).
+        relative_to: what a factor of 1 is: the ``picture``'s own size, or the largest picture that
+            fits into the ``crop`` (detectron2's large-scale jitter).
         max_class_share: of a crop's pixels; void does not count. 1 switches the rule off.
         class_focus: share of the crops laid around a pixel of a class drawn uniformly among
             those present.
@@ -39,10 +47,27 @@ class Augmentation:
 
     crop: tuple[int, int] = (256, 320)
     scale: tuple[float, float] = (0.5, 2.0)
+    distribution: Literal["log", "linear"] = "log"
+    relative_to: Literal["picture", "crop"] = "picture"
     max_class_share: float = 0.75
     class_focus: float = 0.5
     flip: float = 0.5
     colour: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Refuse values no crop can be drawn by.
+
+        Raises:
+            ConfigError: naming the field, the value found and what it must be.
+        """
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ConfigError(f"scale is {self.scale}; expected 0 < lowest <= highest.")
+        for field, choices in (
+            ("distribution", ("log", "linear")),
+            ("relative_to", ("picture", "crop")),
+        ):
+            if getattr(self, field) not in choices:
+                raise ConfigError(unknown(field, str(getattr(self, field)), choices))
 
     def __call__(
         self, picture: Picture, label: Picture, rng: np.random.Generator
@@ -58,7 +83,7 @@ class Augmentation:
             The crop (h, w, 3) and its label (h, w), padded with zeros and void where the scaled
             picture is smaller than the crop.
         """
-        scale = float(np.exp(rng.uniform(np.log(self.scale[0]), np.log(self.scale[1]))))
+        scale = self._draw_scale(label, rng)
         window = (
             min(label.shape[0], max(1, round(self.crop[0] / scale))),
             min(label.shape[1], max(1, round(self.crop[1] / scale))),
@@ -66,8 +91,8 @@ class Augmentation:
         top, left = self._place(label, window, rng)
         rows, columns = slice(top, top + window[0]), slice(left, left + window[1])
         size = (
-            min(self.crop[0], round(window[0] * scale)),
-            min(self.crop[1], round(window[1] * scale)),
+            min(self.crop[0], max(1, round(window[0] * scale))),
+            min(self.crop[1], max(1, round(window[1] * scale))),
         )
         out, out_label = _resize(picture[rows, columns], label[rows, columns], size)
         if rng.random() < self.flip:
@@ -76,13 +101,24 @@ class Augmentation:
             out = _jitter(out, self.colour, rng)
         return _pad(out, out_label, self.crop, rng)
 
+    def _draw_scale(self, label: Picture, rng: np.random.Generator) -> float:
+        """Factor from picture to crop."""
+        low, high = self.scale
+        if self.distribution == "log":
+            factor = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        else:
+            factor = float(rng.uniform(low, high))
+        if self.relative_to == "crop":
+            factor *= min(self.crop[0] / label.shape[0], self.crop[1] / label.shape[1])
+        return factor
+
     def _place(
         self, label: Picture, window: tuple[int, int], rng: np.random.Generator
     ) -> tuple[int, int]:
         """Top left corner of the window."""
         room = (label.shape[0] - window[0], label.shape[1] - window[1])
         if rng.random() < self.class_focus:
-            classes = np.flatnonzero(np.bincount(label.ravel(), minlength=VOID + 1)[:VOID])
+            classes = np.flatnonzero(np.bincount(label.ravel(), minlength=VOID + 1)[:OUTLIER])
             if len(classes):
                 pixels = np.flatnonzero(label == rng.choice(classes))
                 row, column = divmod(int(rng.choice(pixels)), label.shape[1])
@@ -94,7 +130,7 @@ class Augmentation:
             counts = np.bincount(
                 label[top : top + window[0] : 4, left : left + window[1] : 4].ravel(),
                 minlength=VOID + 1,
-            )[:VOID]
+            )[:OUTLIER]
             if counts.max() <= self.max_class_share * max(1, counts.sum()):
                 break
         return top, left

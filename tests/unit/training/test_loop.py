@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from mask2kan.checkpoints import load_model
 from mask2kan.errors import CheckpointError, ConfigError, NumericsError
 from training.averaging import WeightAverage
+from training.config import override
 from training.loop import Trainer
-from training.recipes import override, recipe
+from training.recipes import recipe
 from training.train import main
 
 ROOT = Path(__file__).resolve().parents[3]

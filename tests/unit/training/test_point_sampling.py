@@ -27,7 +27,7 @@ def test_uncertain_points_lie_at_the_zero_crossing():
     torch.manual_seed(0)
     width = 64
     logits = (torch.arange(width) - width / 2 + 0.5).expand(3, 32, width)
-    points = uncertain_points(logits, 400, oversample_ratio=3.0, importance_ratio=0.75)
+    points = uncertain_points(logits, torch.rand(3, 1300, 2), 400, 300)
     assert points.shape == (3, 400, 2)
     assert (points >= 0).all()
     assert (points <= 1).all()
@@ -41,5 +41,6 @@ def test_uncertain_points_lie_at_the_zero_crossing():
 
 
 def test_all_points_uniform_without_importance():
-    points = uncertain_points(torch.zeros(2, 4, 4), 10, importance_ratio=0.0)
-    assert points.shape == (2, 10, 2)
+    drawn = torch.rand(2, 40, 2)
+    points = uncertain_points(torch.zeros(2, 4, 4), drawn, 10, 0)
+    assert torch.equal(points, drawn[:, 30:])

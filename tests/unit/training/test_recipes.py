@@ -13,8 +13,9 @@ from mask2kan import create_model
 from mask2kan.errors import ConfigError
 from mask2kan.kan import KAN
 from training.batch_norm import reestimate_statistics
+from training.config import override
 from training.optimizer import build_optimizer, build_schedule, parameter_groups, poly_factor
-from training.recipes import RECIPES, override, recipe
+from training.recipes import RECIPES, recipe
 
 
 def test_the_pair_differs_only_in_the_mask_head():

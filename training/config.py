@@ -1,0 +1,198 @@
+"""What a training run is told: one frozen dataclass, and how single fields are changed.
+
+The presets are in ``training.recipes``.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+from mask2kan.errors import ConfigError, unknown
+from training.data.transforms import Augmentation
+from training.outliers import OutlierExposure
+
+Settings = TypeVar("Settings", "TrainConfig", Augmentation, OutlierExposure)
+
+PARTS = ("mask_embed", "class_embed")
+TRAINABLE = ("all", "frozen_backbone", "heads")
+OBJECTIVES = ("segmentation", "distillation")
+CONTRASTIVE_FORMS = ("published", "well_posed")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        name: of the recipe, and of the run folder unless told otherwise.
+        model: a name of ``mask2kan.list_models()``.
+        model_options: overrides of the model's configuration; number, names and colours of the
+            classes are the data set's unless given.
+        pretrained_backbone: file of ImageNet weights, looked up like data; ``timm`` to download
+            timm's; empty for none.
+        init: checkpoint to start from (anything ``load_model`` takes) instead of random weights.
+            The architecture is then the checkpoint's; of the model's configuration only the
+            options of ``mask_embed`` count, where it is made anew.
+        fresh: parts of the checkpoint to make anew, of ``mask_embed`` and ``class_embed``.
+        trainable: ``all``, ``frozen_backbone`` (the thesis's "encoder"), or ``heads``: only
+            ``mask_embed`` and ``class_embed``.
+        objective: ``segmentation``, or ``distillation`` of the checkpoint's own ``mask_embed``
+            into a new one from pictures alone.
+        data: folder, known name or ``synthetic``.
+        augmentation: how crops are drawn.
+        outliers: which unknown objects are pasted into the pictures, and how often.
+        views: crops of a picture come from this many fixed ones, whose features can be kept; 0
+            draws a new one every time.
+        cache_gigabytes: of temporary disk for the features of a trunk that does not learn.
+        batch_size: crops per step, over all processes.
+        steps: optimizer updates of the whole run.
+        lr: peak learning rate outside the backbone.
+        backbone_factor: the backbone's share of it.
+        weight_decay: of weights; see ``training.optimizer``.
+        clip_norm: largest norm of the whole model's gradient.
+        warmup_steps: of linear warm-up before the polynomial decay.
+        num_points: per mask in the losses and per picture in the matching.
+        no_object_weight: of the no-object class in the class loss.
+        regularization_weight: λ1 of the KAN's regularisation; nothing on an MLP.
+        contrastive_weight: λ2 of the contrastive term, which is computed where ``outliers`` are
+            pasted.
+        contrastive_margin: m of eq. 2.11.
+        contrastive_form: ``published`` or ``well_posed``; see ``training.contrastive``.
+        grid_update_steps: after these steps the KAN's grids are fitted to the data they see.
+        average_decay: of the moving average of the weights that is evaluated and saved; 0 for none.
+        batch_norm_batches: batches of crops that set the backbone's statistics before step 0.
+        train_batch_norm: False keeps these statistics for the whole run.
+        eval_every: steps between two validations.
+        eval_pictures: of the validation split; 0 for all.
+        save_every: steps between two resumable checkpoints; 0 to go by time alone.
+        save_minutes: at most this long between two resumable checkpoints.
+        seed: of weights, crops and points.
+        workers: processes that prepare crops; 0 prepares them in the training process.
+    """
+
+    name: str
+    model: str
+    model_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    pretrained_backbone: str = ""
+    init: str = ""
+    fresh: tuple[str, ...] = ()
+    trainable: Literal["all", "frozen_backbone", "heads"] = "all"
+    objective: Literal["segmentation", "distillation"] = "segmentation"
+    data: str = "camvid"
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    outliers: OutlierExposure = dataclasses.field(default_factory=OutlierExposure)
+    views: int = 0
+    cache_gigabytes: float = 8.0
+    batch_size: int = 8
+    steps: int = 1000
+    lr: float = 6e-4
+    backbone_factor: float = 0.33
+    weight_decay: float = 0.05
+    clip_norm: float = 0.01
+    warmup_steps: int = 50
+    num_points: int = 1024
+    no_object_weight: float = 0.1
+    regularization_weight: float = 0.0
+    contrastive_weight: float = 1.0
+    contrastive_margin: float = 1.0
+    contrastive_form: Literal["published", "well_posed"] = "well_posed"
+    grid_update_steps: tuple[int, ...] = ()
+    average_decay: float = 0.995
+    batch_norm_batches: int = 10
+    train_batch_norm: bool = True
+    eval_every: int = 100
+    eval_pictures: int = 25
+    save_every: int = 0
+    save_minutes: float = 5.0
+    seed: int = 0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can be made of.
+
+        Raises:
+            ConfigError: naming the field, the value found and what it must be.
+        """
+        for field in ("batch_size", "steps", "num_points", "eval_every"):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"{field} is {getattr(self, field)}; it must be at least 1.")
+        for field in ("views", "workers", "warmup_steps", "save_every", "batch_norm_batches"):
+            if getattr(self, field) < 0:
+                raise ConfigError(f"{field} is {getattr(self, field)}; it must not be negative.")
+        if not 0.0 <= self.average_decay < 1.0:
+            raise ConfigError(f"average_decay is {self.average_decay}; it must be in [0, 1).")
+        if any(side < 32 for side in self.augmentation.crop):
+            raise ConfigError(f"crop is {self.augmentation.crop}; both sides must be at least 32.")
+        for field, choices in (
+            ("trainable", TRAINABLE),
+            ("objective", OBJECTIVES),
+            ("contrastive_form", CONTRASTIVE_FORMS),
+        ):
+            if getattr(self, field) not in choices:
+                raise ConfigError(unknown(field, str(getattr(self, field)), choices))
+        for part in self.fresh:
+            if part not in PARTS:
+                raise ConfigError(unknown("part to make anew", part, PARTS))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return dataclasses.asdict(dataclasses.replace(self, model_options=dict(self.model_options)))
+
+
+def override(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
+    """Change fields by ``key=value`` texts.
+
+    Args:
+        config: what to change.
+        settings: ``lr=3e-4``, ``model.num_queries=20`` (an option of the model),
+            ``augmentation.crop=(192,256)`` or ``outliers.source=procedural``.
+
+    Raises:
+        ConfigError: for a text without ``=``, an unknown key or a value of another type.
+    """
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {setting!r} has no '='; write key=value, e.g. lr=3e-4.")
+        value = _parse(text)
+        section, _, option = key.partition(".")
+        if section == "model" and option:
+            options = {**config.model_options, option: value}
+            config = dataclasses.replace(config, model_options=options)
+        elif section == "augmentation" and option:
+            changed = _replace(config.augmentation, option, value)
+            config = dataclasses.replace(config, augmentation=changed)
+        elif section == "outliers" and option:
+            exposure = _replace(config.outliers, option, value)
+            config = dataclasses.replace(config, outliers=exposure)
+        else:
+            config = _replace(config, key, value)
+    return config
+
+
+def _parse(text: str) -> Any:
+    """A Python literal, or the text itself where it is none (names, paths)."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _replace(instance: Settings, key: str, value: Any) -> Settings:
+    fields = {field.name for field in dataclasses.fields(instance)}
+    if key not in fields:
+        raise ConfigError(unknown("setting", key, fields))
+    before = getattr(instance, key)
+    if isinstance(before, float) and type(value) is int:
+        value = float(value)
+    if isinstance(before, tuple) and isinstance(value, list):
+        value = tuple(value)
+    if type(value) is not type(before):
+        raise ConfigError(
+            f"{key} is {value!r} ({type(value).__name__}); expected a "
+            f"{type(before).__name__} such as {before!r}."
+        )
+    return dataclasses.replace(instance, **{key: value})

@@ -1,0 +1,68 @@
+"""What a loss needs to be the same on one process and on many.
+
+Shared counts, and random numbers that belong to a picture instead of a process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The value averaged over all processes, without gradient; itself where there is one.
+
+    Dividing a local sum by the average count gives, after the gradients' average, the loss of the
+    whole batch.
+    """
+    value = value.detach()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        value = value.clone()
+        torch.distributed.all_reduce(value)
+        value /= torch.distributed.get_world_size()
+    return value
+
+
+class PointDraws:
+    """Uniform points of the pictures of a batch, each picture with a stream of its own.
+
+    Crop n of a run draws the same points whatever batch or process it is in.
+
+    Args:
+        seed: of the run.
+        numbers: of the crops, one per picture of the batch.
+        device: where the points are wanted.
+    """
+
+    def __init__(self, seed: int, numbers: Sequence[int], device: torch.device) -> None:
+        self._device = device
+        self._streams = [
+            torch.Generator(device).manual_seed((seed * 1_000_003 + number) % 2**63)
+            for number in numbers
+        ]
+
+    def per_picture(self, num_points: int) -> Tensor:
+        """(B, P, 2) points in [0, 1]."""
+        return torch.stack([self._draw(stream, num_points) for stream in self._streams])
+
+    def per_mask(self, counts: Sequence[int], sets: int, num_points: int) -> Tensor:
+        """Points for every mask of every picture in every predicted set.
+
+        Args:
+            counts: masks of each picture.
+            sets: S.
+            num_points: P.
+
+        Returns:
+            (S * sum(counts), P, 2), sets outermost, then pictures.
+        """
+        parts = [
+            self._draw(stream, sets, count, num_points)
+            for stream, count in zip(self._streams, counts, strict=True)
+        ]
+        return torch.cat(parts, dim=1).flatten(0, 1)
+
+    def _draw(self, stream: torch.Generator, *shape: int) -> Tensor:
+        return torch.rand(*shape, 2, generator=stream, device=self._device)

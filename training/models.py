@@ -1,0 +1,177 @@
+"""The model a run trains: built or loaded, with parts made anew, and only some of it learning."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mask2kan.checkpoints import load_model
+from mask2kan.config import Family, ModelConfig
+from mask2kan.errors import ConfigError
+from mask2kan.heads import build_mask_embed
+from mask2kan.kan import KAN
+from mask2kan.model import Mask2KAN, create_model
+from training.config import PARTS, TrainConfig
+from training.data import LabelledPictures, find_data
+
+HEAD = "transformer_decoder.mask_embed"
+HEADS = tuple(f"transformer_decoder.{part}" for part in PARTS)
+HEAD_OPTIONS = (
+    *("mask_embed", "mask_embed_width", "grid_size", "spline_order", "grid_range"),
+    *("base_activation", "standalone_spline_scale"),
+)
+
+logger = logging.getLogger(__name__)
+
+
+def build_model(config: TrainConfig, pictures: LabelledPictures, *, pretrained: bool) -> Mask2KAN:
+    """The model before its first step, on the processor.
+
+    Args:
+        config: of the run.
+        pictures: the training split; decides the classes.
+        pretrained: whether to load ImageNet weights; a resumed run overwrites them anyway.
+
+    Raises:
+        ConfigError: when configuration, checkpoint and data do not fit together.
+        CheckpointError: when ``init`` or the backbone's weights cannot be read.
+    """
+    model = _from_checkpoint(config, pictures) if config.init else None
+    if model is None:
+        model = _from_scratch(config, pictures, pretrained=pretrained)
+    choose_trainable(model, config.trainable)
+    return model
+
+
+def _from_scratch(config: TrainConfig, pictures: LabelledPictures, *, pretrained: bool) -> Mask2KAN:
+    if config.trainable == "heads" or config.objective == "distillation" or config.fresh:
+        raise ConfigError(
+            f"Recipe {config.name} starts from a checkpoint; name it with --init (a file, a "
+            "bundled name or a Hub repository)."
+        )
+    options = dict(config.model_options)
+    if "num_classes" not in options:
+        options |= {
+            "num_classes": pictures.num_classes,
+            "class_names": tuple(pictures.class_names),
+            "palette": tuple(pictures.palette),
+        }
+    _require_classes(int(options["num_classes"]), pictures, config)
+    weights: Path | bool = False
+    if pretrained and config.pretrained_backbone:
+        timm = config.pretrained_backbone == "timm"
+        weights = True if timm else find_data(config.pretrained_backbone)
+    return create_model(config.model, pretrained_backbone=weights, **options)
+
+
+def _from_checkpoint(config: TrainConfig, pictures: LabelledPictures) -> Mask2KAN:
+    model = load_model(config.init, device="cpu")
+    wanted = {key: value for key, value in config.model_options.items() if key in HEAD_OPTIONS}
+    before = model.config
+    changed = before
+    if "mask_embed" in config.fresh:
+        changed = dataclasses.replace(changed, **wanted)
+        if changed.family != "mask2anomaly":
+            family: Family = "mask2kan" if changed.mask_embed == "kan" else "mask2former"
+            changed = dataclasses.replace(changed, family=family)
+    elif any(getattr(before, key) != value for key, value in wanted.items()):
+        raise ConfigError(
+            f"{config.init} has mask_embed={before.mask_embed!r} and the run asks for {wanted}; "
+            "add mask_embed to fresh to make it anew."
+        )
+    if "class_embed" in config.fresh:
+        changed = dataclasses.replace(
+            changed,
+            num_classes=pictures.num_classes,
+            class_names=tuple(pictures.class_names),
+            palette=tuple(pictures.palette),
+        )
+    if config.objective == "segmentation":
+        _require_classes(changed.num_classes, pictures, config)
+    model.config = changed
+    decoder = model.transformer_decoder
+    if "mask_embed" in config.fresh:
+        decoder.mask_embed = build_mask_embed(changed)
+    if "class_embed" in config.fresh:
+        decoder.class_embed = nn.Linear(changed.hidden_dim, changed.num_classes + 1)
+    model.calibration = {}  # measured on weights that are about to change
+    model.card = {}
+    logger.info(
+        "starting from %s; made anew: %s", config.init, ", ".join(config.fresh) or "nothing"
+    )
+    return model
+
+
+def _require_classes(count: int, pictures: LabelledPictures, config: TrainConfig) -> None:
+    if count != pictures.num_classes:
+        hint = "add class_embed to fresh" if config.init else "leave model.num_classes unset"
+        raise ConfigError(
+            f"The model has {count} classes and {config.data} has {pictures.num_classes}; they "
+            f"must be equal: {hint}, or train on other data."
+        )
+
+
+def choose_trainable(model: Mask2KAN, which: str) -> None:
+    """Let only part of a model learn.
+
+    Args:
+        model: its parameters' ``requires_grad`` is set.
+        which: ``all``, ``frozen_backbone`` or ``heads``.
+    """
+    model.requires_grad_(which != "heads")
+    if which == "frozen_backbone":
+        model.backbone.requires_grad_(False)
+    if which == "heads":
+        for name in HEADS:
+            model.get_submodule(name).requires_grad_(True)
+
+
+def training_mode(model: Mask2KAN, which: str, *, batch_norm: bool) -> None:
+    """Set train mode on what learns and evaluation mode on what does not.
+
+    Args:
+        model: see ``choose_trainable``.
+        which: as there.
+        batch_norm: False keeps every batch norm's statistics.
+    """
+    model.train(which != "heads")
+    if which == "frozen_backbone":
+        model.backbone.eval()
+    if which == "heads":
+        for name in HEADS:
+            model.get_submodule(name).train()
+    if not batch_norm:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def head_parameters(config: ModelConfig) -> int:
+    """Number of parameters of the mask head a configuration asks for."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build_mask_embed(config).parameters())
+
+
+def equal_width(config: ModelConfig) -> int:
+    """Hidden width at which a three-layer MLP head has the number of parameters of the KAN head.
+
+    Args:
+        config: of a model with a KAN head, [C, C, C].
+
+    Returns:
+        The nearest width: the MLP has W² + (2C + 2)W + C parameters.
+    """
+    channels = config.hidden_dim
+    wanted = head_parameters(dataclasses.replace(config, mask_embed="kan"))
+    root = math.sqrt((channels + 1) ** 2 + wanted - channels)
+    return max(1, round(root - (channels + 1)))
+
+
+def is_kan(model: Mask2KAN) -> bool:
+    """Whether the mask head is a KAN."""
+    return isinstance(model.get_submodule(HEAD), KAN)

@@ -1,0 +1,320 @@
+"""Outlier exposure: unknown objects pasted into training pictures and marked as such.
+
+Three sources: COCO's pictures without any road class, whose instances are pasted together
+(Mask2Anomaly; Rai et al., ICCV 2023, after Chan et al., ICCV 2021), a folder of cut-outs (pictures
+with an alpha channel), or objects made by a procedure, which need no download.
+
+Departs from Mask2Anomaly: its code reads pictures prepared beforehand, here the published
+exclusions are applied to COCO's own annotation file; objects may be scaled and their edges blended.
+
+Legend: H W picture, h w object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mask2kan.errors import ConfigError, PictureError
+from mask2kan.pictures import read_picture
+from training.data import find_data
+from training.data.transforms import OUTLIER
+
+OPAQUE = 128  # alpha from here on belongs to the object
+SHORTEST_SIDE = 480  # of COCO pictures used
+ROAD_CLASSES = (
+    *("person", "bicycle", "car", "motorcycle", "bus", "truck"),
+    *("traffic light", "stop sign"),
+)
+CUTOUT_TYPES = (".png", ".webp")
+SMALLEST_SIDE = 4  # pixels; a smaller object is not worth pasting
+
+Bytes = NDArray[np.uint8]
+
+
+class CutOut(NamedTuple):
+    """An object: (h, w, 3) RGB and its (h, w) alpha, 0 to 255."""
+
+    picture: Bytes
+    alpha: Bytes
+
+
+class ObjectSource(Protocol):
+    """Where objects come from."""
+
+    def draw(self, rng: np.random.Generator) -> CutOut:
+        """One object, a function of the generator alone."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class OutlierExposure:
+    """Which objects are pasted, and how.
+
+    Attributes:
+        source: ``procedural``, ``cutouts:<folder>`` or ``coco:<folder>``; empty for none.
+        probability: that a picture gets an object.
+        scale: lowest and highest size, longest side of the object as a share of the picture's
+            height, drawn log-uniformly; (0, 0) keeps the object's own size. An object larger
+            than the picture is shrunk to fit either way.
+        feather: width in pixels over which the edge is blended; 0 for a hard edge.
+    """
+
+    source: str = ""
+    probability: float = 0.2
+    scale: tuple[float, float] = (0.0, 0.0)
+    feather: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing.
+
+        Raises:
+            ConfigError: naming the field, the value found and what it must be.
+        """
+        if not 0.0 <= self.probability <= 1.0:
+            raise ConfigError(f"outliers.probability is {self.probability}; it must be in [0, 1].")
+        if not 0.0 <= self.scale[0] <= self.scale[1] or (self.scale[1] and not self.scale[0]):
+            raise ConfigError(
+                f"outliers.scale is {self.scale}; expected 0 < low <= high, or (0, 0) for the "
+                "object's own size."
+            )
+        if self.feather < 0:
+            raise ConfigError(f"outliers.feather is {self.feather}; it must not be negative.")
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is ever pasted."""
+        return bool(self.source) and self.probability > 0
+
+
+class OutlierPaster:
+    """Pastes objects of a source as an ``OutlierExposure`` says.
+
+    Raises:
+        ConfigError: for a source that does not exist or holds nothing to paste.
+    """
+
+    def __init__(self, exposure: OutlierExposure) -> None:
+        self.exposure = exposure
+        self._source = open_source(exposure.source)
+
+    def __call__(
+        self, picture: Bytes, label: Bytes, rng: np.random.Generator
+    ) -> tuple[Bytes, Bytes]:
+        """Perhaps paste an object.
+
+        Args:
+            picture: (H, W, 3) RGB; not written to.
+            label: (H, W); not written to.
+            rng: where every choice comes from.
+
+        Returns:
+            Picture and label, 254 where the object is; the very arrays given when nothing was
+            pasted.
+        """
+        if rng.random() >= self.exposure.probability:
+            return picture, label
+        found = fit(self._source.draw(rng), label.shape[0], label.shape[1], self.exposure, rng)
+        if found is None:
+            return picture, label
+        height, width = found.alpha.shape
+        top = int(rng.integers(label.shape[0] - height + 1))
+        left = int(rng.integers(label.shape[1] - width + 1))
+        place = (slice(top, top + height), slice(left, left + width))
+        opacity = _opacity(found.alpha, self.exposure.feather)
+        out, out_label = picture.copy(), label.copy()
+        mixed = opacity * found.picture + (1 - opacity) * out[place]
+        out[place] = np.rint(mixed).astype(np.uint8)
+        out_label[place][found.alpha >= OPAQUE] = OUTLIER
+        return out, out_label
+
+
+def fit(
+    cut_out: CutOut, height: int, width: int, exposure: OutlierExposure, rng: np.random.Generator
+) -> CutOut | None:
+    """The object at its size in a picture of (height, width), or None when too little is left."""
+    tall, wide = cut_out.alpha.shape
+    low, high = exposure.scale
+    factor = 1.0
+    if high:
+        factor = float(np.exp(rng.uniform(np.log(low), np.log(high)))) * height / max(tall, wide)
+    factor = min(factor, height / tall, width / wide)
+    size = (max(1, int(wide * factor)), max(1, int(tall * factor)))
+    if min(size) < SMALLEST_SIDE:
+        return None
+    if size == (wide, tall):
+        return cut_out
+    shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    picture = cv2.resize(cut_out.picture, size, interpolation=shrink).astype(np.uint8, copy=False)
+    alpha = cv2.resize(cut_out.alpha, size, interpolation=shrink).astype(np.uint8, copy=False)
+    return CutOut(picture, alpha) if (alpha >= OPAQUE).any() else None
+
+
+def _opacity(alpha: Bytes, feather: float) -> NDArray[np.float32]:
+    """(h, w, 1) in [0, 1]: a hard edge, or one that fades outwards over ``feather`` pixels."""
+    solid = (alpha >= OPAQUE).astype(np.float32)
+    if feather:
+        outside = (1 - solid).astype(np.uint8)
+        distance = cv2.distanceTransform(outside, cv2.DIST_L2, 3)
+        solid = np.clip(1 - distance / (feather + 1), 0, 1).astype(np.float32)
+    return solid[..., None]
+
+
+def open_source(source: str) -> ObjectSource:
+    """The objects behind ``OutlierExposure.source``.
+
+    Raises:
+        ConfigError: when it is unknown, missing or empty.
+    """
+    kind, _, folder = source.partition(":")
+    if kind == "procedural" and not folder:
+        return ProceduralObjects()
+    if kind == "cutouts" and folder:
+        return CutOutFolder(Path(folder))
+    if kind == "coco" and folder:
+        return CocoObjects(find_data(folder))
+    raise ConfigError(
+        f"Unknown source of outliers {source!r}; expected procedural, cutouts:<folder of pictures "
+        "with alpha> or coco:<folder with annotations and train2017>."
+    )
+
+
+class ProceduralObjects:
+    """Blobs with a texture of two colours and a shading: like nothing on a road."""
+
+    def draw(self, rng: np.random.Generator) -> CutOut:
+        """One object of 256 pixels."""
+        side = 256
+        angle = np.linspace(0, 2 * np.pi, 96, endpoint=False)
+        radius = np.ones_like(angle)
+        for harmonic in range(1, 6):
+            phase = rng.uniform(0, 2 * np.pi)
+            radius += rng.uniform(-0.35, 0.35) / harmonic * np.cos(harmonic * angle + phase)
+        squash = rng.uniform(0.4, 1.0)
+        points = np.stack([np.cos(angle), squash * np.sin(angle)], -1) * radius[:, None]
+        points *= (side / 2 - 2) / np.abs(points).max()
+        alpha = np.zeros((side, side), np.uint8)
+        cv2.fillPoly(alpha, [np.rint(points + side / 2).astype(np.int32)], 255)
+        y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
+        direction = rng.uniform(0, np.pi)
+        along = x * np.cos(direction) + y * np.sin(direction)
+        wave = np.sin(2 * np.pi * along * rng.uniform(1, 12) + rng.uniform(0, 6))
+        noise = rng.standard_normal((9, 9)).astype(np.float32)
+        mix = 0.5 + 0.4 * wave * rng.uniform(0, 1) + 0.3 * cv2.resize(noise, (side, side))
+        first, second = rng.uniform(0, 255, (2, 3))
+        colour = first + np.clip(mix, 0, 1)[..., None] * (second - first)
+        picture = np.clip(colour * (1.1 - 0.5 * y[..., None]), 0, 255).astype(np.uint8)
+        rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
+        box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        return CutOut(picture[box], alpha[box])
+
+
+class CutOutFolder:
+    """A folder of pictures with an alpha channel, one object each."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise ConfigError(f"No cut-outs at {folder}: it is no folder.")
+        self._paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in CUTOUT_TYPES)
+        if not self._paths:
+            raise ConfigError(f"{folder} holds no cut-out ({', '.join(CUTOUT_TYPES)} with alpha).")
+
+    def draw(self, rng: np.random.Generator) -> CutOut:
+        """One of the folder's objects.
+
+        Raises:
+            PictureError: for a file that is no picture with an object in it.
+        """
+        path = self._paths[int(rng.integers(len(self._paths)))]
+        try:
+            with Image.open(path) as opened:
+                rgba = np.asarray(opened.convert("RGBA"))
+        except OSError as error:
+            raise PictureError(f"Can't read the cut-out {path}: {error}.") from error
+        alpha = rgba[..., 3]
+        if not (alpha >= OPAQUE).any() or (alpha >= OPAQUE).all():
+            raise PictureError(
+                f"The cut-out {path} has no outline: its alpha is all one. Expected an object on "
+                "a transparent ground."
+            )
+        return _cropped(rgba[..., :3], alpha)
+
+
+class CocoObjects:
+    """COCO pictures without any road class; all instances of a picture are one cut-out.
+
+    Args:
+        folder: holds ``annotations/instances_train2017.json`` and ``train2017``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._pictures = folder / "train2017"
+        annotations = folder / "annotations" / "instances_train2017.json"
+        if not annotations.is_file() or not self._pictures.is_dir():
+            raise ConfigError(
+                f"No COCO at {folder}: {annotations} and {self._pictures} were expected."
+            )
+        try:
+            content: dict[str, Any] = json.loads(annotations.read_bytes())
+            self._names, self._outlines = _usable(content)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{annotations} is not COCO's instance file: {error!r}.") from error
+        if not self._names:
+            raise ConfigError(
+                f"{annotations} lists no picture of {SHORTEST_SIDE} pixels or more without "
+                f"{', '.join(ROAD_CLASSES)}."
+            )
+
+    def __len__(self) -> int:
+        """Number of usable pictures."""
+        return len(self._names)
+
+    def draw(self, rng: np.random.Generator) -> CutOut:
+        """All instances of one picture.
+
+        Raises:
+            PictureError: for a picture that is missing or cannot be read.
+        """
+        index = int(rng.integers(len(self._names)))
+        picture = read_picture(self._pictures / self._names[index])
+        alpha = np.zeros(picture.shape[:2], np.uint8)
+        for outline in self._outlines[index]:
+            cv2.fillPoly(alpha, [np.rint(outline).astype(np.int32)], 255)
+        if not alpha.any():
+            raise PictureError(f"{self._names[index]} has no instance inside the picture.")
+        return _cropped(picture, alpha)
+
+
+def _usable(content: dict[str, Any]) -> tuple[list[str], list[list[NDArray[np.float32]]]]:
+    """File names and outlines of the pictures that show no road class, sorted by name."""
+    road = {one["id"] for one in content["categories"] if one["name"] in ROAD_CLASSES}
+    excluded: set[int] = set()
+    outlines: dict[int, list[NDArray[np.float32]]] = {}
+    for one in content["annotations"]:
+        if one["category_id"] in road:
+            excluded.add(one["image_id"])
+        elif not one["iscrowd"]:
+            rings = [np.asarray(ring, np.float32).reshape(-1, 2) for ring in one["segmentation"]]
+            outlines.setdefault(one["image_id"], []).extend(rings)
+    kept = sorted(
+        (one["file_name"], one["id"])
+        for one in content["images"]
+        if one["id"] in outlines
+        and one["id"] not in excluded
+        and min(one["height"], one["width"]) >= SHORTEST_SIDE
+    )
+    return [name for name, _ in kept], [outlines[number] for _, number in kept]
+
+
+def _cropped(picture: Bytes, alpha: Bytes) -> CutOut:
+    solid = alpha >= OPAQUE
+    rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
+    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    return CutOut(picture[box], alpha[box])

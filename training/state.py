@@ -1,0 +1,40 @@
+"""Everything a run needs to continue, whole on one process, however the model is spread.
+
+Weights and optimizer are written under the parameters' names and unsharded, so a run may go on
+with another number of processes, or with FSDP where it began without.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.optim import Optimizer
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def collect(module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """Weights and optimizer; all processes must call it together.
+
+    Returns:
+        ``model`` and ``optimizer``; complete on the main process.
+    """
+    model, optimizer_state = get_state_dict(module, optimizer, options=WHOLE)
+    return {"model": model, "optimizer": optimizer_state}
+
+
+def restore(module: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Continue from ``collect()``; every process passes the whole state."""
+    set_state_dict(
+        module,
+        optimizer,
+        model_state_dict=state["model"],
+        optim_state_dict=state["optimizer"],
+        options=WHOLE,
+    )

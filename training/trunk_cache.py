@@ -1,0 +1,105 @@
+"""Features of a trunk that does not learn, computed once per crop and kept on disk.
+
+Head-only training changes ``mask_embed`` and ``class_embed`` alone. The attention masks of the
+decoder depend on ``mask_embed``, so the decoder must run every step; backbone and pixel decoder,
+nine tenths of the work, need not. Features are kept as float16 (about 1e-3 relative) in a temporary
+file without a name, which the system removes even when the program is killed.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mask2kan.errors import NumericsError
+from mask2kan.model import Mask2KAN
+
+logger = logging.getLogger(__name__)
+
+
+class TrunkCache:
+    """The pixel decoder's outputs of crops, by the number of their view.
+
+    Args:
+        model: its backbone and pixel decoder are in evaluation mode and do not change.
+        gigabytes: of disk at most; what does not fit is computed every time.
+        folder: where the temporary file lies; the system's temporary folder when None.
+
+    Attributes:
+        hits, misses: crops found and computed so far.
+    """
+
+    def __init__(self, model: Mask2KAN, gigabytes: float, folder: str | None = None) -> None:
+        self._model = model
+        self._capacity = int(gigabytes * 1e9)
+        self._folder = folder
+        self._file: BinaryIO | None = None
+        self._slots: dict[int, int] = {}
+        self._shapes: list[torch.Size] = []
+        self.hits = self.misses = 0
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, views: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+        """Features of a batch.
+
+        Args:
+            images: (B, 3, H, W), all batches of one size.
+            views: B numbers; equal numbers mean equal crops.
+
+        Returns:
+            The three levels (B, C, H_l, W_l) and mask_features (B, C, h, w), float32.
+        """
+        rows = [self._row(images[b : b + 1], view) for b, view in enumerate(views)]
+        batch = torch.from_numpy(np.stack(rows)).to(images.device).float()
+        sizes = [shape.numel() for shape in self._shapes]
+        *levels, mask_features = (
+            part.unflatten(1, shape)
+            for part, shape in zip(batch.split(sizes, 1), self._shapes, strict=True)
+        )
+        return levels, mask_features
+
+    def _row(self, image: Tensor, view: int) -> np.ndarray[tuple[int], np.dtype[np.float16]]:
+        """All features of one crop, one after the other.
+
+        Computed alone, not in its batch: the same crop gives the same numbers in every company.
+        """
+        if view in self._slots:
+            self.hits += 1
+            return self._read(self._slots[view])
+        self.misses += 1
+        mask_features, levels = self._model.pixel_decoder(self._model.see(image))
+        parts = [*levels, mask_features]
+        self._shapes = [part.shape[1:] for part in parts]
+        row = torch.cat([part.flatten().half() for part in parts]).cpu()
+        if not row.isfinite().all():
+            raise NumericsError(
+                "The trunk's features are not finite in float16; set views=0 to train without "
+                "keeping them."
+            )
+        values = row.numpy()
+        self._write(view, values)
+        return values
+
+    def _write(self, view: int, values: np.ndarray[tuple[int], np.dtype[np.float16]]) -> None:
+        slot = len(self._slots)
+        if (slot + 1) * values.nbytes > self._capacity:
+            if slot and self.misses == slot + 1:
+                logger.info("the features' file is full with %d crops; more are computed", slot)
+            return
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - lives with self
+        self._file.seek(slot * values.nbytes)
+        self._file.write(values.tobytes())
+        self._slots[view] = slot
+
+    def _read(self, slot: int) -> np.ndarray[tuple[int], np.dtype[np.float16]]:
+        count = sum(shape.numel() for shape in self._shapes)
+        assert self._file is not None
+        self._file.seek(slot * count * 2)
+        return np.frombuffer(self._file.read(count * 2), np.float16)
