@@ -185,7 +185,7 @@ def head_only(head: str) -> TrainConfig:
         steps=1000,
         lr=1e-3,
         average_decay=0.99,
-        grid_update_steps=(100,),
+        grid_update_steps=(20,),
         batch_norm_batches=0,
         train_batch_norm=False,
         regularization_weight=1e-6,
