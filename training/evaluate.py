@@ -4,9 +4,9 @@
     python -m training.evaluate weights/mask2kan_camvid.safetensors --data road_anomaly
 
 ``camvid`` measures the class map (IoU per class, mIoU over the classes that occur, pixel
-accuracy); ``camvid_anomaly`` and ``road_anomaly`` measure every anomaly score in one pass (AP,
-AUROC, FPR95, best F1, by the exact protocol). Pictures are computed at their own size by the same
-``Predictor`` that the command line and the app use.
+accuracy); the anomaly data sets (``python -m training.data list``) measure every anomaly score in
+one pass (AP, AUROC, FPR95, best F1, by the exact protocol). Pictures are computed at their own size
+by the same ``Predictor`` that the command line and the app use.
 """
 
 from __future__ import annotations
@@ -31,15 +31,14 @@ from mask2kan.devices import DTYPES
 from mask2kan.errors import ConfigError, Mask2KANError, unknown
 from mask2kan.predictor import Prediction, Predictor
 from training.data.camvid import CamVid
-from training.data.camvid_anomaly import CamVidAnomaly
-from training.data.folders import find_data_set
-from training.data.road_anomaly import RoadAnomaly
+from training.data.folders import find_data
+from training.data.registry import ANOMALY_SETS, open_anomaly
 from training.metrics import AnomalyEvaluator, SegmentationEvaluator
 from training.metrics.pixel import ANOMALY, VOID
 from training.side_pictures import SidePictures
 
 SEGMENTATION = ("camvid",)
-ANOMALIES = ("camvid_anomaly", "road_anomaly")
+ANOMALIES = tuple(ANOMALY_SETS)
 DATA_SETS = (*SEGMENTATION, *ANOMALIES)
 FIGURES = ("ap", "auroc", "fpr95", "best_f1", "best_f1_threshold")
 
@@ -68,11 +67,9 @@ def open_pictures(data: str, root: str | Path | None = None, split: str = "test"
         ConfigError: for an unknown name, or a data set that is not found or incomplete.
     """
     if data == "camvid":
-        return CamVid(find_data_set("camvid", f"{split}/images", root), split)
-    if data == "camvid_anomaly":
-        return CamVidAnomaly(find_data_set("camvid", "val/labels_32class", root))
-    if data == "road_anomaly":
-        return RoadAnomaly(find_data_set("road_anomaly", "frames", root))
+        return CamVid(find_data("camvid", root=root, recognised=CamVid.recognised), split)
+    if data in ANOMALY_SETS:
+        return open_anomaly(data, root)
     raise ConfigError(unknown("data set", data, DATA_SETS))
 
 

@@ -5,104 +5,129 @@ so it never learns them; on the validation pictures they are anomalies (0.8 % of
 else is void in the 11 classes (Void, Archway) stays void, as do classes that no validation
 picture shows and the 11 do not name; all others are known.
 
-Expected folder: ``<root>/val/images``, ``<root>/val/labels_32class`` (RGB PNGs of the same
-names) and ``<root>/val/label_colors_32class.txt`` ("red green blue name" per line). Pictures
-without a 32-class label are left out. The labels are 960x720 and the pictures 480x360: labels are
-resized to the picture by nearest neighbour, so that no mixed colours appear.
+    <root>/val/images/<name>.{png,webp,jpg}
+    <root>/val/labels_32class/<name>.png       RGB, the one data set here whose labels are colours
+    <root>/val/label_colors_32class.txt        "red green blue name" per line
+
+Pictures without a 32-class label are left out. The labels are 960x720 and the pictures 480x360:
+labels are resized to the picture by nearest neighbour, so that no mixed colours appear.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mask2kan.errors import ConfigError, PictureError
-from mask2kan.pictures import read_picture
-from training.data.camvid import PICTURE_TYPES
+from mask2kan.errors import ConfigError
+from training.data.faults import Fault, FaultError
+from training.data.folders import any_exists
+from training.data.mask_folders import AnomalySet
+from training.data.pairs import Scan
+from training.data.reading import Array, Size, picture_format
 from training.metrics.pixel import ANOMALY, KNOWN, VOID
 
 HELD_OUT = ("OtherMoving", "Child", "CartLuggagePram")
 LEFT_OUT = ("Void", "Archway", "Animal", "Train", "Tunnel", "Bridge")
+LABELS, COLORS = "labels_32class", "label_colors_32class.txt"
 
 
-class CamVidAnomaly:
-    """CamVid's validation pictures and where their held-out classes are.
-
-    Args:
-        root: folder that holds ``val``.
-
-    Attributes:
-        names: the pictures' names without extension, sorted.
-
-    Raises:
-        ConfigError: when the folder is not laid out as expected.
-    """
+class CamVidAnomaly(AnomalySet):
+    """CamVid's validation pictures and where their held-out classes are; see ``AnomalySet``."""
 
     title = "CamVid val"
+    folders = ("camvid", "CamVid", "camvid_anomaly")
 
-    def __init__(self, root: str | Path) -> None:
-        folder = Path(root) / "val"
-        labels, colors = folder / "labels_32class", folder / "label_colors_32class.txt"
-        if not labels.is_dir() or not colors.is_file():
-            raise ConfigError(
-                f"No 32-class labels of CamVid at {root}: {labels} and {colors} were expected. "
-                "Point --root at the folder that holds val."
-            )
-        self._meaning = _meaning_of_colors(colors)
-        pictures = sorted(
-            path for path in (folder / "images").iterdir() if path.suffix in PICTURE_TYPES
-        )
-        self._pictures = [path for path in pictures if (labels / f"{path.stem}.png").is_file()]
-        self._labels = [labels / f"{path.stem}.png" for path in self._pictures]
-        if not self._pictures:
-            raise ConfigError(f"{labels} holds no label of a picture in {folder / 'images'}.")
-        self.names = [path.stem for path in self._pictures]
+    @classmethod
+    def recognised(cls, root: Path) -> bool:
+        """Whether the 32-class labels are there."""
+        return any_exists(root, f"val/{LABELS}")
 
-    def __len__(self) -> int:
-        """Number of pictures."""
-        return len(self.names)
+    @classmethod
+    def scan(cls, root: Path) -> Scan:
+        """What a folder holds."""
+        folder = root / "val"
+        scan = Scan(f"{cls.title} with 32 classes at {root}")
+        meaning: dict[int, int] = {}
+        try:
+            meaning = _meaning_of_colors(folder / COLORS)
+        except ConfigError as error:
+            scan.faults.append(Fault(folder / COLORS, "class-list", str(error)))
+        pictures = scan.index(folder / "images")
+        labels = scan.index(folder / LABELS)
+        reason = "no 32-class label"
+        scan.match(pictures, labels, LabelColors(meaning), expected="", optional=reason)
+        return scan.finish(folder)
 
-    def arrays(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The picture (H, W, 3) RGB and its label (H, W): 0 known, 1 anomaly, 255 void.
 
-        Raises:
-            PictureError: for a picture or label that cannot be read or has unexpected colours.
-        """
-        picture = read_picture(self._pictures[index])
-        height, width = picture.shape[:2]
-        path = self._labels[index]
-        with Image.open(path) as opened:
-            rgb = opened.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
-        codes = _codes(np.asarray(rgb))
+@dataclasses.dataclass(frozen=True)
+class LabelColors:
+    """A ``LabelReader`` for RGB labels.
+
+    Attributes:
+        meaning: colour (``red << 16 | green << 8 | blue``) to 0 known, 1 anomaly or 255 void.
+    """
+
+    meaning: Mapping[int, int]
+
+    def __call__(self, path: Path, content: bytes, size: Size | None) -> Array:
+        """See ``LabelReader``; the label is resized to the picture."""
+        rgb = _decode_rgb(path, content, size)
+        channels = rgb.astype(np.int32)
+        codes = channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
         label = np.full(codes.shape, VOID, np.uint8)
         seen = np.zeros(codes.shape, bool)
-        for code, meaning in self._meaning.items():
+        for code, meaning in self.meaning.items():
             here = codes == code
             label[here] = meaning
             seen |= here
         if not seen.all():
-            first = np.asarray(rgb)[~seen][0].tolist()
-            raise PictureError(
-                f"Label {path} holds the colour {first} in {int((~seen).sum())} pixels; expected "
-                "only those of label_colors_32class.txt."
+            first = rgb[~seen][0].tolist()
+            message = (
+                f"holds the colour {first} in {int((~seen).sum())} pixels; expected only those "
+                f"of {COLORS}"
             )
-        return picture, label
+            raise FaultError(Fault(path, "label-range", message))
+        return label
 
 
-def _codes(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
-    channels = rgb.astype(np.int32)
-    codes: NDArray[np.int32] = channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
-    return codes
+def _decode_rgb(path: Path, content: bytes, size: Size | None) -> NDArray[np.uint8]:
+    """(H, W, 3), at the picture's size where that is known."""
+    expected = "expected a PNG of colours"
+    found = picture_format(content)
+    if found != "PNG":
+        rule = "not-a-picture" if found is None else "label-format"
+        raise FaultError(Fault(path, rule, f"{found or 'no picture format'}; {expected}"))
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as opened:
+            rgb = opened.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise whatever damaged bytes trip
+        raise FaultError(Fault(path, "damaged-label", f"{error}; {expected}")) from error
+    if size is not None:
+        if rgb.width * size[0] != rgb.height * size[1]:
+            message = (
+                f"is {rgb.width}x{rgb.height}; expected the proportions of its picture's "
+                f"{size[1]}x{size[0]}"
+            )
+            raise FaultError(Fault(path, "size-mismatch", message))
+        rgb = rgb.resize((size[1], size[0]), Image.Resampling.NEAREST)
+    return np.asarray(rgb)
 
 
 def _meaning_of_colors(path: Path) -> dict[int, int]:
     """Colour code to 0 known, 1 anomaly or 255 void."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read ({error}); expected 'red green blue name'.") from error
     meaning: dict[int, int] = {}
     names = set()
-    for line in path.read_text().splitlines():
+    for line in lines:
         parts = line.split()
         if not parts:
             continue

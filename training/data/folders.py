@@ -1,8 +1,9 @@
-"""Where a data set lies when the user does not say, or says only roughly."""
+"""Where data lies when the user does not say, or says only roughly."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mask2kan.errors import ConfigError
@@ -11,33 +12,62 @@ VARIABLE = "MASK2KAN_DATA"
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def find_data_set(name: str, inside: str, root: str | Path | None = None) -> Path:
-    """The folder of a data set.
+def data_places() -> list[Path]:
+    """The folders data is looked for in.
 
-    Looked at, in this order: ``root`` and ``root/<name>`` when a root is given; else
-    ``<name>`` in the folder that the environment variable MASK2KAN_DATA names, in ``data`` and in
-    ``../shared/data``, both seen from the repository.
+    ``$MASK2KAN_DATA``, ``data`` in the repository and ``shared/data`` beside it.
+    """
+    places = [_REPOSITORY / "data", _REPOSITORY.parent / "shared" / "data"]
+    if os.environ.get(VARIABLE):
+        places.insert(0, Path(os.environ[VARIABLE]))
+    return places
+
+
+def find_data(
+    name: str | Path,
+    *,
+    folders: Sequence[str] = (),
+    root: str | Path | None = None,
+    recognised: Callable[[Path], bool] | None = None,
+) -> Path:
+    """A file or folder of data.
+
+    Looked at, in this order: with a root, the root itself and what lies in it; else ``name`` as a
+    path, and what lies in ``data_places()``.
 
     Args:
-        name: the data set's folder name.
-        inside: a path that only this data set's folder holds, by which it is recognised.
+        name: a path, or a name below one of those places.
+        folders: other names it goes by.
         root: what the user named.
+        recognised: whether a path that is there is what is looked for; None for any.
 
     Raises:
         ConfigError: listing every place looked at.
     """
+    names = [name, *folders]
     if root is not None:
-        places = [Path(root), Path(root) / name]
+        tried = [Path(root), *(Path(root) / one for one in names)]
     else:
-        bases = [_REPOSITORY / "data", _REPOSITORY.parent / "shared" / "data"]
-        if os.environ.get(VARIABLE):
-            bases.insert(0, Path(os.environ[VARIABLE]))
-        places = [base / name for base in bases]
-    for place in places:
-        if (place / inside).exists():
-            return place
-    looked = ", ".join(str(place) for place in places)
+        tried = [Path(name), *(place / one for place in data_places() for one in names)]
+    for path in tried:
+        if exists(path) and (recognised is None or recognised(path)):
+            return path
+    looked = ", ".join(str(path) for path in dict.fromkeys(tried))
     raise ConfigError(
-        f"Data set {name!r} not found: none of {looked} holds {inside}. Pass --root with its "
-        f"folder, or set {VARIABLE} to the folder that holds it."
+        f"No data at {name}: not found in {looked}. Give the path of its folder, or set "
+        f"{VARIABLE} to the folder that holds it."
     )
+
+
+def exists(path: Path) -> bool:
+    """Whether something is there; also False where one may not look."""
+    try:
+        path.stat()
+    except OSError:
+        return False
+    return True
+
+
+def any_exists(root: Path, *inside: str) -> bool:
+    """Whether a folder holds any of these paths."""
+    return any(exists(root / one) for one in inside)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from mask2kan.errors import ConfigError, PictureError
+from training.data import ANOMALY_SETS, find_anomaly_sets, open_anomaly
 from training.data.camvid_anomaly import CamVidAnomaly
-from training.data.folders import find_data_set
 from training.data.road_anomaly import RoadAnomaly
 
 COLORS = """128 64 64\tOtherMoving
@@ -42,12 +42,12 @@ def test_road_anomaly_maps_two_to_anomaly(tmp_path: Path) -> None:
 
 
 def test_road_anomaly_refuses_odd_labels(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match=r"\[7\]"):
+    with pytest.raises(PictureError, match="labels_semantic.png: label-range: holds 7 in 1 pixels"):
         road_anomaly(tmp_path, [[0, 7, 2], [0, 0, 0]]).arrays(0)
-    with pytest.raises(PictureError, match="shape"):
+    with pytest.raises(PictureError, match="size-mismatch"):
         road_anomaly(tmp_path, [[0, 2]]).arrays(0)
     (tmp_path / "frames" / "a.labels" / "labels_semantic.png").unlink()
-    with pytest.raises(ConfigError, match="missing"):
+    with pytest.raises(ConfigError, match="missing-label"):
         RoadAnomaly(tmp_path)
     with pytest.raises(ConfigError, match="frames"):
         RoadAnomaly(tmp_path / "nowhere")
@@ -86,12 +86,12 @@ def test_camvid_refuses_unknown_colors(tmp_path: Path) -> None:
 
 
 def test_real_data_sets(shared: Path) -> None:
-    roads = RoadAnomaly(find_data_set("road_anomaly", "frames", shared / "data"))
+    roads = open_anomaly("road_anomaly", shared / "data")
     assert len(roads) == 36
     picture, label = roads.arrays(0)
     assert picture.shape == (720, 1280, 3)
     assert set(np.unique(label)) == {0, 1}
-    held_out = CamVidAnomaly(find_data_set("camvid", "val/labels_32class", shared / "data"))
+    held_out = open_anomaly("camvid_anomaly", shared / "data")
     assert len(held_out) == 100
     shares = np.zeros(256)
     for index in range(0, 100, 10):
@@ -102,12 +102,33 @@ def test_real_data_sets(shared: Path) -> None:
     assert shares[255] < 0.05
 
 
-def test_where_data_sets_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "toy" / "inside").mkdir(parents=True)
-    assert find_data_set("toy", "inside", tmp_path) == tmp_path / "toy"
-    assert find_data_set("toy", "inside", tmp_path / "toy") == tmp_path / "toy"
+def test_the_registry_finds_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASK2KAN_DATA", str(tmp_path))
-    assert find_data_set("toy", "inside") == tmp_path / "toy"
-    monkeypatch.delenv("MASK2KAN_DATA")
-    with pytest.raises(ConfigError, match=r"data/toy.*MASK2KAN_DATA"):
-        find_data_set("toy", "inside")
+    road_anomaly(tmp_path / "RoadAnomaly", [[0, 2, 2], [255, 0, 0]])
+    camvid(tmp_path / "camvid", [[[128, 64, 64]] * 3, [[128, 64, 128]] * 3])
+    expected = [
+        ("road_anomaly", tmp_path / "RoadAnomaly"),
+        ("camvid_anomaly", tmp_path / "camvid"),
+    ]
+    assert find_anomaly_sets(tmp_path) == expected
+    assert find_anomaly_sets(tmp_path / "camvid") == expected[1:]
+    assert ANOMALY_SETS["road_anomaly"].found
+    assert not ANOMALY_SETS["lost_and_found"].found
+    assert open_anomaly("road_anomaly").names == ["a"]
+    assert ANOMALY_SETS["road_obstacle_21"].track == "obstacle"
+    assert ANOMALY_SETS["road_anomaly_21"].title == "RoadAnomaly21"
+    with pytest.raises(ConfigError, match="Nearest: road_anomaly"):
+        open_anomaly("road_anomalie")
+    with pytest.raises(ConfigError, match=r"No data at lost_and_found.*MASK2KAN_DATA"):
+        open_anomaly("lost_and_found")
+
+
+def test_synthetic_anomalies_repeat_and_show_something_new() -> None:
+    first, again = open_anomaly("synthetic_anomaly"), open_anomaly("synthetic_anomaly")
+    for index in range(len(first.names)):
+        picture, label = first.arrays(index)
+        assert np.array_equal(picture, again.arrays(index)[0])
+        assert set(np.unique(label)) == {0, 1, 255}
+        assert 0.002 < (label == 1).mean() < 0.2
+        # The checker's colours are no class's: pure contrast in red, little green.
+        assert set(np.unique(picture[label == 1][:, 0])) == {0, 255}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mask2kan.errors import ConfigError
+from mask2kan.errors import ConfigError, PictureError
 from training.data import Augmentation, CamVid, SyntheticStreets, find_data, open_split
 from training.data.crops import TrainingCrops, collate
 
@@ -36,20 +36,20 @@ def test_pairs_are_sorted_scaled_and_void_is_255(tmp_path):
 
 
 def test_wrong_folders_are_refused_with_the_remedy(tmp_path):
-    with pytest.raises(ConfigError, match=r"No CamVid at .* --data synthetic"):
+    with pytest.raises(ConfigError, match=r"train/images: missing-folder: .* --data synthetic"):
         CamVid(tmp_path, "train")
     with pytest.raises(ConfigError, match="no split 'dev'"):
         CamVid(tmp_path, "dev")
     _write_split(tmp_path)
     (tmp_path / "train" / "labels" / "a.png").unlink()
-    with pytest.raises(ConfigError, match=r"lacks 1 of 2 labels, first a.png"):
+    with pytest.raises(ConfigError, match=r"images/a.png: missing-label: .*labels/a.png"):
         CamVid(tmp_path, "train")
 
 
 def test_a_label_of_another_size_is_refused(tmp_path):
     _write_split(tmp_path)
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "train" / "labels" / "a.png")
-    with pytest.raises(ConfigError, match=r"a.png is 5x5, its picture 32x24"):
+    with pytest.raises(PictureError, match=r"a.png: size-mismatch: is 5x5; .* 32x24"):
         CamVid(tmp_path, "train")[0]
 
 
@@ -58,8 +58,25 @@ def test_find_data_looks_in_its_places(tmp_path, monkeypatch):
     monkeypatch.setenv("MASK2KAN_DATA", str(tmp_path))
     assert find_data("roads") == tmp_path / "roads"
     assert find_data(tmp_path) == tmp_path
-    with pytest.raises(ConfigError, match="No data at rivers"):
+    with pytest.raises(ConfigError, match="No data at rivers.*MASK2KAN_DATA"):
         find_data("rivers")
+
+
+def test_find_data_looks_into_a_root_and_recognises(tmp_path, monkeypatch):
+    def has_inside(path):
+        return (path / "inside").is_dir()
+
+    (tmp_path / "toy" / "inside").mkdir(parents=True)
+    (tmp_path / "empty" / "toy").mkdir(parents=True)
+    for root in (tmp_path, tmp_path / "toy"):
+        assert find_data("toy", root=root, recognised=has_inside) == tmp_path / "toy"
+    assert find_data("game", folders=("toy",), root=tmp_path, recognised=has_inside) == (
+        tmp_path / "toy"
+    )
+    with pytest.raises(ConfigError, match=r"empty/toy"):
+        find_data("toy", root=tmp_path / "empty", recognised=has_inside)
+    monkeypatch.setenv("MASK2KAN_DATA", str(tmp_path))
+    assert find_data("toy", recognised=has_inside) == tmp_path / "toy"
 
 
 def test_the_real_camvid(shared):

@@ -1,0 +1,133 @@
+"""The command about data sets: check one, list them, show how one is laid out.
+
+python -m training.data check camvid
+python -m training.data check cityscapes=/data/cityscapes --split val
+python -m training.data check road_anomaly
+python -m training.data list
+python -m training.data layout cityscapes
+
+``check`` prints one line per fault, ``file: rule: what was found; what was expected``, and how
+often each rule was broken. The exit status is 0 without faults, 1 with, 2 for a bad command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+from mask2kan.errors import ConfigError, Mask2KANError
+from training.data.check import Report, inspect_data
+from training.data.faults import NOTES, RULES
+from training.data.folders import data_places
+from training.data.registry import (
+    ANOMALY_SETS,
+    SEGMENTATION_SETS,
+    SYNTHETIC_SETS,
+    layout_of,
+)
+
+NAMES_SHOWN = 28  # columns for a name in the list
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "list":
+            print(listing())
+            return 0
+        if options.command == "layout":
+            print(layout_of(options.name).strip())
+            return 0
+        if options.workers is not None and options.workers < 1:
+            raise ConfigError(f"workers is {options.workers}; it must be at least 1.")
+        report = inspect_data(
+            options.data,
+            options.split,
+            anomaly=options.anomaly,
+            workers=options.workers,
+            progress=True,
+            remembered=options.remembered,
+        )
+    except (Mask2KANError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(summary(report))
+    return 1 if report.faults else 0
+
+
+def summary(report: Report) -> str:
+    """The report as lines to read."""
+    lines = [str(fault) for fault in report.faults]
+    for rule, count in Counter(note.rule for note in report.notes).items():
+        first = next(note.path for note in report.notes if note.rule == rule)
+        lines.append(f"note: {rule} ({NOTES[rule]}): {count}, first {first}")
+    lines += [
+        f"{count:>6} {rule}: {RULES[rule]}"
+        for rule, count in Counter(fault.rule for fault in report.faults).most_common()
+    ]
+    recalled = " (as found earlier; no file has changed)" if report.recalled else ""
+    lines.append(
+        f"{len(report.faults)} faults in {report.pictures} pictures of {report.title}{recalled}"
+    )
+    return "\n".join(lines)
+
+
+def listing() -> str:
+    """Every data set and where it was found."""
+    lines = ["to train on (--data):"]
+    for name, entry in SEGMENTATION_SETS.items():
+        try:
+            place = str(entry.find(name))
+        except ConfigError:
+            place = "not found" if entry.folders else f"by its path: {name}=<folder>"
+        lines.append(f"  {name:<{NAMES_SHOWN}}{place}")
+    lines += [f"  {name:<{NAMES_SHOWN}}needs no files" for name in SYNTHETIC_SETS]
+    lines.append("to measure anomaly scores on:")
+    for name, anomalies in ANOMALY_SETS.items():
+        try:
+            place = str(anomalies.find() or "needs no files")
+        except ConfigError:
+            place = "not found"
+        lines.append(f"  {name:<{NAMES_SHOWN}}{place}")
+    lines.append(f"looked in {', '.join(map(str, data_places()))}")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.data",
+        description="Check data sets, list them, show how one is laid out.",
+        epilog="example: python -m training.data check camvid --split train --split val",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser(
+        "check",
+        help="list every fault of a data set",
+        description="List every fault of a data set, one line each.",
+        epilog="example: python -m training.data check cityscapes=/data/cityscapes --split val",
+    )
+    check.add_argument("data", help="a name (see list), a folder, or name=folder")
+    check.add_argument(
+        "--split",
+        action="append",
+        metavar="SPLIT",
+        help="only this split; may be repeated (default: all whose labels are published)",
+    )
+    check.add_argument("--anomaly", action="store_true", help="the folder is an anomaly data set")
+    check.add_argument("--workers", type=int, metavar="N", help="threads (default: one per core)")
+    check.add_argument(
+        "--remembered",
+        action="store_true",
+        help="believe an earlier clean result while no file has changed",
+    )
+    commands.add_parser("list", help="every data set, and where it was found")
+    layout = commands.add_parser("layout", help="how a data set is laid out")
+    layout.add_argument("name", help="a name (see list)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""What can be wrong with the files of a data set: one rule per kind of fault, with a stable name.
+
+``FaultError`` is what reading a picture raises; ``training.data.check`` collects the same faults.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from mask2kan.errors import PictureError
+
+RULES = {
+    "missing-folder": "a folder of the layout is not there",
+    "no-permission": "a file or folder may not be read",
+    "symlink-loop": "a link leads back to itself or to a folder above it",
+    "broken-link": "a link leads nowhere, or a file went away",
+    "unreadable": "the system cannot read a file or folder",
+    "empty-split": "a split holds no picture with a label",
+    "class-list": "the list of classes cannot be used",
+    "missing-label": "a picture has no label",
+    "missing-picture": "a label has no picture",
+    "duplicate-name": "two pictures claim the same label",
+    "empty-file": "a file has no bytes",
+    "not-a-picture": "a file is text, HTML or anything else than a picture",
+    "damaged-picture": "a picture is cut off or damaged",
+    "damaged-label": "a label is cut off or damaged",
+    "damaged-overlay": "an overlay (Fishyscapes Static) cannot be used",
+    "label-format": "a label is not a PNG: JPEG and WebP change its values",
+    "label-rgb": "a label holds colours, not class numbers",
+    "label-mode": "a label is a PNG of neither 8-bit grey nor palette numbers",
+    "label-range": "a label holds values that stand for nothing",
+    "size-mismatch": "picture and label differ in size",
+    "all-void": "a label is void everywhere: nothing can be learned or measured",
+    "no-anomaly": "no picture of an anomaly data set shows an anomaly",
+    "split-overlap": "the same picture, byte for byte, is in two splits",
+}
+NOTES = {
+    "other-file": "a file that is no part of the layout; it is ignored",
+    "unlabelled": "a picture whose label is not published; it is left out",
+    "no-anomaly-here": "a picture without an anomaly; Mask2Anomaly's evaluation skips these",
+}
+
+
+class Fault(NamedTuple):
+    """One thing wrong with one file.
+
+    Attributes:
+        path: the file or folder.
+        rule: a key of ``RULES``, or of ``NOTES`` for what is worth knowing but no fault.
+        message: what was found and what was expected.
+    """
+
+    path: Path
+    rule: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.rule}: {self.message}"
+
+
+class FaultError(PictureError):
+    """A picture or label that cannot be used; the message names the file.
+
+    Args:
+        faults: all that is wrong with it, at least one.
+    """
+
+    def __init__(self, *faults: Fault) -> None:
+        super().__init__(*faults)  # as its arguments, so that it survives pickling
+        self.faults = faults
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.faults))

@@ -1,0 +1,189 @@
+"""Files to arrays: pictures, and labels whose values must come out exactly as they were stored.
+
+Labels are PNGs of 8-bit grey or of a palette. Of a palette the numbers count, not the colours
+(OpenCV would return the colours). 1, 2, 4 and 16-bit grey are refused: decoders scale those to 8
+bits, so that a 1 comes out as 17 or 255. RGB is refused because colours need a table to be numbers,
+and every lossy format because it invents values along edges.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import io
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from mask2kan.errors import PictureError
+from mask2kan.pictures import FORMATS, read_picture
+from training.data.faults import Fault, FaultError
+
+VOID = 255
+Array = NDArray[np.uint8]
+Size = tuple[int, int]  # (height, width)
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6  # colour types of PNG
+_SHOWN = 5  # odd values listed in a message
+
+
+def os_fault(path: Path, error: OSError) -> Fault:
+    """What the system said about a file or folder, as a fault."""
+    rule = {
+        errno.EACCES: "no-permission",
+        errno.EPERM: "no-permission",
+        errno.ELOOP: "symlink-loop",
+        errno.ENOENT: "broken-link",
+    }.get(error.errno or 0, "unreadable")
+    return Fault(path, rule, f"{error.strerror or error}; expected something readable")
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        FaultError: when the system refuses, or there are none.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise FaultError(os_fault(path, error)) from error
+    if not content:
+        raise FaultError(Fault(path, "empty-file", "0 bytes; expected a picture"))
+    return content
+
+
+def decode_picture(path: Path, content: bytes) -> Array:
+    """A picture from its bytes.
+
+    Args:
+        path: named in errors.
+        content: of the file.
+
+    Returns:
+        (H, W, 3) RGB.
+
+    Raises:
+        FaultError: when it is none, or damaged.
+    """
+    try:
+        return read_picture(content)
+    except PictureError as error:
+        rule = "damaged-picture" if picture_format(content) else "not-a-picture"
+        raise FaultError(Fault(path, rule, str(error))) from error
+
+
+def decode_label(path: Path, content: bytes) -> Array:
+    """The numbers of a label PNG from its bytes.
+
+    Args:
+        path: named in errors.
+        content: of the file.
+
+    Returns:
+        (H, W), as stored.
+
+    Raises:
+        FaultError: when it is no PNG of 8-bit grey or of a palette, or damaged.
+    """
+    expected = "expected an 8-bit grey or palette PNG of class numbers"
+    if not content.startswith(_PNG):
+        found = picture_format(content)
+        if found is None:
+            raise FaultError(Fault(path, "not-a-picture", f"no picture format; {expected}"))
+        raise FaultError(Fault(path, "label-format", f"stored as {found}; {expected}"))
+    header = content[24:26]  # bit depth and colour type always stand there
+    if len(header) < 2:
+        raise FaultError(Fault(path, "damaged-label", f"cut off after its first bytes; {expected}"))
+    depth, kind = header
+    if kind in (_RGB, _RGBA):
+        raise FaultError(Fault(path, "label-rgb", f"an RGB picture; {expected}"))
+    if kind != _PALETTE and (kind != _GREY or depth != 8):
+        found = f"{depth}-bit grey" if kind == _GREY else "grey with transparency"
+        raise FaultError(Fault(path, "label-mode", f"{found}; {expected}"))
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as opened:
+            return np.array(opened, dtype=np.uint8)
+    except Exception as error:  # Pillow's decoders raise whatever damaged bytes trip
+        reason = str(error) or type(error).__name__
+        raise FaultError(Fault(path, "damaged-label", f"{reason}; {expected}")) from error
+
+
+class LabelReader(Protocol):
+    """Turns a label file into a label map."""
+
+    def __call__(self, path: Path, content: bytes, size: Size | None) -> Array:
+        """The label (H, W), 255 = void.
+
+        Args:
+            path: named in errors.
+            content: bytes of the file.
+            size: of the picture; None where that could not be read.
+
+        Raises:
+            FaultError: when the file is no such label.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelValues:
+    """A ``LabelReader`` for files whose values stand for classes.
+
+    Attributes:
+        meaning: what each value of the file becomes; all others are refused.
+        expected: those values in words, for messages.
+    """
+
+    meaning: Mapping[int, int]
+    expected: str
+
+    @cached_property
+    def _table(self) -> tuple[Array, NDArray[np.bool_]]:
+        """(256,) new values, and (256,) which old ones are allowed."""
+        table, allowed = np.full(256, VOID, np.uint8), np.zeros(256, bool)
+        for value, new in self.meaning.items():
+            table[value], allowed[value] = new, True
+        return table, allowed
+
+    def __call__(self, path: Path, content: bytes, size: Size | None) -> Array:
+        """See ``LabelReader``."""
+        values = decode_label(path, content)
+        faults = size_faults(path, (values.shape[0], values.shape[1]), size)
+        table, allowed = self._table
+        counts = cv2.calcHist([values], [0], None, [256], [0.0, 256.0]).ravel()
+        odd = np.flatnonzero((counts > 0) & ~allowed)
+        if odd.size:
+            shown = ", ".join(map(str, odd[:_SHOWN])) + (", …" if odd.size > _SHOWN else "")
+            pixels = int(np.isin(values, odd).sum())
+            message = f"holds {shown} in {pixels} pixels; expected {self.expected}"
+            faults.append(Fault(path, "label-range", message))
+        if faults:
+            raise FaultError(*faults)
+        return np.asarray(cv2.LUT(values, table), np.uint8)
+
+
+def size_faults(path: Path, found: Size, expected: Size | None) -> list[Fault]:
+    """A fault when a label's size is not its picture's."""
+    if expected is None or found == expected:
+        return []
+    message = f"is {found[1]}x{found[0]}; expected its picture's {expected[1]}x{expected[0]}"
+    return [Fault(path, "size-mismatch", message)]
+
+
+def picture_format(content: bytes) -> str | None:
+    """The name of a picture format, None for what is no picture."""
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+            return str(opened.format)
+    except UnidentifiedImageError:
+        return None
+    except Exception:  # a known format, with a damaged header
+        return "a damaged picture"
