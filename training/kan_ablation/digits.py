@@ -1,0 +1,212 @@
+"""Handwritten digits, for experiments that must be quick: scikit-learn's, and MNIST.
+
+``digits`` is ``sklearn.datasets.load_digits``: 1,797 pictures of 8x8 pixels with values 0 to 16,
+part of the package. ``mnist`` reads LeCun's four idx files, plain or gzipped, from a folder;
+nothing is downloaded. Format of an idx file: two zero bytes, the type (8 = unsigned byte), the
+number of dimensions, each dimension as a big-endian 32-bit number, then the values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from mask2kan.errors import ConfigError, unknown
+
+CLASSES = 10
+LEAST_PER_CLASS = 5  # below this a stratified split leaves a part without some class
+MNIST_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+_MNIST_VALIDATION = 1 / 6  # of the 60,000: as many pictures as the test set has
+_UNSIGNED_BYTE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Row numbers of the three parts; no row is in two of them."""
+
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Digits:
+    """Labelled pictures of digits as rows.
+
+    Attributes:
+        name: ``digits`` or ``mnist``.
+        pixels: (N, P) uint8.
+        white: the largest pixel value, 16 or 255.
+        labels: (N,) int64 in [0, 10).
+        first_test: row from which on the pictures are an official test set; None where there is
+            no such set.
+    """
+
+    name: str
+    pixels: NDArray[np.uint8]
+    white: int
+    labels: NDArray[np.int64]
+    first_test: int | None = None
+
+    def split(self, seed: int) -> Split:
+        """Training, validation and test rows, each with the classes in equal shares.
+
+        Without an official test set the shares are 60, 20 and 20 percent. With one, it is the test
+        part whatever the seed, and a sixth of the other rows is for validation.
+        """
+        rows = np.arange(self.first_test or len(self.labels))
+        if self.first_test is not None:
+            train, val = self._part(rows, _MNIST_VALIDATION, seed)
+            return Split(train, val, np.arange(self.first_test, len(self.labels)))
+        train, rest = self._part(rows, 0.4, seed)
+        val, test = self._part(rest, 0.5, seed)
+        return Split(train, val, test)
+
+    def _part(
+        self, rows: NDArray[np.int64], share: float, seed: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        first, second = train_test_split(
+            rows, test_size=share, stratify=self.labels[rows], random_state=seed
+        )
+        return first, second
+
+    def digest(self) -> str:
+        """SHA-256 over pixels and labels: two data sets with the same digest are the same."""
+        return hashlib.sha256(self.pixels.tobytes() + self.labels.tobytes()).hexdigest()
+
+
+def scikit_digits() -> Digits:
+    """The 1,797 pictures that come with scikit-learn."""
+    pixels, labels = load_digits(return_X_y=True)
+    return Digits("digits", pixels.astype(np.uint8), 16, labels.astype(np.int64))
+
+
+def mnist(root: Path | None) -> Digits:
+    """MNIST from a folder; the 10,000 test pictures follow the 60,000 training pictures.
+
+    Args:
+        root: the folder of the four files of ``MNIST_FILES``, each as it is or with ``.gz``.
+
+    Raises:
+        ConfigError: for a folder that is not given, or a file that is missing, damaged, or does
+            not fit the others.
+    """
+    if root is None:
+        raise ConfigError(
+            "MNIST is not downloaded; pass --root with the folder that holds "
+            f"{', '.join(name for pair in MNIST_FILES.values() for name in pair)} (or .gz)."
+        )
+    parts = [_mnist_part(root, *names) for names in MNIST_FILES.values()]
+    if parts[0][0].shape[1] != parts[1][0].shape[1]:
+        raise ConfigError(
+            f"The training pictures in {root} have {parts[0][0].shape[1]} pixels, the test "
+            f"pictures {parts[1][0].shape[1]}; take the four files from one source."
+        )
+    pixels = np.concatenate([part[0] for part in parts])
+    labels = np.concatenate([part[1] for part in parts]).astype(np.int64)
+    return Digits("mnist", pixels, 255, labels, first_test=len(parts[0][1]))
+
+
+def _mnist_part(
+    root: Path, images: str, labels: str
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """One part's pixels (N, P) and labels (N,)."""
+    pixels = read_idx(_present(root, images), dimensions=3)
+    classes = read_idx(_present(root, labels), dimensions=1)
+    if len(pixels) != len(classes):
+        raise ConfigError(
+            f"{root / images} holds {len(pixels)} pictures, {labels} {len(classes)} labels; "
+            "take both from one source."
+        )
+    if classes.size and classes.max() >= CLASSES:
+        raise ConfigError(f"{root / labels} holds the label {classes.max()}; expected 0 to 9.")
+    fewest = np.bincount(classes, minlength=CLASSES).min()
+    if fewest < LEAST_PER_CLASS:
+        raise ConfigError(
+            f"{root / labels} holds only {fewest} pictures of the digit "
+            f"{np.bincount(classes, minlength=CLASSES).argmin()}; expected {LEAST_PER_CLASS} or "
+            "more of each. Take the complete file."
+        )
+    return pixels.reshape(len(pixels), -1), classes
+
+
+def _present(root: Path, name: str) -> Path:
+    for path in (root / name, root / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise ConfigError(f"No MNIST in {root}: neither {name} nor {name}.gz is there.")
+
+
+def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    """An idx file of unsigned bytes.
+
+    Args:
+        path: gzipped where it ends in ``.gz``.
+        dimensions: how many the array must have.
+
+    Returns:
+        The array.
+
+    Raises:
+        ConfigError: for a file that cannot be read, is of another kind, or has another length
+            than its header says.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"Cannot read {path}: {error} Copy the file again.") from error
+    expected = bytes((0, 0, _UNSIGNED_BYTE, dimensions))
+    if content[:4] != expected:
+        raise ConfigError(
+            f"{path} begins with the bytes {content[:4].hex(' ') or '(none)'}; an idx file of "
+            f"{dimensions}-dimensional bytes begins with {expected.hex(' ')}. Copy the file again."
+        )
+    start = 4 + 4 * dimensions
+    shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
+    if len(shape) < dimensions or len(content) - start != int(np.prod(shape, dtype=np.int64)):
+        raise ConfigError(
+            f"{path} has {max(0, len(content) - start):,} bytes of values, but its header says "
+            f"{' x '.join(map(str, shape)) or 'nothing'}; it was cut short or altered. "
+            "Copy the file again."
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def load(name: str, root: Path | None = None) -> Digits:
+    """A data set by name.
+
+    Args:
+        name: ``digits`` or ``mnist``.
+        root: the folder of MNIST's files.
+
+    Raises:
+        ConfigError: for an unknown name, a folder that is given without need, or what ``mnist``
+            refuses.
+    """
+    if name not in DATA_SETS:
+        raise ConfigError(unknown("data set", name, DATA_SETS))
+    return DATA_SETS[name](root)
+
+
+def _without_folder(root: Path | None) -> Digits:
+    if root is not None:
+        raise ConfigError(
+            f"--root {root} was given, but digits comes with scikit-learn; leave --root out, or "
+            "pass --data mnist."
+        )
+    return scikit_digits()
+
+
+DATA_SETS: dict[str, Callable[[Path | None], Digits]] = {"digits": _without_folder, "mnist": mnist}

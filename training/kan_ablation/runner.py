@@ -1,0 +1,173 @@
+"""All runs of an ablation, several at a time, each kept in the folder as soon as it is done.
+
+``settings.json`` says what all runs have in common, ``runs/<experiment>_<seed>.json`` is one run.
+A folder takes further seeds and experiments at any time, but no other settings. Every run computes
+on one thread, whatever the number of workers, so that its result does not depend on that number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from mask2kan.atomic import atomic_writer
+from mask2kan.errors import ConfigError
+from training.kan_ablation.classifier import Protocol, train
+from training.kan_ablation.digits import Digits
+from training.kan_ablation.experiments import Experiment
+
+RESULT_FIELDS = ("test_accuracy", "val_accuracy", "train_accuracy", "train_loss", "seconds")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a value as JSON, all or nothing."""
+    with atomic_writer(path) as file:
+        file.write((json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ConfigError: for a file that cannot be read or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"Cannot read {path}: {error}. Delete it to make it again.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no JSON object. Delete it to make it again.")
+    return content
+
+
+def settings_of(digits: Digits, protocol: Protocol) -> dict[str, Any]:
+    """What all runs of a folder have in common, ready for JSON."""
+    about = {
+        "name": digits.name,
+        "pictures": len(digits.labels),
+        "pixels": digits.pixels.shape[1],
+        "sha256": digits.digest(),
+    }
+    settings = {"data": about, "protocol": dataclasses.asdict(protocol)}
+    return dict(json.loads(json.dumps(settings)))
+
+
+def open_folder(out: Path, settings: dict[str, Any]) -> None:
+    """Make the folder of an ablation, or recognise it.
+
+    Raises:
+        ConfigError: when it holds runs with other settings; the message names what differs.
+    """
+    path = out / "settings.json"
+    if not path.is_file():
+        write_json(path, settings)
+        return
+    found = read_json(path)
+    for group, values in settings.items():
+        for key, value in values.items():
+            kept = found.get(group, {}).get(key)
+            if kept != value:
+                raise ConfigError(
+                    f"{out} holds runs with {group}.{key} = {kept}, now it is {value}; choose "
+                    "another folder with --out, or repeat the settings of settings.json."
+                )
+
+
+def run_all(
+    experiments: Sequence[Experiment],
+    seeds: Sequence[int],
+    digits: Digits,
+    protocol: Protocol,
+    *,
+    out: Path,
+    workers: int,
+) -> list[dict[str, Any]]:
+    """Train what is not yet in the folder.
+
+    Args:
+        experiments: what to train.
+        seeds: each experiment's; all experiments of a seed come before the next seed.
+        digits: the data set.
+        protocol: how to train.
+        out: folder of the ablation, as ``open_folder`` left it.
+        workers: runs at a time; 1 stays in this process.
+
+    Returns:
+        Every run, finished earlier or now: ``experiment``, ``seed`` and ``RESULT_FIELDS``.
+
+    Raises:
+        ConfigError: for a damaged result in the folder.
+        NumericsError: when a run diverges; the finished ones are kept.
+    """
+    wanted = [(experiment, seed) for seed in seeds for experiment in experiments]
+    files = {job: out / "runs" / f"{job[0].name}_{job[1]}.json" for job in wanted}
+    missing = [job for job in wanted if not files[job].is_file()]
+    with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run") as bar:
+        for (experiment, seed), result in _train(missing, digits, protocol, workers):
+            about = {"experiment": experiment.name, "seed": seed}
+            write_json(files[experiment, seed], about | result)
+            bar.update()
+    return [_read_run(files[job], *job) for job in wanted]
+
+
+_Job = tuple[Experiment, int]
+
+
+def _train(
+    jobs: Sequence[_Job], digits: Digits, protocol: Protocol, workers: int
+) -> Iterator[tuple[_Job, dict[str, Any]]]:
+    """Jobs and their results, in the order in which they finish."""
+    if workers == 1 or len(jobs) < 2:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for experiment, seed in jobs:
+                yield (experiment, seed), train(experiment, digits, seed, protocol)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    spawn = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads, broken
+    count = min(workers, len(jobs))
+    with ProcessPoolExecutor(count, spawn, _start_worker, (digits, protocol)) as pool:
+        try:
+            pending = {pool.submit(_train_here, *job): job for job in jobs}
+            for done in as_completed(pending):
+                yield pending[done], done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+_given: tuple[Digits, Protocol] | None = None  # of a worker process, which gets the data once
+
+
+def _start_worker(digits: Digits, protocol: Protocol) -> None:
+    global _given  # noqa: PLW0603 - how a pool's initialiser hands over
+    torch.set_num_threads(1)
+    _given = digits, protocol
+
+
+def _train_here(experiment: Experiment, seed: int) -> dict[str, Any]:
+    assert _given is not None
+    digits, protocol = _given
+    return train(experiment, digits, seed, protocol)
+
+
+def _read_run(path: Path, experiment: Experiment, seed: int) -> dict[str, Any]:
+    run = read_json(path)
+    if (run.get("experiment"), run.get("seed")) != (experiment.name, seed):
+        raise ConfigError(
+            f"{path} holds the run {run.get('experiment')!r} with seed {run.get('seed')!r}; "
+            "its name says another. Delete it to repeat the run."
+        )
+    wrong = [name for name in RESULT_FIELDS if not isinstance(run.get(name), (int, float))]
+    if wrong:
+        raise ConfigError(f"{path} has no number {wrong[0]!r}. Delete it to repeat the run.")
+    return run
