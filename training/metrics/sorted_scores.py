@@ -1,15 +1,13 @@
 """Any number of scores, in order, in a bounded amount of memory.
 
 Exact ranking metrics need every score sorted. A hundred 2048x1024 pictures are 0.8 GB of float32
-per score, so the values are kept as sorted runs in an unnamed temporary file (which the system
-removes even when the program is killed) and merged block by block when they are read. Four bytes
-of disk per score; memory is one run plus one small block per run, whatever the number of scores.
+per score, so the values are kept as sorted runs in a temporary file and merged block by block when
+they are read. Four bytes of disk per score; memory is one run plus the blocks, which shrink as the
+runs become many.
 """
 
 from __future__ import annotations
 
-import errno
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mask2kan.errors import Mask2KANError
+from training.metrics.spill_file import SpillFile
 
 Floats = npt.NDArray[np.float32]
 RUN_LENGTH = 1 << 21
 BLOCK_LENGTH = 1 << 16
+MERGE_LENGTH = 1 << 22
 _ITEM = np.dtype(np.float32).itemsize
 
 
@@ -38,7 +37,8 @@ class SortedScores:
     Args:
         folder: where the temporary file lies; the system's temporary folder when None.
         run_length: values sorted at once, which bounds the memory.
-        block_length: values of each run held while merging.
+        block_length: values of each run held while merging, at most; all blocks together are at
+            most ``MERGE_LENGTH``.
     """
 
     def __init__(
@@ -48,8 +48,7 @@ class SortedScores:
         run_length: int = RUN_LENGTH,
         block_length: int = BLOCK_LENGTH,
     ) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as self
-        self._folder = folder or tempfile.gettempdir()
+        self._file = SpillFile(folder)
         self._run_length = run_length
         self._block_length = block_length
         self._runs: list[_Run] = []
@@ -87,17 +86,7 @@ class SortedScores:
 
     def _spill(self) -> None:
         run = self._sorted_pending()
-        try:
-            self._file.seek(self._written * _ITEM)
-            self._file.write(run.tobytes())
-            self._file.flush()
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise Mask2KANError(
-                f"No room for {run.nbytes} more bytes of scores in {self._folder} after "
-                f"{self._written * _ITEM}; free some, or set TMPDIR to a larger disk."
-            ) from error
+        self._file.append(run)
         self._runs.append(_Run(self._written, self._written + len(run)))
         self._written += len(run)
         self._pending, self._pending_count = [], 0
@@ -108,28 +97,31 @@ class SortedScores:
         return np.sort(np.concatenate(self._pending))[::-1]
 
     def _read(self, start: int, stop: int) -> Floats:
-        self._file.seek(start * _ITEM)
-        return np.frombuffer(self._file.read((stop - start) * _ITEM), np.float32)
+        return self._file.read(start * _ITEM, stop - start, np.float32)
 
     def _readers(self) -> list[_Reader]:
-        readers = [_Reader(self, run) for run in self._runs]
+        share = MERGE_LENGTH // max(len(self._runs), 1)
+        length = max(1, min(self._block_length, share))
+        readers = [_Reader(self, run, length) for run in self._runs]
         if self._pending_count:
-            readers.append(_Reader(self, _Run(0, 0), self._sorted_pending()))
+            readers.append(_Reader(self, _Run(0, 0), length, self._sorted_pending()))
         return readers
 
 
 class _Reader:
     """One run being read from its largest value on."""
 
-    def __init__(self, store: SortedScores, run: _Run, block: Floats | None = None) -> None:
-        self._store = store
+    def __init__(
+        self, store: SortedScores, run: _Run, length: int, block: Floats | None = None
+    ) -> None:
+        self._store, self._length = store, length
         self._next, self._stop = run
         self.block = np.empty(0, np.float32) if block is None else block
         self.refill()
 
     def refill(self) -> None:
         if not len(self.block) and self._next < self._stop:
-            end = min(self._next + self._store._block_length, self._stop)
+            end = min(self._next + self._length, self._stop)
             self.block = self._store._read(self._next, end)
             self._next = end
 

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from mask2kan.errors import ConfigError, Mask2KANError, NumericsError
 from training.metrics import AnomalyEvaluator
-from training.metrics.pixel import percentiles
+from training.metrics.curves import ExactCurve, percentiles
 from training.metrics.sorted_scores import SortedScores
 
 Pictures = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]]
@@ -43,8 +43,7 @@ def pooled(pictures: Pictures) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.
 def evaluated(pictures: Pictures, run_length: int, block_length: int) -> AnomalyEvaluator:
     """An evaluator whose runs are small enough for many of them to be merged."""
     evaluator = AnomalyEvaluator()
-    for name in ("_known", "_anomalous"):
-        setattr(evaluator, name, SortedScores(run_length=run_length, block_length=block_length))
+    evaluator._curve = ExactCurve(run_length=run_length, block_length=block_length)
     for score, label in pictures:
         evaluator.update(score, label)
     return evaluator
@@ -198,5 +197,5 @@ def test_one_kind_of_pixel_is_not_enough(value: int, message: str) -> None:
 def test_unknown_protocol_and_track() -> None:
     with pytest.raises(ConfigError, match="exact"):
         AnomalyEvaluator(protocol="binned")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="track"):
-        AnomalyEvaluator(track="anomaly")
+    with pytest.raises(ConfigError, match=r"track.*obstacle"):
+        AnomalyEvaluator(track="obstacles")  # type: ignore[arg-type]

@@ -1,0 +1,167 @@
+r"""Component metrics of the SegmentMeIfYouCan benchmark: sIoU, PPV and F1*.
+
+Definitions: Chan et al., "SegmentMeIfYouCan", 2021, section 4, and the benchmark's published
+evaluation, whose rules on sizes are not in the paper. Pixels above the threshold are parted into
+8-connected segments, void left out; small segments are dropped. True components that are too small
+become void, with the segments' pixels on them. For a true component k and K, all segments that
+touch it, sIoU = |k n K| / |(k u K) \ A|, where A is what of K lies on other true components; the
+thesis prints this without the parentheses. PPV is the share of a segment that lies on true
+components. At each tau in 0.25, 0.30, ... 0.75 a component with sIoU >= tau is a true positive,
+others are false negatives, and a segment with PPV < tau is a false positive; F1* is the mean of the
+eleven F1.
+
+The threshold is known only after the last picture, so every picture's scores wait in a temporary
+file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from training.metrics.spill_file import SpillFile
+
+TAUS = np.linspace(0.25, 0.75, 11)
+
+Doubles = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.int32]
+
+
+class Track(NamedTuple):
+    """Sizes in pixels below which a segment is dropped and a true component becomes void."""
+
+    min_segment: int
+    min_truth: int
+
+
+TRACKS = {"anomaly": Track(500, 100), "obstacle": Track(50, 10)}
+
+
+class _Picture(NamedTuple):
+    """Where a picture lies in the file, in bytes."""
+
+    shape: tuple[int, int]
+    scores: int
+    anomalous: int
+
+
+class ComponentEvaluator:
+    """Keeps pictures until a threshold is known.
+
+    Args:
+        track: the sizes.
+        dtype: floating point type the scores are kept and compared in.
+        folder: where the temporary file lies; the system's temporary folder when None.
+    """
+
+    def __init__(
+        self,
+        track: Track,
+        dtype: type[np.float16] | type[np.float32],
+        folder: str | Path | None = None,
+    ) -> None:
+        self._track = track
+        self._dtype = dtype
+        self._file = SpillFile(folder)
+        self._pictures: list[_Picture] = []
+
+    def add(
+        self,
+        scores: npt.NDArray[np.floating[Any]],
+        anomalous: npt.NDArray[np.bool_],
+        void: npt.NDArray[np.bool_],
+    ) -> None:
+        """Take one picture: (H, W) finite scores, the pixels that are anomalous, those void."""
+        # NaN stands for void: it is above no threshold. One bit per pixel says anomalous.
+        kept = scores.astype(self._dtype)
+        kept[void] = np.nan
+        start = self._file.append(kept)
+        bits = self._file.append(np.packbits(anomalous))
+        height, width = scores.shape
+        self._pictures.append(_Picture((height, width), start, bits))
+
+    def compute(self, threshold: float) -> dict[str, Any]:
+        """Figures at a threshold; a pixel is anomalous if score > threshold.
+
+        Args:
+            threshold: rounded to the type the scores are kept in, as NumPy does when the
+                benchmark compares its float16 scores with a Python number.
+
+        Returns:
+            ``siou`` (mean over true components), ``ppv`` (mean over segments), ``f1_star``, all
+            in [0, 1], NaN where there is nothing to average; ``tp``, ``fp``, ``fn``: counts by
+            tau in per cent.
+        """
+        overlaps = [self._overlaps(picture, threshold) for picture in self._pictures]
+        siou = np.concatenate([np.empty(0), *(pair[0] for pair in overlaps)])
+        ppv = np.concatenate([np.empty(0), *(pair[1] for pair in overlaps)])
+        tp = [int((siou >= tau).sum()) for tau in TAUS]
+        fn = [len(siou) - found for found in tp]
+        fp = [int((ppv < tau).sum()) for tau in TAUS]
+        f1 = [
+            2 * found / (2 * found + missed + false) if found + missed + false else np.nan
+            for found, missed, false in zip(tp, fn, fp, strict=True)
+        ]
+        keys = [round(100 * tau) for tau in TAUS]
+        return {
+            "siou": float(siou.mean()) if len(siou) else np.nan,
+            "ppv": float(ppv.mean()) if len(ppv) else np.nan,
+            "f1_star": float(np.mean(f1)),
+            "tp": dict(zip(keys, tp, strict=True)),
+            "fp": dict(zip(keys, fp, strict=True)),
+            "fn": dict(zip(keys, fn, strict=True)),
+        }
+
+    def _overlaps(self, picture: _Picture, threshold: float) -> tuple[Doubles, Doubles]:
+        height, width = picture.shape
+        count = height * width
+        scores = self._file.read(picture.scores, count, self._dtype).reshape(picture.shape)
+        bits = self._file.read(picture.anomalous, (count + 7) // 8, np.uint8)
+        anomalous = np.unpackbits(bits, count=count).reshape(picture.shape).astype(bool)
+        flagged = scores > self._dtype(threshold)
+        return segment_overlaps(flagged, anomalous, np.isnan(scores), self._track)
+
+
+def segment_overlaps(
+    flagged: npt.NDArray[np.bool_],
+    anomalous: npt.NDArray[np.bool_],
+    void: npt.NDArray[np.bool_],
+    track: Track,
+) -> tuple[Doubles, Doubles]:
+    """The sIoU of every true component and the PPV of every segment of one picture.
+
+    Args:
+        flagged: (H, W) pixels called anomalous; none of them void.
+        anomalous: (H, W) pixels that are.
+        void: (H, W) pixels that do not count.
+        track: the sizes.
+    """
+    truth, truth_sizes = _components(anomalous)
+    segments, segment_sizes = _components(flagged)
+    kept = np.flatnonzero(segment_sizes >= track.min_segment)
+    kept = kept[kept > 0]
+    new_ids = np.zeros(len(segment_sizes), np.int64)
+    new_ids[kept] = np.arange(1, len(kept) + 1)
+    # The benchmark asks the size of the background too (everything that is no anomaly), so in a
+    # picture with hardly any it becomes void.
+    counts = ~void & (truth_sizes >= track.min_truth)[truth]
+    pairs = truth[counts].astype(np.int64) * (len(kept) + 1) + new_ids[segments[counts]]
+    table = np.bincount(pairs, minlength=len(truth_sizes) * (len(kept) + 1))
+    table = table.reshape(len(truth_sizes), len(kept) + 1)
+    # table: pixels by true component (row 0: none) and segment (column 0: none)
+    table = np.concatenate([table[:1], table[1:][table[1:].any(1)]])
+    shared, beside = table[1:, 1:], table[0, 1:]
+    found, covered = shared.sum(1), shared.sum(0)
+    union = table[1:].sum(1) + (shared > 0) @ beside
+    present = covered + beside > 0
+    return found / union, covered[present] / (covered + beside)[present]
+
+
+def _components(mask: npt.NDArray[np.bool_]) -> tuple[Ids, npt.NDArray[np.int64]]:
+    """8-connected components: (H, W) ids, 0 outside, and the number of pixels of each id."""
+    count, ids = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+    return np.asarray(ids, np.int32), np.bincount(ids.ravel(), minlength=count)

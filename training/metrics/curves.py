@@ -1,0 +1,222 @@
+"""The exact curves: every distinct score of every picture is a threshold, no bins.
+
+AP is a sum of steps and AUROC a sum of trapezoids, as scikit-learn's ``average_precision_score``
+and ``roc_auc_score`` have them. FPR95 is the false-positive rate where that same ROC curve,
+straight between its points, first reaches a true-positive rate of 0.95. Without ties around that
+place this is the rate at the first threshold that finds 95 % of the anomalies; with ties (scores
+stored as float16, say) it is what breaking them at random gives on average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mask2kan.errors import ConfigError
+from training.metrics.sorted_scores import (
+    BLOCK_LENGTH,
+    RUN_LENGTH,
+    Floats,
+    SortedScores,
+    merged_blocks,
+)
+
+
+class ExactCurve:
+    """Scores of known and of anomalous pixels, kept on disk and ranked together.
+
+    Args:
+        folder: where the temporary files lie; the system's temporary folder when None.
+        run_length: see ``SortedScores``.
+        block_length: see ``SortedScores``.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        *,
+        run_length: int = RUN_LENGTH,
+        block_length: int = BLOCK_LENGTH,
+    ) -> None:
+        self.known = SortedScores(folder, run_length=run_length, block_length=block_length)
+        self.anomalous = SortedScores(folder, run_length=run_length, block_length=block_length)
+
+    def add(self, known: Floats, anomalous: Floats) -> None:
+        """Take one picture's scores, two 1-D arrays."""
+        self.known.add(known)
+        self.anomalous.add(anomalous)
+
+    def summary(self) -> CurveSummary:
+        """Figures over all pictures so far.
+
+        Raises:
+            ConfigError: when there is no anomalous or no known pixel.
+        """
+        return summarize_curve(self.known, self.anomalous)
+
+    def percentiles(self, percents: tuple[float, ...]) -> list[float]:
+        """Percentiles of all scores, see ``percentiles``."""
+        return percentiles([self.known, self.anomalous], percents)
+
+
+class CurveSummary(NamedTuple):
+    """What is read off the precision-recall and ROC curves. Thresholds: score >= t."""
+
+    ap: float
+    auroc: float
+    fpr95: float
+    best_f1: float
+    best_f1_threshold: float
+    tpr95_threshold: float
+    fpr05_threshold: float
+
+
+class _Points(NamedTuple):
+    """Some points of the curve, thresholds descending and distinct; counts of score >= t."""
+
+    threshold: npt.NDArray[np.float64]
+    tp: npt.NDArray[np.int64]
+    fp: npt.NDArray[np.int64]
+
+    def part(self, which: slice) -> _Points:
+        return _Points(self.threshold[which], self.tp[which], self.fp[which])
+
+    def after(self, first: _Points) -> _Points:
+        return _Points(
+            np.concatenate([first.threshold, self.threshold]),
+            np.concatenate([first.tp, self.tp]),
+            np.concatenate([first.fp, self.fp]),
+        )
+
+
+def _curve(known: SortedScores, anomalous: SortedScores) -> Iterator[_Points]:
+    """Every distinct score as a threshold, from the highest down, in pieces.
+
+    The last point of a piece is held back until the next score is known to be smaller, since
+    equal scores must move both counts at once.
+    """
+    tp = fp = 0
+    held = _Points(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
+    for known_block, anomalous_block in merged_blocks([known, anomalous]):
+        values = np.unique(np.concatenate([known_block, anomalous_block]))[::-1]
+        points = _Points(
+            values.astype(np.float64),
+            tp + np.searchsorted(-anomalous_block, -values, side="right"),
+            fp + np.searchsorted(-known_block, -values, side="right"),
+        )
+        tp, fp = int(points.tp[-1]), int(points.fp[-1])
+        if len(held.threshold) and held.threshold[0] != points.threshold[0]:
+            points = points.after(held)
+        held = points.part(slice(-1, None))
+        if len(points.threshold) > 1:
+            yield points.part(slice(-1))
+    if len(held.threshold):
+        yield held
+
+
+def summarize_curve(known: SortedScores, anomalous: SortedScores) -> CurveSummary:
+    """Integrate the curves in one pass over the sorted scores.
+
+    Raises:
+        ConfigError: when one of the collections is empty.
+    """
+    negatives, positives = len(known), len(anomalous)
+    check_both_kinds(negatives, positives)
+    integral = _Integral(negatives, positives)
+    for points in _curve(known, anomalous):
+        integral.add(points)
+    return integral.summary()
+
+
+def check_both_kinds(known: int, anomalous: int) -> None:
+    """Refuse to rank pixels of one kind.
+
+    Raises:
+        ConfigError: when one of the counts is zero.
+    """
+    if not known or not anomalous:
+        missing = "known (label 0)" if anomalous else "anomalous (label 1)"
+        raise ConfigError(
+            f"No {missing} pixels among the {known + anomalous} valid ones; both kinds are "
+            "needed to rank them. Check the labels, or add pictures."
+        )
+
+
+class _Integral:
+    """Sums over the curve, piece by piece; see ``CurveSummary``."""
+
+    def __init__(self, negatives: int, positives: int) -> None:
+        self.negatives, self.positives = negatives, positives
+        self.last_tp = self.last_fp = 0
+        self.ap_sum = self.area = 0.0
+        self.fpr95 = self.best_f1 = -1.0
+        self.best_f1_threshold = self.tpr95_threshold = self.fpr05_threshold = np.nan
+
+    def add(self, points: _Points) -> None:
+        """Take the next points of the curve."""
+        tp, fp = points.tp.astype(np.float64), points.fp.astype(np.float64)
+        tp_before = np.concatenate([[self.last_tp], tp[:-1]])
+        fp_before = np.concatenate([[self.last_fp], fp[:-1]])
+        self.ap_sum += float(np.sum((tp - tp_before) * (tp / (tp + fp))))
+        self.area += float(np.sum((fp - fp_before) * (tp + tp_before))) / 2
+        f1 = 2 * tp / (tp + fp + self.positives)
+        best = int(np.argmax(f1))
+        if f1[best] > self.best_f1:
+            self.best_f1 = float(f1[best])
+            self.best_f1_threshold = float(points.threshold[best])
+        tpr = tp / self.positives
+        if self.fpr95 < 0 and tpr[-1] >= 0.95:
+            at = int(np.argmax(tpr >= 0.95))
+            share = (0.95 * self.positives - tp_before[at]) / (tp[at] - tp_before[at])
+            fp_there = fp_before[at] + min(share, 1.0) * (fp[at] - fp_before[at])
+            self.fpr95 = float(fp_there / self.negatives)
+            self.tpr95_threshold = float(points.threshold[at])
+        allowed = np.flatnonzero(fp / self.negatives <= 0.05)
+        if len(allowed):
+            self.fpr05_threshold = float(points.threshold[allowed[-1]])
+        elif self.last_tp == self.last_fp == 0:
+            # More than 5 % of the known pixels share the highest score: only a threshold above
+            # it keeps the promise.
+            highest = points.threshold[0].astype(np.float32)
+            self.fpr05_threshold = float(np.nextafter(highest, np.float32(np.inf)))
+        self.last_tp, self.last_fp = int(points.tp[-1]), int(points.fp[-1])
+
+    def summary(self) -> CurveSummary:
+        """The figures, once every point was added."""
+        return CurveSummary(
+            ap=self.ap_sum / self.positives,
+            auroc=self.area / self.positives / self.negatives,
+            fpr95=self.fpr95,
+            best_f1=self.best_f1,
+            best_f1_threshold=self.best_f1_threshold,
+            tpr95_threshold=self.tpr95_threshold,
+            fpr05_threshold=self.fpr05_threshold,
+        )
+
+
+def percentiles(stores: list[SortedScores], percents: tuple[float, ...]) -> list[float]:
+    """Percentiles of all values together, linear between neighbours as in ``numpy.percentile``.
+
+    Args:
+        stores: collections taken as one.
+        percents: in [0, 100].
+    """
+    count = sum(len(store) for store in stores)
+    # Ranks from the top, because values arrive in descending order.
+    ranks = [(count - 1) * (1 - percent / 100) for percent in percents]
+    wanted = sorted({int(side) for rank in ranks for side in (np.floor(rank), np.ceil(rank))})
+    found: dict[int, float] = {}
+    seen = 0
+    for parts in merged_blocks(stores):
+        block = np.sort(np.concatenate(parts))[::-1]
+        found.update({r: float(block[r - seen]) for r in wanted if seen <= r < seen + len(block)})
+        seen += len(block)
+    results = []
+    for rank in ranks:
+        above, below = found[int(np.floor(rank))], found[int(np.ceil(rank))]
+        results.append(float(above + (below - above) * (rank - np.floor(rank))))
+    return results

@@ -1,0 +1,66 @@
+"""An unnamed temporary file that arrays are appended to and read back from.
+
+The system removes it when it is closed, even when the program is killed.
+"""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mask2kan.errors import Mask2KANError
+
+
+class SpillFile:
+    """Bytes beyond memory.
+
+    Args:
+        folder: where the file lies; the system's temporary folder when None.
+
+    Attributes:
+        size: bytes written so far.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as self
+        self._folder = folder or tempfile.gettempdir()
+        self.size = 0
+
+    def append(self, values: npt.NDArray[Any]) -> int:
+        """Write the array's bytes at the end.
+
+        Returns:
+            Where they start, in bytes.
+
+        Raises:
+            Mask2KANError: when the disk has no room.
+        """
+        start = self.size
+        try:
+            self._file.seek(start)
+            self._file.write(np.ascontiguousarray(values).data)
+            self._file.flush()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise Mask2KANError(
+                f"No room for {values.nbytes} more bytes of scores in {self._folder} after "
+                f"{start}; free some, or set TMPDIR to a larger disk."
+            ) from error
+        self.size += values.nbytes
+        return start
+
+    def read(self, start: int, count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Read ``count`` values of a type from byte ``start`` on; the array is read-only."""
+        kind = np.dtype(dtype)
+        self._file.seek(start)
+        return np.frombuffer(self._file.read(count * kind.itemsize), kind)
+
+    def close(self) -> None:
+        """Remove the file; its bytes are gone."""
+        self._file.close()
