@@ -49,8 +49,9 @@ from training.validation import TeacherLabels, validate
 
 LOG_EVERY = 20
 LOWEST_SCALE = 1.0  # of the float16 loss scale; below it, gradients are not recoverable
-# Sharded whole: the decoder reads its head's weights once per pass, a Swin block its projections.
-SHARDED_WHOLE = ("TransformerDecoder", "EncoderLayer", "Stage")
+# What FSDP gathers and releases on its own: parts that read their weights in their own forward
+# alone. The transformer decoder stays with the objective, whose losses read the head's weights.
+SHARDED_PARTS = ("EncoderLayer", "Stage")
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Trainer:
         config: what to train.
         folder: of the run.
         resume: continue from the folder's state if it has one.
-        mixed_precision: ``no``, ``bf16`` or ``fp16``.
+        mixed_precision: ``no``, ``bf16`` or ``fp16``; None for what accelerate is configured for.
         progress: show a progress bar.
         tracker: ``tensorboard``, or also ``wandb`` or ``trackio``.
 
@@ -81,7 +82,7 @@ class Trainer:
         folder: Path,
         *,
         resume: bool = False,
-        mixed_precision: str = "no",
+        mixed_precision: str | None = None,
         progress: bool = True,
         tracker: str = "tensorboard",
     ) -> None:
@@ -115,6 +116,7 @@ class Trainer:
         saved = self.run.load_state() if resume else None
         if saved is not None:
             self.average.load_state_dict(saved["average"])
+        self._choose_sharded_parts()
         self.wrapped, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
         self.average.follow(self.model)
         self.schedule = build_schedule(
@@ -130,7 +132,8 @@ class Trainer:
         config = self.config
         model = build_model(config, self.train_pictures, pretrained=fresh)
         model.to(self.accelerator.device)
-        model.to(memory_format=torch.channels_last)
+        if self.accelerator.state.fsdp_plugin is None:  # which shards contiguous weights only
+            model.to(memory_format=torch.channels_last)
         if fresh and config.batch_norm_batches and config.pretrained_backbone:
             crops = self._crops(0, config.batch_norm_batches * config.batch_size)
             size = config.batch_size
@@ -156,6 +159,12 @@ class Trainer:
             return cast(Objective, objective.to(self.accelerator.device))
         segmentation = SegmentationObjective(self.model, config, trunk)
         return cast(Objective, segmentation.to(self.accelerator.device))
+
+    def _choose_sharded_parts(self) -> None:
+        plugin = self.accelerator.state.fsdp_plugin
+        if plugin is not None:
+            present = {type(module).__name__ for module in self.model.modules()}
+            plugin.transformer_cls_names_to_wrap = [n for n in SHARDED_PARTS if n in present]
 
     def _crops(self, start: int, length: int | None = None) -> TrainingCrops:
         return TrainingCrops(
@@ -408,11 +417,7 @@ def _sharding() -> FullyShardedDataParallelPlugin | None:
     """FSDP as this model needs it, when ``accelerate launch --use_fsdp`` asks for FSDP."""
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() not in ("1", "true"):
         return None
-    return FullyShardedDataParallelPlugin(
-        fsdp_version=2,
-        auto_wrap_policy="transformer_based_wrap",
-        transformer_cls_names_to_wrap=list(SHARDED_WHOLE),
-    )
+    return FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
 
 
 def _readable(batch: Batch | Unreadable) -> Batch:

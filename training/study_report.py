@@ -1,7 +1,7 @@
 """A study's results as a table and a picture.
 
 ``study.md``: per trunk and head, mean and 95 % interval over the seeds, and the paired differences
-of the KAN from either MLP with the paired t-test's p, adjusted for the number of comparisons (Holm).
+of the KAN from either MLP with the paired t-test's p, adjusted for their number (Holm).
 ``study.png``: one panel per metric, a dot per run.
 """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -18,10 +19,14 @@ from mask2kan.errors import Mask2KANError
 from training.config import TrainConfig, override
 from training.loop import Trainer
 from training.recipes import RECIPES, recipe
+from training.runs import TRACKERS
 
 EXAMPLE = """example:
   python -m training.train camvid_kan --data data/camvid --out runs/camvid_kan
   python -m training.train camvid_mlp --data synthetic --steps 200 --set batch_size=4
+  python -m training.train head_only_kan --init facebook/mask2former-swin-tiny-cityscapes-semantic
+  accelerate launch --num_processes 8 --mixed_precision bf16 -m training.train thesis_swin_b_kan
+  accelerate launch --use_fsdp --num_machines 2 … -m training.train mask2former_swin_l --resume
 """
 
 
@@ -33,10 +38,15 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    out.add_argument("recipe", help=f"one of: {', '.join(sorted(RECIPES))}")
+    out.add_argument("recipe", help=f"one of: {', '.join(RECIPES)}")
     out.add_argument("--data", help="folder of the data set, a known name, or 'synthetic'")
     out.add_argument("--out", type=Path, help="run folder (default: runs/<recipe>)")
+    out.add_argument("--init", help="checkpoint to start from: a file, bundled name or Hub id")
     out.add_argument("--steps", type=int, help="optimizer updates of the whole run")
+    out.add_argument("--seed", type=int, help="of weights, crops and points")
+    out.add_argument(
+        "--outliers", help="paste objects: procedural, cutouts:<folder> or coco:<folder>"
+    )
     out.add_argument("--resume", action="store_true", help="continue the run in the folder")
     out.add_argument(
         "--set",
@@ -47,7 +57,12 @@ def parser() -> argparse.ArgumentParser:
         help="change a field: lr=3e-4, model.num_queries=20, augmentation.colour=0.0",
     )
     out.add_argument(
-        "--mixed-precision", choices=("no", "bf16", "fp16"), default="no", help="default: no"
+        "--mixed-precision",
+        choices=("no", "bf16", "fp16"),
+        help="default: what accelerate is configured for, else no",
+    )
+    out.add_argument(
+        "--tracker", choices=TRACKERS, default="tensorboard", help="default: %(default)s"
     )
     out.add_argument("--threads", type=int, help="processor threads (default: all cores)")
     out.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -60,8 +75,13 @@ def resolve(arguments: argparse.Namespace) -> TrainConfig:
     config = override(preset, arguments.settings)
     if arguments.data is not None:
         config = dataclasses.replace(config, data=arguments.data)
-    if arguments.steps is not None:
-        config = dataclasses.replace(config, steps=arguments.steps)
+    for field in ("init", "steps", "seed"):
+        value = getattr(arguments, field)
+        if value is not None:
+            config = dataclasses.replace(config, **{field: value})
+    if arguments.outliers is not None:
+        exposure = dataclasses.replace(config.outliers, source=arguments.outliers)
+        config = dataclasses.replace(config, outliers=exposure)
     if config.data == "synthetic" and config.pretrained_backbone == preset.pretrained_backbone:
         # The synthetic twin needs no download, so neither does its training.
         config = dataclasses.replace(config, pretrained_backbone="")
@@ -71,7 +91,9 @@ def resolve(arguments: argparse.Namespace) -> TrainConfig:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     arguments = parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main_process = int(os.environ.get("RANK", "0")) == 0
+    level = logging.INFO if main_process else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(1)
@@ -83,13 +105,16 @@ def main(argv: list[str] | None = None) -> int:
             resume=arguments.resume,
             mixed_precision=arguments.mixed_precision,
             progress=not arguments.quiet,
+            tracker=arguments.tracker,
         )
-        if arguments.resume:
+        if arguments.resume and main_process:
             print(f"starting at step {trainer.step} of {config.steps}", flush=True)
         best = trainer.fit()
-    except Mask2KANError as error:
+    except (Mask2KANError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if not main_process:
+        return 0
     if trainer.interrupted and trainer.step < config.steps:
         print(f"stopped at step {trainer.step}; saved. Continue with --resume.")
     else:
