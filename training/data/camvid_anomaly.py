@@ -16,7 +16,6 @@ labels are resized to the picture by nearest neighbour, so that no mixed colours
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from training.data.faults import Fault, FaultError
 from training.data.folders import any_exists
 from training.data.mask_folders import AnomalySet
 from training.data.pairs import Scan
-from training.data.reading import Array, Size, picture_format
+from training.data.reading import Array, Size, load_png
 from training.metrics.pixel import ANOMALY, KNOWN, VOID
 
 HELD_OUT = ("OtherMoving", "Child", "CartLuggagePram")
@@ -98,16 +97,7 @@ class LabelColors:
 
 def _decode_rgb(path: Path, content: bytes, size: Size | None) -> NDArray[np.uint8]:
     """(H, W, 3), at the picture's size where that is known."""
-    expected = "expected a PNG of colours"
-    found = picture_format(content)
-    if found != "PNG":
-        rule = "not-a-picture" if found is None else "label-format"
-        raise FaultError(Fault(path, rule, f"{found or 'no picture format'}; {expected}"))
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as opened:
-            rgb = opened.convert("RGB")
-    except Exception as error:  # Pillow's decoders raise whatever damaged bytes trip
-        raise FaultError(Fault(path, "damaged-label", f"{error}; {expected}")) from error
+    rgb = load_png(path, content, "a PNG of colours").convert("RGB")
     if size is not None:
         if rgb.width * size[0] != rgb.height * size[1]:
             message = (

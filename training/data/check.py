@@ -22,6 +22,7 @@ from mask2kan.atomic import atomic_writer
 from mask2kan.errors import CheckpointError, ConfigError, unknown
 from mask2kan.ops.nvrtc import cache_folder
 from training.data.faults import Fault, FaultError
+from training.data.folders import find_data
 from training.data.pairs import Pair, Scan, apply_overlay
 from training.data.reading import VOID, Size, decode_picture, read_file
 from training.data.registry import (
@@ -141,7 +142,7 @@ def _scan_anomalies(data: str) -> Scan:
     name, given, path = data.partition("=")
     if name in ANOMALY_SETS:
         entry = ANOMALY_SETS[name]
-        root = Path(path) if given else entry.find()
+        root = find_data(path) if given else entry.find()
     else:
         found = find_anomaly_sets(data)
         if len(found) != 1:

@@ -14,19 +14,17 @@ Label ids become the 19 training ids here; what these leave out is void. Files o
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mask2kan.classes import CITYSCAPES
 from mask2kan.errors import ConfigError
 from training.data.faults import Fault, FaultError
 from training.data.folders import any_exists
 from training.data.pairs import Pair, Scan, SegmentationPictures, class_labels
-from training.data.reading import Array, LabelValues, decode_label, read_file
+from training.data.reading import Array, LabelValues, decode_label, load_png, read_file
 from training.metrics.cityscapes_labels import TRAIN_ID_OF_LABEL_ID
 
 PICTURE, IDS, TRAIN_IDS = "_leftImg8bit", "_gtFine_labelIds", "_gtFine_labelTrainIds"
@@ -96,13 +94,7 @@ class Cityscapes(SegmentationPictures):
         """
         label = self._with_ids(index).label
         path = label.with_name(label.name.replace(IDS, INSTANCES))
-        content = read_file(path)
-        try:
-            with Image.open(io.BytesIO(content), formats=["PNG"]) as opened:
-                found = np.array(opened, dtype=np.int32)
-        except Exception as error:  # Pillow's decoders raise whatever damaged bytes trip
-            message = f"{error}; expected a 16-bit grey PNG"
-            raise FaultError(Fault(path, "damaged-label", message)) from error
+        found = np.array(load_png(path, read_file(path), "a 16-bit grey PNG"), dtype=np.int32)
         if found.ndim != 2:
             message = f"has {found.shape[2]} channels; expected a 16-bit grey PNG"
             raise FaultError(Fault(path, "label-mode", message))

@@ -30,6 +30,9 @@ Array = NDArray[np.uint8]
 Size = tuple[int, int]  # (height, width)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_LEAST_PNG = 57  # bytes: signature, header, empty data, end
+_NOT_A_PICTURE = ("not-a-picture", "no picture format")
+_CUT_OFF = "a PNG without an end"
 _GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6  # colour types of PNG
 _SHOWN = 5  # odd values listed in a message
 
@@ -74,10 +77,13 @@ def decode_picture(path: Path, content: bytes) -> Array:
         FaultError: when it is none, or damaged.
     """
     try:
-        return read_picture(content)
+        picture = read_picture(content)
     except PictureError as error:
         rule = "damaged-picture" if picture_format(content) else "not-a-picture"
         raise FaultError(Fault(path, rule, str(error))) from error
+    if _is_cut_off(content):
+        raise FaultError(Fault(path, "damaged-picture", f"{_CUT_OFF}; expected a whole one"))
+    return picture
 
 
 def decode_label(path: Path, content: bytes) -> Array:
@@ -93,27 +99,41 @@ def decode_label(path: Path, content: bytes) -> Array:
     Raises:
         FaultError: when it is no PNG of 8-bit grey or of a palette, or damaged.
     """
-    expected = "expected an 8-bit grey or palette PNG of class numbers"
-    if not content.startswith(_PNG):
-        found = picture_format(content)
-        if found is None:
-            raise FaultError(Fault(path, "not-a-picture", f"no picture format; {expected}"))
-        raise FaultError(Fault(path, "label-format", f"stored as {found}; {expected}"))
-    header = content[24:26]  # bit depth and colour type always stand there
-    if len(header) < 2:
-        raise FaultError(Fault(path, "damaged-label", f"cut off after its first bytes; {expected}"))
-    depth, kind = header
+    expected = "an 8-bit grey or palette PNG of class numbers"
+    image = load_png(path, content, expected)
+    depth, kind = content[24:26]  # of every PNG
     if kind in (_RGB, _RGBA):
-        raise FaultError(Fault(path, "label-rgb", f"an RGB picture; {expected}"))
+        raise FaultError(Fault(path, "label-rgb", f"an RGB picture; expected {expected}"))
     if kind != _PALETTE and (kind != _GREY or depth != 8):
         found = f"{depth}-bit grey" if kind == _GREY else "grey with transparency"
-        raise FaultError(Fault(path, "label-mode", f"{found}; {expected}"))
+        raise FaultError(Fault(path, "label-mode", f"{found}; expected {expected}"))
+    return np.array(image, dtype=np.uint8)
+
+
+def load_png(path: Path, content: bytes, expected: str) -> Image.Image:
+    """A decoded PNG, whatever it holds.
+
+    Args:
+        path: named in errors.
+        content: of the file.
+        expected: in words, for messages.
+
+    Raises:
+        FaultError: when it is none, cut off or damaged.
+    """
+    if not content.startswith(_PNG):
+        found = picture_format(content)
+        rule, what = ("label-format", f"stored as {found}") if found else _NOT_A_PICTURE
+        raise FaultError(Fault(path, rule, f"{what}; expected {expected}"))
+    if _is_cut_off(content):
+        raise FaultError(Fault(path, "damaged-label", f"{_CUT_OFF}; expected {expected}"))
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as opened:
-            return np.array(opened, dtype=np.uint8)
+            opened.load()
+            return opened
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes trip
         reason = str(error) or type(error).__name__
-        raise FaultError(Fault(path, "damaged-label", f"{reason}; {expected}")) from error
+        raise FaultError(Fault(path, "damaged-label", f"{reason}; expected {expected}")) from error
 
 
 class LabelReader(Protocol):
@@ -176,6 +196,11 @@ def size_faults(path: Path, found: Size, expected: Size | None) -> list[Fault]:
         return []
     message = f"is {found[1]}x{found[0]}; expected its picture's {expected[1]}x{expected[0]}"
     return [Fault(path, "size-mismatch", message)]
+
+
+def _is_cut_off(content: bytes) -> bool:
+    """Whether a PNG lacks its end: decoders accept that once they have all pixels."""
+    return content.startswith(_PNG) and (len(content) < _LEAST_PNG or b"IEND" not in content)
 
 
 def picture_format(content: bytes) -> str | None:

@@ -39,7 +39,7 @@ class RoadAnomaly(AnomalySet):
         frames = root / FRAMES
         pictures = scan.index(frames)
         labels = {key: frames / f"{key}{LABELS}" / LABEL for key in pictures}
-        labels = {key: path for key, path in labels.items() if exists(path)}
+        labels = {key: path for key, path in labels.items() if exists(path) or path.is_symlink()}
         for folder in sorted(frames.glob(f"*{LABELS}")):
             key = folder.name.removesuffix(LABELS)
             if key not in pictures:
