@@ -63,7 +63,7 @@ def exists(path: Path) -> bool:
     """Whether something is there; also False where one may not look."""
     try:
         path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the name
         return False
     return True
 

@@ -60,6 +60,8 @@ def test_find_data_looks_in_its_places(tmp_path, monkeypatch):
     assert find_data(tmp_path) == tmp_path
     with pytest.raises(ConfigError, match="No data at rivers.*MASK2KAN_DATA"):
         find_data("rivers")
+    with pytest.raises(ConfigError, match="No data at"):
+        find_data("nul\0")
 
 
 def test_find_data_looks_into_a_root_and_recognises(tmp_path, monkeypatch):
