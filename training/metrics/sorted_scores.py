@@ -20,7 +20,7 @@ from training.metrics.spill_file import SpillFile
 Floats = npt.NDArray[np.float32]
 RUN_LENGTH = 1 << 21
 BLOCK_LENGTH = 1 << 16
-MERGE_LENGTH = 1 << 22
+MERGE_LENGTH = 1 << 18
 _ITEM = np.dtype(np.float32).itemsize
 
 

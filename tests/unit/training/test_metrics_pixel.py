@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +16,9 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from mask2kan.errors import ConfigError, Mask2KANError, NumericsError
-from training.metrics import AnomalyEvaluator
+from training.metrics import AnomalyEvaluator, sorted_scores
 from training.metrics.curves import ExactCurve, percentiles
-from training.metrics.sorted_scores import SortedScores
+from training.metrics.sorted_scores import RUN_LENGTH, SortedScores
 
 Pictures = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]]
 
@@ -83,6 +86,68 @@ def test_exact_metrics_equal_scikit_learn(
     assert found["fpr95"] == pytest.approx(fpr_at_tpr95(label, score), abs=1e-9)
     assert found["best_f1"] == pytest.approx(f1, abs=1e-9)
     assert found["best_f1_threshold"] == pytest.approx(threshold, abs=1e-7)
+
+
+def many_pixels(count: int, levels: int | None) -> Iterator[tuple[Any, Any]]:
+    """Pictures of a million pixels, a twentieth of them void."""
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        label = rng.choice([0, 1, 255], (1000, 1000), p=[0.9, 0.05, 0.05]).astype(np.uint8)
+        score = rng.normal(size=label.shape) + 1.2 * (label == 1)
+        yield (score if levels is None else np.round(score * levels)).astype(np.float32), label
+
+
+@pytest.mark.parametrize(
+    ("count", "levels"),
+    [
+        (1, None),
+        (1, 3),
+        pytest.param(11, None, marks=pytest.mark.slow),
+        pytest.param(11, 3, marks=pytest.mark.slow),
+    ],
+)
+def test_a_million_pixels_and_ten_equal_scikit_learn(count: int, levels: int | None) -> None:
+    evaluator = AnomalyEvaluator()
+    for score, label in many_pixels(count, levels):
+        evaluator.update(score, label)
+    score, label = pooled(list(many_pixels(count, levels)))
+    found = evaluator.compute()
+    assert found["ap"] == pytest.approx(average_precision_score(label, score), abs=1e-9)
+    assert found["auroc"] == pytest.approx(roc_auc_score(label, score), abs=1e-9)
+    assert found["fpr95"] == pytest.approx(fpr_at_tpr95(label, score), abs=1e-9)
+
+
+def peak_bytes(count: int, run_length: int, side: int) -> int:
+    """Most memory NumPy held while pictures were added and evaluated."""
+    rng = np.random.default_rng(0)
+    score = rng.normal(size=(side, side)).astype(np.float32)
+    label = rng.choice([0, 1, 255], (side, side)).astype(np.uint8)
+    tracemalloc.start()
+    try:
+        evaluator = AnomalyEvaluator("exact", "obstacle")
+        evaluator._curve = ExactCurve(run_length=run_length)
+        for _ in range(count):
+            score = score[:, ::-1] * np.float32(1.0001)  # other scores, so that runs interleave
+            evaluator.update(score, label)
+        evaluator.compute()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sorted_scores, "MERGE_LENGTH", 1 << 14)
+    few, many = (peak_bytes(count, run_length=1 << 14, side=128) for count in (8, 64))
+    # 64 pictures are 4 MB of scores; what is allowed to grow is a few objects per run and picture
+    assert many < 1.3 * few
+    assert many < 4e6
+
+
+@pytest.mark.slow
+def test_memory_stays_below_200_megabytes() -> None:
+    few, many = (peak_bytes(count, run_length=RUN_LENGTH, side=1400) for count in (6, 30))
+    assert many < 1.3 * few
+    assert many < 200e6
 
 
 def test_scores_all_equal() -> None:
