@@ -24,6 +24,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -37,6 +38,7 @@ from training.batch_norm import reestimate_statistics
 from training.config import TrainConfig
 from training.data import LabelledPictures, open_split
 from training.data.crops import Batch, TrainingCrops, Unreadable, collate
+from training.data.unlabelled import PREFIX, UnlabelledPictures
 from training.models import HEAD, build_model, training_mode
 from training.objectives import DistillationObjective, Objective, SegmentationObjective
 from training.optimizer import build_optimizer, build_schedule
@@ -97,14 +99,14 @@ class Trainer:
                 f"processes ({processes})."
             )
         self.progress = progress and self.accelerator.is_main_process
-        self.train_pictures = open_split(config.data, "train")
+        self.train_pictures = _open(config, "train")
         self.step, self.best, self.interrupted, self.order = 0, -1.0, False, ""
         self._paste = OutlierPaster(config.outliers) if config.outliers.active else None
         self.run = RunFolder(folder, tracker)
         resume = resume and self.run.has_state
         torch.manual_seed(config.seed)
         self.model = self._build_model(fresh=not resume)
-        self.val_pictures: LabelledPictures = open_split(config.data, "val")
+        self.val_pictures = _open(config, "val")
         self.objective = self._build_objective()
         optimizer = build_optimizer(
             self.model,
@@ -132,7 +134,7 @@ class Trainer:
         config = self.config
         model = build_model(config, self.train_pictures, pretrained=fresh)
         model.to(self.accelerator.device)
-        if self.accelerator.state.fsdp_plugin is None:  # which shards contiguous weights only
+        if not self._sharded:  # FSDP takes contiguous weights only
             model.to(memory_format=torch.channels_last)
         if fresh and config.batch_norm_batches and config.pretrained_backbone:
             crops = self._crops(0, config.batch_norm_batches * config.batch_size)
@@ -160,10 +162,14 @@ class Trainer:
         segmentation = SegmentationObjective(self.model, config, trunk)
         return cast(Objective, segmentation.to(self.accelerator.device))
 
+    @property
+    def _sharded(self) -> bool:
+        return bool(self.accelerator.distributed_type == DistributedType.FSDP)
+
     def _choose_sharded_parts(self) -> None:
-        plugin = self.accelerator.state.fsdp_plugin
-        if plugin is not None:
+        if self._sharded:
             present = {type(module).__name__ for module in self.model.modules()}
+            plugin = self.accelerator.state.fsdp_plugin
             plugin.transformer_cls_names_to_wrap = [n for n in SHARDED_PARTS if n in present]
 
     def _crops(self, start: int, length: int | None = None) -> TrainingCrops:
@@ -418,6 +424,22 @@ def _sharding() -> FullyShardedDataParallelPlugin | None:
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() not in ("1", "true"):
         return None
     return FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+
+
+def _open(config: TrainConfig, split: str) -> LabelledPictures:
+    """A split of the run's data.
+
+    Raises:
+        ConfigError: when it is not there, or has no labels where they are needed.
+    """
+    if not config.data.startswith(PREFIX):
+        return open_split(config.data, split)
+    if config.objective != "distillation":
+        raise ConfigError(
+            f"{config.data} has no labels, and {config.name} learns from labels; only "
+            "distillation does without."
+        )
+    return UnlabelledPictures(config.data.removeprefix(PREFIX), split)
 
 
 def _readable(batch: Batch | Unreadable) -> Batch:

@@ -14,7 +14,6 @@ from mask2kan.checkpoints import load_model
 from mask2kan.config import Family, ModelConfig
 from mask2kan.errors import ConfigError
 from mask2kan.heads import build_mask_embed
-from mask2kan.kan import KAN
 from mask2kan.model import Mask2KAN, create_model
 from training.config import PARTS, TrainConfig
 from training.data import LabelledPictures, find_data
@@ -45,6 +44,8 @@ def build_model(config: TrainConfig, pictures: LabelledPictures, *, pretrained: 
     if model is None:
         model = _from_scratch(config, pictures, pretrained=pretrained)
     choose_trainable(model, config.trainable)
+    if config.objective == "distillation":
+        model.transformer_decoder.class_embed.requires_grad_(False)
     return model
 
 
@@ -170,8 +171,3 @@ def equal_width(config: ModelConfig) -> int:
     wanted = head_parameters(dataclasses.replace(config, mask_embed="kan"))
     root = math.sqrt((channels + 1) ** 2 + wanted - channels)
     return max(1, round(root - (channels + 1)))
-
-
-def is_kan(model: Mask2KAN) -> bool:
-    """Whether the mask head is a KAN."""
-    return isinstance(model.get_submodule(HEAD), KAN)

@@ -15,12 +15,15 @@ from pathlib import Path
 import cv2
 import torch
 
-from mask2kan.errors import Mask2KANError
+from mask2kan.errors import ConfigError, Mask2KANError
 from training.config import TrainConfig, override
+from training.data.check import check_data
+from training.data.unlabelled import PREFIX
 from training.loop import Trainer
 from training.recipes import RECIPES, recipe
 from training.runs import TRACKERS
 
+FAULTS_SHOWN = 20
 EXAMPLE = """example:
   python -m training.train camvid_kan --data data/camvid --out runs/camvid_kan
   python -m training.train camvid_mlp --data synthetic --steps 200 --set batch_size=4
@@ -64,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--tracker", choices=TRACKERS, default="tensorboard", help="default: %(default)s"
     )
+    out.add_argument(
+        "--skip-check", action="store_true", help="do not look at every picture and label first"
+    )
     out.add_argument("--threads", type=int, help="processor threads (default: all cores)")
     out.add_argument("--quiet", action="store_true", help="no progress bar")
     return out
@@ -88,6 +94,24 @@ def resolve(arguments: argparse.Namespace) -> TrainConfig:
     return config
 
 
+def check(config: TrainConfig) -> None:
+    """Look at every picture and label before the first step; a clean result is remembered.
+
+    Raises:
+        ConfigError: when something is wrong; the faults are on the error stream.
+    """
+    if config.data.startswith(PREFIX):
+        return
+    faults = check_data(config.data, ("train", "val"), progress=True, remembered=True)
+    for fault in faults[:FAULTS_SHOWN]:
+        print(fault, file=sys.stderr)
+    if faults:
+        raise ConfigError(
+            f"{len(faults)} faults in {config.data}; mend them (python -m training.data check "
+            f"{config.data} lists all), or train regardless with --skip-check."
+        )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     arguments = parser().parse_args(argv)
@@ -99,6 +123,8 @@ def main(argv: list[str] | None = None) -> int:
     cv2.setNumThreads(1)
     try:
         config = resolve(arguments)
+        if main_process and not arguments.skip_check:
+            check(config)
         trainer = Trainer(
             config,
             arguments.out or Path("runs") / config.name,

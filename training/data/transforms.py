@@ -40,7 +40,7 @@ class Augmentation:
             fits into the ``crop`` (detectron2's large-scale jitter).
         max_class_share: of a crop's pixels; void does not count. 1 switches the rule off.
         class_focus: share of the crops laid around a pixel of a class drawn uniformly among
-            those present.
+            those present, pasted outliers being one of them.
         flip: probability of a left-right flip.
         colour: strength of brightness, contrast and saturation changes, 0 for none.
     """
@@ -118,7 +118,7 @@ class Augmentation:
         """Top left corner of the window."""
         room = (label.shape[0] - window[0], label.shape[1] - window[1])
         if rng.random() < self.class_focus:
-            classes = np.flatnonzero(np.bincount(label.ravel(), minlength=VOID + 1)[:OUTLIER])
+            classes = np.flatnonzero(np.bincount(label.ravel(), minlength=VOID + 1)[:VOID])
             if len(classes):
                 pixels = np.flatnonzero(label == rng.choice(classes))
                 row, column = divmod(int(rng.choice(pixels)), label.shape[1])

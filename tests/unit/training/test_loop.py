@@ -16,34 +16,11 @@ from safetensors.torch import load_file
 
 from mask2kan.checkpoints import load_model
 from mask2kan.errors import CheckpointError, ConfigError, NumericsError
+from tests.tiny_runs import TINY, tiny_trainer
 from training.averaging import WeightAverage
-from training.config import override
-from training.loop import Trainer
-from training.recipes import recipe
 from training.train import main
 
 ROOT = Path(__file__).resolve().parents[3]
-TINY = [
-    "pretrained_backbone=",
-    "data=synthetic",
-    "batch_size=2",
-    "steps=4",
-    "lr=1e-3",
-    "num_points=64",
-    "eval_every=2",
-    "eval_pictures=2",
-    "batch_norm_batches=1",
-    "grid_update_steps=(1,)",
-    "augmentation.crop=(64, 64)",
-    "model.hidden_dim=32",
-    "model.num_queries=12",
-    "model.num_encoder_layers=1",
-    "model.num_decoder_layers=1",
-    "model.backbone_width=8",
-    "model.backbone_depths=(1, 1, 1, 1, 1, 1, 1)",
-    "model.encoder_feedforward_dim=32",
-    "model.decoder_feedforward_dim=32",
-]
 
 
 @pytest.fixture(autouse=True)
@@ -55,15 +32,10 @@ def _one_thread():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def _trainer(folder, *settings, name="camvid_kan", **options):
-    config = override(recipe(name), [*TINY, *settings])
-    return Trainer(config, folder, progress=False, **options)
-
-
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
-    whole = _trainer(tmp_path / "whole")
+    whole = tiny_trainer(tmp_path / "whole")
     whole.fit()
-    first = _trainer(tmp_path / "parts")
+    first = tiny_trainer(tmp_path / "parts")
     update = first._update
 
     def stop_after_two(batch):
@@ -73,7 +45,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
     first._update = stop_after_two
     first.fit()
     assert first.step == 2
-    second = _trainer(tmp_path / "parts", resume=True)
+    second = tiny_trainer(tmp_path / "parts", resume=True)
     assert second.step == 2
     second.fit()
     assert second.step == 4
@@ -86,7 +58,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
 
 
 def test_the_run_folder_holds_what_is_needed(tmp_path):
-    trainer = _trainer(tmp_path, name="camvid_mlp")
+    trainer = tiny_trainer(tmp_path, name="camvid_mlp")
     trainer.fit()
     files = {path.name for path in tmp_path.iterdir()}
     assert {"config.json", "provenance.json", "metrics.jsonl", "state.pt"} < files
@@ -107,19 +79,19 @@ def test_the_run_folder_holds_what_is_needed(tmp_path):
 
 
 def test_an_existing_run_is_not_overwritten(tmp_path):
-    _trainer(tmp_path, "steps=1").fit()
+    tiny_trainer(tmp_path, "steps=1").fit()
     with pytest.raises(ConfigError, match="--resume"):
-        _trainer(tmp_path, "steps=1")
+        tiny_trainer(tmp_path, "steps=1")
 
 
 def test_a_damaged_state_is_refused(tmp_path):
     (tmp_path / "state.pt").write_bytes(b"PK not a state")
     with pytest.raises(CheckpointError, match="Cannot continue from"):
-        _trainer(tmp_path, resume=True)
+        tiny_trainer(tmp_path, resume=True)
 
 
 def test_a_grid_update_moves_the_grid_and_restarts_the_average(tmp_path):
-    trainer = _trainer(tmp_path, "steps=1")
+    trainer = tiny_trainer(tmp_path, "steps=1")
     head = trainer.model.transformer_decoder.mask_embed
     before = head.layers[0].grid.clone()
     trainer.fit()
@@ -129,7 +101,7 @@ def test_a_grid_update_moves_the_grid_and_restarts_the_average(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path):
-    trainer = _trainer(tmp_path, "grid_update_steps=()")
+    trainer = tiny_trainer(tmp_path, "grid_update_steps=()")
     with torch.no_grad():
         trainer.model.transformer_decoder.class_embed.bias.fill_(float("nan"))
     kept = trainer.model.pixel_decoder.mask_features.weight.clone()
@@ -141,7 +113,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path):
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path):
-    trainer = _trainer(tmp_path, "grid_update_steps=()")
+    trainer = tiny_trainer(tmp_path, "grid_update_steps=()")
     weight = trainer.model.pixel_decoder.mask_features.weight
     weight.register_hook(lambda grad: grad * float("inf"))
     kept = weight.detach().clone()
@@ -151,7 +123,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path):
 
 
 def test_bfloat16_autocast_trains(tmp_path):
-    trainer = _trainer(tmp_path, "steps=2", mixed_precision="bf16")
+    trainer = tiny_trainer(tmp_path, "steps=2", mixed_precision="bf16")
     trainer.fit()
     assert trainer.step == 2
     assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
