@@ -10,9 +10,9 @@ and ``ablation.png``; finished runs are kept there, so the command may be stoppe
 Departures from the thesis, which names MNIST, the experiments and one accuracy each: the default
 data are the digits that come with scikit-learn (no download, minutes on two cores), every
 experiment has several seeds, and differences have an interval. λ, the factor of the regularisation,
-is 1e-3: the thesis gives none, and the model's recipes take 1e-5, which is too little to change
-anything here. The grid follows the training data after 5, 10 and 20 percent of the steps; without
-updates it stays uniform on [-1, 1].
+is 0.1: the thesis gives none, and less has no effect here that could be ablated (``Protocol``). The
+model's recipes take 1e-5. The grid follows the training data after 5, 10 and 20 percent of the
+steps; without updates it stays uniform on [-1, 1].
 """
 
 from __future__ import annotations

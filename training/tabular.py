@@ -42,6 +42,7 @@ class Table:
 
     Attributes:
         title: over the table, one line.
+        number: of the thesis's table; empty for none.
         label: of LaTeX's ``\label``.
         columns: headings.
         rows: as many cells as columns each.
@@ -53,6 +54,7 @@ class Table:
     """
 
     title: str
+    number: str
     label: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -84,7 +86,8 @@ def markdown(table: Table) -> str:
         for pairs in (list(zip(line, widths, strict=True)) for line in lines)
     ]
     body = [f"| {' | '.join(line)} |" for line in (aligned[0], rule, *aligned[1:])]
-    out = [f"### {table.title}", "", *body]
+    title = f"Table {table.number}: {table.title}" if table.number else table.title
+    out = [f"### {title}", "", *body]
     if table.notes:
         out += ["", *(f"- {_for_markdown(note)}" for note in table.notes)]
     return "\n".join(out) + "\n"
@@ -93,11 +96,12 @@ def markdown(table: Table) -> str:
 def latex(table: Table) -> str:
     """A ``table`` environment; the document has to load ``booktabs``."""
     columns = len(table.columns)
+    title = table.title + (f" (Table {table.number} of the thesis)" if table.number else "")
     form = "l" * table.text_columns + "r" * (columns - table.text_columns)
     out = [
         r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escape(table.title)}}}",
+        r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+        rf"\caption{{{escape(title)}}}",
         rf"\label{{{table.label}}}",
         rf"\begin{{tabular}}{{{form}}}",
         r"\toprule",
@@ -111,7 +115,7 @@ def latex(table: Table) -> str:
         texts = (rf"\textbf{{{escape(c.text)}}}" if c.bold else escape(c.text) for c in row)
         out.append(" & ".join(texts) + r" \\")
     out += [r"\bottomrule", r"\end{tabular}"]
-    out += [rf"\par\footnotesize {escape(note)}" for note in table.notes]
+    out += [rf"\par {escape(note)}" for note in table.notes]
     return "\n".join([*out, r"\end{table}"]) + "\n"
 
 

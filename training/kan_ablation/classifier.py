@@ -37,7 +37,9 @@ class Protocol:
         learning_rate: at the start.
         weight_decay: of AdamW, on all parameters; the thesis's (section 3.2).
         regularization: λ, factor of the thesis's eq. 2.7 on the spline weights (mean |w| and
-            entropy, μ1 = μ2 = 1). The thesis gives no number.
+            entropy, μ1 = μ2 = 1). The thesis gives no number. Of 1e-5, 1e-3, 1e-2 and 1e-1, tried
+            on the validation part of other seeds, only 0.1 moves the entropy by more than 2 percent
+            (20.9 of 22.0 nats); the validation accuracy, 0.984, is the same with all four.
         grid_updates: when the grid follows the training data, as shares of all steps.
         width: features of all layers.
     """
@@ -46,7 +48,7 @@ class Protocol:
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
-    regularization: float = 1e-3
+    regularization: float = 0.1
     grid_updates: tuple[float, ...] = (0.05, 0.1, 0.2)
     width: int = 256
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -174,12 +175,13 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
             f"{dimensions}-dimensional bytes begins with {expected.hex(' ')}. Copy the file again."
         )
     start = 4 + 4 * dimensions
+    if len(content) < start:
+        raise ConfigError(f"{path} is cut short within its header. Copy the file again.")
     shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
-    if len(shape) < dimensions or len(content) - start != int(np.prod(shape, dtype=np.int64)):
+    if len(content) - start != math.prod(shape):
         raise ConfigError(
-            f"{path} has {max(0, len(content) - start):,} bytes of values, but its header says "
-            f"{' x '.join(map(str, shape)) or 'nothing'}; it was cut short or altered. "
-            "Copy the file again."
+            f"{path} has {len(content) - start:,} bytes of values, but its header says "
+            f"{' x '.join(map(str, shape))}; it was cut short or altered. Copy the file again."
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 

@@ -70,12 +70,13 @@ def summarize(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return summary
 
 
-def as_table(summary: Sequence[Mapping[str, Any]], title: str, label: str) -> Table:
+def as_table(summary: Sequence[Mapping[str, Any]], title: str, number: str, label: str) -> Table:
     """The thesis's Table 3.6 with ours beside it.
 
     Args:
         summary: of ``summarize``; experiments that are not in it have no figures of ours.
         title: of the table.
+        number: of the thesis's table; empty outside a set of tables.
         label: for LaTeX.
     """
     found = {one["experiment"]: one for one in summary}
@@ -101,7 +102,7 @@ def as_table(summary: Sequence[Mapping[str, Any]], title: str, label: str) -> Ta
             MISSING if is_default else f"{published - ABLATION[DEFAULT]:+.4f}",
         ]
         rows.append([Cell(text.replace("-", "−")) for text in texts])
-    return Table(title, label, COLUMNS, rows, notes=NOTES["3.6"])
+    return Table(title, number, label, COLUMNS, rows, notes=NOTES["3.6"])
 
 
 def _number(value: float | None, form: str) -> str:
@@ -111,10 +112,10 @@ def _number(value: float | None, form: str) -> str:
 def title_of(content: Mapping[str, Any]) -> str:
     """What an ablation was run on, in a line."""
     data, protocol = content["settings"]["data"], content["settings"]["protocol"]
-    count = content["summary"][0]["n"]
+    count, epochs = content["summary"][0]["n"], protocol["epochs"]
     return (
         f"KAN ablation on {data['name']} ({data['pictures']:,} pictures), "
-        f"{count} {'seed' if count == 1 else 'seeds'}, {protocol['epochs']} epochs, "
+        f"{count} seed{'s' * (count != 1)}, {epochs} epoch{'s' * (epochs != 1)}, "
         f"λ = {protocol['regularization']:g}"
     )
 
@@ -126,7 +127,7 @@ def report(content: Mapping[str, Any], out: Path) -> None:
         content: of ``ablation.json``.
         out: folder of the ablation.
     """
-    text = markdown(as_table(content["summary"], title_of(content), "tab:ablation"))
+    text = markdown(as_table(content["summary"], title_of(content), "", "tab:ablation"))
     with atomic_writer(out / "ablation.md") as file:
         file.write(text.encode())
     draw(content, out / "ablation.png")
@@ -164,7 +165,7 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
     right.axvline(0, color=GREY, linewidth=1, zorder=0)
     left.set_xlabel("test accuracy")
     right.set_xlabel("difference to the default, same seed")
-    left.set_title(title_of(content))
+    made.suptitle(title_of(content), fontsize=10, x=0.01, ha="left")
     styles = {"one seed": ".", "mean, 95 % interval": "o", "thesis (MNIST)": "D"}
     colours = (GREY, BLUE, ORANGE)
     handles = [
@@ -173,7 +174,7 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
         )[0]
         for (label, mark), colour in zip(styles.items(), colours, strict=True)
     ]
-    made.legend(handles=handles, loc="outside lower center", ncols=3)
+    made.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     save(made, path)
 
 

@@ -12,6 +12,7 @@ import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from mask2kan.atomic import atomic_writer
-from mask2kan.errors import ConfigError
+from mask2kan.errors import ConfigError, OutOfMemoryError
 from training.kan_ablation.classifier import Protocol, train
 from training.kan_ablation.digits import Digits
 from training.kan_ablation.experiments import Experiment
@@ -106,6 +107,7 @@ def run_all(
     Raises:
         ConfigError: for a damaged result in the folder.
         NumericsError: when a run diverges; the finished ones are kept.
+        OutOfMemoryError: when the system killed a worker.
     """
     wanted = [(experiment, seed) for seed in seeds for experiment in experiments]
     files = {job: out / "runs" / f"{job[0].name}_{job[1]}.json" for job in wanted}
@@ -141,6 +143,11 @@ def _train(
             pending = {pool.submit(_train_here, *job): job for job in jobs}
             for done in as_completed(pending):
                 yield pending[done], done.result()
+        except BrokenProcessPool as error:
+            raise OutOfMemoryError(
+                f"One of {count} processes was killed, most likely for lack of memory; finished "
+                "runs are kept. Repeat the command with fewer --workers."
+            ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -1,0 +1,106 @@
+"""The tables of the thesis, rebuilt from results, its published figures beside ours.
+
+    python -m training.tables runs --out tables.md
+    python -m training.tables runs/a runs/b --format both --out tables.md
+
+Looks for ``evaluation.json``, ``benchmark.json`` and ``ablation.json`` anywhere under the folders;
+``training.thesis_tables.results`` describes them. What was not measured is "–".
+``training.published`` holds the thesis's figures and what is wrong with them; the remarks stand
+under the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mask2kan.atomic import atomic_writer
+from mask2kan.errors import ConfigError, Mask2KANError
+from training.tabular import Table, latex, markdown
+from training.thesis_tables.build import build
+from training.thesis_tables.results import find
+
+SUFFIXES = {"markdown": ".md", "latex": ".tex"}
+EXAMPLE = "example: python -m training.tables runs --format both --out tables.md"
+
+
+def render(tables: Sequence[Table], form: str) -> str:
+    """All tables as one text.
+
+    Args:
+        tables: in the order to print.
+        form: ``markdown`` or ``latex``.
+    """
+    if form == "markdown":
+        return "\n".join(markdown(table) for table in tables)
+    return "\n".join(["% needs \\usepackage{booktabs}", *(latex(table) for table in tables)])
+
+
+def outputs(out: Path, form: str) -> dict[str, Path]:
+    """Which form goes to which file.
+
+    Args:
+        out: as it is for one form; for ``both``, with each form's own suffix.
+        form: ``markdown``, ``latex`` or ``both``.
+
+    Raises:
+        ConfigError: when ``both`` is asked for and the name ends in something else.
+    """
+    if form != "both":
+        return {form: out}
+    if out.suffix not in ("", *SUFFIXES.values()):
+        raise ConfigError(
+            f"--out {out} ends in {out.suffix}; --format both writes .md and .tex, so pass a name "
+            "with one of these or without a suffix."
+        )
+    return {name: out.with_suffix(suffix) for name, suffix in SUFFIXES.items()}
+
+
+def _parser() -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser(
+        prog="python -m training.tables",
+        description="The thesis's Tables 3.1 to 3.6 with our results beside its figures.",
+        epilog=EXAMPLE,
+    )
+    out.add_argument(
+        "folders",
+        nargs="*",
+        type=Path,
+        metavar="FOLDER",
+        help="where runs lie, at any depth; none for the published figures alone",
+    )
+    out.add_argument("--out", type=Path, metavar="FILE", help="default: print")
+    out.add_argument(
+        "--format",
+        choices=(*SUFFIXES, "both"),
+        default="markdown",
+        help="of the text (default: %(default)s); both writes FILE with .md and with .tex",
+    )
+    return out
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        results = find(options.folders)
+        tables = build(results)
+        if options.out is None:
+            forms = tuple(SUFFIXES) if options.format == "both" else (options.format,)
+            print("\n".join(render(tables, form) for form in forms), end="")
+        else:
+            for form, path in outputs(options.out, options.format).items():
+                with atomic_writer(path) as file:
+                    file.write(render(tables, form).encode())
+    except (Mask2KANError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for path, reason in results.unused.items():
+        print(f"not used: {path} ({reason})", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
