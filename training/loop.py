@@ -47,7 +47,7 @@ from training.run_card import describe_run
 from training.runs import RunFolder
 from training.sharding import update_grid
 from training.trunk_cache import TrunkCache
-from training.validation import TeacherLabels, validate
+from training.validation import TeacherLabels, Validation, validate
 
 LOG_EVERY = 20
 LOWEST_SCALE = 1.0  # of the float16 loss scale; below it, gradients are not recoverable
@@ -101,6 +101,7 @@ class Trainer:
         self.progress = progress and self.accelerator.is_main_process
         self.train_pictures = _open(config, "train")
         self.step, self.best, self.interrupted, self.order = 0, -1.0, False, ""
+        self._last_validation: Validation | None = None
         self._paste = OutlierPaster(config.outliers) if config.outliers.active else None
         self.run = RunFolder(folder, tracker)
         resume = resume and self.run.has_state
@@ -359,7 +360,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             found = validate(self.average.model, self.val_pictures, self.config.eval_pictures)
             self.run.log(self.step, {f"val/{key}": value for key, value in found.values.items()})
-            self.run.show(self.step, found, self.average.model.class_names)
+            self.run.show(self.step, found)
+            self._last_validation = found
             miou = found.values["miou"]
             tqdm.write(f"step {self.step}: val mIoU {miou:.4f}", file=sys.stderr)
             if math.isfinite(miou) and miou > self.best:
@@ -391,7 +393,8 @@ class Trainer:
                     **collected,
                 }
             )
-            self.run.draw_curves()
+            names = self.average.model.class_names
+            self.run.draw(self.step, self._last_validation, names)
         self.accelerator.wait_for_everyone()
 
     def _restore(self, saved: dict[str, Any]) -> None:

@@ -128,19 +128,20 @@ class RunFolder:
         if self._service is not None:
             self._service.log(values, step=step)
 
-    def show(self, step: int, found: Validation, class_names: tuple[str, ...]) -> None:
-        """Pictures of a validation: sample, confusion matrix, curves so far."""
+    def show(self, step: int, found: Validation) -> None:
+        """Keep what a validation looked like."""
         Image.fromarray(found.sample).save(self.folder / "samples" / f"{step:06d}.png")
-        title = f"{self.folder.name}, step {step}"
-        draw_confusion(found.confusion, class_names, title, self.folder / "confusion.png")
-        self.draw_curves()
         if self._writer is not None:
             name = "val/picture_prediction_truth"
             self._writer.add_image(name, found.sample, step, dataformats="HWC")
 
-    def draw_curves(self) -> None:
-        """Write ``curves.png`` from what was logged."""
-        draw_curves(self.metrics(), self.folder.name, self.folder / "curves.png")
+    def draw(self, step: int, last: Validation | None, class_names: tuple[str, ...]) -> None:
+        """Write ``curves.png`` from what was logged, and the last validation's confusion."""
+        name = self.folder.name
+        draw_curves(self.metrics(), name, self.folder / "curves.png")
+        if last is not None:
+            path = self.folder / "confusion.png"
+            draw_confusion(last.confusion, class_names, f"{name}, step {step}", path)
 
     def save_weights(self, name: str, model: Mask2KAN) -> None:
         """Write ``<name>.safetensors``, and its card as ``README.md``."""
