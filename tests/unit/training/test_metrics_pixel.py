@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import io
 import json
 import tracemalloc
 from collections.abc import Iterator
@@ -228,6 +230,17 @@ def test_blocks_come_in_order_and_whole() -> None:
     assert len(store) == 5000
     assert np.array_equal(np.concatenate(list(store.blocks())), np.sort(values)[::-1])
     store.close()
+
+
+def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class FullDisk(io.BytesIO):
+        def write(self, values: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: FullDisk())
+    evaluator = AnomalyEvaluator(track="anomaly", folder=tmp_path)
+    with pytest.raises(Mask2KANError, match=rf"No room for 16 more bytes.*{tmp_path}.*TMPDIR"):
+        evaluator.update(np.zeros((2, 2), np.float32), np.eye(2, dtype=np.uint8))
 
 
 @pytest.mark.parametrize(
