@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from mask2kan.kan import KAN
 from training import criterion as criterion_module
 from training.criterion import SetCriterion, semantic_targets
+from training.data.transforms import OUTLIER
+from training.distributed import PointDraws
 from training.point_sampling import point_sample
 
 Q, K, H, W = 6, 4, 16, 16
@@ -50,7 +52,7 @@ def test_losses_equal_the_definition(monkeypatch):
     monkeypatch.setattr(
         criterion_module,
         "uncertain_points",
-        lambda masks, *_, **__: fixed.expand(len(masks), -1, -1),
+        lambda masks, *_: fixed.expand(len(masks), -1, -1),
     )
     kept = []
     matcher = criterion.matcher
@@ -73,6 +75,57 @@ def test_losses_equal_the_definition(monkeypatch):
         class_loss = F.cross_entropy(output["pred_logits"].transpose(1, 2), expected, weight)
         for name, value in (("ce", class_loss), ("mask", mask_loss), ("dice", dice_loss)):
             torch.testing.assert_close(losses[f"loss_{name}{suffix}"], value, rtol=1e-5, atol=1e-6)
+
+
+def test_point_losses_approach_dense_losses():
+    columns = torch.arange(W).expand(H, W)
+    target = {"labels": torch.tensor([1]), "masks": (columns < 5)[None]}
+    outputs = _outputs(1, 1)
+    torch.manual_seed(2)
+    criterion = SetCriterion(K, num_points=400_000, importance_ratio=0.0)
+    losses = criterion(outputs, [target])
+    [[(query, _)]] = criterion.matcher(
+        outputs["pred_logits"][None], outputs["pred_masks"][None], [target]
+    )
+    # Dense: both maps enlarged sixteenfold, zero beyond the edge as a point sample reads them.
+    fine = (torch.arange(16 * W) + 0.5) / (16 * W)
+    y, x = torch.meshgrid(fine, fine, indexing="ij")
+    grid = torch.stack([x, y], -1).reshape(1, -1, 2)
+    logit = point_sample(outputs["pred_masks"][:, query], grid)[0, 0]
+    truth = point_sample(target["masks"][None].float(), grid)[0, 0]
+    p = logit.sigmoid()
+    dice = 1 - (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1)
+    # 400,000 draws of a term of spread about 1: standard error 0.0016
+    dense = F.binary_cross_entropy_with_logits(logit, truth)
+    torch.testing.assert_close(losses["loss_mask"], dense, rtol=0, atol=0.006)
+    torch.testing.assert_close(losses["loss_dice"], dice, rtol=0, atol=0.006)
+
+
+def test_a_picture_draws_the_same_points_in_any_batch():
+    outputs, targets = _outputs(3, 2), _targets([2, 3, 1])
+    criterion = SetCriterion(K, num_points=64)
+    together = criterion(outputs, targets, PointDraws(7, [10, 11, 12], torch.device("cpu")))
+    parts = []
+    for b in range(3):
+        one = {key: outputs[key][b : b + 1] for key in ("pred_logits", "pred_masks")} | {
+            "aux_outputs": [
+                {key: value[b : b + 1] for key, value in aux.items()}
+                for aux in outputs["aux_outputs"]
+            ]
+        }
+        draws = PointDraws(7, [10 + b], torch.device("cpu"))
+        parts.append(criterion(one, targets[b : b + 1], draws))
+    for key in ("loss_mask", "loss_dice", "loss_mask_0", "loss_dice_0"):
+        weighted = sum(part[key] * n for part, n in zip(parts, (2, 3, 1), strict=True)) / 6
+        torch.testing.assert_close(together[key], weighted, rtol=1e-5, atol=1e-6)
+
+
+def test_pasted_outliers_are_of_no_class():
+    label = torch.full((1, 4, 4), 2)
+    label[0, 0] = OUTLIER
+    [target] = semantic_targets(label)
+    assert target["labels"].tolist() == [2]
+    assert target["masks"].sum() == 12
 
 
 def test_every_layer_learns():

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from mask2kan import create_model
+from mask2kan import create_model, load_model
 from mask2kan.errors import ConfigError
 from mask2kan.kan import KAN
+from tests.tiny_runs import reduced
 from training.batch_norm import reestimate_statistics
 from training.config import override
+from training.loop import Trainer
 from training.optimizer import build_optimizer, build_schedule, parameter_groups, poly_factor
 from training.recipes import RECIPES, recipe
 
@@ -162,6 +164,74 @@ def test_new_statistics_leave_the_function_and_normalise_in_training():
     torch.testing.assert_close(
         model.train()(torch.cat(data)), torch.cat(before), rtol=1e-3, atol=1e-3
     )
+
+
+def test_the_thesis_recipe_is_section_3_2():
+    config = recipe("thesis_swin_t_kan")
+    assert (config.batch_size, config.steps, config.lr) == (8, 90_000, 1e-4)
+    assert (config.weight_decay, config.trainable) == (0.05, "frozen_backbone")
+    assert config.augmentation.crop == (340, 680)
+    assert config.augmentation.scale == (0.1, 2.0)
+    assert config.model_options["num_decoder_layers"] == 1
+    assert recipe("thesis_swin_t_kan_9").model_options["num_decoder_layers"] == 9
+    assert (config.contrastive_weight, config.contrastive_margin) == (1.0, 1.0)
+    mlp = recipe("thesis_swin_t_mlp")
+    assert mlp.model == "mask2former_swin_t"
+    assert dataclasses.replace(mlp, name="", model="", model_options={}) == dataclasses.replace(
+        config, name="", model="", model_options={}
+    )
+
+
+def test_mask2anomaly_s_second_stage_starts_from_the_first_and_pastes_coco():
+    config = recipe("mask2anomaly_r50_stage2")
+    assert config.init == "runs/mask2anomaly_r50_stage1/last.safetensors"
+    assert (config.lr, config.batch_size, config.steps) == (1e-5, 8, 5000)
+    assert config.outliers.active
+    assert config.outliers.probability == 0.2
+    assert not recipe("mask2anomaly_r50_stage1").outliers.active
+
+
+def _two_steps(name, folder):
+    settings = reduced(name)
+    if "stage2" in name:
+        first = name.replace("stage2", "stage1")
+        _two_steps(first, folder / "stage1")
+        settings += [f"init={folder / 'stage1' / 'last.safetensors'}"]
+        settings += ["outliers.source=procedural", "outliers.probability=1.0"]
+    config = override(recipe(name), settings)
+    trainer = Trainer(config, folder, progress=False)
+    trainer.fit()
+    assert trainer.step == 2
+    loaded = load_model(folder / "last.safetensors", device="cpu")
+    assert loaded.card["recipe"] == name
+    family = config.model.partition("_")[0]
+    assert loaded.config.family == family or config.init
+    return trainer
+
+
+@pytest.mark.parametrize("name", ["thesis_r50_kan", "mask2anomaly_swin_t_stage2"])
+def test_a_recipe_runs(name, tmp_path):
+    _two_steps(name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_runs(name, tmp_path):
+    _two_steps(name, tmp_path)
+
+
+def test_a_frozen_backbone_stays(tmp_path):
+    trainer = Trainer(
+        override(recipe("thesis_r50_mlp"), [*reduced("thesis_r50_mlp"), "steps=1"]),
+        tmp_path,
+        progress=False,
+    )
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    trainer.fit()
+    changed = {k for k, v in trainer.model.state_dict().items() if not torch.equal(v, before[k])}
+    assert any(key.startswith("transformer_decoder.") for key in changed)
+    assert any(key.startswith("pixel_decoder.") for key in changed)
+    assert not any(key.startswith("backbone.") for key in changed)
 
 
 def test_kan_is_what_the_recipe_builds():
