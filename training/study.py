@@ -38,7 +38,7 @@ from mask2kan.errors import ConfigError, Mask2KANError
 from mask2kan.model import create_model
 from mask2kan.predictor import Predictor
 from training.config import TrainConfig, override
-from training.data import find_data
+from training.data import open_split
 from training.evaluate import open_pictures
 from training.loop import Trainer
 from training.metrics import AnomalyEvaluator, SegmentationEvaluator
@@ -342,7 +342,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cv2.setNumThreads(1)
     try:
         plan = plan_of(options)
-        find_data(plan.data)
+        open_split(plan.data, "train")
         Study(plan, options.out).run()
     except (Mask2KANError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
