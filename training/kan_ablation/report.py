@@ -159,6 +159,7 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
     left.set_yticks(range(len(summary)), [EXPERIMENTS[one["experiment"]].title for one in summary])
     right.set_yticks(range(len(summary)), [""] * len(summary))
     for panel in (left, right):
+        panel.locator_params(axis="x", nbins=6)
         panel.set_ylim(len(summary) - 0.5, -0.5)
         panel.grid(visible=False, axis="y")
         panel.tick_params(axis="y", length=0)
