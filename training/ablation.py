@@ -18,7 +18,6 @@ steps; without updates it stays uniform on [-1, 1].
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
@@ -75,21 +74,13 @@ def ablate(
     runs = run_all(chosen, range(seeds), digits, protocol, out=out, workers=workers)
     content = {
         "settings": settings,
-        "provenance": _provenance(),
+        "provenance": provenance(),
         "runs": runs,
         "summary": summarize(runs),
     }
     write_json(out / "ablation.json", content)
     report(content, out)
     return content
-
-
-def _provenance() -> dict[str, Any]:
-    found = provenance()
-    found["command"] = ["python", "-m", "training.ablation", *sys.argv[1:]]
-    for package in ("scikit-learn", "scipy"):
-        found["versions"][package] = importlib.metadata.version(package)
-    return found
 
 
 def _parser() -> argparse.ArgumentParser:

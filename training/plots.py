@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 BLUE, ORANGE, GREEN, GREY = "#2563a8", "#d9772b", "#3a8f5c", "#888888"
 STYLE: dict[Any, Any] = {
@@ -27,12 +32,21 @@ STYLE: dict[Any, Any] = {
 LARGEST_MATRIX = 30  # classes whose names are readable on the axes
 
 
+def styled(draw: Callable[P, T]) -> Callable[P, T]:
+    """Draw in the style all pictures of numbers share."""
+
+    @functools.wraps(draw)
+    def call(*arguments: P.args, **options: P.kwargs) -> T:
+        with mpl.rc_context(STYLE):
+            return draw(*arguments, **options)
+
+    return call
+
+
 def figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, NDArray[Any]]:
     """An empty figure without any window system behind it, and its (rows, columns) axes."""
-    with mpl.rc_context(STYLE):
-        made = Figure(figsize=size, layout="constrained", dpi=120)
-        axes = made.subplots(rows, columns, squeeze=False)
-    return made, axes
+    made = Figure(figsize=size, layout="constrained", dpi=120)
+    return made, made.subplots(rows, columns, squeeze=False)
 
 
 def save(made: Figure, path: Path) -> None:
@@ -42,6 +56,7 @@ def save(made: Figure, path: Path) -> None:
     beside.replace(path)
 
 
+@styled
 def draw_curves(lines: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     """Loss, its terms and the validation's mIoU over the steps of a run.
 
@@ -73,6 +88,8 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], title: str, path: Path) -> N
     for one in (loss, terms):
         if any(min(line.get_ydata(), default=0) > 0 for line in one.get_lines()):
             one.set_yscale("log")
+            for axis in (one.yaxis.set_major_formatter, one.yaxis.set_minor_formatter):
+                axis(FuncFormatter(lambda value, _: f"{value:.3g}"))
     save(made, path)
 
 
@@ -90,6 +107,7 @@ def _line(
         axes.plot(steps, values, color=colour, label=label, linewidth=1.4, markersize=3, **style)
 
 
+@styled
 def draw_confusion(
     confusion: NDArray[np.int64], names: Sequence[str], title: str, path: Path
 ) -> None:

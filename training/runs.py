@@ -5,15 +5,18 @@ Files are written beside their place and moved there, so a stopped run never lea
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import json
+import logging
 import os
 import pickle
 import platform
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +46,12 @@ FILES = {
     "events.*": "the same values for TensorBoard",
 }
 TRACKERS = ("tensorboard", "wandb", "trackio")
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "accelerate", "safetensors", "mask2kan")
+logger = logging.getLogger(__name__)
+
+PACKAGES = (
+    *("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"),
+    *("accelerate", "safetensors", "mask2kan"),
+)
 
 
 class RunFolder:
@@ -122,18 +130,20 @@ class RunFolder:
         """Append a line to ``metrics.jsonl`` and tell the trackers."""
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        for key, value in values.items():
-            if self._writer is not None and isinstance(value, (int, float)):
-                self._writer.add_scalar(key, value, step)
+        with self._tensorboard() as writer:
+            for key, value in values.items():
+                if writer is not None and isinstance(value, (int, float)):
+                    writer.add_scalar(key, value, step)
         if self._service is not None:
             self._service.log(values, step=step)
 
     def show(self, step: int, found: Validation) -> None:
         """Keep what a validation looked like."""
         Image.fromarray(found.sample).save(self.folder / "samples" / f"{step:06d}.png")
-        if self._writer is not None:
-            name = "val/picture_prediction_truth"
-            self._writer.add_image(name, found.sample, step, dataformats="HWC")
+        with self._tensorboard() as writer:
+            if writer is not None:
+                name = "val/picture_prediction_truth"
+                writer.add_image(name, found.sample, step, dataformats="HWC")
 
     def draw(self, step: int, last: Validation | None, class_names: tuple[str, ...]) -> None:
         """Write ``curves.png`` from what was logged, and the last validation's confusion."""
@@ -180,10 +190,20 @@ class RunFolder:
 
     def close(self) -> None:
         """Flush the trackers."""
-        if self._writer is not None:
-            self._writer.close()
+        with self._tensorboard() as writer:
+            if writer is not None:
+                writer.close()
         if self._service is not None:
             self._service.finish()
+
+    @contextlib.contextmanager
+    def _tensorboard(self) -> Iterator[SummaryWriter | None]:
+        """TensorBoard's writer; a disk that takes no more of its events must not end the run."""
+        try:
+            yield self._writer
+        except OSError as error:
+            logger.warning("TensorBoard's events end here: %s", error)
+            self._writer = None
 
     def _write_json(self, name: str, values: dict[str, Any]) -> None:
         with atomic_writer(self.folder / name) as file:
@@ -200,11 +220,17 @@ def provenance() -> dict[str, Any]:
             continue
     return {
         "commit": git_commit(),
-        "command": ["python", "-m", "training.train", *sys.argv[1:]],
+        "command": ["python", "-m", _module(), *sys.argv[1:]],
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "versions": versions,
     }
+
+
+def _module() -> str:
+    """The module that was started with ``python -m``, or the script's name."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
 
 
 def git_commit() -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mask2kan.atomic import atomic_writer
-from training.plots import BLUE, GREEN, ORANGE, figure, save
+from training.plots import BLUE, GREEN, ORANGE, figure, save, styled
 from training.statistics import holm, mean_of, paired_difference
 
 HEAD_NAMES = {"kan": "KAN", "mlp": "MLP", "mlp_equal": "MLP, equal size"}
@@ -133,6 +133,7 @@ def _label(metric: str) -> str:
     return f"{data} {score} {name.upper()} {arrow}"
 
 
+@styled
 def draw(content: Mapping[str, Any], path: Path) -> None:
     """A dot per run, a bar for the mean, panels by metric."""
     results = content["results"]

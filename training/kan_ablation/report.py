@@ -17,7 +17,7 @@ import numpy as np
 
 from mask2kan.atomic import atomic_writer
 from training.kan_ablation.experiments import DEFAULT, EXPERIMENTS
-from training.plots import BLUE, GREY, ORANGE, figure, save
+from training.plots import BLUE, GREY, ORANGE, figure, save, styled
 from training.published import ABLATION, NOTES
 from training.statistics import holm, mean_of, paired_difference
 from training.tabular import MISSING, Cell, Table, markdown
@@ -133,6 +133,7 @@ def report(content: Mapping[str, Any], out: Path) -> None:
     draw(content, out / "ablation.png")
 
 
+@styled
 def draw(content: Mapping[str, Any], path: Path) -> None:
     """Accuracy by experiment, and its difference to the default seed by seed.
 
