@@ -22,7 +22,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mask2kan.errors import NumericsError
-from training.point_sampling import point_sample, sample_masks
+from training.point_sampling import sample_many, sample_masks
 
 Target = Mapping[str, Tensor]
 """One picture's ground truth: ``labels`` (T,) int64 and ``masks`` (T, h, w) bool."""
@@ -105,17 +105,12 @@ class HungarianMatcher:
     ) -> Tensor:
         """Cost of every query for every ground-truth mask: (S, B, Q, max T)."""
         sets, batch, queries = logits.shape[:3]
-        by_picture = masks.transpose(0, 1).reshape(batch, sets * queries, *masks.shape[-2:])
-        predicted = point_sample(by_picture, points)
-        # BCE(x, y) = softplus(x) - x y, so one product with the truth covers every pair.
-        cross_entropy = (
-            F.softplus(predicted).sum(-1, keepdim=True) - predicted @ truth.mT
-        ) / points.shape[1]
-        probability = predicted.sigmoid()
-        overlap = 2.0 * (probability @ truth.mT)
-        total = probability.sum(-1, keepdim=True) + truth.sum(-1)[:, None]
-        dice = 1.0 - (overlap + 1.0) / (total + 1.0)
-        mask_cost = self.mask_weight * cross_entropy + self.dice_weight * dice
+        mask_cost = torch.stack(
+            [
+                self._mask_cost(masks[:, b].flatten(0, 1), truth[b], points[b]).T
+                for b in range(batch)
+            ]
+        )
         padded = torch.zeros(batch, truth.shape[1], dtype=torch.int64, device=logits.device)
         for b, label in enumerate(labels):
             padded[b, : len(label)] = label
@@ -123,6 +118,17 @@ class HungarianMatcher:
         class_cost = -logits.softmax(-1).gather(-1, index)
         mask_cost = mask_cost.view(batch, sets, queries, -1).transpose(0, 1)
         return self.class_weight * class_cost + mask_cost
+
+    def _mask_cost(self, masks: Tensor, truth: Tensor, points: Tensor) -> Tensor:
+        """Of every predicted mask (N, h, w) for every true one (T, P) at P points: (T, N)."""
+        predicted = sample_many(masks, points)  # (P, N)
+        # BCE(x, y) = softplus(x) - x y, so one product with the truth covers every pair.
+        cross_entropy = (F.softplus(predicted).sum(0) - truth @ predicted) / len(points)
+        probability = predicted.sigmoid()
+        overlap = 2.0 * (truth @ probability)
+        total = probability.sum(0) + truth.sum(-1, keepdim=True)
+        dice = 1.0 - (overlap + 1.0) / (total + 1.0)
+        return self.mask_weight * cross_entropy + self.dice_weight * dice
 
 
 def _require_finite(cost: Tensor, logits: Tensor, masks: Tensor, counts: Sequence[int]) -> None:

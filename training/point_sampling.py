@@ -33,6 +33,32 @@ def point_sample(features: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(features, grid.to(features.dtype), align_corners=False)[:, :, 0]
 
 
+def sample_many(maps: Tensor, points: Tensor) -> Tensor:
+    """All maps at the same points: ``point_sample`` where the maps are many and the points shared.
+
+    A point is a weighted sum of four rows of a table with one column per map, so that memory is
+    read in rows, which is several times as fast as reading every map at every point by itself.
+
+    Args:
+        maps: (C, H, W).
+        points: (P, 2), (x, y) in [0, 1].
+
+    Returns:
+        (P, C).
+    """
+    height, width = maps.shape[-2:]
+    corner, x, y = _corners(points, height, width)
+    right, down = x.frac_(), y.frac_()
+    weight = torch.stack(
+        [(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down], -1
+    )
+    offsets = torch.tensor([0, 1, width + 3, width + 4], device=maps.device)
+    table = F.pad(maps, (1, 2, 1, 2)).flatten(1).T.contiguous()
+    return F.embedding_bag(
+        corner[:, None] + offsets, table, per_sample_weights=weight.to(table.dtype), mode="sum"
+    )
+
+
 def sample_masks(masks: Tensor, index: Tensor, points: Tensor) -> Tensor:
     """Chosen boolean masks at points: ``point_sample`` of ``masks[index]`` without copying them.
 
@@ -45,21 +71,28 @@ def sample_masks(masks: Tensor, index: Tensor, points: Tensor) -> Tensor:
         (N, P) float32 in [0, 1].
     """
     height, width = masks.shape[-2:]
-    x = points[..., 0] * width - 0.5
-    y = points[..., 1] * height - 0.5
-    left, top = x.floor(), y.floor()
-    flat = masks.reshape(-1)
-    base = index[:, None] * (height * width)
-    out = torch.zeros_like(x)
-    for dx in (0, 1):
-        for dy in (0, 1):
-            column, row = left + dx, top + dy
-            weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            offset = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-            value = flat[base + offset.long()] & inside
-            out += weight * value
-    return out
+    corner, x, y = _corners(points, height, width)
+    right, down = x.frac_(), y.frac_()
+    padded = F.pad(masks.to(torch.uint8), (1, 2, 1, 2))
+    corner += index[:, None] * padded[0].numel()
+    flat = padded.flatten()
+    rows = []
+    for offset in (0, width + 3):
+        start, end = (flat.take(corner + (offset + step)).to(x.dtype) for step in (0, 1))
+        rows.append(torch.lerp(start, end, right))
+    return torch.lerp(rows[0], rows[1], down)
+
+
+def _corners(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Where points lie on maps that have one more row and column of zeros before and two after.
+
+    Returns:
+        The flat index of the upper left of the four pixels around a point, and x and y in pixels of
+        the padded map, whose fractions are the weights of the right and the lower pixels.
+    """
+    x = (points[..., 0] * width + 0.5).clamp_(0, width + 1)
+    y = (points[..., 1] * height + 0.5).clamp_(0, height + 1)
+    return y.long() * (width + 3) + x.long(), x, y
 
 
 @torch.no_grad()

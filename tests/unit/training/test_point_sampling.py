@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from training.point_sampling import point_sample, sample_masks, uncertain_points
+from training.point_sampling import point_sample, sample_many, sample_masks, uncertain_points
 
 
 def test_point_sample_reads_a_linear_ramp_exactly():
@@ -21,6 +21,15 @@ def test_sample_masks_equals_resampling_a_float_copy():
     points = torch.rand(4, 200, 2) * 1.2 - 0.1  # some outside
     expected = point_sample(masks[index, None].float(), points)[:, 0]
     assert torch.allclose(sample_masks(masks, index, points), expected, atol=1e-5)
+
+
+def test_many_maps_at_shared_points_equal_each_by_itself():
+    torch.manual_seed(0)
+    maps = torch.randn(7, 9, 13)
+    points = torch.rand(300, 2) * 1.4 - 0.2  # some outside
+    points[:4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.5]])
+    expected = point_sample(maps[None], points[None])[0].T
+    torch.testing.assert_close(sample_many(maps, points), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_uncertain_points_lie_at_the_zero_crossing():
