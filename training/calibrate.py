@@ -27,7 +27,8 @@ from mask2kan.checkpoints import load_model, save_model
 from mask2kan.checkpoints.native import METADATA_KEY
 from mask2kan.errors import CheckpointError, Mask2KANError
 from mask2kan.predictor import Predictor
-from training.evaluate import Pictures, collect_anomaly_scores, open_pictures
+from training.data import open_anomaly
+from training.evaluate import Pictures, collect_anomaly_scores
 
 DATA = "camvid_anomaly"
 
@@ -85,7 +86,7 @@ def calibrate(
             f"{checkpoint} is not a .safetensors file; calibration is stored in one. Convert it "
             "first: python -m mask2kan convert."
         )
-    pictures = open_pictures(DATA, root)
+    pictures = open_anomaly(DATA, root)
     model = load_model(str(checkpoint), device=device)
     stored = stored_dtype(checkpoint)
     if out is None:

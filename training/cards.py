@@ -133,7 +133,7 @@ def _measured(name: str, result: dict[str, Any]) -> str:
     lines += ["| class | IoU |", "|---|---|"]
     lines += [
         f"| {label} | {'absent' if value is None else f'{value:.4f}'} |"
-        for label, value in result["iou"].items()
+        for label, value in result["iou_per_class"].items()
     ]
     lines += [f"| **mIoU** | **{result['miou']:.4f}** |"]
     lines += [f"| pixel accuracy | {result['pixel_accuracy']:.4f} |"]

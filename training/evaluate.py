@@ -1,12 +1,15 @@
 """How good a checkpoint is on labelled pictures.
 
     python -m training.evaluate mask2kan_camvid --data camvid --split test
+    python -m training.evaluate runs/thesis_swin_t_kan/best.safetensors --data cityscapes
     python -m training.evaluate weights/mask2kan_camvid.safetensors --data road_anomaly
 
-``camvid`` measures the class map (IoU per class, mIoU over the classes that occur, pixel
-accuracy); the anomaly data sets (``python -m training.data list``) measure every anomaly score in
-one pass (AP, AUROC, FPR95, best F1, by the exact protocol). Pictures are computed at their own size
-by the same ``Predictor`` that the command line and the app use.
+A data set to train on measures the class map: IoU per class, mIoU over the classes that occur,
+pixel accuracy, and on Cityscapes also that benchmark's IoU and iIoU over classes and categories
+(the thesis's Table 3.1). An anomaly data set (``python -m training.data list``) measures every
+anomaly score in one pass (AP, AUROC, FPR95, best F1, by the exact protocol);
+``training.benchmark`` does so for many sets and checkpoints. Pictures are computed at their own
+size by the same ``Predictor`` that the command line and the app use.
 """
 
 from __future__ import annotations
@@ -25,22 +28,24 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mask2kan.anomaly import SCORES, check_score
+from mask2kan.atomic import atomic_writer
 from mask2kan.checkpoints import load_model
-from mask2kan.classes import CAMVID
 from mask2kan.devices import DTYPES
 from mask2kan.errors import ConfigError, Mask2KANError, unknown
 from mask2kan.predictor import Prediction, Predictor
-from training.data.camvid import CamVid
+from training.data import LabelledPictures, open_split
+from training.data.cityscapes import Cityscapes
 from training.data.folders import find_data
-from training.data.registry import ANOMALY_SETS, open_anomaly
+from training.data.registry import ANOMALY_SETS, SEGMENTATION_SETS, SYNTHETIC_SETS, open_anomaly
 from training.metrics import AnomalyEvaluator, SegmentationEvaluator
+from training.metrics.cityscapes import CityscapesEvaluator
 from training.metrics.pixel import ANOMALY, VOID
+from training.plots import draw_confusion
 from training.side_pictures import SidePictures
 
-SEGMENTATION = ("camvid",)
-ANOMALIES = tuple(ANOMALY_SETS)
-DATA_SETS = (*SEGMENTATION, *ANOMALIES)
-FIGURES = ("ap", "auroc", "fpr95", "best_f1", "best_f1_threshold")
+DATA_SETS = (*SEGMENTATION_SETS, *SYNTHETIC_SETS, *ANOMALY_SETS)
+BENCHMARK_FIGURES = ("iou", "iiou", "category_iou", "category_iiou")
+SHOWN = 3  # best and worst pictures shown beside a result
 
 Watcher = Callable[[str, Prediction, NDArray[np.uint8], float], None]
 
@@ -55,31 +60,42 @@ class Pictures(Protocol):
         ...
 
 
-def open_pictures(data: str, root: str | Path | None = None, split: str = "test") -> Pictures:
-    """A data set by name.
+def open_labelled(
+    data: str, root: str | Path | None = None, split: str | None = None
+) -> tuple[LabelledPictures, str]:
+    """A split of a data set to train on.
 
     Args:
-        data: one of ``DATA_SETS``.
-        root: its folder, or one that holds it; None to look in the usual places.
-        split: of ``camvid``; the others have one part.
+        data: a name, a folder or ``name=folder``.
+        root: where a named set is, or what holds it; None to look in the usual places.
+        split: None for the one that is usually reported: CamVid's test, others' val.
+
+    Returns:
+        The pictures, and the split's name.
 
     Raises:
         ConfigError: for an unknown name, or a data set that is not found or incomplete.
     """
-    if data == "camvid":
-        return CamVid(find_data("camvid", root=root, recognised=CamVid.recognised), split)
-    if data in ANOMALY_SETS:
-        return open_anomaly(data, root)
-    raise ConfigError(unknown("data set", data, DATA_SETS))
+    if split is None:
+        split = "test" if data.partition("=")[0] == "camvid" else "val"
+    if root is not None and data in SEGMENTATION_SETS:
+        entry = SEGMENTATION_SETS[data]
+        folder = find_data(
+            data, folders=entry.folders, root=root, recognised=entry.pictures.recognised
+        )
+        return open_split(f"{data}={folder}", split), split
+    if "=" not in data and "/" not in data and data not in DATA_SETS:
+        raise ConfigError(unknown("data set", data, DATA_SETS))
+    return open_split(data, split), split
 
 
 def evaluate_segmentation(
     predictor: Predictor,
-    pictures: Pictures,
+    pictures: LabelledPictures,
     *,
     limit: int | None = None,
     watch: Watcher | None = None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], SegmentationEvaluator]:
     """Overlap of the predicted class map with the truth.
 
     Args:
@@ -89,29 +105,41 @@ def evaluate_segmentation(
         watch: called per picture with its name, prediction, label and own mIoU.
 
     Returns:
-        ``pictures`` (how many), ``miou``, ``pixel_accuracy``, ``iou`` by class name (None where
-        the class does not occur).
+        ``pictures`` (how many), ``miou``, ``pixel_accuracy``, ``iou_per_class`` (None where the
+        class does not occur), on Cityscapes also ``iou``, ``iiou``, ``category_iou``,
+        ``category_iiou``; and what counted the pixels.
     """
     names: tuple[str, ...] = cast(Any, predictor.model).class_names
     evaluator = SegmentationEvaluator(len(names))
+    benchmark = CityscapesEvaluator() if isinstance(pictures, Cityscapes) else None
     chosen = _chosen(pictures, limit)
     for index in tqdm(chosen, unit="picture"):
         picture, label = pictures.arrays(index)
         prediction = predictor(picture)
         evaluator.update(prediction.semantic, label)
+        if benchmark is not None and isinstance(pictures, Cityscapes):
+            ids = pictures.label_ids(index), pictures.instance_ids(index)
+            benchmark.update(prediction.semantic, *ids)
         if watch is not None:
-            alone = SegmentationEvaluator(len(names))
-            alone.update(prediction.semantic, label)
-            quality = alone.compute()["miou"] if (label != VOID).any() else float("nan")
-            watch(pictures.names[index], prediction, label, quality)
+            watch(pictures.names[index], prediction, label, _own_miou(prediction, label, names))
     found = evaluator.compute()
     iou = [None if np.isnan(value) else value for value in found["iou"]]
-    return {
+    result = {
         "pictures": len(chosen),
         "miou": found["miou"],
         "pixel_accuracy": found["pixel_accuracy"],
-        "iou": dict(zip(names, iou, strict=True)),
+        "iou_per_class": dict(zip(names, iou, strict=True)),
     }
+    if benchmark is not None:
+        figures = benchmark.compute()
+        result |= {name: figures[name] for name in BENCHMARK_FIGURES}
+    return result, evaluator
+
+
+def _own_miou(prediction: Prediction, label: NDArray[np.uint8], names: tuple[str, ...]) -> float:
+    alone = SegmentationEvaluator(len(names))
+    alone.update(prediction.semantic, label)
+    return float(alone.compute()["miou"]) if (label != VOID).any() else float("nan")
 
 
 def collect_anomaly_scores(
@@ -147,9 +175,8 @@ def collect_anomaly_scores(
         anomalous += int((label == ANOMALY).sum())
         valid += int((label != VOID).sum())
         if watch is not None:
-            watch(
-                pictures.names[index], prediction, label, _own_ap(prediction, label, watched_score)
-            )
+            quality = own_ap(prediction.anomaly(watched_score), label)
+            watch(pictures.names[index], prediction, label, quality)
     return evaluators, {"pictures": len(chosen), "prevalence": anomalous / max(valid, 1)}
 
 
@@ -159,11 +186,12 @@ def _chosen(pictures: Pictures, limit: int | None) -> list[int]:
     return [int(index) for index in spread]
 
 
-def _own_ap(prediction: Prediction, label: NDArray[np.uint8], score: str) -> float:
+def own_ap(score: NDArray[np.float32], label: NDArray[np.uint8]) -> float:
+    """AP of one picture alone, NaN where it has not both kinds of pixels."""
     if not {0, ANOMALY} <= set(np.unique(label).tolist()):
         return float("nan")
     alone = AnomalyEvaluator()
-    alone.update(prediction.anomaly(score), label)
+    alone.update(score, label)
     return float(alone.compute()["ap"])
 
 
@@ -172,25 +200,28 @@ def evaluate(
     data: str,
     *,
     root: str | Path | None = None,
-    split: str = "test",
+    split: str | None = None,
     limit: int | None = None,
     device: str = "auto",
     dtype: str = "float32",
     pictures_to: Path | None = None,
     score: str = "msp",
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Load a checkpoint and measure it.
 
     Args:
         weights: anything ``load_model`` takes.
-        data: one of ``DATA_SETS``.
-        root: the data set's folder; None to look in the usual places.
-        split: of ``camvid``.
+        data: one of ``DATA_SETS``, a folder, or ``name=folder``.
+        root: the data set's folder, or one that holds it; None to look in the usual places.
+        split: of a data set to train on; None for the usual one.
         limit: use only that many pictures, evenly spread.
         device: of the predictor.
         dtype: of the predictor; not ``auto``, so that figures do not depend on the processor.
         pictures_to: folder for one side-by-side picture per input.
         score: the anomaly score those show.
+        out: folder for ``evaluation.json``, the confusion matrix and the best and worst pictures;
+            by default beside weights that lie in a run folder, nowhere for others.
 
     Returns:
         What was measured, on what, ready for JSON.
@@ -201,39 +232,115 @@ def evaluate(
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}; it must be at least 1.")
     check_score(score)
-    pictures = open_pictures(data, root, split)
-    model = load_model(weights, device=device)
-    predictor = Predictor(model, device, dtype)
-    watch = None
-    if pictures_to is not None:
-        watch = SidePictures(pictures_to, score, anomalies=data in ANOMALIES)
-    result: dict[str, Any] = {"weights": Path(weights).stem, "data": data}
-    if Path(weights).is_file():
-        result["sha256"] = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-    start = time.perf_counter()
-    if data in SEGMENTATION:
-        _require_camvid_classes(tuple(model.class_names))
-        result["split"] = split
-        result |= evaluate_segmentation(predictor, pictures, limit=limit, watch=watch)
+    anomalies = data in ANOMALY_SETS
+    pictures: Pictures
+    if anomalies:
+        pictures = open_anomaly(data, root)
     else:
+        pictures, split = open_labelled(data, root, split)
+    model = load_model(weights, device=device)
+    if not anomalies:
+        _require_classes(tuple(model.class_names), cast(LabelledPictures, pictures), data)
+    predictor = Predictor(model, device, dtype)
+    watch = SidePictures(pictures_to, score, anomalies=anomalies) if pictures_to else None
+    result: dict[str, Any] = {**describe_weights(weights), "data": data}
+    if not anomalies:
+        result["split"] = split
+    folder = _folder(weights, result, out)
+    extremes = Extremes(watch)
+    start = time.perf_counter()
+    if anomalies:
         evaluators, about = collect_anomaly_scores(
-            predictor, pictures, limit=limit, watch=watch, watched_score=score
+            predictor, pictures, limit=limit, watch=extremes, watched_score=score
         )
         result |= about
         result["scores"] = {name: one.compute() for name, one in evaluators.items()}
+    else:
+        labelled = cast(LabelledPictures, pictures)
+        found, evaluator = evaluate_segmentation(predictor, labelled, limit=limit, watch=extremes)
+        result |= found
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            title = f"{result['weights']} on {data} {split}"
+            path = folder / "confusion.png"
+            draw_confusion(evaluator.confusion, model.class_names, title, path)
     result["seconds"] = round(time.perf_counter() - start, 1)
     result["device"] = str(predictor.device)
     result["dtype"] = str(predictor.dtype).removeprefix("torch.")
+    if folder is not None:
+        shown = SidePictures(folder / "best_and_worst", score, anomalies=anomalies)
+        by_name = {name: index for index, name in enumerate(pictures.names)}
+        for name, quality in extremes.chosen(SHOWN):
+            picture, label = pictures.arrays(by_name[name])
+            shown(name, predictor(picture), label, quality)
+        write_json(folder / "evaluation.json", result)
     return result
 
 
-def _require_camvid_classes(names: tuple[str, ...]) -> None:
-    unnamed = tuple(f"class_{index}" for index in range(len(CAMVID)))
-    if names not in (tuple(CAMVID), unnamed):
+class Extremes:
+    """Remembers every picture's own figure, to show the best and the worst.
+
+    Args:
+        watch: called for every picture as well.
+    """
+
+    def __init__(self, watch: Watcher | None = None) -> None:
+        self._watch = watch
+        self._found: list[tuple[float, str]] = []
+
+    def __call__(
+        self, name: str, prediction: Prediction, label: NDArray[np.uint8], quality: float
+    ) -> None:
+        """Take one picture; see ``Watcher``."""
+        if not np.isnan(quality):
+            self._found.append((quality, name))
+        if self._watch is not None:
+            self._watch(name, prediction, label, quality)
+
+    def chosen(self, count: int) -> list[tuple[str, float]]:
+        """The worst and the best pictures, at most ``count`` of each, with their figure."""
+        ordered = sorted(self._found)
+        kept = ordered if len(ordered) <= 2 * count else [*ordered[:count], *ordered[-count:]]
+        return [(name, quality) for quality, name in kept]
+
+
+def describe_weights(weights: str) -> dict[str, Any]:
+    """Name, sha256 and, of weights in a run folder, the recipe: what a result says of them."""
+    path = Path(weights)
+    about: dict[str, Any] = {"weights": path.stem if path.suffix else weights}
+    if path.is_file():
+        about["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        config = path.with_name("config.json")
+        if config.is_file():
+            try:
+                about["recipe"] = json.loads(config.read_text(encoding="utf-8"))["name"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(f"{config} is not a run's configuration: {error!r}.") from error
+    return about
+
+
+def _folder(weights: str, result: dict[str, Any], out: Path | None) -> Path | None:
+    if out is not None or "recipe" not in result:
+        return out
+    name = "_".join(["evaluation", result["data"], result.get("split", "")]).rstrip("_")
+    return Path(weights).parent / "".join(c if c.isalnum() or c in "_-" else "_" for c in name)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a result, in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_writer(path) as file:
+        file.write((json.dumps(content, indent=1) + "\n").encode())
+
+
+def _require_classes(names: tuple[str, ...], pictures: LabelledPictures, data: str) -> None:
+    wanted = tuple(pictures.class_names)
+    unnamed = tuple(f"class_{index}" for index in range(len(wanted)))
+    if names not in (wanted, unnamed):
         raise ConfigError(
-            f"The checkpoint has {len(names)} classes ({', '.join(names[:3])}, …); CamVid needs "
-            f"its own {len(CAMVID)} ({', '.join(list(CAMVID)[:3])}, …). Measure it on "
-            f"{' or '.join(ANOMALIES)}, or use a checkpoint trained on CamVid."
+            f"The checkpoint has {len(names)} classes ({', '.join(names[:3])}, …); {data} needs "
+            f"its own {len(wanted)} ({', '.join(wanted[:3])}, …). Measure it on an anomaly data "
+            "set, or use a checkpoint trained on these classes."
         )
 
 
@@ -249,11 +356,14 @@ def table(result: dict[str, Any]) -> str:
                 f"{one['best_f1']:>9.4f}{one['best_f1_threshold']:>10.4f}"
             )
         return "\n".join(lines)
-    lines = [f"{result['data']} {result['split']}: {count}", f"{'class':<16}{'IoU':>8}"]
-    for name, value in result["iou"].items():
-        lines.append(f"{name:<16}{'absent' if value is None else f'{value:.4f}':>8}")
-    lines.append(f"{'mIoU':<16}{result['miou']:>8.4f}")
-    lines.append(f"{'pixel accuracy':<16}{result['pixel_accuracy']:>8.4f}")
+    lines = [f"{result['data']} {result['split']}: {count}", f"{'class':<20}{'IoU':>8}"]
+    for name, value in result["iou_per_class"].items():
+        lines.append(f"{name:<20}{'absent' if value is None else f'{value:.4f}':>8}")
+    lines.append(f"{'mIoU':<20}{result['miou']:>8.4f}")
+    lines.append(f"{'pixel accuracy':<20}{result['pixel_accuracy']:>8.4f}")
+    for name in BENCHMARK_FIGURES:
+        if result.get(name) is not None:
+            lines.append(f"{'Cityscapes ' + name:<24}{result[name]:>8.4f}")
     return "\n".join(lines)
 
 
@@ -264,14 +374,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python -m training.evaluate mask2kan_camvid --data camvid --split test",
     )
     parser.add_argument("weights", help="checkpoint file, bundled name or Hub repository")
-    parser.add_argument("--data", required=True, help=", ".join(DATA_SETS))
+    parser.add_argument("--data", required=True, help=f"{', '.join(DATA_SETS)}, or a folder")
     parser.add_argument(
         "--root",
         type=Path,
         help="the data set's folder (default: looked for in $MASK2KAN_DATA, data and "
         "../shared/data)",
     )
-    parser.add_argument("--split", default="test", help="of camvid: train, val, test")
+    parser.add_argument("--split", help="train, val, test (default: camvid's test, others' val)")
     parser.add_argument("--limit", type=int, metavar="N", help="only N pictures, evenly spread")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument(
@@ -279,6 +389,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=tuple(DTYPES),
         default="float32",
         help="of the arithmetic (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="for evaluation.json, confusion matrix, best and worst pictures (default: beside "
+        "weights of a run)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
     parser.add_argument(
@@ -305,10 +422,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dtype=options.dtype,
             pictures_to=options.pictures,
             score=options.score,
+            out=options.out,
         )
         if options.json is not None:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(result, indent=1) + "\n")
+            write_json(options.json, result)
     except (Mask2KANError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

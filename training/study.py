@@ -38,8 +38,7 @@ from mask2kan.errors import ConfigError, Mask2KANError
 from mask2kan.model import create_model
 from mask2kan.predictor import Predictor
 from training.config import TrainConfig, override
-from training.data import open_split
-from training.evaluate import open_pictures
+from training.data import open_anomaly, open_split
 from training.loop import Trainer
 from training.metrics import AnomalyEvaluator, SegmentationEvaluator
 from training.models import equal_width, head_parameters
@@ -236,7 +235,7 @@ class Study:
             for head, model in models.items()
         }
         overlap = {head: SegmentationEvaluator(m.config.num_classes) for head, m in models.items()}
-        pictures = open_pictures(self.plan.data, split="test")
+        pictures = open_split(self.plan.data, "test")
         for index in self._chosen(len(pictures.names)):
             picture, label = pictures.arrays(index)
             for head, prediction in zip(models, together(picture), strict=True):
@@ -250,7 +249,7 @@ class Study:
     def _measure_anomalies(
         self, name: str, together: Comparison, heads: list[str], found: dict[str, dict[str, Any]]
     ) -> None:
-        pictures = open_pictures(name)
+        pictures = open_anomaly(name)
         ranked = {(head, score): AnomalyEvaluator() for head in heads for score in SCORES}
         for index in self._chosen(len(pictures.names)):
             picture, label = pictures.arrays(index)

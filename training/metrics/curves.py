@@ -25,6 +25,8 @@ from training.metrics.sorted_scores import (
     merged_blocks,
 )
 
+Rates = npt.NDArray[np.int64]
+
 
 class ExactCurve:
     """Scores of known and of anomalous pixels, kept on disk and ranked together.
@@ -57,6 +59,28 @@ class ExactCurve:
             ConfigError: when there is no anomalous or no known pixel.
         """
         return summarize_curve(self.known, self.anomalous)
+
+    def rates(self, count: int) -> tuple[Rates, Rates]:
+        """True and false positives along the curve, for a picture of it.
+
+        Args:
+            count: about how many points at most; the curve itself may have millions.
+
+        Returns:
+            Counts of true and of false positives, ascending, the last point included.
+        """
+        step = max(1, len(self.known) // count), max(1, len(self.anomalous) // count)
+        tps, fps, last = [], [], (-1, -1)
+        for points in _curve(self.known, self.anomalous):
+            cells = points.fp // step[0], points.tp // step[1]
+            new = np.empty(len(points.tp), bool)
+            new[0] = (int(cells[0][0]), int(cells[1][0])) != last
+            new[1:] = (np.diff(cells[0]) != 0) | (np.diff(cells[1]) != 0)
+            last = int(cells[0][-1]), int(cells[1][-1])
+            tps.append(points.tp[new])
+            fps.append(points.fp[new])
+        ends = np.array([len(self.anomalous)]), np.array([len(self.known)])
+        return np.concatenate([*tps, ends[0]]), np.concatenate([*fps, ends[1]])
 
     def percentiles(self, percents: tuple[float, ...]) -> list[float]:
         """Percentiles of all scores, see ``percentiles``."""

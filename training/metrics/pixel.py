@@ -110,6 +110,26 @@ class AnomalyEvaluator:
             results |= self._components.compute(summary.best_f1_threshold)
         return results
 
+    def points(self, count: int = 1000) -> dict[str, npt.NDArray[np.float64]]:
+        """The ROC and precision-recall curves, for a picture of them.
+
+        Args:
+            count: about how many points at most.
+
+        Returns:
+            ``tpr`` (which is the recall), ``fpr`` and ``precision``, by falling threshold.
+
+        Raises:
+            ConfigError: when there is no anomalous or no known pixel.
+        """
+        self._curve.summary()
+        tp, fp = self._curve.rates(count)
+        return {
+            "tpr": tp / tp[-1],
+            "fpr": fp / fp[-1],
+            "precision": tp / np.maximum(tp + fp, 1),
+        }
+
     def operating_points(self) -> dict[str, Any]:
         """Thresholds and range a checkpoint carries for this score.
 

@@ -84,6 +84,12 @@ class BinnedCurve:
             best_f1_threshold=float(threshold[best]),
         )
 
+    def rates(self, count: int) -> tuple[Counts, Counts]:
+        """True and false positives along the curve; ``count`` is not needed, it is binned."""
+        del count
+        _, tp, fp = self._merged()
+        return tp, fp
+
     def _merged(self) -> tuple[Doubles, Counts, Counts]:
         """The curve's points from the origin on: threshold, true and false positives."""
         threshold, anomalous, known = (

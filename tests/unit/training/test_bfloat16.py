@@ -12,13 +12,14 @@ from mask2kan import pixel_decoder, transformer_decoder
 from mask2kan.checkpoints import list_weights, load_model
 from mask2kan.errors import ConfigError
 from mask2kan.predictor import Predictor
-from training.evaluate import collect_anomaly_scores, open_pictures
+from training.data import open_anomaly, open_split
+from training.evaluate import collect_anomaly_scores
 from training.metrics import SegmentationEvaluator
 
 
-def pictures_of(*arguments):
+def pictures_of(opening, *arguments):
     try:
-        return open_pictures(*arguments)
+        return opening(*arguments)
     except ConfigError as error:
         pytest.skip(f"needs the CamVid pictures: {error}")
 
@@ -29,7 +30,10 @@ def every(pictures, count):
 
 def in_both(name, count):
     """Share of pixels of the same class, and mIoU and AUROC by dtype."""
-    test, anomalies = pictures_of("camvid", None, "test"), pictures_of("camvid_anomaly")
+    test, anomalies = (
+        pictures_of(open_split, "camvid", "test"),
+        pictures_of(open_anomaly, "camvid_anomaly"),
+    )
     model = load_model(name, device="cpu")
     predictors = {dtype: Predictor(model, "cpu", dtype) for dtype in ("float32", "bfloat16")}
     evaluators = {dtype: SegmentationEvaluator(len(model.class_names)) for dtype in predictors}

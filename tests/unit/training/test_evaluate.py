@@ -84,7 +84,7 @@ def test_segmentation_command(
         picture = data / "camvid" / "test" / "images" / f"{index}.png"
         expected.update(predictor(picture).semantic, label)
     assert result["miou"] == pytest.approx(expected.compute()["miou"], abs=1e-12)
-    assert list(result["iou"]) == list(CAMVID)
+    assert list(result["iou_per_class"]) == list(CAMVID)
     assert result["pictures"] == 3
     assert result["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert f"{result['miou']:.4f}" in capsys.readouterr().out
