@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from mask2kan.config import model_config, model_names
 from mask2kan.devices import DTYPES
 from mask2kan.errors import ConfigError, Mask2KANError
 from mask2kan.pictures import find_pictures
+from mask2kan.predicting import PredictJob, Report, Task
 from mask2kan.predictor import Prediction, Predictor
 from mask2kan.results import (
     comparison_picture,
@@ -34,14 +35,17 @@ from mask2kan.results import (
     write_results,
     write_whole,
 )
+from mask2kan.scale_out import Outcome, run_actors, run_here
 
 SIDES = ("left", "right")
+_PREDICTOR_OPTIONS = ("device", "dtype", "max_side", "flip", "refine", "compile", "graphs")
 
 _EXAMPLES = {
     "predict": """examples:
   python -m mask2kan predict road.jpg
   python -m mask2kan predict photos/ 'more/*.png' --score entropy --out results
-  python -m mask2kan predict road.jpg --model model_final.pth --threshold 0.4 --flip --refine""",
+  python -m mask2kan predict road.jpg --model model_final.pth --threshold 0.4 --flip --refine
+  python -m mask2kan predict day1/ --out day1_results --resume --ray --workers 4""",
     "compare": """examples:
   python -m mask2kan compare road.jpg
   python -m mask2kan compare photos/ --left a.safetensors --right b.pth --score rba""",
@@ -84,17 +88,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def predict(options: argparse.Namespace) -> int:
     """Segment pictures with one model; four files and a JSON summary each."""
     pictures = find_pictures(options.pictures)
-    predictor = _predictor(options.model or _bundled("mask2kan"), options)
-
-    def one(path: Path, stem: str) -> None:
-        prediction = predictor(path)
-        files = write_results(prediction, options.out, stem, options.score, options.threshold)
-        summary = summarize(prediction, options.score, options.threshold)
-        facts = {"picture": str(path), **summary, "files": [file.name for file in files]}
-        written = write_json(options.out / f"{stem}.json", facts)
-        _report(path, [("", summary)], prediction.notes, written)
-
-    return _for_each(pictures, one)
+    job = PredictJob(
+        model=options.model or _bundled("mask2kan"),
+        out=options.out,
+        score=options.score,
+        threshold=options.threshold,
+        predictor={name: getattr(options, name) for name in _PREDICTOR_OPTIONS},
+    )
+    tasks = list(zip(map(str, pictures), unique_stems(pictures), strict=True))
+    missing = [task for task in tasks if not (options.resume and job.is_done(task))]
+    if len(missing) < len(tasks):
+        print(f"{len(tasks) - len(missing)} of {len(tasks)} pictures were done before.")
+    if options.ray or options.ray_address:
+        workers, address = options.workers, options.ray_address
+        outcomes = run_actors(job.worker, missing, workers=workers, address=address)
+    else:
+        outcomes = run_here(job.worker, missing)
+    return _report_all(outcomes, len(missing))
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -241,6 +251,21 @@ def _for_each(pictures: list[Path], one: Callable[[Path, str], None]) -> int:
     return 1 if failed else 0
 
 
+def _report_all(outcomes: Iterator[Outcome[Task, Report]], count: int) -> int:
+    """Say what became of every picture; fail at the end when one failed."""
+    failed = 0
+    hidden = count == 1 or not sys.stderr.isatty()
+    for task, report, error in tqdm(outcomes, total=count, unit="picture", disable=hidden):
+        if error is not None:
+            failed += 1
+            _complain(error, Path(task[0]))
+        if report is not None:
+            _report(Path(task[0]), [("", report.summary)], report.notes, report.written)
+    if failed and count > 1:
+        tqdm.write(f"{failed} of {count} pictures failed.", file=sys.stderr)
+    return 1 if failed else 0
+
+
 def _model_or_checkpoint(source: str, device: str) -> tuple[Any, dict[str, Any]]:
     """A model, and what its checkpoint says besides (nothing for an architecture's name)."""
     from mask2kan.checkpoints import describe, load_model
@@ -254,16 +279,8 @@ def _model_or_checkpoint(source: str, device: str) -> tuple[Any, dict[str, Any]]
 def _predictor(source: str, options: argparse.Namespace) -> Predictor:
     from mask2kan.checkpoints import load_model
 
-    return Predictor(
-        load_model(source, device=options.device),
-        device=options.device,
-        dtype=options.dtype,
-        max_side=options.max_side,
-        flip=options.flip,
-        refine=options.refine,
-        compile=options.compile,
-        graphs=options.graphs,
-    )
+    chosen = {name: getattr(options, name) for name in _PREDICTOR_OPTIONS}
+    return Predictor(load_model(source, device=options.device), **chosen)
 
 
 def _bundled(family: str) -> str:
@@ -341,6 +358,10 @@ def _parser() -> argparse.ArgumentParser:
     add = _command(commands, "predict", predict, "segment pictures with one model")
     add("--model", help="file, bundled name or Hub id (default: the bundled KAN model)")
     _picture_options(add)
+    add("--resume", action="store_true", help="leave out pictures whose results are there")
+    add("--ray", action="store_true", help="spread the pictures with Ray Data")
+    add("--ray-address", help="of a running cluster, which shares --out (default: start one here)")
+    add("--workers", type=int, help="Ray actors (default: one per card, or per four cores)")
 
     add = _command(commands, "compare", compare, "two models side by side on the same pictures")
     add("--left", help="file, bundled name or Hub id (default: the bundled KAN model)")

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from mask2kan.anomaly import SCORES, check_score
 from mask2kan.devices import DTYPES
 from mask2kan.errors import ConfigError, Mask2KANError
+from mask2kan.scale_out import Outcome, run_actors, run_here
 from training.benchmark_report import COMPONENT_FIGURES, PIXEL_FIGURES, as_markdown, draw
 from training.data.registry import ANOMALY_SETS, find_anomaly_sets, open_anomaly
 from training.evaluate import describe_weights, own_ap, write_json
@@ -89,20 +90,18 @@ class Benchmark:
         with tqdm(
             total=len(tasks), initial=len(tasks) - len(missing), unit="picture", desc="scoring"
         ) as bar:
-            for _ in self._scored(missing, ray=ray, workers=workers, address=address):
+            for outcome in self._scored(missing, ray=ray, workers=workers, address=address):
+                if outcome.error is not None:
+                    raise outcome.error
                 bar.update()
 
     def _scored(
         self, tasks: list[Task], *, ray: bool, workers: int | None, address: str | None
-    ) -> Iterator[Task]:
-        if not tasks:
-            return iter(())
+    ) -> Iterator[Outcome[Task, Task]]:
         make = functools.partial(Scorer, self.plan)
-        if not ray:
-            return map(make(), tasks)
-        from mask2kan.scale_out import run_actors
-
-        return run_actors(make, tasks, workers=workers, address=address)
+        if ray:
+            return run_actors(make, tasks, workers=workers, address=address)
+        return run_here(make, tasks)
 
     def measure(self) -> dict[str, Any]:
         """Figures from the score files.
@@ -270,7 +269,8 @@ def run(options: argparse.Namespace) -> str:
         refine=options.refine,
     )
     benchmark = Benchmark(plan, options.out, protocol=options.protocol, limit=options.limit)
-    benchmark.score(ray=options.ray, workers=options.workers, address=options.ray_address)
+    spread = options.ray or options.ray_address is not None
+    benchmark.score(ray=spread, workers=options.workers, address=options.ray_address)
     results = benchmark.measure()
     benchmark.show_extremes(options.scores[0])
     for name, result in results.items():

@@ -28,7 +28,7 @@ from training.loop import Trainer
 from training.recipes import recipe
 
 CLIP = 0.01
-SIZES = ((128, 256), (256, 512))
+SIZES = ((256, 512), (340, 680))  # the second is the thesis's crop
 BATCH = 2
 
 

@@ -1,0 +1,86 @@
+"""What the ``predict`` command does with one picture, here or in a process of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mask2kan.checkpoints import load_model
+from mask2kan.predictor import Predictor
+from mask2kan.results import summarize, write_json, write_results
+
+Task = tuple[str, str]  # a picture's path, and what its results' names begin with
+
+
+class Report(NamedTuple):
+    """What is said of a picture that was segmented.
+
+    Attributes:
+        summary: from ``results.summarize``.
+        notes: of the prediction.
+        written: the JSON file, the last one written.
+    """
+
+    summary: dict[str, Any]
+    notes: list[str]
+    written: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictJob:
+    """A model, and where and how its results are written.
+
+    Attributes:
+        model: anything ``load_model`` takes.
+        out: folder of the results.
+        score: one of ``anomaly.SCORES``.
+        threshold: as in ``results.summarize``.
+        predictor: options of ``Predictor``.
+    """
+
+    model: str
+    out: Path
+    score: str
+    threshold: float | None
+    predictor: Mapping[str, Any]
+
+    def is_done(self, task: Task) -> bool:
+        """Whether a picture's results are complete: the JSON file is written last."""
+        return self._summary_file(task).is_file()
+
+    def worker(self) -> PredictWorker:
+        """Load the model."""
+        return PredictWorker(self)
+
+    def _summary_file(self, task: Task) -> Path:
+        return self.out / f"{task[1]}.json"
+
+
+class PredictWorker:
+    """Segments pictures and writes four files and a JSON summary of each.
+
+    Args:
+        job: what to do.
+    """
+
+    def __init__(self, job: PredictJob) -> None:
+        self._job = job
+        device = job.predictor.get("device", "auto")
+        self._predictor = Predictor(load_model(job.model, device=device), **job.predictor)
+
+    def __call__(self, task: Task) -> Report:
+        """Segment one picture.
+
+        Raises:
+            Mask2KANError: when it cannot be read or its results cannot be written.
+        """
+        path, stem = task
+        job = self._job
+        prediction = self._predictor(path)
+        files = write_results(prediction, job.out, stem, job.score, job.threshold)
+        summary = summarize(prediction, job.score, job.threshold)
+        facts = {"picture": path, **summary, "files": [file.name for file in files]}
+        written = write_json(job.out / f"{stem}.json", facts)
+        return Report(summary, prediction.notes, written)
