@@ -32,10 +32,10 @@ from tqdm import tqdm
 
 from mask2kan.anomaly import SCORES
 from mask2kan.atomic import atomic_writer
-from mask2kan.checkpoints import load_model
+from mask2kan.checkpoints import describe, load_model
 from mask2kan.comparison import Comparison
+from mask2kan.config import ModelConfig
 from mask2kan.errors import ConfigError, Mask2KANError
-from mask2kan.model import create_model
 from mask2kan.predictor import Predictor
 from training.config import TrainConfig, override
 from training.data import open_anomaly, open_split
@@ -90,17 +90,15 @@ def head_config(plan: Plan, trunk: str, head: str, seed: int) -> TrainConfig:
     kind = "kan" if head == "kan" else "mlp"
     if plan.mode == "full":
         config = camvid_kan() if kind == "kan" else camvid_mlp()
-        model = create_model("mask2kan_mobilenetv2", **camvid_kan().model_options)
     else:
         config = dataclasses.replace(head_only(kind), init=plan.trunks[trunk])
-        model = load_model(plan.trunks[trunk], device="cpu")
-    options = dict(config.model_options)
-    if head == "mlp_equal":
-        options["mask_embed_width"] = equal_width(model.config)
-    config = dataclasses.replace(
-        config, name=f"study_{head}", model_options=options, data=plan.data, seed=seed
-    )
+    config = dataclasses.replace(config, name=f"study_{head}", data=plan.data, seed=seed)
     config = override(config, plan.settings)
+    if head == "mlp_equal":
+        model = describe(config.init)["config"] if config.init else dict(config.model_options)
+        width = equal_width(ModelConfig.from_dict({**model, "mask_embed": "kan"}))
+        options = {**config.model_options, "mask_embed_width": width}
+        config = dataclasses.replace(config, model_options=options)
     return dataclasses.replace(config, eval_every=config.steps)
 
 

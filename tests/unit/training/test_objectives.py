@@ -60,7 +60,7 @@ def _head_only(folder, checkpoint, *settings, name="head_only_kan"):
 
 def test_only_the_two_heads_change(tmp_path, published):
     before = load_model(published, device="cpu").state_dict()
-    trainer = _head_only(tmp_path, published, "steps=3")
+    trainer = _head_only(tmp_path, published, "steps=3", "eval_every=3", "eval_pictures=1")
     start = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     trainer.fit()
     after = trainer.model.state_dict()
@@ -76,10 +76,10 @@ def test_only_the_two_heads_change(tmp_path, published):
 
 
 def test_kept_features_give_the_steps_that_computed_ones_give(tmp_path, published):
-    settings = ["steps=6", "views=1", "grid_update_steps=()", "augmentation.crop=(64, 96)"]
+    settings = ["steps=4", "eval_every=4", "eval_pictures=1", "views=1", "grid_update_steps=()"]
     kept = _head_only(tmp_path / "kept", published, *settings)
     kept.fit()
-    assert kept.objective.trunk.misses == 12
+    assert kept.objective.trunk.misses == 8
     plain = _head_only(tmp_path / "plain", published, *settings, "cache_gigabytes=0.0")
     plain.fit()
     for key, value in plain.model.state_dict().items():
@@ -148,8 +148,8 @@ def test_distillation_learns_the_old_head_from_pictures_alone(tmp_path):
     pictures = SyntheticStreets("train", 12)
     for index, name in enumerate(pictures.names):
         Image.fromarray(pictures.arrays(index)[0]).save(folder / f"{name}.png")
-    settings = [f"data=pictures:{folder}", "steps=40", "eval_every=40", "lr=3e-3"]
-    settings += ["grid_update_steps=(1,)", "augmentation.crop=(96, 96)"]
+    settings = [f"data=pictures:{folder}", "steps=20", "eval_every=20", "eval_pictures=1"]
+    settings += ["lr=3e-3", "grid_update_steps=(1,)"]
     trainer = _head_only(tmp_path / "run", "mask2former_camvid", *settings, name="distill_kan")
     start = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     errors = []
@@ -217,6 +217,7 @@ def test_what_does_not_fit_together_is_refused(name, settings, message, tmp_path
 
 def test_another_label_set_gets_a_class_head_of_its_own(tmp_path):
     settings = ["data=synthetic:cityscapes", "fresh=('mask_embed', 'class_embed')", "steps=1"]
+    settings += ["eval_every=1", "eval_pictures=1"]
     trainer = _head_only(tmp_path, "mask2former_camvid", *settings)
     trainer.fit()
     assert load_model(tmp_path / "last.safetensors", device="cpu").class_names[1] == "sidewalk"

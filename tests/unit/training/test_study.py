@@ -10,8 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 from scipy import stats
 
-from mask2kan import load_model
-from training import runs
+from tests.tiny_runs import TINY
 from training import study as study_module
 from training.statistics import holm, mean_of, paired_difference
 from training.study import HEADS, Plan, Study, head_config, main
@@ -75,32 +74,30 @@ def test_holm_by_hand():
 
 def test_a_study_runs_each_pair_once_and_goes_on_where_it_was(tmp_path, monkeypatch):
     trained, measured = [], []
-    train = Study._train
-    monkeypatch.setattr(
-        Study,
-        "_train",
-        lambda self, config, *rest: trained.append(config) or train(self, config, *rest),
-    )
 
-    def quick(self, weights):
+    def quick_training(self, config, trunk, folder):
+        trained.append(config)
+        folder.mkdir(parents=True)
+        (folder / "last.safetensors").write_bytes(b"weights")
+        (folder / "state.pt").write_bytes(b"state")
+        return 0.5 + config.lr  # the largest rate looks best
+
+    def quick_measurement(self, weights):
         measured.append(sorted(weights))
-        found = {}
-        for head, path in weights.items():
-            model = load_model(path, device="cpu")
-            size = study_module.head_parameters(model.config)
-            found[head] = {"head_parameters": size, "miou": 0.5, "x/msp/fpr95": 0.1 * len(head)}
-        return found
+        return {
+            head: {"head_parameters": len(head), "miou": 0.5, "x/msp/fpr95": 0.1 * len(head)}
+            for head in weights
+        }
 
-    monkeypatch.setattr(Study, "_measure", quick)
-    for picture in ("draw_curves", "draw_confusion"):  # seconds that are tested elsewhere
-        monkeypatch.setattr(runs, picture, lambda *_: None)
-    plan = Plan("head_only", "synthetic", TRUNKS, 1, QUICK, rates=(1e-3, 1e-2), tuning_steps=1)
+    monkeypatch.setattr(Study, "_train", quick_training)
+    monkeypatch.setattr(Study, "_measure", quick_measurement)
+    plan = Plan("head_only", "synthetic", TRUNKS, 1, QUICK, rates=(1e-2, 1e-3), tuning_steps=1)
     content = Study(plan, tmp_path).run()
     tuning = [config for config in trained if config.seed == study_module.TUNING_SEED]
     assert len(tuning) == 12  # two rates, three heads, two trunks
     assert len(trained) == 12 + 6
     assert measured == [sorted(HEADS)] * 2
-    assert {one["lr"] for one in content["learning_rates"]} <= {1e-3, 1e-2}
+    assert {config.lr for config in trained if config not in tuning} == {1e-2}
     (tmp_path / "kan-trained" / "mlp" / "seed_0" / "result.json").unlink()
     trained.clear()
     again = Study(plan, tmp_path).run()
@@ -111,6 +108,38 @@ def test_a_study_runs_each_pair_once_and_goes_on_where_it_was(tmp_path, monkeypa
     assert {"study.json", "study.md", "study.png", "plan.json"} <= files
     with pytest.raises(study_module.ConfigError, match="another plan"):
         Study(dataclasses.replace(plan, seeds=2), tmp_path)
+
+
+@pytest.mark.slow
+def test_heads_share_what_a_trunk_makes_of_the_crops(tmp_path):
+    plan = Plan(
+        *("head_only", "synthetic", {"one": "mask2former_camvid"}, 1, QUICK),
+        anomalies=("synthetic_anomaly",),
+        limit=1,
+    )
+    study = Study(plan, tmp_path)
+    content = study.run()
+    assert [one["head"] for one in content["results"]] == list(HEADS)
+    assert study._shared is not None
+    cache = study._shared[1]
+    assert (cache.misses, cache.hits) == (4, 8)  # two steps of two crops; three heads
+
+
+@pytest.mark.slow
+def test_full_training_is_studied_too(tmp_path):
+    settings = [one for one in TINY if not one.startswith(("data=", "grid_update"))]
+    plan = Plan(
+        *("full", "synthetic", {"": ""}, 2, (*settings, "steps=1")),
+        anomalies=("synthetic_anomaly",),
+        limit=1,
+    )
+    content = Study(plan, tmp_path).run()
+    sizes = {one["head"]: one["head_parameters"] for one in content["results"]}
+    assert sizes["mlp_equal"] == pytest.approx(sizes["kan"], rel=0.02)
+    assert sizes["mlp"] < sizes["kan"] / 3
+    assert len(content["results"]) == 6
+    assert "synthetic_anomaly/msp/ap" in content["results"][0]["metrics"]
+    assert "### full training" in (tmp_path / "study.md").read_text()
 
 
 def test_the_report_says_who_is_better_the_right_way_round():
