@@ -99,7 +99,7 @@ def predict(options: argparse.Namespace) -> int:
     missing = [task for task in tasks if not (options.resume and job.is_done(task))]
     if len(missing) < len(tasks):
         print(f"{len(tasks) - len(missing)} of {len(tasks)} pictures were done before.")
-    if options.ray or options.ray_address:
+    if options.ray or options.ray_address or options.workers is not None:
         workers, address = options.workers, options.ray_address
         outcomes = run_actors(job.worker, missing, workers=workers, address=address)
     else:
@@ -361,7 +361,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="leave out pictures whose results are there")
     add("--ray", action="store_true", help="spread the pictures with Ray Data")
     add("--ray-address", help="of a running cluster, which shares --out (default: start one here)")
-    add("--workers", type=int, help="Ray actors (default: one per card, or per four cores)")
+    add("--workers", type=int, help="Ray actors (default: a card or four cores each)")
 
     add = _command(commands, "compare", compare, "two models side by side on the same pictures")
     add("--left", help="file, bundled name or Hub id (default: the bundled KAN model)")

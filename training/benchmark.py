@@ -22,19 +22,27 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from mask2kan.anomaly import SCORES, check_score
 from mask2kan.devices import DTYPES
-from mask2kan.errors import ConfigError, Mask2KANError
+from mask2kan.errors import ConfigError, Mask2KANError, PictureError
 from mask2kan.scale_out import Outcome, run_actors, run_here
 from training.benchmark_report import COMPONENT_FIGURES, PIXEL_FIGURES, as_markdown, draw
 from training.data.registry import ANOMALY_SETS, find_anomaly_sets, open_anomaly
-from training.evaluate import describe_weights, own_ap, write_json
+from training.evaluate import describe_weights, write_json
+from training.measuring import evenly_spread, own_ap
 from training.metrics import AnomalyEvaluator
 from training.metrics.pixel import ANOMALY, PROTOCOLS, VOID
-from training.scoring import Scorer, ScoringPlan, Task, all_tasks, content_of, read_score
+from training.scoring import (
+    Scorer,
+    ScoringPlan,
+    Task,
+    all_tasks,
+    content_of,
+    pictures_of,
+    read_score,
+)
 from training.side_pictures import SidePictures
 
 SHOWN = 3  # best and worst pictures of a set
@@ -61,13 +69,12 @@ class Benchmark:
         self.protocol = protocol
         self.chosen: dict[str, Sequence[int]] = {}
         for data in plan.sets:
-            count = len(open_anomaly(data, plan.root).names)
-            spread = np.linspace(0, count - 1, min(limit or count, count)).round().astype(int)
-            self.chosen[data] = [int(index) for index in spread]
+            self.chosen[data] = evenly_spread(open_anomaly(data, plan.root), limit)
         self._require_same_plan()
 
     def _require_same_plan(self) -> None:
-        settings = {
+        """Whether leftovers fit: same weights and settings, same pictures of sets in both."""
+        settings: dict[str, Any] = {
             "checkpoints": [[name, content_of(source)] for name, source in self.plan.checkpoints],
             "scores": list(self.plan.scores),
             "dtype": self.plan.dtype,
@@ -75,25 +82,44 @@ class Benchmark:
             "flip": self.plan.flip,
             "refine": self.plan.refine,
         }
+        sets = {data: pictures_of(open_anomaly(data, self.plan.root)) for data in self.plan.sets}
         known = Path(self.plan.out) / "plan.json"
-        if known.is_file() and json.loads(known.read_text(encoding="utf-8")) != settings:
-            raise ConfigError(
-                f"{self.plan.out} holds the scores of another benchmark; choose another folder "
-                "with --out, or delete that one."
-            )
-        write_json(known, settings)
+        if known.is_file():
+            before = json.loads(known.read_text(encoding="utf-8"))
+            sets_before = before.pop("sets")
+            changed = [data for data in sets if sets_before.get(data, sets[data]) != sets[data]]
+            if before != settings or changed:
+                raise ConfigError(
+                    f"{self.plan.out} holds the scores of another benchmark (other weights, "
+                    "options or pictures); choose another folder with --out, or delete that one."
+                )
+            sets = sets_before | sets
+        write_json(known, {**settings, "sets": sets})
 
     def score(self, *, ray: bool, workers: int | None, address: str | None) -> None:
-        """Score every picture that is not scored yet."""
+        """Score every picture that is not scored yet.
+
+        Raises:
+            PictureError: at the end, when pictures could not be scored; the others are kept.
+            Mask2KANError: when the work cannot begin.
+        """
         tasks = all_tasks(self.plan, self.chosen)
         missing = [task for task in tasks if not self.plan.is_done(task)]
+        failures = []
         with tqdm(
             total=len(tasks), initial=len(tasks) - len(missing), unit="picture", desc="scoring"
         ) as bar:
             for outcome in self._scored(missing, ray=ray, workers=workers, address=address):
                 if outcome.error is not None:
-                    raise outcome.error
+                    failures.append(outcome)
+                    data, index = outcome.item
+                    tqdm.write(f"{data}, picture {index}: {outcome.error}", file=sys.stderr)
                 bar.update()
+        if failures:
+            raise PictureError(
+                f"{len(failures)} of {len(tasks)} pictures could not be scored (listed above); "
+                "repeat the command when they are mended: the scores of the others are kept."
+            )
 
     def _scored(
         self, tasks: list[Task], *, ray: bool, workers: int | None, address: str | None
@@ -269,7 +295,7 @@ def run(options: argparse.Namespace) -> str:
         refine=options.refine,
     )
     benchmark = Benchmark(plan, options.out, protocol=options.protocol, limit=options.limit)
-    spread = options.ray or options.ray_address is not None
+    spread = options.ray or options.ray_address is not None or options.workers is not None
     benchmark.score(ray=spread, workers=options.workers, address=options.ray_address)
     results = benchmark.measure()
     benchmark.show_extremes(options.scores[0])
@@ -289,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = run(options)
     except (Mask2KANError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, PictureError) else 2
     print(text)
     return 0
 

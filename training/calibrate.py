@@ -28,7 +28,7 @@ from mask2kan.checkpoints.native import METADATA_KEY
 from mask2kan.errors import CheckpointError, Mask2KANError
 from mask2kan.predictor import Predictor
 from training.data import open_anomaly
-from training.evaluate import Pictures, collect_anomaly_scores
+from training.measuring import Pictures, collect_anomaly_scores
 
 DATA = "camvid_anomaly"
 

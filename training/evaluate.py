@@ -19,45 +19,31 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
-
-import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
+from typing import Any, cast
 
 from mask2kan.anomaly import SCORES, check_score
 from mask2kan.atomic import atomic_writer
 from mask2kan.checkpoints import load_model
 from mask2kan.devices import DTYPES
 from mask2kan.errors import ConfigError, Mask2KANError, unknown
-from mask2kan.predictor import Prediction, Predictor
+from mask2kan.predictor import Predictor
 from training.data import LabelledPictures, open_split
-from training.data.cityscapes import Cityscapes
 from training.data.folders import find_data
 from training.data.registry import ANOMALY_SETS, SEGMENTATION_SETS, SYNTHETIC_SETS, open_anomaly
-from training.metrics import AnomalyEvaluator, SegmentationEvaluator
-from training.metrics.cityscapes import CityscapesEvaluator
-from training.metrics.pixel import ANOMALY, VOID
+from training.measuring import (
+    BENCHMARK_FIGURES,
+    Extremes,
+    Pictures,
+    collect_anomaly_scores,
+    evaluate_segmentation,
+)
 from training.plots import draw_confusion
 from training.side_pictures import SidePictures
 
 DATA_SETS = (*SEGMENTATION_SETS, *SYNTHETIC_SETS, *ANOMALY_SETS)
-BENCHMARK_FIGURES = ("iou", "iiou", "category_iou", "category_iiou")
 SHOWN = 3  # best and worst pictures shown beside a result
-
-Watcher = Callable[[str, Prediction, NDArray[np.uint8], float], None]
-
-
-class Pictures(Protocol):
-    """What is asked of a data set: names, and picture and label by index."""
-
-    names: list[str]
-
-    def arrays(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The picture (H, W, 3) RGB and its label (H, W)."""
-        ...
 
 
 def open_labelled(
@@ -87,112 +73,6 @@ def open_labelled(
     if "=" not in data and "/" not in data and data not in DATA_SETS:
         raise ConfigError(unknown("data set", data, DATA_SETS))
     return open_split(data, split), split
-
-
-def evaluate_segmentation(
-    predictor: Predictor,
-    pictures: LabelledPictures,
-    *,
-    limit: int | None = None,
-    watch: Watcher | None = None,
-) -> tuple[dict[str, Any], SegmentationEvaluator]:
-    """Overlap of the predicted class map with the truth.
-
-    Args:
-        predictor: of a model with the data set's classes.
-        pictures: with labels in [0, K), 255 = void.
-        limit: use only that many pictures, evenly spread.
-        watch: called per picture with its name, prediction, label and own mIoU.
-
-    Returns:
-        ``pictures`` (how many), ``miou``, ``pixel_accuracy``, ``iou_per_class`` (None where the
-        class does not occur), on Cityscapes also ``iou``, ``iiou``, ``category_iou``,
-        ``category_iiou``; and what counted the pixels.
-    """
-    names: tuple[str, ...] = cast(Any, predictor.model).class_names
-    evaluator = SegmentationEvaluator(len(names))
-    benchmark = CityscapesEvaluator() if isinstance(pictures, Cityscapes) else None
-    chosen = _chosen(pictures, limit)
-    for index in tqdm(chosen, unit="picture"):
-        picture, label = pictures.arrays(index)
-        prediction = predictor(picture)
-        evaluator.update(prediction.semantic, label)
-        if benchmark is not None and isinstance(pictures, Cityscapes):
-            ids = pictures.label_ids(index), pictures.instance_ids(index)
-            benchmark.update(prediction.semantic, *ids)
-        if watch is not None:
-            watch(pictures.names[index], prediction, label, _own_miou(prediction, label, names))
-    found = evaluator.compute()
-    iou = [None if np.isnan(value) else value for value in found["iou"]]
-    result = {
-        "pictures": len(chosen),
-        "miou": found["miou"],
-        "pixel_accuracy": found["pixel_accuracy"],
-        "iou_per_class": dict(zip(names, iou, strict=True)),
-    }
-    if benchmark is not None:
-        figures = benchmark.compute()
-        result |= {name: figures[name] for name in BENCHMARK_FIGURES}
-    return result, evaluator
-
-
-def _own_miou(prediction: Prediction, label: NDArray[np.uint8], names: tuple[str, ...]) -> float:
-    alone = SegmentationEvaluator(len(names))
-    alone.update(prediction.semantic, label)
-    return float(alone.compute()["miou"]) if (label != VOID).any() else float("nan")
-
-
-def collect_anomaly_scores(
-    predictor: Predictor,
-    pictures: Pictures,
-    *,
-    limit: int | None = None,
-    watch: Watcher | None = None,
-    watched_score: str = "msp",
-) -> tuple[dict[str, AnomalyEvaluator], dict[str, Any]]:
-    """Every anomaly score of every picture, one model run per picture.
-
-    Args:
-        predictor: of any model.
-        pictures: with labels 0 known, 1 anomaly, 255 void.
-        limit: use only that many pictures, evenly spread.
-        watch: called per picture with its name, prediction, label and own AP.
-        watched_score: the score of that AP.
-
-    Returns:
-        One evaluator per score, and ``pictures`` (how many) with ``prevalence``, the share of
-        anomalous pixels among the valid ones.
-    """
-    evaluators = {score: AnomalyEvaluator() for score in SCORES}
-    chosen = _chosen(pictures, limit)
-    anomalous = valid = 0
-    for index in tqdm(chosen, unit="picture"):
-        picture, label = pictures.arrays(index)
-        prediction = predictor(picture)
-        prediction.prepare(SCORES)
-        for score, evaluator in evaluators.items():
-            evaluator.update(prediction.anomaly(score), label)
-        anomalous += int((label == ANOMALY).sum())
-        valid += int((label != VOID).sum())
-        if watch is not None:
-            quality = own_ap(prediction.anomaly(watched_score), label)
-            watch(pictures.names[index], prediction, label, quality)
-    return evaluators, {"pictures": len(chosen), "prevalence": anomalous / max(valid, 1)}
-
-
-def _chosen(pictures: Pictures, limit: int | None) -> list[int]:
-    count = len(pictures.names)
-    spread = np.linspace(0, count - 1, min(limit or count, count)).round().astype(int)
-    return [int(index) for index in spread]
-
-
-def own_ap(score: NDArray[np.float32], label: NDArray[np.uint8]) -> float:
-    """AP of one picture alone, NaN where it has not both kinds of pixels."""
-    if not {0, ANOMALY} <= set(np.unique(label).tolist()):
-        return float("nan")
-    alone = AnomalyEvaluator()
-    alone.update(score, label)
-    return float(alone.compute()["ap"])
 
 
 def evaluate(
@@ -275,33 +155,6 @@ def evaluate(
             shown(name, predictor(picture), label, quality)
         write_json(folder / "evaluation.json", result)
     return result
-
-
-class Extremes:
-    """Remembers every picture's own figure, to show the best and the worst.
-
-    Args:
-        watch: called for every picture as well.
-    """
-
-    def __init__(self, watch: Watcher | None = None) -> None:
-        self._watch = watch
-        self._found: list[tuple[float, str]] = []
-
-    def __call__(
-        self, name: str, prediction: Prediction, label: NDArray[np.uint8], quality: float
-    ) -> None:
-        """Take one picture; see ``Watcher``."""
-        if not np.isnan(quality):
-            self._found.append((quality, name))
-        if self._watch is not None:
-            self._watch(name, prediction, label, quality)
-
-    def chosen(self, count: int) -> list[tuple[str, float]]:
-        """The worst and the best pictures, at most ``count`` of each, with their figure."""
-        ordered = sorted(self._found)
-        kept = ordered if len(ordered) <= 2 * count else [*ordered[:count], *ordered[-count:]]
-        return [(name, quality) for quality, name in kept]
 
 
 def describe_weights(weights: str) -> dict[str, Any]:

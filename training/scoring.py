@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from mask2kan.comparison import Comparison
 from mask2kan.errors import CheckpointError
 from mask2kan.predictor import Predictor
 from training.data import AnomalyPictures, open_anomaly
+from training.data.pairs import PairedPictures
 
 Task = tuple[str, int]  # data set and picture
 
@@ -124,7 +126,7 @@ def read_score(path: Path, score: str) -> NDArray[np.float32]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             found: NDArray[np.float32] = stored[score]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"Can't read the scores {path}: {error}. Delete the file; the command makes it again."
         ) from error
@@ -135,6 +137,14 @@ def content_of(source: str) -> str:
     """What decides a checkpoint's scores: a file's sha256, or the name where it is none."""
     path = Path(source)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else source
+
+
+def pictures_of(pictures: AnomalyPictures) -> str:
+    """What decides which picture a number stands for, as a sha256: files, or names without them."""
+    listed = pictures.names
+    if isinstance(pictures, PairedPictures):
+        listed = [str(pair.picture.resolve()) for pair in pictures.pairs]
+    return hashlib.sha256("\n".join(listed).encode()).hexdigest()
 
 
 def all_tasks(plan: ScoringPlan, counts: dict[str, Sequence[int]]) -> list[Task]:

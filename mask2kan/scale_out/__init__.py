@@ -2,7 +2,8 @@
 
 A worker is made once per process (it loads models) and then called item by item; what it makes are
 files in a folder that all machines share, so a stopped job is started again with the items whose
-files are missing. ``run_here`` and ``run_actors`` yield the same outcomes, in another order.
+files are missing. ``run_here`` and ``run_actors`` yield the same outcomes, in another order; sums
+of floating-point numbers are the same bit for bit where as many threads share them.
 
 Ray is optional (``pip install -r mask2kan/scale_out/requirements.txt``, or the extra ``[ray]``) and
 imported only when used. Run from a checkout, it finds this package on the machine it was started
@@ -11,6 +12,7 @@ on; on a cluster the package has to be installed.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -67,9 +69,13 @@ def run_actors(
         address: of a cluster (``auto`` for the one this machine is part of); None to start Ray here
             and stop it at the end.
 
+    Relative paths mean the same here and there: actors work in this process's folder.
+
     Raises:
         BackendError: when Ray is not installed or the cluster cannot be reached.
         ConfigError: for fewer than one worker.
+        Mask2KANError: what ``make_worker`` raises.
+        OSError: likewise, and when an actor's machine has not the folder this process works in.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}; it must be at least 1.")
@@ -98,6 +104,7 @@ def _ray() -> Any:
     import ray
     import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
 
 
@@ -131,25 +138,41 @@ def _spread(
     rows = [{"item": pickle.dumps(item)} for item in items]
     outcomes = ray.data.from_items(rows, override_num_blocks=min(len(rows), MOST_BLOCKS)).map(
         _Actor,
-        fn_constructor_args=(make_worker, threads),
+        fn_constructor_args=(make_worker, threads, str(Path.cwd())),
         compute=ray.data.ActorPoolStrategy(size=count),
         num_gpus=1 if cards else 0,
         num_cpus=0 if cards else max(1, cores // count),
     )
+    failure: Exception | None = None
     for row in outcomes.iter_rows():
-        yield pickle.loads(row["outcome"])  # of our own actors, not of strangers
+        outcome = pickle.loads(row["outcome"])  # of our own actors, not of strangers
+        if isinstance(outcome, Exception):
+            failure = outcome  # raised when Ray is done: other machines' actors may do their part
+        else:
+            yield outcome
+    if failure is not None:
+        raise failure
 
 
 class _Actor:
-    """A worker in a process of its own."""
+    """A worker in a process of its own; one that cannot be made answers with why."""
 
-    def __init__(self, make_worker: Callable[[], Callable[[Any], Any]], threads: int) -> None:
+    def __init__(
+        self, make_worker: Callable[[], Callable[[Any], Any]], threads: int, folder: str
+    ) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self._worker = make_worker()
+        self._failure: Exception | None = None
+        try:
+            os.chdir(folder)
+            self._worker = make_worker()
+        except (Mask2KANError, OSError) as error:
+            self._failure = error
 
     def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
+        if self._failure is not None:
+            return {"outcome": pickle.dumps(self._failure)}
         return {"outcome": pickle.dumps(_outcome(self._worker, pickle.loads(row["item"])))}
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mask2kan import scale_out
@@ -99,17 +100,43 @@ def test_no_worker_is_no_way_to_work():
         list(run_actors(make_half, [1], workers=0))
 
 
+@pytest.fixture
+def two_cores(monkeypatch):
+    """Ray with two cores, and here the one thread that each of two actors then has.
+
+    Sums over other numbers of threads differ in their last bits.
+    """
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "init", functools.partial(ray.init, num_cpus=2, num_gpus=0))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("two_cores")
 def test_ray_writes_the_same_bytes_and_reports_the_broken_picture(
-    command, pictures, tmp_path, capsys
+    command, pictures, tmp_path, capsys, monkeypatch
 ):
-    pytest.importorskip("ray")
     (pictures / "b.png").write_bytes(b"nothing")
     assert main([*command, str(tmp_path / "here")]) == 1
     here = capsys.readouterr().err
-    assert main([*command, str(tmp_path / "ray"), "--ray", "--workers", "1"]) == 1
+    monkeypatch.chdir(tmp_path)  # a relative folder is the same one for the actors
+    assert main([*command, "ray", "--workers", "2"]) == 1
     spread = capsys.readouterr().err
     assert contents(tmp_path / "ray") == contents(tmp_path / "here")
     assert next(line for line in here.splitlines() if "b.png" in line) in spread
     assert json.loads((tmp_path / "ray" / "a.json").read_text())["classes"]
-    assert "ray" in sys.modules
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_cores")
+def test_a_model_that_actors_cannot_load_is_one_error(pictures, tmp_path, capfd):
+    missing = str(tmp_path / "missing.safetensors")
+    command = ["predict", str(pictures), "--model", missing, "--out", str(tmp_path / "out")]
+    assert main([*command, "--ray", "--workers", "1"]) == 1
+    error = capfd.readouterr().err
+    assert error.count(f"Can't load {missing}: no such file") == 1
+    assert "Traceback" not in error
+    assert "retries" not in error

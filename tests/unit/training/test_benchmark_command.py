@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -12,13 +13,14 @@ from PIL import Image
 from mask2kan import create_model, load_model
 from mask2kan.checkpoints import save_model
 from mask2kan.classes import CITYSCAPES
+from mask2kan.errors import CheckpointError, ConfigError, PictureError
 from mask2kan.predictor import Predictor
 from tests.tiny_models import BACKBONES, TINY
 from training import evaluate
-from training.benchmark import checkpoint_names, main
+from training.benchmark import Benchmark, checkpoint_names, main
 from training.data import open_anomaly
 from training.metrics import AnomalyEvaluator, CityscapesEvaluator
-from training.scoring import Scorer
+from training.scoring import Scorer, ScoringPlan, read_score, save_scores
 from training.thesis_tables import results
 
 SETS = ["--sets", "synthetic_anomaly", "--limit", "3", "--scores", "msp", "rba"]
@@ -103,6 +105,83 @@ def test_scores_of_other_weights_are_refused(checkpoints, tmp_path, capsys):
     assert main([checkpoints[0], *options, "--keep-scores"]) == 0
     assert main([checkpoints[1], *options]) == 2
     assert "holds the scores of another benchmark" in capsys.readouterr().err
+
+
+def test_a_broken_picture_is_listed_and_the_others_are_kept(
+    checkpoints, tmp_path, capsys, monkeypatch
+):
+    score = Scorer.__call__
+
+    def broken(self, task):
+        if task[1] == 0:
+            raise PictureError("no picture")
+        return score(self, task)
+
+    command = [checkpoints[0], *SETS, "--out", str(tmp_path), "--device", "cpu"]
+    monkeypatch.setattr(Scorer, "__call__", broken)
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert "synthetic_anomaly, picture 0: no picture" in error
+    assert "error: 1 of 3 pictures could not be scored" in error
+    assert len(list(tmp_path.rglob("*.npz"))) == 2
+    assert not (tmp_path / "benchmark.md").exists()
+
+
+def test_scores_of_other_pictures_are_refused(checkpoints, tmp_path):
+    def benchmark(folder):
+        plan = ScoringPlan(
+            checkpoints=(("best", checkpoints[0]),),
+            sets=("road_anomaly",),
+            root=str(folder),
+            scores=("msp",),
+            out=str(tmp_path / "scores"),
+        )
+        return Benchmark(plan, tmp_path)
+
+    for name in ("a", "b"):
+        frames = tmp_path / name / "road_anomaly" / "frames"
+        (frames / "0.labels").mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(frames / "0.png")
+        label = np.array([[0, 2]], np.uint8).repeat(8, 0).repeat(4, 1)
+        Image.fromarray(label).save(frames / "0.labels" / "labels_semantic.png")
+    benchmark(tmp_path / "a")
+    benchmark(tmp_path / "a")
+    with pytest.raises(ConfigError, match="holds the scores of another benchmark"):
+        benchmark(tmp_path / "b")
+
+
+def test_a_cut_off_score_file_is_named(tmp_path):
+    path = tmp_path / "0.npz"
+    score = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    save_scores(path, {"msp": score})
+    assert np.array_equal(read_score(path, "msp"), score)
+    for length in (0, 40, path.stat().st_size - 10):
+        path.write_bytes(path.read_bytes()[:length])
+        with pytest.raises(CheckpointError, match="0.npz"):
+            read_score(path, "msp")
+        save_scores(path, {"msp": score})
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_scores(checkpoints, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "init", functools.partial(ray.init, num_cpus=2, num_gpus=0))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each of two actors on two cores
+    command = [*checkpoints, *SETS, "--device", "cpu", "--keep-scores", "--out"]
+    try:
+        assert main([*command, str(tmp_path / "here")]) == 0
+        assert main([*command, str(tmp_path / "ray"), "--ray", "--workers", "2"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    files = sorted((tmp_path / "here" / "scores").rglob("*.npz"))
+    assert len(files) == 6
+    for file in files:
+        other = tmp_path / "ray" / file.relative_to(tmp_path / "here")
+        for score in ("msp", "rba"):
+            assert np.array_equal(read_score(file, score), read_score(other, score))
+    tables = [(tmp_path / name / "benchmark.md").read_text() for name in ("here", "ray")]
+    assert tables[0] == tables[1]
 
 
 def test_a_track_has_component_figures(checkpoints, tmp_path, capsys):

@@ -13,7 +13,7 @@ from mask2kan.checkpoints import list_weights, load_model
 from mask2kan.errors import ConfigError
 from mask2kan.predictor import Predictor
 from training.data import open_anomaly, open_split
-from training.evaluate import collect_anomaly_scores
+from training.measuring import collect_anomaly_scores
 from training.metrics import SegmentationEvaluator
 
 

@@ -1,0 +1,169 @@
+"""Figures of one model over the pictures of a data set, and which pictures were its best and worst.
+
+``training.evaluate`` and ``training.calibrate`` are commands around these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mask2kan.anomaly import SCORES
+from mask2kan.predictor import Prediction, Predictor
+from training.data import LabelledPictures
+from training.data.cityscapes import Cityscapes
+from training.metrics import AnomalyEvaluator, SegmentationEvaluator
+from training.metrics.cityscapes import CityscapesEvaluator
+from training.metrics.pixel import ANOMALY, VOID
+
+BENCHMARK_FIGURES = ("iou", "iiou", "category_iou", "category_iiou")
+
+Watcher = Callable[[str, Prediction, NDArray[np.uint8], float], None]
+
+
+class Pictures(Protocol):
+    """What is asked of a data set: names, and picture and label by index."""
+
+    names: list[str]
+
+    def arrays(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """The picture (H, W, 3) RGB and its label (H, W)."""
+        ...
+
+
+def evaluate_segmentation(
+    predictor: Predictor,
+    pictures: LabelledPictures,
+    *,
+    limit: int | None = None,
+    watch: Watcher | None = None,
+) -> tuple[dict[str, Any], SegmentationEvaluator]:
+    """Overlap of the predicted class map with the truth.
+
+    Args:
+        predictor: of a model with the data set's classes.
+        pictures: with labels in [0, K), 255 = void.
+        limit: use only that many pictures, evenly spread.
+        watch: called per picture with its name, prediction, label and own mIoU.
+
+    Returns:
+        ``pictures`` (how many), ``miou``, ``pixel_accuracy``, ``iou_per_class`` (None where the
+        class does not occur), on Cityscapes also ``iou``, ``iiou``, ``category_iou``,
+        ``category_iiou``; and what counted the pixels.
+    """
+    names: tuple[str, ...] = cast(Any, predictor.model).class_names
+    evaluator = SegmentationEvaluator(len(names))
+    benchmark = CityscapesEvaluator() if isinstance(pictures, Cityscapes) else None
+    chosen = evenly_spread(pictures, limit)
+    for index in tqdm(chosen, unit="picture"):
+        picture, label = pictures.arrays(index)
+        prediction = predictor(picture)
+        evaluator.update(prediction.semantic, label)
+        if benchmark is not None and isinstance(pictures, Cityscapes):
+            ids = pictures.label_ids(index), pictures.instance_ids(index)
+            benchmark.update(prediction.semantic, *ids)
+        if watch is not None:
+            watch(pictures.names[index], prediction, label, _own_miou(prediction, label, names))
+    found = evaluator.compute()
+    iou = [None if np.isnan(value) else value for value in found["iou"]]
+    result = {
+        "pictures": len(chosen),
+        "miou": found["miou"],
+        "pixel_accuracy": found["pixel_accuracy"],
+        "iou_per_class": dict(zip(names, iou, strict=True)),
+    }
+    if benchmark is not None:
+        figures = benchmark.compute()
+        result |= {name: figures[name] for name in BENCHMARK_FIGURES}
+    return result, evaluator
+
+
+def _own_miou(prediction: Prediction, label: NDArray[np.uint8], names: tuple[str, ...]) -> float:
+    alone = SegmentationEvaluator(len(names))
+    alone.update(prediction.semantic, label)
+    return float(alone.compute()["miou"]) if (label != VOID).any() else float("nan")
+
+
+def collect_anomaly_scores(
+    predictor: Predictor,
+    pictures: Pictures,
+    *,
+    limit: int | None = None,
+    watch: Watcher | None = None,
+    watched_score: str = "msp",
+) -> tuple[dict[str, AnomalyEvaluator], dict[str, Any]]:
+    """Every anomaly score of every picture, one model run per picture.
+
+    Args:
+        predictor: of any model.
+        pictures: with labels 0 known, 1 anomaly, 255 void.
+        limit: use only that many pictures, evenly spread.
+        watch: called per picture with its name, prediction, label and own AP.
+        watched_score: the score of that AP.
+
+    Returns:
+        One evaluator per score, and ``pictures`` (how many) with ``prevalence``, the share of
+        anomalous pixels among the valid ones.
+    """
+    evaluators = {score: AnomalyEvaluator() for score in SCORES}
+    chosen = evenly_spread(pictures, limit)
+    anomalous = valid = 0
+    for index in tqdm(chosen, unit="picture"):
+        picture, label = pictures.arrays(index)
+        prediction = predictor(picture)
+        prediction.prepare(SCORES)
+        for score, evaluator in evaluators.items():
+            evaluator.update(prediction.anomaly(score), label)
+        anomalous += int((label == ANOMALY).sum())
+        valid += int((label != VOID).sum())
+        if watch is not None:
+            quality = own_ap(prediction.anomaly(watched_score), label)
+            watch(pictures.names[index], prediction, label, quality)
+    return evaluators, {"pictures": len(chosen), "prevalence": anomalous / max(valid, 1)}
+
+
+def evenly_spread(pictures: Pictures, limit: int | None) -> list[int]:
+    """Indices of at most ``limit`` pictures, from the first to the last; None for all."""
+    count = len(pictures.names)
+    spread = np.linspace(0, count - 1, min(limit or count, count)).round().astype(int)
+    return [int(index) for index in spread]
+
+
+def own_ap(score: NDArray[np.float32], label: NDArray[np.uint8]) -> float:
+    """AP of one picture alone, NaN where it has not both kinds of pixels."""
+    if not {0, ANOMALY} <= set(np.unique(label).tolist()):
+        return float("nan")
+    alone = AnomalyEvaluator()
+    alone.update(score, label)
+    return float(alone.compute()["ap"])
+
+
+class Extremes:
+    """Remembers every picture's own figure, to show the best and the worst.
+
+    Args:
+        watch: called for every picture as well.
+    """
+
+    def __init__(self, watch: Watcher | None = None) -> None:
+        self._watch = watch
+        self._found: list[tuple[float, str]] = []
+
+    def __call__(
+        self, name: str, prediction: Prediction, label: NDArray[np.uint8], quality: float
+    ) -> None:
+        """Take one picture; see ``Watcher``."""
+        if not np.isnan(quality):
+            self._found.append((quality, name))
+        if self._watch is not None:
+            self._watch(name, prediction, label, quality)
+
+    def chosen(self, count: int) -> list[tuple[str, float]]:
+        """The worst and the best pictures, at most ``count`` of each, with their figure."""
+        ordered = sorted(self._found)
+        kept = ordered if len(ordered) <= 2 * count else [*ordered[:count], *ordered[-count:]]
+        return [(name, quality) for quality, name in kept]
