@@ -43,26 +43,11 @@ class PointDraws:
             for number in numbers
         ]
 
-    def per_picture(self, num_points: int) -> Tensor:
-        """(B, P, 2) points in [0, 1]."""
-        return torch.stack([self._draw(stream, num_points) for stream in self._streams])
-
-    def per_mask(self, counts: Sequence[int], sets: int, num_points: int) -> Tensor:
-        """Points for every mask of every picture in every predicted set.
-
-        Args:
-            counts: masks of each picture.
-            sets: S.
-            num_points: P.
-
-        Returns:
-            (S * sum(counts), P, 2), sets outermost, then pictures.
-        """
-        parts = [
-            self._draw(stream, sets, count, num_points)
-            for stream, count in zip(self._streams, counts, strict=True)
-        ]
-        return torch.cat(parts, dim=1).flatten(0, 1)
-
-    def _draw(self, stream: torch.Generator, *shape: int) -> Tensor:
-        return torch.rand(*shape, 2, generator=stream, device=self._device)
+    def __call__(self, num_points: int) -> Tensor:
+        """(B, P, 2) new points in [0, 1]."""
+        return torch.stack(
+            [
+                torch.rand(num_points, 2, generator=stream, device=self._device)
+                for stream in self._streams
+            ]
+        )

@@ -15,17 +15,33 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mask2kan.errors import NumericsError
-from training.point_sampling import sample_many, sample_masks
+from training.point_sampling import MapTable, sample_masks
 
 Target = Mapping[str, Tensor]
 """One picture's ground truth: ``labels`` (T,) int64 and ``masks`` (T, h, w) bool."""
+
+_PIECE = 1024  # points
+
+
+class Match(NamedTuple):
+    """Who answers for what in one picture: pairs n = min(Q, T) in each of S predicted sets.
+
+    Attributes:
+        query: (S, n) int64 indices of queries, rising.
+        mask: (S, n) int64 indices of the picture's ground-truth masks.
+    """
+
+    query: Tensor
+    mask: Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,104 +62,88 @@ class HungarianMatcher:
     def __call__(
         self,
         logits: Tensor,
-        masks: Tensor,
+        masks: Sequence[Tensor],
         targets: Sequence[Target],
         points: Tensor | None = None,
-    ) -> list[list[tuple[Tensor, Tensor]]]:
+    ) -> list[Match]:
         """Match every predicted set of every picture.
 
         Args:
             logits: (S, B, Q, K+1) class logits.
-            masks: (S, B, Q, h, w) mask logits.
+            masks: S tensors (B, Q, h, w) of mask logits.
             targets: B pictures' ground truth; a picture may have no mask at all.
             points: (B, P, 2) where to compare, (x, y) in [0, 1]; drawn uniformly when absent.
 
         Returns:
-            Per set and picture ``(query, target)`` index pairs, min(Q, T) of them, on the CPU.
+            One match per picture.
 
         Raises:
             NumericsError: when a cost is not finite, naming the tensor, layer and picture.
         """
-        sets, batch = logits.shape[:2]
-        labels = [target["labels"] for target in targets]
-        counts = [len(label) for label in labels]
         if points is None:
-            points = torch.rand(batch, self.num_points, 2, device=logits.device)
-        with torch.autocast(logits.device.type, enabled=False):
-            truth = self._truth_at(points, targets, counts)
-            cost = self._cost(logits.float(), masks.float(), labels, truth, points)
-        _require_finite(cost, logits, masks, counts)
-        table = cost.cpu().numpy()
-        result = []
-        for s in range(sets):
-            rows = []
-            for b in range(batch):
-                pair = linear_sum_assignment(table[s, b, :, : counts[b]])
-                rows.append((torch.from_numpy(pair[0]), torch.from_numpy(pair[1])))
-            result.append(rows)
-        return result
-
-    @staticmethod
-    def _truth_at(points: Tensor, targets: Sequence[Target], counts: Sequence[int]) -> Tensor:
-        """Ground-truth masks at the points, padded with empty masks: (B, max T, P)."""
-        batch, num_points = points.shape[:2]
-        out = points.new_zeros(batch, max([*counts, 1]), num_points)
+            points = torch.rand(len(targets), self.num_points, 2, device=logits.device)
+        matches = []
         for b, target in enumerate(targets):
-            if counts[b]:
-                index = torch.arange(counts[b], device=points.device)
-                here = points[b].expand(counts[b], -1, -1)
-                out[b, : counts[b]] = sample_masks(target["masks"], index, here)
-        return out
+            with torch.autocast(logits.device.type, enabled=False):
+                cost = self._cost(
+                    logits[:, b].float(), [one[b] for one in masks], target, points[b]
+                )
+            _require_finite(cost, logits, masks, b)
+            pairs = [linear_sum_assignment(table) for table in cost.cpu().numpy()]
+            query, mask = (torch.from_numpy(np.stack(side)) for side in zip(*pairs, strict=True))
+            matches.append(Match(query.to(logits.device), mask.to(logits.device)))
+        return matches
 
     def _cost(
-        self,
-        logits: Tensor,
-        masks: Tensor,
-        labels: Sequence[Tensor],
-        truth: Tensor,
-        points: Tensor,
+        self, logits: Tensor, masks: Sequence[Tensor], target: Target, points: Tensor
     ) -> Tensor:
-        """Cost of every query for every ground-truth mask: (S, B, Q, max T)."""
-        sets, batch, queries = logits.shape[:3]
-        mask_cost = torch.stack(
-            [
-                self._mask_cost(masks[:, b].flatten(0, 1), truth[b], points[b]).T
-                for b in range(batch)
-            ]
-        )
-        padded = torch.zeros(batch, truth.shape[1], dtype=torch.int64, device=logits.device)
-        for b, label in enumerate(labels):
-            padded[b, : len(label)] = label
-        index = padded[None, :, None].expand(sets, -1, queries, -1)
-        class_cost = -logits.softmax(-1).gather(-1, index)
-        mask_cost = mask_cost.view(batch, sets, queries, -1).transpose(0, 1)
-        return self.class_weight * class_cost + mask_cost
+        """Cost of every query of every set for every mask of a picture: (S, Q, T).
 
-    def _mask_cost(self, masks: Tensor, truth: Tensor, points: Tensor) -> Tensor:
-        """Of every predicted mask (N, h, w) for every true one (T, P) at P points: (T, N)."""
-        predicted = sample_many(masks, points)  # (P, N)
-        # BCE(x, y) = softplus(x) - x y, so one product with the truth covers every pair.
-        cross_entropy = (F.softplus(predicted).sum(0) - truth @ predicted) / len(points)
-        probability = predicted.sigmoid()
-        overlap = 2.0 * (truth @ probability)
-        total = probability.sum(0) + truth.sum(-1, keepdim=True)
-        dice = 1.0 - (overlap + 1.0) / (total + 1.0)
-        return self.mask_weight * cross_entropy + self.dice_weight * dice
+        Args:
+            logits: (S, Q, K+1).
+            masks: S tensors (Q, h, w).
+            target: T masks.
+            points: (P, 2).
+        """
+        labels = target["labels"]
+        if not len(labels):
+            return logits.new_zeros(*logits.shape[:2], 0)
+        class_cost = -logits.softmax(-1)[..., labels]
+        mask_cost = self._mask_cost(masks, sample_masks(target["masks"], points), points)
+        return self.class_weight * class_cost + mask_cost.T.view_as(class_cost)
+
+    def _mask_cost(self, masks: Sequence[Tensor], truth: Tensor, points: Tensor) -> Tensor:
+        """Of every predicted mask for every true one, (T, P), at P points: (T, S·Q)."""
+        table = MapTable(masks)
+        # A processor adds the points up piece by piece, while a piece is in its cache.
+        step = _PIECE if points.device.type == "cpu" else len(points)
+        sums: list[Tensor] = []
+        for some, there in zip(points.split(step), truth.split(step, dim=1), strict=True):
+            predicted = table.at(some)  # (P, S·Q)
+            # BCE(x, y) = softplus(x) - x y, so one product with the truth covers every pair.
+            cross_entropy = F.softplus(predicted).sum(0) - there @ predicted
+            probability = predicted.sigmoid_()
+            part = [cross_entropy, there @ probability, probability.sum(0)]
+            sums = [whole + new for whole, new in zip(sums, part, strict=True)] if sums else part
+        cross_entropy, overlap, area = sums
+        dice = 1.0 - (2.0 * overlap + 1.0) / (area + truth.sum(-1, keepdim=True) + 1.0)
+        return self.mask_weight * cross_entropy / len(points) + self.dice_weight * dice
 
 
-def _require_finite(cost: Tensor, logits: Tensor, masks: Tensor, counts: Sequence[int]) -> None:
+def _require_finite(cost: Tensor, logits: Tensor, masks: Sequence[Tensor], picture: int) -> None:
+    """Stop with the place of the first number that is not finite in a picture's (S, Q, T) cost."""
     if torch.isfinite(cost).all():
         return
-    bad = torch.nonzero(~torch.isfinite(cost))[0].tolist()
+    layer = int(torch.nonzero(~torch.isfinite(cost))[0, 0])
+    place = f"layer output {layer}, picture {picture} of the batch"
     for name, tensor in (("pred_logits", logits), ("pred_masks", masks)):
-        broken = int((~torch.isfinite(tensor[bad[0], bad[1]])).sum())
+        broken = int((~torch.isfinite(tensor[layer][picture])).sum())
         if broken:
             raise NumericsError(
-                f"Matching failed: {name} of layer output {bad[0]}, picture {bad[1]} of the batch "
-                f"has {broken} non-finite values; expected finite numbers. Lower the learning "
-                "rate, or train in float32."
+                f"Matching failed: {name} of {place} has {broken} non-finite values; expected "
+                "finite numbers. Lower the learning rate, or train in float32."
             )
     raise NumericsError(
-        f"Matching failed: the cost of layer output {bad[0]}, picture {bad[1]} of the batch "
-        f"({counts[bad[1]]} masks) is not finite although its predictions are; they are too large."
+        f"Matching failed: the cost of {place} ({cost.shape[2]} masks) is not finite although its "
+        "predictions are; they are too large."
     )

@@ -5,14 +5,16 @@ uniform ones for the matching, and mostly uncertain ones for the losses (PointRe
 al., CVPR 2020, as Mask2Former uses it). A point is (x, y) in [0, 1] over the whole picture, so
 predictions and ground truth of different sizes are read at the same place without resizing.
 
-Departs from the original in one way: ground-truth masks are read by index from the boolean
-tensor (``sample_masks``), which gives the same numbers as resampling a float copy of every
-matched mask and needs a fraction of the memory.
+Departs from the original in one way: where many maps are read at the same points, they are read
+together (``MapTable``), and ground-truth masks straight from the boolean tensor
+(``sample_masks``). The numbers are those of ``point_sample``.
 
 Shapes: N masks, P points, H W mask size.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,70 +31,80 @@ def point_sample(features: Tensor, points: Tensor) -> Tensor:
     Returns:
         (N, C, P).
     """
-    grid = 2.0 * points[:, None] - 1.0
+    grid = (points[:, None] - 0.5).mul_(2.0)
     return F.grid_sample(features, grid.to(features.dtype), align_corners=False)[:, :, 0]
 
 
-def sample_many(maps: Tensor, points: Tensor) -> Tensor:
-    """All maps at the same points: ``point_sample`` where the maps are many and the points shared.
+class MapTable:
+    """Many maps, to be read at points they share.
 
     A point is a weighted sum of four rows of a table with one column per map, so that memory is
     read in rows, which is several times as fast as reading every map at every point by itself.
+    No gradient passes through.
 
     Args:
-        maps: (C, H, W).
+        maps: at least one (c_i, H, W), all of one size; C is the sum of the c_i.
+    """
+
+    def __init__(self, maps: Sequence[Tensor]) -> None:
+        self.height, self.width = maps[0].shape[-2:]
+        columns = [len(some) for some in maps]
+        padded = torch.zeros(
+            self.height + 3, self.width + 3, sum(columns), device=maps[0].device
+        )  # float32: what the maps of half types are compared in
+        inside = padded[1 : self.height + 1, 1 : self.width + 1]
+        for place, some in zip(inside.split(columns, dim=-1), maps, strict=True):
+            place.copy_(some.detach().permute(1, 2, 0))
+        self._rows = padded.flatten(0, 1)
+        self._corners = torch.tensor([0, 1, self.width + 3, self.width + 4], device=padded.device)
+
+    def at(self, points: Tensor) -> Tensor:
+        """Every map at (P, 2) points, (x, y) in [0, 1]: (P, C) float32, zero outside."""
+        corner, right, down = _cells(points, self.height, self.width)
+        weight = torch.stack(
+            [(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down], -1
+        )
+        return F.embedding_bag(
+            corner[:, None] + self._corners,
+            self._rows,
+            per_sample_weights=weight.to(self._rows.dtype),
+            mode="sum",
+        )
+
+
+def sample_masks(masks: Tensor, points: Tensor) -> Tensor:
+    """Boolean masks at points they share: ``point_sample`` without a float copy of the masks.
+
+    Args:
+        masks: (T, H, W) bool.
         points: (P, 2), (x, y) in [0, 1].
 
     Returns:
-        (P, C).
-    """
-    height, width = maps.shape[-2:]
-    corner, x, y = _corners(points, height, width)
-    right, down = x.frac_(), y.frac_()
-    weight = torch.stack(
-        [(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down], -1
-    )
-    offsets = torch.tensor([0, 1, width + 3, width + 4], device=maps.device)
-    table = F.pad(maps, (1, 2, 1, 2)).flatten(1).T.contiguous()
-    return F.embedding_bag(
-        corner[:, None] + offsets, table, per_sample_weights=weight.to(table.dtype), mode="sum"
-    )
-
-
-def sample_masks(masks: Tensor, index: Tensor, points: Tensor) -> Tensor:
-    """Chosen boolean masks at points: ``point_sample`` of ``masks[index]`` without copying them.
-
-    Args:
-        masks: (M, H, W) bool.
-        index: (N,) which mask each row of points reads.
-        points: (N, P, 2), (x, y) in [0, 1].
-
-    Returns:
-        (N, P) float32 in [0, 1].
+        (T, P) float32 in [0, 1].
     """
     height, width = masks.shape[-2:]
-    corner, x, y = _corners(points, height, width)
-    right, down = x.frac_(), y.frac_()
-    padded = F.pad(masks.to(torch.uint8), (1, 2, 1, 2))
-    corner += index[:, None] * padded[0].numel()
-    flat = padded.flatten()
+    corner, right, down = _cells(points, height, width)
+    padded = F.pad(masks.to(torch.uint8), (1, 2, 1, 2)).flatten(1)
     rows = []
     for offset in (0, width + 3):
-        start, end = (flat.take(corner + (offset + step)).to(x.dtype) for step in (0, 1))
+        start, end = (
+            padded.index_select(1, corner + (offset + step)).to(right.dtype) for step in (0, 1)
+        )
         rows.append(torch.lerp(start, end, right))
     return torch.lerp(rows[0], rows[1], down)
 
 
-def _corners(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+def _cells(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """Where points lie on maps that have one more row and column of zeros before and two after.
 
     Returns:
-        The flat index of the upper left of the four pixels around a point, and x and y in pixels of
-        the padded map, whose fractions are the weights of the right and the lower pixels.
+        The flat index of the upper left of the four pixels around a point, and the weights of the
+        right and of the lower pixels.
     """
     x = (points[..., 0] * width + 0.5).clamp_(0, width + 1)
     y = (points[..., 1] * height + 0.5).clamp_(0, height + 1)
-    return y.long() * (width + 3) + x.long(), x, y
+    corner = y.long() * (width + 3) + x.long()
+    return corner, x.frac_(), y.frac_()
 
 
 @torch.no_grad()
@@ -100,18 +112,17 @@ def uncertain_points(mask_logits: Tensor, drawn: Tensor, num_points: int, import
     """Of points drawn uniformly, some where the mask logit is nearest to zero, and some as drawn.
 
     Args:
-        mask_logits: (N, H, W).
-        drawn: (N, R, 2) uniform points in [0, 1]; the last ``num_points - important`` are taken as
+        mask_logits: (N, H, W), N at least 1.
+        drawn: (R, 2) uniform points in [0, 1]; the last ``num_points - important`` are taken as
             they are, all others are candidates.
         num_points: P, points per mask wanted.
         important: how many of them are the most uncertain candidates.
 
     Returns:
-        (N, P, 2) points, (x, y) in [0, 1], float32.
+        (N, P) indices into ``drawn``, the uncertain points first.
     """
-    rest = num_points - important
-    candidates, uniform = drawn[:, : drawn.shape[1] - rest], drawn[:, drawn.shape[1] - rest :]
-    uncertainty = -point_sample(mask_logits[:, None].float(), candidates)[:, 0].abs()
-    chosen = uncertainty.topk(important, dim=1, sorted=False).indices
-    picked = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
-    return torch.cat([picked, uniform], dim=1)
+    candidates = len(drawn) - (num_points - important)
+    certainty = MapTable([mask_logits]).at(drawn[:candidates]).abs_()
+    picked = certainty.T.contiguous().topk(important, dim=1, largest=False, sorted=False).indices
+    rest = torch.arange(candidates, len(drawn), device=drawn.device)
+    return torch.cat([picked, rest.expand(len(mask_logits), -1)], dim=1)

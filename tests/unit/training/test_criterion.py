@@ -52,19 +52,19 @@ def test_losses_equal_the_definition(monkeypatch):
     monkeypatch.setattr(
         criterion_module,
         "uncertain_points",
-        lambda masks, *_: fixed.expand(len(masks), -1, -1),
+        lambda masks, *_: torch.arange(300).expand(len(masks), -1),
     )
     kept = []
     matcher = criterion.matcher
     monkeypatch.setattr(
         criterion, "matcher", lambda *arguments: kept.append(matcher(*arguments)) or kept[0]
     )
-    losses = criterion(outputs, targets)
+    losses = criterion(outputs, targets, lambda _: fixed.expand(3, -1, -1))
     for s, (output, suffix) in enumerate([(outputs["aux_outputs"][0], "_0"), (outputs, "")]):
         expected = torch.full((3, Q), K)
         mask_loss, dice_loss = 0.0, 0.0
         for b in range(3):
-            for q, t in zip(*kept[0][s][b], strict=True):
+            for q, t in zip(kept[0][b].query[s], kept[0][b].mask[s], strict=True):
                 expected[b, q] = targets[b]["labels"][t]
                 x = point_sample(output["pred_masks"][b : b + 1, q : q + 1], fixed)[0, 0]
                 y = point_sample(targets[b]["masks"][None, t : t + 1].float(), fixed)[0, 0]
@@ -84,14 +84,14 @@ def test_point_losses_approach_dense_losses():
     torch.manual_seed(2)
     criterion = SetCriterion(K, num_points=400_000, importance_ratio=0.0)
     losses = criterion(outputs, [target])
-    [[(query, _)]] = criterion.matcher(
+    [(query, _)] = criterion.matcher(
         outputs["pred_logits"][None], outputs["pred_masks"][None], [target]
     )
     # Dense: both maps enlarged sixteenfold, zero beyond the edge as a point sample reads them.
     fine = (torch.arange(16 * W) + 0.5) / (16 * W)
     y, x = torch.meshgrid(fine, fine, indexing="ij")
     grid = torch.stack([x, y], -1).reshape(1, -1, 2)
-    logit = point_sample(outputs["pred_masks"][:, query], grid)[0, 0]
+    logit = point_sample(outputs["pred_masks"][:, query[0]], grid)[0, 0]
     truth = point_sample(target["masks"][None].float(), grid)[0, 0]
     p = logit.sigmoid()
     dice = 1 - (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1)

@@ -43,11 +43,11 @@ def test_matches_the_assignment_of_costs_computed_pair_by_pair():
             cost[q, t] = 5 * bce + 5 * dice - 2 * logits[0, 0, q].softmax(-1)[labels[t]]
     expected = linear_sum_assignment(cost.numpy())
     # At every pixel's centre, sampling is reading: the costs are those of whole masks.
-    [[(query, target)]] = HungarianMatcher()(
+    [(query, target)] = HungarianMatcher()(
         logits, masks, [{"labels": labels, "masks": truth}], _pixel_centres()
     )
-    assert query.tolist() == expected[0].tolist()
-    assert target.tolist() == expected[1].tolist()
+    assert query.tolist() == [expected[0].tolist()]
+    assert target.tolist() == [expected[1].tolist()]
 
 
 def test_batched_equals_single():
@@ -56,31 +56,29 @@ def test_batched_equals_single():
     batched = HungarianMatcher()(logits, masks, targets, points)
     for s in range(3):
         for b in range(4):
-            [[single]] = HungarianMatcher()(
+            [single] = HungarianMatcher()(
                 logits[s : s + 1, b : b + 1],
                 masks[s : s + 1, b : b + 1],
                 targets[b : b + 1],
                 points[b : b + 1],
             )
-            assert torch.equal(single[0], batched[s][b][0])
-            assert torch.equal(single[1], batched[s][b][1])
+            assert torch.equal(single[0], batched[b].query[s : s + 1])
+            assert torch.equal(single[1], batched[b].mask[s : s + 1])
 
 
 @pytest.mark.parametrize("counts", [[0], [0, 0]])
 def test_no_targets_gives_empty_matches(counts):
     result = HungarianMatcher(num_points=20)(*_case(counts))
-    assert [len(query) for query, _ in result[0]] == counts
+    assert [match.query.shape for match in result] == [(1, n) for n in counts]
 
 
 def test_every_target_is_matched_once_and_more_targets_than_queries_work():
     logits, masks, targets = _case([4])
-    [[(query, target)]] = HungarianMatcher(num_points=64)(logits, masks, targets)
-    assert sorted(target.tolist()) == [0, 1, 2, 3]
-    assert len(set(query.tolist())) == 4
-    [[(query, target)]] = HungarianMatcher(num_points=64)(
-        logits[:, :, :2], masks[:, :, :2], targets
-    )
-    assert len(query) == 2
+    [(query, target)] = HungarianMatcher(num_points=64)(logits, masks, targets)
+    assert sorted(target[0].tolist()) == [0, 1, 2, 3]
+    assert len(set(query[0].tolist())) == 4
+    [(query, target)] = HungarianMatcher(num_points=64)(logits[:, :, :2], masks[:, :, :2], targets)
+    assert query.shape == (1, 2)
 
 
 def test_a_perfect_query_is_chosen():
@@ -88,8 +86,8 @@ def test_a_perfect_query_is_chosen():
     targets[0]["masks"] = F.interpolate(
         (masks[:, :, 5] > 0).float(), scale_factor=2, mode="nearest"
     )[0].bool()
-    [[(query, _)]] = HungarianMatcher(num_points=200)(logits, masks * 10, targets)
-    assert query.tolist() == [5]
+    [(query, _)] = HungarianMatcher(num_points=200)(logits, masks * 10, targets)
+    assert query.tolist() == [[5]]
 
 
 @pytest.mark.parametrize(("name", "index"), [("pred_logits", 0), ("pred_masks", 1)])
@@ -103,8 +101,8 @@ def test_non_finite_predictions_are_named(name, index):
 def test_float16_predictions_are_compared_in_float32():
     logits, masks, targets = _case([3])
     points = torch.rand(1, 100, 2)
-    [[half]] = HungarianMatcher()(logits.half(), (masks * 5000).half(), targets, points)
-    [[full]] = HungarianMatcher()(
+    [half] = HungarianMatcher()(logits.half(), (masks * 5000).half(), targets, points)
+    [full] = HungarianMatcher()(
         logits.half().float(), (masks * 5000).half().float(), targets, points
     )
     assert torch.equal(half[0], full[0])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from training.point_sampling import point_sample, sample_many, sample_masks, uncertain_points
+from training.point_sampling import MapTable, point_sample, sample_masks, uncertain_points
 
 
 def test_point_sample_reads_a_linear_ramp_exactly():
@@ -14,32 +15,39 @@ def test_point_sample_reads_a_linear_ramp_exactly():
     assert torch.allclose(point_sample(ramp, points)[0, 0], points[0, :, 0], atol=1e-6)
 
 
+def _points_in_and_out():
+    points = torch.rand(300, 2) * 1.4 - 0.2
+    points[:4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.5]])
+    return points
+
+
 def test_sample_masks_equals_resampling_a_float_copy():
     torch.manual_seed(0)
     masks = torch.rand(5, 9, 13) > 0.5
-    index = torch.tensor([4, 0, 0, 2])
-    points = torch.rand(4, 200, 2) * 1.2 - 0.1  # some outside
-    expected = point_sample(masks[index, None].float(), points)[:, 0]
-    assert torch.allclose(sample_masks(masks, index, points), expected, atol=1e-5)
+    points = _points_in_and_out()
+    expected = point_sample(masks[None].float(), points[None])[0]
+    torch.testing.assert_close(sample_masks(masks, points), expected, rtol=0, atol=1e-5)
 
 
-def test_many_maps_at_shared_points_equal_each_by_itself():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_maps_of_a_table_equal_each_by_itself(dtype):
     torch.manual_seed(0)
-    maps = torch.randn(7, 9, 13)
-    points = torch.rand(300, 2) * 1.4 - 0.2  # some outside
-    points[:4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.5]])
-    expected = point_sample(maps[None], points[None])[0].T
-    torch.testing.assert_close(sample_many(maps, points), expected, rtol=1e-4, atol=1e-5)
+    maps = torch.randn(7, 9, 13).to(dtype)
+    points = _points_in_and_out()
+    expected = point_sample(maps[None].float(), points[None])[0].T
+    table = MapTable([maps[:2], maps[2:]])
+    torch.testing.assert_close(table.at(points), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_uncertain_points_lie_at_the_zero_crossing():
     torch.manual_seed(0)
     width = 64
     logits = (torch.arange(width) - width / 2 + 0.5).expand(3, 32, width)
-    points = uncertain_points(logits, torch.rand(3, 1300, 2), 400, 300)
-    assert points.shape == (3, 400, 2)
-    assert (points >= 0).all()
-    assert (points <= 1).all()
+    drawn = torch.rand(1300, 2)
+    chosen = uncertain_points(logits, drawn, 400, 300)
+    assert chosen.shape == (3, 400)
+    assert all(len(set(row)) == 400 for row in chosen.tolist())
+    points = drawn[chosen]
     distance = (points[..., 0] - 0.5).abs()
     # 300 of 1200 uniform candidates are the nearest quarter: within 1/8 of the middle.
     # (At the picture's edge half of a pixel's neighbours are zero, so points look uncertain.)
@@ -50,6 +58,5 @@ def test_uncertain_points_lie_at_the_zero_crossing():
 
 
 def test_all_points_uniform_without_importance():
-    drawn = torch.rand(2, 40, 2)
-    points = uncertain_points(torch.zeros(2, 4, 4), drawn, 10, 0)
-    assert torch.equal(points, drawn[:, 30:])
+    chosen = uncertain_points(torch.zeros(2, 4, 4), torch.rand(40, 2), 10, 0)
+    assert chosen.tolist() == [list(range(30, 40))] * 2
