@@ -26,6 +26,7 @@ from mask2kan.errors import ConfigError, Mask2KANError
 from mask2kan.pictures import find_pictures
 from mask2kan.predicting import PredictJob, Report, Task
 from mask2kan.predictor import Prediction, Predictor
+from mask2kan.reporting import complain, describe_model, tell_results
 from mask2kan.results import (
     comparison_picture,
     png_bytes,
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except (Mask2KANError, OSError) as error:
-        _complain(error)
+        complain(error)
         return 1
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
@@ -133,7 +134,7 @@ def compare(options: argparse.Namespace) -> int:
         facts["files"] = [file.name for file in files]
         written = write_json(folder / "comparison.json", facts)
         notes = predictions[0][1].notes
-        _report(path, [(f"{side} ", facts[side]) for side in SIDES], notes, written)
+        tell_results(path, [(f"{side} ", facts[side]) for side in SIDES], notes, written)
 
     return _for_each(pictures, one)
 
@@ -164,7 +165,7 @@ def info(options: argparse.Namespace) -> int:
         "calibration": model.calibration,
         "card": found.get("card", {}),
     }
-    print(json.dumps(facts, indent=2) if options.json else _describe(facts))
+    print(json.dumps(facts, indent=2) if options.json else describe_model(facts))
     return 0
 
 
@@ -245,7 +246,7 @@ def _for_each(pictures: list[Path], one: Callable[[Path, str], None]) -> int:
             one(path, stem)
         except (Mask2KANError, OSError) as error:
             failed += 1
-            _complain(error, path)
+            complain(error, path)
     if failed and len(pictures) > 1:
         tqdm.write(f"{failed} of {len(pictures)} pictures failed.", file=sys.stderr)
     return 1 if failed else 0
@@ -258,9 +259,9 @@ def _report_all(outcomes: Iterator[Outcome[Task, Report]], count: int) -> int:
     for task, report, error in tqdm(outcomes, total=count, unit="picture", disable=hidden):
         if error is not None:
             failed += 1
-            _complain(error, Path(task[0]))
+            complain(error, Path(task[0]))
         if report is not None:
-            _report(Path(task[0]), [("", report.summary)], report.notes, report.written)
+            tell_results(Path(task[0]), [("", report.summary)], report.notes, report.written)
     if failed and count > 1:
         tqdm.write(f"{failed} of {count} pictures failed.", file=sys.stderr)
     return 1 if failed else 0
@@ -298,51 +299,6 @@ def _bundled(family: str) -> str:
 def _title(source: str) -> str:
     path = Path(source)
     return path.name if path.exists() else source
-
-
-def _report(
-    path: Path, summaries: list[tuple[str, dict[str, Any]]], notes: list[str], written: Path
-) -> None:
-    tqdm.write(f"{path}: {written}")
-    for label, summary in summaries:
-        classes = ", ".join(f"{e['name']} {e['share']:.0%}" for e in summary["classes"][:4])
-        tqdm.write(
-            f"  {label}{classes}; anomalous {summary['anomalous_share']:.1%} in "
-            f"{summary['regions_found']} regions ({summary['score']} >= "
-            f"{summary['threshold']:.3g}, {summary['threshold_from']})"
-        )
-    for note in notes:
-        tqdm.write(f"  {note}")
-
-
-def _complain(error: Exception, path: Path | None = None) -> None:
-    message = " ".join(str(error).split()) or type(error).__name__
-    where = "" if path is None else f"{path}: "
-    tqdm.write(f"mask2kan: {where}{message}", file=sys.stderr)
-
-
-def _describe(facts: dict[str, Any]) -> str:
-    lines = [f"{facts['model']} ({facts['format']})", "architecture:"]
-    lines += [f"  {key:26} {value}" for key, value in facts["architecture"].items()]
-    lines.append("parameters:")
-    lines += [f"  {key:26} {value:>12,}" for key, value in facts["parameters"].items()]
-    lines.append(f"classes ({len(facts['class_names'])}): {', '.join(facts['class_names'])}")
-    lines += [f"{key}: {value}" for key, value in facts["card"].items()]
-    if not facts["calibration"]:
-        lines.append("calibration: none; anomaly pictures use nominal ranges")
-        return "\n".join(lines)
-    lines.append("calibration (anomalous if score >= threshold):")
-    for score, values in facts["calibration"].items():
-        low, high = values["range"]
-        thresholds = "  ".join(
-            f"{name} {values[name]:.4g}"
-            for name in ("fpr05", "tpr95", "best_f1")
-            if values.get(name) is not None
-        )
-        lines.append(f"  {score:8} range {low:.4g} to {high:.4g}  {thresholds}")
-        if values.get("data"):
-            lines.append(f"           on {values['data']}")
-    return "\n".join(lines)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import logging
 import math
-import os
 import signal
 import sys
 import time
@@ -23,7 +22,7 @@ from types import FrameType
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -40,20 +39,17 @@ from training.data import LabelledPictures, open_split
 from training.data.crops import Batch, TrainingCrops, Unreadable, collate
 from training.data.unlabelled import PREFIX, UnlabelledPictures
 from training.models import HEAD, build_model, training_mode
+from training.numerics import require_finite_gradient, require_finite_losses
 from training.objectives import DistillationObjective, Objective, SegmentationObjective
 from training.optimizer import build_optimizer, build_schedule
 from training.outliers import OutlierPaster
 from training.run_card import describe_run
 from training.runs import RunFolder
-from training.sharding import update_grid
+from training.sharding import choose_parts, sharding_asked_for, update_grid
 from training.trunk_cache import TrunkCache
 from training.validation import TeacherLabels, Validation, validate
 
 LOG_EVERY = 20
-LOWEST_SCALE = 1.0  # of the float16 loss scale; below it, gradients are not recoverable
-# What FSDP gathers and releases on its own: parts that read their weights in their own forward
-# alone. The transformer decoder stays with the objective, whose losses read the head's weights.
-SHARDED_PARTS = ("EncoderLayer", "Stage")
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +86,7 @@ class Trainer:
     ) -> None:
         self.config = config
         self.accelerator = Accelerator(
-            mixed_precision=mixed_precision, rng_types=[], fsdp_plugin=_sharding()
+            mixed_precision=mixed_precision, rng_types=[], fsdp_plugin=sharding_asked_for()
         )
         processes = self.accelerator.num_processes
         if config.batch_size % processes:
@@ -119,7 +115,8 @@ class Trainer:
         saved = self.run.load_state() if resume else None
         if saved is not None:
             self.average.load_state_dict(saved["average"])
-        self._choose_sharded_parts()
+        if self._sharded:
+            choose_parts(self.accelerator.state.fsdp_plugin, self.model)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
         self.average.follow(self.model)
         self.schedule = build_schedule(
@@ -166,12 +163,6 @@ class Trainer:
     @property
     def _sharded(self) -> bool:
         return bool(self.accelerator.distributed_type == DistributedType.FSDP)
-
-    def _choose_sharded_parts(self) -> None:
-        if self._sharded:
-            present = {type(module).__name__ for module in self.model.modules()}
-            plugin = self.accelerator.state.fsdp_plugin
-            plugin.transformer_cls_names_to_wrap = [n for n in SHARDED_PARTS if n in present]
 
     def _crops(self, start: int, length: int | None = None) -> TrainingCrops:
         return TrainingCrops(
@@ -278,18 +269,12 @@ class Trainer:
             raise NumericsError(f"Stopped before the update at {where}: {error}") from error
         finally:
             hook.remove()
-        loss = losses["loss"]
-        if not torch.isfinite(loss):
-            broken = [name for name, value in losses.items() if not torch.isfinite(value)]
-            raise NumericsError(
-                f"Stopped before the update at {where}: the loss is {loss.item()} "
-                f"({', '.join(broken)}); lower lr or train in float32."
-            )
+        require_finite_losses(losses, where)
         self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
+        self.accelerator.backward(losses["loss"])
         learning = [value for value in self.model.parameters() if value.requires_grad]
         norm = self.accelerator.clip_grad_norm_(learning, config.clip_norm)
-        self._check_gradient(norm, where)
+        require_finite_gradient(self.model, norm, self.accelerator.scaler, where)
         self.optimizer.step()
         if not self.accelerator.optimizer_step_was_skipped:
             self.schedule.step()
@@ -312,24 +297,6 @@ class Trainer:
     @property
     def _head(self) -> nn.Module:
         return self.model.get_submodule(HEAD)
-
-    def _check_gradient(self, norm: Tensor, where: str) -> None:
-        """Stop on a gradient that must not be applied; float16 may skip while its scale falls."""
-        if torch.isfinite(norm):
-            return
-        scaler = self.accelerator.scaler
-        if scaler is not None and scaler.get_scale() > LOWEST_SCALE:
-            return
-        broken = [
-            name
-            for name, parameter in self.model.named_parameters()
-            if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
-        ]
-        raise NumericsError(
-            f"Stopped before the update at {where}: the gradient is not finite "
-            f"({len(broken)} parameters, first {', '.join(broken[:3])}); lower lr or train in "
-            "float32."
-        )
 
     def _update_grid(self, inputs: Tensor) -> None:
         """Fit the head's grids to what all processes' queries gave it."""
@@ -420,13 +387,6 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _sharding() -> FullyShardedDataParallelPlugin | None:
-    """FSDP as this model needs it, when ``accelerate launch --use_fsdp`` asks for FSDP."""
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() not in ("1", "true"):
-        return None
-    return FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
 
 
 def _open(config: TrainConfig, split: str) -> LabelledPictures:

@@ -6,12 +6,31 @@ Without FSDP every function here returns or writes the tensor as it is.
 from __future__ import annotations
 
 import copy
+import os
 
 import torch
-from torch import Tensor
+from accelerate import FullyShardedDataParallelPlugin
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mask2kan.kan import KAN
+
+# What FSDP gathers and releases on its own: parts that read their weights in their own forward
+# alone. The transformer decoder stays with the objective, whose losses read the head's weights.
+SHARDED_PARTS = ("EncoderLayer", "Stage")
+
+
+def sharding_asked_for() -> FullyShardedDataParallelPlugin | None:
+    """FSDP as this model needs it, when ``accelerate launch --use_fsdp`` asks for FSDP."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() not in ("1", "true"):
+        return None
+    return FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+
+
+def choose_parts(plugin: FullyShardedDataParallelPlugin, model: nn.Module) -> None:
+    """Tell FSDP which parts of a model to gather on their own."""
+    present = {type(module).__name__ for module in model.modules()}
+    plugin.transformer_cls_names_to_wrap = [name for name in SHARDED_PARTS if name in present]
 
 
 def share(value: Tensor) -> Tensor:

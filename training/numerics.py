@@ -1,0 +1,64 @@
+"""Checks of what a step is about to apply.
+
+Each raises a NumericsError that names the step and its pictures; nothing was changed until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from mask2kan.errors import NumericsError
+
+LOWEST_SCALE = 1.0  # of the float16 loss scale; below it, gradients are not recoverable
+
+
+def require_finite_losses(losses: Mapping[str, Tensor], where: str) -> None:
+    """Stop on a loss that must not be differentiated.
+
+    Args:
+        losses: scalars; ``loss`` is their weighted sum.
+        where: step and pictures, in words.
+
+    Raises:
+        NumericsError: when ``loss`` is not finite.
+    """
+    if torch.isfinite(losses["loss"]):
+        return
+    broken = [name for name, value in losses.items() if not torch.isfinite(value)]
+    raise NumericsError(
+        f"Stopped before the update at {where}: the loss is {losses['loss'].item()} "
+        f"({', '.join(broken)}); lower lr or train in float32."
+    )
+
+
+def require_finite_gradient(
+    model: nn.Module, norm: Tensor, scaler: GradScaler | None, where: str
+) -> None:
+    """Stop on a gradient that must not be applied; float16 may skip while its scale falls.
+
+    Args:
+        model: whose parameters have the gradient.
+        norm: of the gradient.
+        scaler: of the loss, in float16.
+        where: step and pictures, in words.
+
+    Raises:
+        NumericsError: when the gradient is not finite and no smaller scale would help.
+    """
+    if torch.isfinite(norm):
+        return
+    if scaler is not None and scaler.get_scale() > LOWEST_SCALE:
+        return
+    broken = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+    ]
+    raise NumericsError(
+        f"Stopped before the update at {where}: the gradient is not finite "
+        f"({len(broken)} parameters, first {', '.join(broken[:3])}); lower lr or train in float32."
+    )
