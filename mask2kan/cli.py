@@ -314,7 +314,11 @@ def _parser() -> argparse.ArgumentParser:
     add = _command(commands, "predict", predict, "segment pictures with one model")
     add("--model", help="file, bundled name or Hub id (default: the bundled KAN model)")
     _picture_options(add)
-    add("--resume", action="store_true", help="leave out pictures whose results are there")
+    add(
+        "--resume",
+        action="store_true",
+        help="leave out pictures that the same model and options were done with",
+    )
     add("--ray", action="store_true", help="spread the pictures with Ray Data")
     add("--ray-address", help="of a running cluster, which shares --out (default: start one here)")
     add("--workers", type=int, help="Ray actors (default: a card or four cores each)")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +15,8 @@ from mask2kan.predictor import Predictor
 from mask2kan.results import summarize, write_json, write_results
 
 Task = tuple[str, str]  # a picture's path, and what its results' names begin with
+
+_SAME_ANSWER = ("device", "compile", "graphs")  # options that change a result in its rounding only
 
 
 class Report(NamedTuple):
@@ -47,8 +52,29 @@ class PredictJob:
     predictor: Mapping[str, Any]
 
     def is_done(self, task: Task) -> bool:
-        """Whether a picture's results are complete: the JSON file is written last."""
-        return self._summary_file(task).is_file()
+        """Whether a picture's results are there, are newer than it, and come of the same settings.
+
+        The JSON file is written last.
+        """
+        file = self._summary_file(task)
+        try:
+            known = json.loads(file.read_bytes())
+            fresh = file.stat().st_mtime_ns >= Path(task[0]).stat().st_mtime_ns
+        except (OSError, ValueError):
+            return False
+        return fresh and isinstance(known, dict) and known.get("settings") == self.settings
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """What results depend on, beside the picture, in plain values ready for JSON."""
+        options = {key: v for key, v in self.predictor.items() if key not in _SAME_ANSWER}
+        return {
+            "model": self.model,
+            "weights": _digest(Path(self.model)),
+            "score": self.score,
+            "threshold": self.threshold,
+            **options,
+        }
 
     def worker(self) -> PredictWorker:
         """Load the model."""
@@ -81,6 +107,22 @@ class PredictWorker:
         prediction = self._predictor(path)
         files = write_results(prediction, job.out, stem, job.score, job.threshold)
         summary = summarize(prediction, job.score, job.threshold)
-        facts = {"picture": path, **summary, "files": [file.name for file in files]}
+        facts = {
+            "picture": path,
+            **summary,
+            "files": [file.name for file in files],
+            "settings": job.settings,
+        }
         written = write_json(job.out / f"{stem}.json", facts)
         return Report(summary, prediction.notes, written)
+
+
+def _digest(checkpoint: Path) -> str | None:
+    """SHA-256 of a checkpoint file; None for a name, whose weights are told by it."""
+    if not checkpoint.is_file():
+        return None
+    with checkpoint.open("rb") as file:
+        digest = hashlib.new("sha256")
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

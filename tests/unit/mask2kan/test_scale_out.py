@@ -78,6 +78,28 @@ def test_resume_does_what_is_missing(command, tmp_path, capsys):
         assert path.name.startswith("b") or path.stat().st_mtime_ns == before[path.name]
 
 
+def test_resume_redoes_what_other_settings_or_pictures_made(command, pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+
+    def done_before(*options):
+        capsys.readouterr()
+        assert main([*command, str(out), "--resume", *options]) == 0
+        return capsys.readouterr().out.count("pictures were done before")
+
+    assert not done_before()
+    assert not done_before("--score", "entropy")
+    assert json.loads((out / "a.json").read_text())["score"] == "entropy"
+    assert done_before("--score", "entropy")
+    other = tiny("mask2kan", "mobilenetv2")
+    torch.nn.init.zeros_(other.transformer_decoder.class_embed.weight)
+    save_model(other, tmp_path / "tiny.safetensors")
+    assert not done_before("--score", "entropy")
+    (out / "a.json").write_text("[1")  # cut off
+    Image.new("RGB", (64, 40)).save(pictures / "b.png")
+    assert main([*command, str(out), "--resume", "--score", "entropy"]) == 0
+    assert "1 of 3 pictures were done before" in capsys.readouterr().out
+
+
 def test_one_broken_picture_does_not_stop_the_others(command, pictures, tmp_path, capsys):
     (pictures / "b.png").write_bytes(b"nothing")
     assert main([*command, str(tmp_path / "out")]) == 1
