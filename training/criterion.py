@@ -182,6 +182,7 @@ class SetCriterion(nn.Module):
         count = torch.tensor(float(sum(len(target["labels"]) for target in targets)))
         num_masks = mean_over_processes(count.to(drawn.device)).clamp(min=1.0)
         pictures = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        pictures = pictures.to(drawn.device)
         queries = torch.cat([match.query for match in matches], dim=1)
         chosen = torch.stack(
             [one[pictures, query].float() for one, query in zip(masks, queries, strict=True)]
