@@ -12,8 +12,8 @@ averaged over the pixels of either kind, and the two averages added, as Mask2Ano
   class is certain, an outlier nothing when the score reaches the margin. Void pixels are left out.
 
 S_c = Σ_q p_qc m_q are the class scores (see ``mask2kan.anomaly``). Departs from that code: S is
-computed at the masks' own size and its maximum enlarged to the label's with the corners' edges, not
-their centres, aligned, like every other mask here.
+computed at the masks' own size and its maximum enlarged to the picture's with the corners' edges,
+not their centres, aligned, like every other mask here.
 
 Legend: B batch, Q queries, K classes, H W label size, h w mask size.
 """
@@ -30,6 +30,7 @@ from training.data.transforms import OUTLIER, VOID
 from training.distributed import mean_over_processes
 
 Form = Literal["published", "well_posed"]
+MASK_STRIDE = 4  # pixels of the padded picture per pixel of a mask
 
 
 def negative_likelihood(pred_logits: Tensor, pred_masks: Tensor, form: Form) -> Tensor:
@@ -49,13 +50,29 @@ def negative_likelihood(pred_logits: Tensor, pred_masks: Tensor, form: Form) -> 
     return -likelihood if form == "published" else 1 - likelihood
 
 
+def at_pixels(l_n: Tensor, size: tuple[int, int]) -> Tensor:
+    """l_n enlarged to the pictures, without what the model padded them by.
+
+    Args:
+        l_n: (B, h, w) over the padded pictures.
+        size: (H, W) of the pictures.
+
+    Returns:
+        (B, H, W).
+    """
+    enlarged = F.interpolate(
+        l_n[:, None], scale_factor=MASK_STRIDE, mode="bilinear", align_corners=False
+    )
+    return enlarged[:, 0, : size[0], : size[1]]
+
+
 def contrastive_loss(
     l_n: Tensor, labels: Tensor, *, margin: float = 1.0, form: Form = "well_posed"
 ) -> Tensor:
     """Eq. 2.10 and 2.11.
 
     Args:
-        l_n: (B, h, w), from ``negative_likelihood``; enlarged to the labels' size.
+        l_n: (B, H, W), from ``negative_likelihood`` and ``at_pixels``.
         labels: (B, H, W): 254 is an outlier, 255 void, everything else known.
         margin: m.
         form: whether void counts as known (``published``) or not.
@@ -63,9 +80,6 @@ def contrastive_loss(
     Returns:
         A scalar; a kind of pixel that does not occur contributes 0.
     """
-    if l_n.shape[-2:] != labels.shape[-2:]:
-        size = labels.shape[-2:]
-        l_n = F.interpolate(l_n[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     outlier = labels == OUTLIER
     known = ~outlier if form == "published" else ~outlier & (labels != VOID)
     counts = mean_over_processes(torch.stack([known.sum(), outlier.sum()]).float()).clamp(min=1.0)

@@ -9,15 +9,17 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mask2kan.checkpoints import load_model
 from mask2kan.heads import shared_weights
-from mask2kan.model import Mask2KAN
+from mask2kan.model import STRIDE, Mask2KAN
 from training.config import TrainConfig
-from training.contrastive import contrastive_loss, negative_likelihood
+from training.contrastive import at_pixels, contrastive_loss, negative_likelihood
 from training.criterion import SetCriterion, semantic_targets
 from training.data.crops import Batch
+from training.data.transforms import VOID
 from training.distributed import PointDraws
 from training.models import HEAD
 from training.trunk_cache import TrunkCache
@@ -62,7 +64,7 @@ class SegmentationObjective(nn.Module):
         else:
             outputs = self.model.transformer_decoder(*self.trunk(images, batch["views"]))
         draws = PointDraws(self.config.seed, batch["numbers"], images.device)
-        losses = self.criterion(outputs, semantic_targets(batch["labels"]), draws)
+        losses = self.criterion(outputs, semantic_targets(_framed(batch["labels"])), draws)
         total = self.criterion.total(losses, self.model.get_submodule(HEAD))
         config = self.config
         if config.outliers.active and config.contrastive_weight:
@@ -71,13 +73,23 @@ class SegmentationObjective(nn.Module):
                     outputs["pred_logits"], outputs["pred_masks"], config.contrastive_form
                 )
                 losses["loss_contrastive"] = contrastive_loss(
-                    l_n,
+                    at_pixels(l_n, batch["labels"].shape[-2:]),
                     batch["labels"],
                     margin=config.contrastive_margin,
                     form=config.contrastive_form,
                 )
             total = total + config.contrastive_weight * losses["loss_contrastive"]
         return {"loss": total, **losses}
+
+
+def _framed(labels: Tensor) -> Tensor:
+    """(B, H, W) labels padded with void, right and below, as the model pads pictures.
+
+    Predicted masks cover the padded picture, so ground-truth masks must too: a point is a share of
+    the whole.
+    """
+    height, width = labels.shape[-2:]
+    return F.pad(labels, (0, -width % STRIDE, 0, -height % STRIDE), value=VOID)
 
 
 class DistillationObjective(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mask2kan.anomaly import msp
-from training.contrastive import contrastive_loss, negative_likelihood
+from training.contrastive import at_pixels, contrastive_loss, negative_likelihood
 from training.data.transforms import OUTLIER, VOID
 
 # Two known pixels, two outliers, one void.
@@ -64,8 +64,14 @@ def test_a_smaller_map_is_enlarged_to_the_labels():
     labels = torch.zeros(1, 8, 8, dtype=torch.int64)
     labels[:, :, 4:] = OUTLIER
     l_n = torch.tensor([[[0.0, 1.0]]]).expand(1, 2, 2)
-    loss = contrastive_loss(l_n, labels, margin=1.0).item()
+    loss = contrastive_loss(at_pixels(l_n, (8, 8)), labels, margin=1.0).item()
     # Bilinear over 8 columns: 0 0 .125 .375 .625 .875 1 1, the same cost on either side.
     side = (0.125**2 + 0.375**2) / 4
     assert loss == pytest.approx(side, rel=1e-5)
     assert math.isfinite(loss)
+
+
+def test_what_the_model_padded_is_cut_off():
+    l_n = torch.rand(2, 8, 16)
+    whole = at_pixels(l_n, (32, 64))
+    assert torch.equal(at_pixels(l_n, (20, 40)), whole[:, :20, :40])

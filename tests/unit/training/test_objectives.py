@@ -10,14 +10,17 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 
 from mask2kan import create_model, load_model
 from mask2kan.checkpoints import save_model
+from mask2kan.config import ModelConfig
 from mask2kan.errors import ConfigError
 from mask2kan.heads import MLP
 from mask2kan.kan import KAN
 from tests.tiny_models import BACKBONES, TINY
 from tests.tiny_runs import QUICK, tiny_trainer
 from training.config import override
+from training.criterion import SetCriterion
 from training.loop import Trainer
 from training.models import equal_width, head_parameters
+from training.objectives import SegmentationObjective
 from training.recipes import recipe
 from training.trunk_cache import TrunkCache
 
@@ -237,3 +240,41 @@ def test_a_thousand_head_only_steps_take_under_five_minutes(tmp_path, published)
         "num_points=256",
     ).fit()
     assert time.monotonic() - start < 300
+
+
+class _Painted(torch.nn.Module):
+    """In a model's place: masks that are exactly the truth, over the padded picture."""
+
+    def __init__(self, labels):
+        super().__init__()
+        self.config = ModelConfig(num_classes=11)
+        frame = torch.full((2, 64, 96), 255)
+        frame[:, :40, :80] = labels
+        quarter = frame[:, 2::4, 2::4]
+        classes = torch.arange(10)
+        self.masks = torch.where(quarter[:, None] == classes[:, None, None], 30.0, -30.0)
+        self.logits = torch.nn.functional.one_hot(classes, 12).float() * 60
+        self.transformer_decoder = torch.nn.ModuleDict({"mask_embed": torch.nn.Identity()})
+
+    def forward(self, images):
+        return {
+            "pred_masks": self.masks.requires_grad_(),
+            "pred_logits": self.logits.expand(2, -1, -1),
+        }
+
+
+@pytest.mark.parametrize("form", ["published", "well_posed"])
+def test_masks_and_truth_lie_on_each_other_where_a_crop_is_padded(form):
+    """A crop of 40×80 is computed as 64×96; the truth in the same frame costs next to nothing."""
+    labels = torch.arange(10).repeat_interleave(8).expand(2, 40, 80)  # stripes
+    settings = ["outliers.source=procedural", f"contrastive_form={form}"]
+    config = override(recipe("camvid_mlp"), settings)
+    objective = SegmentationObjective(_Painted(labels), config, None)
+    objective.criterion = SetCriterion(11, num_points=2000, importance_ratio=0.0)
+    images = torch.zeros(2, 3, 40, 80)
+    losses = objective({"images": images, "labels": labels, "numbers": [0, 1]})
+    assert losses["loss_ce"] < 1e-5
+    assert losses["loss_dice"] < 0.15  # stripes two mask pixels wide, with soft borders
+    likelihood_of_known = 1.0 if form == "published" else 0.0  # what is pushed to 0
+    expected = pytest.approx(0.5 * likelihood_of_known, abs=0.1)
+    assert losses["loss_contrastive"].item() == expected
