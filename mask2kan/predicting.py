@@ -52,17 +52,17 @@ class PredictJob:
     predictor: Mapping[str, Any]
 
     def is_done(self, task: Task) -> bool:
-        """Whether a picture's results are there, are newer than it, and come of the same settings.
+        """Whether all results of this very picture are there, made with the same settings.
 
-        The JSON file is written last.
+        The JSON file, which says so, is written last.
         """
-        file = self._summary_file(task)
         try:
-            known = json.loads(file.read_bytes())
-            fresh = file.stat().st_mtime_ns >= Path(task[0]).stat().st_mtime_ns
-        except (OSError, ValueError):
+            known = json.loads(self._summary_file(task).read_bytes())
+            expected = (task[0], picture_stamp(task[0]), self.settings)
+            found = (known["picture"], known["picture_stamp"], known["settings"])
+            return found == expected and all((self.out / name).is_file() for name in known["files"])
+        except (OSError, ValueError, KeyError, TypeError):
             return False
-        return fresh and isinstance(known, dict) and known.get("settings") == self.settings
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
@@ -82,6 +82,12 @@ class PredictJob:
 
     def _summary_file(self, task: Task) -> Path:
         return self.out / f"{task[1]}.json"
+
+
+def picture_stamp(path: str) -> dict[str, int]:
+    """What tells a picture from another of the same name: bytes, and when it was modified."""
+    known = Path(path).stat()
+    return {"bytes": known.st_size, "modified_ns": known.st_mtime_ns}
 
 
 class PredictWorker:
@@ -109,6 +115,7 @@ class PredictWorker:
         summary = summarize(prediction, job.score, job.threshold)
         facts = {
             "picture": path,
+            "picture_stamp": picture_stamp(path),
             **summary,
             "files": [file.name for file in files],
             "settings": job.settings,

@@ -72,8 +72,9 @@ class SegmentationObjective(nn.Module):
                 l_n = negative_likelihood(
                     outputs["pred_logits"], outputs["pred_masks"], config.contrastive_form
                 )
+                height, width = batch["labels"].shape[-2:]
                 losses["loss_contrastive"] = contrastive_loss(
-                    at_pixels(l_n, batch["labels"].shape[-2:]),
+                    at_pixels(l_n, (height, width)),
                     batch["labels"],
                     margin=config.contrastive_margin,
                     form=config.contrastive_form,

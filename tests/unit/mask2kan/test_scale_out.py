@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 
 import numpy as np
 import pytest
@@ -96,8 +97,23 @@ def test_resume_redoes_what_other_settings_or_pictures_made(command, pictures, t
     assert not done_before("--score", "entropy")
     (out / "a.json").write_text("[1")  # cut off
     Image.new("RGB", (64, 40)).save(pictures / "b.png")
+    os.utime(pictures / "b.png", (0, 0))  # another picture, though an older one
     assert main([*command, str(out), "--resume", "--score", "entropy"]) == 0
     assert "1 of 3 pictures were done before" in capsys.readouterr().out
+    (out / "c_overlay.png").unlink()
+    assert main([*command, str(out), "--resume", "--score", "entropy"]) == 0
+    assert (out / "c_overlay.png").is_file()
+
+
+def test_resume_does_not_take_a_namesake_for_a_picture(command, pictures, tmp_path, capsys):
+    other = tmp_path / "other" / "a.png"
+    other.parent.mkdir()
+    Image.new("RGB", (64, 40)).save(other)
+    out = tmp_path / "out"
+    assert main([*command, str(out)]) == 0
+    command[1] = str(other)
+    assert main([*command, str(out), "--resume"]) == 0
+    assert json.loads((out / "a.json").read_text())["picture"] == str(other)
 
 
 def test_one_broken_picture_does_not_stop_the_others(command, pictures, tmp_path, capsys):
