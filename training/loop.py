@@ -10,6 +10,7 @@ step and its pictures.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import logging
 import math
@@ -23,7 +24,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -50,6 +51,7 @@ from training.trunk_cache import TrunkCache
 from training.validation import TeacherLabels, Validation, validate
 
 LOG_EVERY = 20
+LONGEST_WAIT = datetime.timedelta(hours=1)  # of processes while the main one validates
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +88,10 @@ class Trainer:
     ) -> None:
         self.config = config
         self.accelerator = Accelerator(
-            mixed_precision=mixed_precision, rng_types=[], fsdp_plugin=sharding_asked_for()
+            mixed_precision=mixed_precision,
+            rng_types=[],
+            fsdp_plugin=sharding_asked_for(),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
         )
         processes = self.accelerator.num_processes
         if config.batch_size % processes:
@@ -97,10 +102,13 @@ class Trainer:
         self.progress = progress and self.accelerator.is_main_process
         self.train_pictures = _open(config, "train")
         self.step, self.best, self.interrupted, self.order = 0, -1.0, False, ""
+        self._validated = 0  # the step of the last validation
         self._last_validation: Validation | None = None
         self._paste = OutlierPaster(config.outliers) if config.outliers.active else None
         self.run = RunFolder(folder, tracker)
-        resume = resume and self.run.has_state
+        resume = self._main_says(resume and self.run.has_state)
+        if resume:
+            self.run.require_same(config)
         torch.manual_seed(config.seed)
         self.model = self._build_model(fresh=not resume)
         self.val_pictures = _open(config, "val")
@@ -114,7 +122,8 @@ class Trainer:
         self.average = WeightAverage(self.model, config.average_decay)
         saved = self.run.load_state() if resume else None
         if saved is not None:
-            self.average.load_state_dict(saved["average"])
+            with state.must_fit(folder):
+                self.average.load_state_dict(saved["average"])
         if self._sharded:
             choose_parts(self.accelerator.state.fsdp_plugin, self.model)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
@@ -123,7 +132,8 @@ class Trainer:
             optimizer, steps=config.steps, warmup_steps=config.warmup_steps
         )
         if saved is not None:
-            self._restore(saved)
+            with state.must_fit(folder):
+                self._restore(saved)
         if self.accelerator.is_main_process:
             self.run.open(config, resume=resume)
 
@@ -195,6 +205,9 @@ class Trainer:
         )
         saved, window, since = time.monotonic(), [], time.monotonic()
         with self._stop_signals(), contextlib.closing(self.run):
+            if self.step and self._validation_is_due():  # the run was stopped before or while it
+                self._validate()
+                self._save()
             for batch in self._batches():
                 window.append(self._update(batch))
                 bar.update()
@@ -203,7 +216,9 @@ class Trainer:
                     values = self._log(window, time.monotonic() - since)
                     bar.set_postfix(loss=f"{values['loss']:.3g}", best=f"{self.best:.3f}")
                     window, since = [], time.monotonic()
-                if self.step % self.config.eval_every == 0 or last:
+                if last:
+                    self._save()  # a validation that fails must not take the weights with it
+                if self._validation_is_due():
                     self._validate()
                     since = time.monotonic()
                 stop = self._agree_to_stop()
@@ -214,6 +229,10 @@ class Trainer:
                     break
         bar.close()
         return self.best
+
+    def _validation_is_due(self) -> bool:
+        on_time = self.step % self.config.eval_every == 0 or self.step == self.config.steps
+        return on_time and self._validated != self.step
 
     def _save_is_due(self, saved: float) -> bool:
         """Whether it is time for a checkpoint; the main process's clock decides for all."""
@@ -322,10 +341,19 @@ class Trainer:
         return mean
 
     def _validate(self) -> None:
-        """Measure the average, keep it when it is the best."""
+        """Measure the average, keep it when it is the best; not at all when asked to stop."""
+        if self._agree_to_stop():
+            return
         self.average.settle(self.model)
+        found = None
         if self.accelerator.is_main_process:
-            found = validate(self.average.model, self.val_pictures, self.config.eval_pictures)
+            found = validate(
+                self.average.model,
+                self.val_pictures,
+                self.config.eval_pictures,
+                stop=lambda: self.interrupted,
+            )
+        if found is not None:
             self.run.log(self.step, {f"val/{key}": value for key, value in found.values.items()})
             self.run.show(self.step, found)
             self._last_validation = found
@@ -334,6 +362,7 @@ class Trainer:
             if math.isfinite(miou) and miou > self.best:
                 self.best = miou
                 self._save_weights("best")
+            self._validated = self.step
         self.accelerator.wait_for_everyone()
 
     def _save_weights(self, name: str) -> None:
@@ -353,6 +382,7 @@ class Trainer:
                     "step": self.step,
                     "best": self.best,
                     "order": self.order,
+                    "validated": self._validated,
                     "rng": torch.get_rng_state(),
                     "average": self.average.state_dict(),
                     "schedule": self.schedule.state_dict(),
@@ -371,6 +401,7 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
         torch.set_rng_state(saved["rng"])
         self.step, self.best, self.order = saved["step"], saved["best"], saved["order"]
+        self._validated = saved["validated"]
         if self.accelerator.is_main_process:
             self.run.rewind(self.step)
 

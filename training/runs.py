@@ -45,6 +45,13 @@ FILES = {
     "state.pt": "what `--resume` continues from",
     "events.*": "the same values for TensorBoard",
 }
+# Settings a run may be continued with others of: what they change is not what was learnt so far.
+MAY_CHANGE = frozenset(
+    (
+        *("steps", "workers", "data", "pretrained_backbone", "cache_gigabytes"),
+        *("save_every", "save_minutes", "eval_every", "eval_pictures"),
+    )
+)
 TRACKERS = ("tensorboard", "wandb", "trackio")
 logger = logging.getLogger(__name__)
 
@@ -73,12 +80,13 @@ class RunFolder:
         self.folder = folder
         self.provenance = provenance()
         self._writer: SummaryWriter | None = None
-        self._service: Any = None
+        self._tracker = tracker
+        self._service: Any = None  # of the process that opens the run
         if tracker not in TRACKERS:
             raise ConfigError(unknown("tracker", tracker, TRACKERS))
         if tracker != "tensorboard":
             try:
-                self._service = importlib.import_module(tracker)
+                importlib.import_module(tracker)
             except ImportError as error:
                 raise ConfigError(
                     f"--tracker {tracker} needs the package {tracker}, which is not installed; "
@@ -89,6 +97,36 @@ class RunFolder:
     def has_state(self) -> bool:
         """Whether there is something to continue."""
         return (self.folder / "state.pt").is_file()
+
+    def require_same(self, config: TrainConfig) -> None:
+        """Refuse to continue a run as another one.
+
+        Raises:
+            ConfigError: when the folder is not here, which every machine needs, or its run was
+                started with other settings than may change on the way (``MAY_CHANGE``).
+        """
+        if not self.has_state:
+            raise ConfigError(
+                f"{self.folder} holds no state.pt here, but it does on the first machine; the run "
+                "folder must be on a disk that all machines share."
+            )
+        try:
+            known = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            before = dict(_flat(known))
+        except (OSError, ValueError, AttributeError):
+            return  # written after state.pt only by hand
+        now = dict(_flat(json.loads(json.dumps(config.to_dict()))))
+        shared = before.keys() & now.keys()
+        changed = sorted(
+            f"{key} was {before[key]!r} and is {now[key]!r}"
+            for key in shared
+            if key not in MAY_CHANGE and before[key] != now[key]
+        )
+        if changed:
+            raise ConfigError(
+                f"{self.folder} was started with other settings: {'; '.join(changed)}. Repeat "
+                "them, or choose another folder with --out."
+            )
 
     def open(self, config: TrainConfig, *, resume: bool) -> None:
         """Make the folder and write down what is about to run.
@@ -105,7 +143,8 @@ class RunFolder:
         self._write_json("config.json", config.to_dict())
         self._write_json("provenance.json", {"seed": config.seed, **self.provenance})
         self._writer = SummaryWriter(str(self.folder))
-        if self._service is not None:
+        if self._tracker != "tensorboard":
+            self._service = importlib.import_module(self._tracker)
             self._service.init(project="mask2kan", name=self.folder.name, config=config.to_dict())
 
     def rewind(self, step: int) -> None:
@@ -208,6 +247,15 @@ class RunFolder:
     def _write_json(self, name: str, values: dict[str, Any]) -> None:
         with atomic_writer(self.folder / name) as file:
             file.write((json.dumps(values, indent=2) + "\n").encode())
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as ``part.field``."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def provenance() -> dict[str, Any]:

@@ -6,6 +6,9 @@ with another number of processes, or with FSDP where it began without.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -15,6 +18,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 from torch.optim import Optimizer
+
+from mask2kan.errors import CheckpointError
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -38,3 +43,20 @@ def restore(module: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> N
         optim_state_dict=state["optimizer"],
         options=WHOLE,
     )
+
+
+@contextlib.contextmanager
+def must_fit(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong while a run's state is put back into one message.
+
+    Raises:
+        CheckpointError: when the state is of another model or version.
+    """
+    try:
+        yield
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"Cannot continue from {folder / 'state.pt'}, which is of another model or version: "
+            f"{reason} Choose another folder with --out to start anew."
+        ) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -53,18 +54,30 @@ def semantic_map(model: Mask2KAN, image: Tensor) -> NDArray[np.uint8]:
     return reduce_pixels([view], Geometry(size, size), ()).semantic
 
 
-def validate(model: Mask2KAN, pictures: LabelledPictures, limit: int = 0) -> Validation:
+def validate(
+    model: Mask2KAN,
+    pictures: LabelledPictures,
+    limit: int = 0,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> Validation | None:
     """Measure a model.
 
     Args:
         model: evaluated in the mode it is in, which should be evaluation mode.
         pictures: labelled pictures.
         limit: how many of them, evenly spread; 0 for all.
+        stop: asked before every picture whether to give up.
+
+    Returns:
+        What was found; None when given up.
     """
     count = min(limit or len(pictures), len(pictures))
     evaluator = SegmentationEvaluator(model.config.num_classes)
     sample = np.zeros((0, 0, 3), np.uint8)
     for index in np.linspace(0, len(pictures) - 1, count).round().astype(int).tolist():
+        if stop():
+            return None
         image, label = pictures[index]
         prediction = semantic_map(model, image)
         evaluator.update(prediction, label.numpy())

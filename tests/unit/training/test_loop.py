@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from mask2kan.checkpoints import load_model
-from mask2kan.errors import CheckpointError, ConfigError, NumericsError
+from mask2kan.errors import CheckpointError, ConfigError, NumericsError, PictureError
 from tests.tiny_runs import TINY, tiny_trainer
 from training.averaging import WeightAverage
 from training.train import main
@@ -82,6 +82,75 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
     tiny_trainer(tmp_path, "steps=1").fit()
     with pytest.raises(ConfigError, match="--resume"):
         tiny_trainer(tmp_path, "steps=1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "said"),
+    [
+        (["seed=3"], "camvid_kan", "seed was 0 and is 3"),
+        (["augmentation.colour=0.0"], "camvid_kan", r"augmentation.colour was 0.3 and is 0.0"),
+        (["model.num_queries=9"], "camvid_kan", "num_queries was 12 and is 9"),
+        ([], "camvid_mlp", "name was 'camvid_kan' and is 'camvid_mlp'"),
+    ],
+)
+def test_a_run_is_not_continued_as_another(tmp_path, settings, name, said):
+    tiny_trainer(tmp_path, "steps=1").fit()
+    known = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match=said):
+        tiny_trainer(tmp_path, "steps=2", *settings, name=name, resume=True)
+    assert (tmp_path / "config.json").read_bytes() == known
+
+
+def test_a_state_of_another_model_is_refused(tmp_path):
+    tiny_trainer(tmp_path, "steps=1").fit()
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="another model or version"):
+        tiny_trainer(tmp_path, "steps=2", "model.num_queries=9", resume=True)
+
+
+def test_a_run_stopped_in_its_validation_validates_when_resumed(tmp_path, monkeypatch):
+    whole = tiny_trainer(tmp_path / "whole")
+    whole.fit()
+    first = tiny_trainer(tmp_path / "parts")
+    read = type(first.val_pictures).__getitem__
+
+    def asked_to_stop(pictures, index):
+        first.interrupted = True
+        return read(pictures, index)
+
+    monkeypatch.setattr(type(first.val_pictures), "__getitem__", asked_to_stop)
+    first.fit()
+    monkeypatch.undo()
+    assert first.step == 2
+    assert first.best == -1
+    second = tiny_trainer(tmp_path / "parts", resume=True)
+    second.fit()
+    assert second.best == whole.best
+    logged = [
+        [
+            (line["step"], line["val/miou"])
+            for line in map(json.loads, (tmp_path / name / "metrics.jsonl").open())
+            if "val/miou" in line
+        ]
+        for name in ("whole", "parts")
+    ]
+    assert logged[0] == logged[1]
+
+
+def test_the_finished_weights_outlive_a_validation_that_fails(tmp_path, monkeypatch):
+    trainer = tiny_trainer(tmp_path, "steps=2", "eval_every=2")
+
+    def broken(pictures, index):
+        raise PictureError("no picture")
+
+    monkeypatch.setattr(type(trainer.val_pictures), "__getitem__", broken)
+    with pytest.raises(PictureError):
+        trainer.fit()
+    load_model(tmp_path / "last.safetensors", device="cpu")
+    monkeypatch.undo()
+    again = tiny_trainer(tmp_path, "steps=2", "eval_every=2", resume=True)
+    assert again.fit() > -1
+    assert again.step == 2
 
 
 def test_a_damaged_state_is_refused(tmp_path):

@@ -16,6 +16,7 @@ from mask2kan.errors import CheckpointError, PictureError
 from tests.tiny_runs import TINY, tiny_trainer
 from training import loop
 from training.data import CamVid
+from training.runs import RunFolder
 from training.train import main
 
 
@@ -107,6 +108,9 @@ def test_a_tracker_hears_what_the_folder_is_told(tmp_path, monkeypatch):
     assert heard[-1] == "finished"
     lines = [{"step": step, **values} for step, values in heard[1:-1]]
     assert lines == trainer.run.metrics()
+    del heard[:]
+    RunFolder(tmp_path, "wandb").close()  # as of a process that is not the main one
+    assert not heard
 
 
 def test_an_absent_tracker_is_one_line_and_a_failure(tmp_path, capsys, monkeypatch):
