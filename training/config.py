@@ -10,12 +10,18 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
+from mask2kan.config import ModelConfig
 from mask2kan.errors import ConfigError, unknown
-from training.data.transforms import Augmentation
+from training.data.transforms import Augmentation, require
 from training.outliers import OutlierExposure
 
 Settings = TypeVar("Settings", "TrainConfig", Augmentation, OutlierExposure)
 
+NOT_NEGATIVE = (
+    *("views", "workers", "warmup_steps", "save_every", "batch_norm_batches", "eval_pictures"),
+    *("cache_gigabytes", "backbone_factor", "weight_decay", "no_object_weight", "save_minutes"),
+    *("regularization_weight", "contrastive_weight", "contrastive_margin"),
+)
 PARTS = ("mask_embed", "class_embed")
 TRAINABLE = ("all", "frozen_backbone", "heads")
 OBJECTIVES = ("segmentation", "distillation")
@@ -46,7 +52,8 @@ class TrainConfig:
         outliers: which unknown objects are pasted into the pictures, and how often.
         views: crops of a picture come from this many fixed ones, whose features can be kept; 0
             draws a new one every time.
-        cache_gigabytes: of temporary disk for the features of a trunk that does not learn.
+        cache_gigabytes: of temporary disk on each machine for the features of a trunk that does
+            not learn.
         batch_size: crops per step, over all processes.
         steps: optimizer updates of the whole run.
         lr: peak learning rate outside the backbone.
@@ -64,7 +71,8 @@ class TrainConfig:
         grid_update_steps: after these steps the KAN's grids are fitted to the data they see.
         average_decay: of the moving average of the weights that is evaluated and saved; 0 for none.
         batch_norm_batches: batches of crops that set the backbone's statistics before step 0.
-        train_batch_norm: False keeps these statistics for the whole run.
+        train_batch_norm: False keeps statistics and weights of batch norms as they are for the
+            whole run, as detectron2's FrozenBN does.
         eval_every: steps between two validations.
         eval_pictures: of the validation split; 0 for all.
         save_every: steps between two resumable checkpoints; 0 to go by time alone.
@@ -117,15 +125,18 @@ class TrainConfig:
             ConfigError: naming the field, the value found and what it must be.
         """
         for field in ("batch_size", "steps", "num_points", "eval_every"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"{field} is {getattr(self, field)}; it must be at least 1.")
-        for field in ("views", "workers", "warmup_steps", "save_every", "batch_norm_batches"):
-            if getattr(self, field) < 0:
-                raise ConfigError(f"{field} is {getattr(self, field)}; it must not be negative.")
-        if not 0.0 <= self.average_decay < 1.0:
-            raise ConfigError(f"average_decay is {self.average_decay}; it must be in [0, 1).")
-        if any(side < 32 for side in self.augmentation.crop):
-            raise ConfigError(f"crop is {self.augmentation.crop}; both sides must be at least 32.")
+            require(field, getattr(self, field), 1)
+        for field in NOT_NEGATIVE:
+            require(field, getattr(self, field), 0)
+        require("seed", self.seed, 0, 2**32 - 1)
+        for field in ("lr", "clip_norm"):
+            require(field, getattr(self, field), 0.0, above=True)
+        require("average_decay", self.average_decay, 0.0, 1.0, below=True)
+        if any(type(step) is not int or step < 1 for step in self.grid_update_steps):
+            raise ConfigError(
+                f"grid_update_steps is {self.grid_update_steps!r}; expected whole numbers from 1 "
+                "on, such as (500, 2000)."
+            )
         for field, choices in (
             ("trainable", TRAINABLE),
             ("objective", OBJECTIVES),
@@ -140,6 +151,9 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return dataclasses.asdict(dataclasses.replace(self, model_options=dict(self.model_options)))
+
+
+_DEFAULT_MODEL = ModelConfig()
 
 
 def override(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
@@ -160,6 +174,8 @@ def override(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
         value = _parse(text)
         section, _, option = key.partition(".")
         if section == "model" and option:
+            if hasattr(_DEFAULT_MODEL, option):  # others are refused where models are made
+                value = _fitting(key, getattr(_DEFAULT_MODEL, option), value)
             options = {**config.model_options, option: value}
             config = dataclasses.replace(config, model_options=options)
         elif section == "augmentation" and option:
@@ -185,14 +201,28 @@ def _replace(instance: Settings, key: str, value: Any) -> Settings:
     fields = {field.name for field in dataclasses.fields(instance)}
     if key not in fields:
         raise ConfigError(unknown("setting", key, fields))
-    before = getattr(instance, key)
+    value = _fitting(key, getattr(instance, key), value)
+    return dataclasses.replace(instance, **{key: value})
+
+
+def _fitting(key: str, before: Any, value: Any) -> Any:
+    """A value of the type of the one it replaces.
+
+    Raises:
+        ConfigError: when it cannot be one.
+    """
     if isinstance(before, float) and type(value) is int:
         value = float(value)
     if isinstance(before, tuple) and isinstance(value, list):
         value = tuple(value)
+    if isinstance(before, tuple) and isinstance(value, tuple) and before:
+        kinds = {type(one) for one in before}
+        value = tuple(float(v) if kinds == {float} and type(v) is int else v for v in value)
+        if {type(one) for one in value} - kinds:
+            raise ConfigError(f"{key} is {value!r}; expected the form of {before!r}.")
     if type(value) is not type(before):
         raise ConfigError(
             f"{key} is {value!r} ({type(value).__name__}); expected a "
             f"{type(before).__name__} such as {before!r}."
         )
-    return dataclasses.replace(instance, **{key: value})
+    return value

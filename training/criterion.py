@@ -161,7 +161,9 @@ class SetCriterion(nn.Module):
             logits.flatten(0, 2), expected.flatten(), self.class_weights, reduction="none"
         )
         weight = self.class_weights[expected]
-        return loss.view_as(weight).sum((1, 2)) / mean_over_processes(weight.sum((1, 2)))
+        total = mean_over_processes(weight.sum((1, 2)))
+        # without any match and with a no-object weight of 0 there is nothing to divide by
+        return loss.view_as(weight).sum((1, 2)) / total.clamp(min=torch.finfo(total.dtype).eps)
 
     def _mask_losses(
         self,

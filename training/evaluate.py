@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from mask2kan.anomaly import SCORES, check_score
 from mask2kan.atomic import atomic_writer
@@ -31,7 +31,13 @@ from mask2kan.errors import ConfigError, Mask2KANError, unknown
 from mask2kan.predictor import Predictor
 from training.data import LabelledPictures, open_split
 from training.data.folders import find_data
-from training.data.registry import ANOMALY_SETS, SEGMENTATION_SETS, SYNTHETIC_SETS, open_anomaly
+from training.data.registry import (
+    ANOMALY_SETS,
+    SEGMENTATION_SETS,
+    SYNTHETIC_SETS,
+    name_of,
+    open_anomaly,
+)
 from training.measuring import (
     BENCHMARK_FIGURES,
     Extremes,
@@ -46,9 +52,17 @@ DATA_SETS = (*SEGMENTATION_SETS, *SYNTHETIC_SETS, *ANOMALY_SETS)
 SHOWN = 3  # best and worst pictures shown beside a result
 
 
+class LabelledSplit(NamedTuple):
+    """Pictures, the name of their data set however it was asked for, and their split."""
+
+    pictures: LabelledPictures
+    name: str
+    split: str
+
+
 def open_labelled(
     data: str, root: str | Path | None = None, split: str | None = None
-) -> tuple[LabelledPictures, str]:
+) -> LabelledSplit:
     """A split of a data set to train on.
 
     Args:
@@ -57,22 +71,23 @@ def open_labelled(
         split: None for the one that is usually reported: CamVid's test, others' val.
 
     Returns:
-        The pictures, and the split's name.
+        The pictures, and what they are.
 
     Raises:
         ConfigError: for an unknown name, or a data set that is not found or incomplete.
     """
-    if split is None:
-        split = "test" if data.partition("=")[0] == "camvid" else "val"
     if root is not None and data in SEGMENTATION_SETS:
         entry = SEGMENTATION_SETS[data]
         folder = find_data(
             data, folders=entry.folders, root=root, recognised=entry.pictures.recognised
         )
-        return open_split(f"{data}={folder}", split), split
+        data = f"{data}={folder}"
     if "=" not in data and "/" not in data and data not in DATA_SETS:
         raise ConfigError(unknown("data set", data, DATA_SETS))
-    return open_split(data, split), split
+    name = name_of(data)
+    if split is None:
+        split = "test" if name == "camvid" else "val"
+    return LabelledSplit(open_split(data, split), name, split)
 
 
 def evaluate(
@@ -112,12 +127,14 @@ def evaluate(
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}; it must be at least 1.")
     check_score(score)
-    anomalies = data in ANOMALY_SETS
+    name, given, folder_given = data.partition("=")
+    anomalies = name in ANOMALY_SETS
     pictures: Pictures
     if anomalies:
+        data, root = name, folder_given if given else root
         pictures = open_anomaly(data, root)
     else:
-        pictures, split = open_labelled(data, root, split)
+        pictures, data, split = open_labelled(data, root, split)
     model = load_model(weights, device=device)
     if not anomalies:
         _require_classes(tuple(model.class_names), cast(LabelledPictures, pictures), data)

@@ -14,6 +14,7 @@ import datetime
 import hashlib
 import logging
 import math
+import os
 import signal
 import sys
 import time
@@ -162,7 +163,8 @@ class Trainer:
         config = self.config
         trunk = None
         if config.trainable == "heads" and config.views:
-            trunk = TrunkCache(self.model, config.cache_gigabytes)
+            neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
+            trunk = TrunkCache(self.model, config.cache_gigabytes / neighbours)
         if config.objective == "distillation":
             objective = DistillationObjective(self.model, config, trunk)
             self.val_pictures = TeacherLabels(self.val_pictures, objective.teacher)

@@ -44,6 +44,9 @@ def build_model(config: TrainConfig, pictures: LabelledPictures, *, pretrained: 
     if model is None:
         model = _from_scratch(config, pictures, pretrained=pretrained)
     choose_trainable(model, config.trainable)
+    if not config.train_batch_norm:
+        for norm in _batch_norms(model):
+            norm.requires_grad_(False)
     if config.objective == "distillation":
         model.transformer_decoder.class_embed.requires_grad_(False)
     return model
@@ -147,9 +150,12 @@ def training_mode(model: Mask2KAN, which: str, *, batch_norm: bool) -> None:
         for name in HEADS:
             model.get_submodule(name).train()
     if not batch_norm:
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        for norm in _batch_norms(model):
+            norm.eval()
+
+
+def _batch_norms(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 def head_parameters(config: ModelConfig) -> int:

@@ -15,7 +15,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
-UNDECAYED_NAMES = ("relative_position_bias_table", "level_embed", "absolute_pos_embed")
+UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
 
 
 def parameter_groups(
@@ -27,7 +27,8 @@ def parameter_groups(
         model: parameters under ``backbone.`` get ``lr * backbone_factor``.
         lr: of everything else.
         backbone_factor: see ``model``.
-        weight_decay: of weights; norms, embeddings and relative-position tables get none.
+        weight_decay: of weights; norms, embeddings and relative-position tables get none (the
+            pixel decoder's ``level_embed`` is no embedding and decays, as there).
 
     Returns:
         Groups for an optimizer, each with a ``name``; only parameters that require gradients.

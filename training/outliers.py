@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mask2kan.errors import ConfigError, PictureError
-from mask2kan.pictures import read_picture
+from mask2kan.pictures import MAX_MEGAPIXELS, read_picture
 from training.data import find_data
-from training.data.transforms import OUTLIER
+from training.data.transforms import OUTLIER, require, require_pair
 
 OPAQUE = 128  # alpha from here on belongs to the object
 SHORTEST_SIDE = 480  # of COCO pictures used
@@ -78,15 +78,14 @@ class OutlierExposure:
         Raises:
             ConfigError: naming the field, the value found and what it must be.
         """
-        if not 0.0 <= self.probability <= 1.0:
-            raise ConfigError(f"outliers.probability is {self.probability}; it must be in [0, 1].")
+        require("outliers.probability", self.probability, 0.0, 1.0)
+        require_pair("outliers.scale", self.scale)
         if not 0.0 <= self.scale[0] <= self.scale[1] or (self.scale[1] and not self.scale[0]):
             raise ConfigError(
                 f"outliers.scale is {self.scale}; expected 0 < low <= high, or (0, 0) for the "
                 "object's own size."
             )
-        if self.feather < 0:
-            raise ConfigError(f"outliers.feather is {self.feather}; it must not be negative.")
+        require("outliers.feather", self.feather, 0.0)
 
     @property
     def active(self) -> bool:
@@ -235,9 +234,16 @@ class CutOutFolder:
         path = self._paths[int(rng.integers(len(self._paths)))]
         try:
             with Image.open(path) as opened:
-                rgba = np.asarray(opened.convert("RGBA"))
-        except OSError as error:
+                width, height = opened.size
+                fits = width * height <= MAX_MEGAPIXELS * 1e6
+                rgba = np.asarray(opened.convert("RGBA")) if fits else np.zeros((0, 0, 4), np.uint8)
+        except Exception as error:  # a damaged file fails in many ways: SyntaxError, struct.error
             raise PictureError(f"Can't read the cut-out {path}: {error}.") from error
+        if not fits:
+            raise PictureError(
+                f"The cut-out {path} has {width} x {height} pixels; expected {MAX_MEGAPIXELS} MP "
+                "at most. Make it smaller."
+            )
         alpha = rgba[..., 3]
         if not (alpha >= OPAQUE).any() or (alpha >= OPAQUE).all():
             raise PictureError(

@@ -69,7 +69,11 @@ def camvid_kan() -> TrainConfig:
 
 
 def mask2former(backbone: str) -> TrainConfig:
-    """Mask2Former's Cityscapes recipe: batch 16, crops of 512×1024, 90,000 steps."""
+    """Mask2Former's Cityscapes recipe: batch 16, crops of 512×1024, 90,000 steps.
+
+    Two things are drawn otherwise: the scale from the whole interval instead of 16 steps of it, and
+    colours by ``Augmentation.colour`` instead of SSD's distortion, which also turns the hue.
+    """
     return TrainConfig(
         name=f"mask2former_{backbone}",
         model=f"mask2former_{backbone}",
@@ -98,14 +102,20 @@ def mask2former(backbone: str) -> TrainConfig:
 
 
 def mask2former_ade20k(backbone: str) -> TrainConfig:
-    """Mask2Former's ADE20K recipe: crops of 512×512 (640 for Swin-B and L), 160,000 steps."""
+    """Mask2Former's ADE20K recipe: crops of 512×512 (640 for Swin-B and L), 160,000 steps.
+
+    A ResNet's batch norms are frozen there (detectron2's default), and learn on Cityscapes.
+    """
     side = 640 if backbone in ("swin_b", "swin_l") else 512
     base = mask2former(backbone)
     return dataclasses.replace(
         base,
         name=f"mask2former_ade20k_{backbone}",
         data="ade20k",
-        augmentation=dataclasses.replace(base.augmentation, crop=(side, side), relative_to="crop"),
+        augmentation=dataclasses.replace(
+            base.augmentation, crop=(side, side), relative_to="short_side"
+        ),
+        train_batch_norm=False,
         steps=160_000,
     )
 

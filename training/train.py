@@ -18,6 +18,7 @@ import torch
 from mask2kan.errors import ConfigError, Mask2KANError
 from training.config import TrainConfig, override
 from training.data.check import check_data
+from training.data.transforms import require
 from training.data.unlabelled import PREFIX
 from training.loop import Trainer
 from training.recipes import RECIPES, recipe
@@ -118,10 +119,11 @@ def main(argv: list[str] | None = None) -> int:
     main_process = int(os.environ.get("RANK", "0")) == 0
     level = logging.INFO if main_process else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s")
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(1)
     try:
+        if arguments.threads is not None:
+            require("--threads", arguments.threads, 1)
+            torch.set_num_threads(arguments.threads)
         config = resolve(arguments)
         if main_process and not arguments.skip_check:
             check(config)

@@ -186,6 +186,19 @@ def find_split_data(data: str | Path) -> tuple[type[SegmentationPictures], Path]
     )
 
 
+def name_of(data: str | Path) -> str:
+    """The name of what a user wrote after ``--data``; a plain folder's is its path.
+
+    Raises:
+        ConfigError: when there is nothing, or its layout is not known.
+    """
+    if str(data) in SYNTHETIC_SETS:
+        return str(data)
+    pictures, _ = find_split_data(data)
+    names = [name for name, entry in SEGMENTATION_SETS.items() if entry.pictures is pictures]
+    return str(data) if pictures is ImageFolder else names[0]
+
+
 def open_split(data: str | Path, split: str) -> LabelledPictures:
     """A split of a data set to train on.
 

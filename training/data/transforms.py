@@ -12,6 +12,7 @@ bicyclists: under 2 % of CamVid's pixels each) are seen more often.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 import cv2
@@ -23,8 +24,46 @@ from mask2kan.errors import ConfigError, unknown
 VOID = 255
 OUTLIER = 254  # in label maps: a pixel of a pasted object, of no class
 CROP_TRIES = 10
+SHORTEST_SIDE = 32  # of a crop
+LONGEST_SIDE = 4  # of a picture, in crop heights; see ``relative_to``
 
 Picture = NDArray[np.uint8]
+
+
+def require(
+    field: str,
+    value: float,
+    low: float,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
+) -> None:
+    """Refuse a number outside [low, high]; ``above`` and ``below`` leave out the ends.
+
+    Raises:
+        ConfigError: naming the field, the value found and what it must be.
+    """
+    fits = math.isfinite(value) and low <= value <= high
+    if fits and not (above and value == low) and not (below and value == high):
+        return
+    if high == math.inf:
+        expected = f"greater than {low:g}" if above else f"at least {low:g}"
+        if low == 0 and not above:
+            expected = "finite and not negative"
+    else:
+        expected = f"in {'(' if above else '['}{low:g}, {high:g}{')' if below else ']'}"
+    raise ConfigError(f"{field} is {value}; it must be {expected}.")
+
+
+def require_pair(field: str, value: tuple[float, ...]) -> None:
+    """Refuse what is not two numbers.
+
+    Raises:
+        ConfigError: naming the field and the value found.
+    """
+    if len(value) != 2 or not all(isinstance(one, (int, float)) for one in value):
+        raise ConfigError(f"{field} is {value!r}; expected two numbers.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +75,10 @@ class Augmentation:
         scale: lowest and highest factor from picture to crop.
         distribution: how the factor is drawn: ``log`` (halving is as likely as doubling) or
             ``linear`` (uniform, as detectron2 draws it).
-        relative_to: what a factor of 1 is: the ``picture``'s own size, or the largest picture that
-            fits into the ``crop`` (detectron2's large-scale jitter).
+        relative_to: what a factor of 1 is: the ``picture``'s own size, the largest picture that
+            fits into the ``crop`` (detectron2's large-scale jitter), or a picture as high as the
+            crop on its ``short_side``, the longer one at most four times that (detectron2's
+            ResizeShortestEdge).
         max_class_share: of a crop's pixels; void does not count. 1 switches the rule off.
         class_focus: share of the crops laid around a pixel of a class drawn uniformly among
             those present, pasted outliers being one of them.
@@ -48,7 +89,7 @@ class Augmentation:
     crop: tuple[int, int] = (256, 320)
     scale: tuple[float, float] = (0.5, 2.0)
     distribution: Literal["log", "linear"] = "log"
-    relative_to: Literal["picture", "crop"] = "picture"
+    relative_to: Literal["picture", "crop", "short_side"] = "picture"
     max_class_share: float = 0.75
     class_focus: float = 0.5
     flip: float = 0.5
@@ -60,11 +101,19 @@ class Augmentation:
         Raises:
             ConfigError: naming the field, the value found and what it must be.
         """
-        if not 0 < self.scale[0] <= self.scale[1]:
+        require_pair("augmentation.crop", self.crop)
+        require_pair("augmentation.scale", self.scale)
+        if any(type(side) is not int or side < SHORTEST_SIDE for side in self.crop):
+            raise ConfigError(
+                f"crop is {self.crop}; both sides must be whole numbers, at least {SHORTEST_SIDE}."
+            )
+        if not 0 < self.scale[0] <= self.scale[1] < math.inf:
             raise ConfigError(f"scale is {self.scale}; expected 0 < lowest <= highest.")
+        for field in ("max_class_share", "class_focus", "flip", "colour"):
+            require(f"augmentation.{field}", getattr(self, field), 0.0, 1.0)
         for field, choices in (
             ("distribution", ("log", "linear")),
-            ("relative_to", ("picture", "crop")),
+            ("relative_to", ("picture", "crop", "short_side")),
         ):
             if getattr(self, field) not in choices:
                 raise ConfigError(unknown(field, str(getattr(self, field)), choices))
@@ -110,6 +159,9 @@ class Augmentation:
             factor = float(rng.uniform(low, high))
         if self.relative_to == "crop":
             factor *= min(self.crop[0] / label.shape[0], self.crop[1] / label.shape[1])
+        elif self.relative_to == "short_side":
+            longest = LONGEST_SIDE * self.crop[0] / max(label.shape)
+            factor = min(factor * self.crop[0] / min(label.shape), longest)
         return factor
 
     def _place(

@@ -134,16 +134,17 @@ class _Fields:
     def inside(self, key: str) -> _Fields:
         return _Fields(self.path, self.content.get(key), f"{self.place}.{key}".lstrip("."))
 
-    def figure(self, key: str, low: float = 0.0) -> float | None:
-        """A number in [low, 1], or None for null."""
+    def figure(self, key: str, low: float = 0.0, high: float = 1.0) -> float | None:
+        """A number in [low, high], or None for null."""
         if key not in self.content:
             raise self._at(key).fault("is missing")
         found = self.content[key]
         if found is None:
             return None
         is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
-        if not is_number or not low <= found <= 1:
-            raise self._at(key).fault(f"is {found!r}; expected a number from {low:g} to 1, or null")
+        if not is_number or not low <= found <= high:
+            expected = f"a number from {low:g} to {high:g}, or null"
+            raise self._at(key).fault(f"is {found!r}; expected {expected}")
         return float(found)
 
     def _at(self, key: str) -> _Fields:
@@ -200,7 +201,7 @@ def _read_ablation(path: Path, fields: _Fields, results: Results) -> None:
     data.value("pictures", int)
     protocol = fields.inside("settings").inside("protocol")
     protocol.value("epochs", int)
-    protocol.figure("regularization")
+    protocol.figure("regularization", high=float("inf"))
     entries = fields.value("summary", list)
     if not entries:
         raise fields.fault("has an empty summary")

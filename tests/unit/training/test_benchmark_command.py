@@ -247,7 +247,8 @@ def test_cityscapes_figures_and_pictures_lie_beside_the_run(checkpoints, tmp_pat
     assert evaluate.main([*command, "--out", str(out)]) == 0
     assert "category_iiou" in capsys.readouterr().out
     found = json.loads((out / "evaluation.json").read_text())
-    pictures, _ = evaluate.open_labelled(f"cityscapes={tmp_path}")
+    pictures, name, split = evaluate.open_labelled(str(tmp_path))
+    assert (name, split) == ("cityscapes", "val")
     predictor = Predictor(load_model(checkpoints[0], device="cpu"), "cpu", "float32")
     direct = CityscapesEvaluator()
     for index in range(2):

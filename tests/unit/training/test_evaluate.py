@@ -92,6 +92,24 @@ def test_segmentation_command(
     assert [Image.open(path).size for path in written] == [(128, 96)] * 3
 
 
+def test_the_split_and_the_name_do_not_depend_on_how_a_set_is_named(data: Path) -> None:
+    for text, root in (
+        ("camvid", data),
+        ("camvid", data / "camvid"),
+        (f"camvid={data / 'camvid'}", None),
+        (str(data / "camvid"), None),
+    ):
+        found = evaluate.open_labelled(text, root)
+        assert (found.name, found.split) == ("camvid", "test")
+
+
+def test_an_anomaly_set_may_be_named_with_its_folder(checkpoint: Path, data: Path) -> None:
+    named = evaluate.evaluate(str(checkpoint), f"road_anomaly={data / 'road_anomaly'}")
+    rooted = evaluate.evaluate(str(checkpoint), "road_anomaly", root=data)
+    assert named["data"] == "road_anomaly"
+    assert named["scores"] == rooted["scores"]
+
+
 def test_anomaly_command(
     checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -161,6 +161,12 @@ def test_unusable_sources_are_refused(tmp_path):
     Image.new("RGB", (20, 20)).save(tmp_path / "opaque.png")
     with pytest.raises(PictureError, match=r"opaque\.png has no outline"):
         _paste(OutlierExposure(f"cutouts:{tmp_path}", probability=1.0))
+    Image.new("RGBA", (7000, 7000)).save(tmp_path / "opaque.png")
+    with pytest.raises(PictureError, match=r"opaque\.png has 7000 x 7000 pixels"):
+        _paste(OutlierExposure(f"cutouts:{tmp_path}", probability=1.0))
+    (tmp_path / "opaque.png").write_bytes(b"no picture")
+    with pytest.raises(PictureError, match=r"Can't read the cut-out .*opaque\.png"):
+        _paste(OutlierExposure(f"cutouts:{tmp_path}", probability=1.0))
     root = _coco(tmp_path / "coco")
     (root / "annotations" / "instances_train2017.json").write_text("{}")
     with pytest.raises(ConfigError, match="not COCO's instance file"):

@@ -12,7 +12,7 @@ from torch import nn
 from mask2kan import create_model, load_model
 from mask2kan.errors import ConfigError
 from mask2kan.kan import KAN
-from tests.tiny_runs import reduced
+from tests.tiny_runs import reduced, tiny_trainer
 from training.batch_norm import reestimate_statistics
 from training.config import override
 from training.loop import Trainer
@@ -82,6 +82,21 @@ def test_overrides():
         ("steps=0", "at least 1"),
         ("augmentation.crop=(8, 8)", "at least 32"),
         ("average_decay=1.0", r"\[0, 1\)"),
+        ("seed=-1", r"seed is -1; it must be in \[0, "),
+        ("lr=-1.0", "lr is -1.0; it must be greater than 0"),
+        ("lr=1e400", "lr is inf"),
+        ("clip_norm=0", "clip_norm is 0.0; it must be greater than 0"),
+        ("weight_decay=-1", "weight_decay is -1.0; it must be finite and not negative"),
+        ("grid_update_steps=('a',)", "grid_update_steps is .*expected"),
+        ("augmentation.crop=(64,)", "expected two numbers"),
+        ("augmentation.crop=('a', 'b')", "expected the form of"),
+        ("augmentation.crop=(64.5, 64)", "expected the form of"),
+        ("augmentation.scale=(0.5,)", "expected two numbers"),
+        ("augmentation.colour=-3.0", r"augmentation.colour is -3.0; it must be in \[0, 1\]"),
+        ("augmentation.flip=7", r"augmentation.flip is 7.0"),
+        ("outliers.scale=(1,)", "expected two numbers"),
+        ("outliers.probability=2", r"outliers.probability is 2.0; it must be in \[0, 1\]"),
+        ("model.num_queries=abc", "model.num_queries is 'abc'"),
     ],
 )
 def test_wrong_overrides_are_refused(setting, message):
@@ -107,7 +122,8 @@ def test_every_parameter_is_in_exactly_one_group():
     decay = {name: where[id(p)]["weight_decay"] for name, p in model.named_parameters()}
     assert decay["transformer_decoder.query_feat.weight"] == 0.0
     assert decay["transformer_decoder.decoder_norm.weight"] == 0.0
-    assert decay["pixel_decoder.level_embed"] == 0.0
+    assert decay["pixel_decoder.level_embed"] == 0.05
+    assert decay["transformer_decoder.level_embed.weight"] == 0.0
     assert decay["backbone.bn1.weight"] == 0.0
     assert decay["backbone.conv_stem.weight"] == 0.05
     assert decay["transformer_decoder.mask_embed.layers.0.spline_weight"] == 0.05
@@ -238,3 +254,13 @@ def test_kan_is_what_the_recipe_builds():
     config = recipe("camvid_kan")
     model = create_model(config.model, **{**config.model_options, "hidden_dim": 32})
     assert isinstance(model.transformer_decoder.mask_embed, KAN)
+
+
+def test_frozen_batch_norm_is_neither_measured_nor_learnt(tmp_path):
+    trainer = tiny_trainer(tmp_path, "steps=1", "train_batch_norm=false")
+    norms = [m for m in trainer.model.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [{k: v.clone() for k, v in norm.state_dict().items()} for norm in norms]
+    trainer.fit()
+    assert norms
+    for norm, known in zip(norms, before, strict=True):
+        assert all(torch.equal(value, known[key]) for key, value in norm.state_dict().items())

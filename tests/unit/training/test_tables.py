@@ -144,7 +144,9 @@ def test_anomalies_go_to_their_tables_and_low_fpr_is_bold(tmp_path: Path) -> Non
 def test_every_ablation_has_its_table(tmp_path: Path) -> None:
     accuracies = {"default": [0.96, 0.97, 0.98], "relu": [0.97, 0.975, 0.985]}
     write(tmp_path / "one" / "ablation.json", ablation(**accuracies))
-    write(tmp_path / "two" / "ablation.json", ablation(default=[0.9]))
+    strong = ablation(default=[0.9])
+    strong["settings"]["protocol"]["regularization"] = 2.0
+    write(tmp_path / "two" / "ablation.json", strong)
     found = [table for table in build(find([tmp_path])) if table.number == "3.6"]
     assert [table.label for table in found] == ["tab:3.6", "tab:3.6-1"]
     first = markdown(found[0])
