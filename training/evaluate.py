@@ -37,6 +37,7 @@ from training.data.registry import (
     SYNTHETIC_SETS,
     name_of,
     open_anomaly,
+    usual_split,
 )
 from training.measuring import (
     BENCHMARK_FIGURES,
@@ -84,10 +85,9 @@ def open_labelled(
         data = f"{data}={folder}"
     if "=" not in data and "/" not in data and data not in DATA_SETS:
         raise ConfigError(unknown("data set", data, DATA_SETS))
-    name = name_of(data)
     if split is None:
-        split = "test" if name == "camvid" else "val"
-    return LabelledSplit(open_split(data, split), name, split)
+        split = usual_split(data)
+    return LabelledSplit(open_split(data, split), name_of(data), split)
 
 
 def evaluate(

@@ -27,6 +27,7 @@ class PairedDifference:
 
     Attributes:
         wins: pairs in which the first is larger.
+        losses: pairs in which it is smaller.
     """
 
     mean: float
@@ -34,6 +35,7 @@ class PairedDifference:
     high: float
     p: float
     wins: int
+    losses: int
     n: int
 
 
@@ -60,8 +62,8 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Paired
     p = float("nan")
     if len(data) > 1 and data.std() > 0:
         p = float(stats.ttest_1samp(data, 0.0).pvalue)
-    wins = int((data > 0).sum())
-    return PairedDifference(centre, centre - half, centre + half, p, wins, len(data))
+    wins, losses = int((data > 0).sum()), int((data < 0).sum())
+    return PairedDifference(centre, centre - half, centre + half, p, wins, losses, len(data))
 
 
 def _half_width(data: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:

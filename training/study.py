@@ -38,7 +38,9 @@ from mask2kan.config import ModelConfig
 from mask2kan.errors import ConfigError, Mask2KANError
 from mask2kan.predictor import Predictor
 from training.config import TrainConfig, override
-from training.data import open_anomaly, open_split
+from training.data import open_anomaly, open_split, usual_split
+from training.data.transforms import require
+from training.evaluate import describe_weights
 from training.loop import Trainer
 from training.metrics import AnomalyEvaluator, SegmentationEvaluator
 from training.models import equal_width, head_parameters
@@ -72,6 +74,11 @@ class Plan:
         tuning_steps: of the runs that choose the rate.
         anomalies: names of anomaly sets to measure.
         limit: pictures per set; None for all.
+        split: whose class maps are measured; empty for the usual one, which is CamVid's test and
+            others' val.
+
+    Raises:
+        ConfigError: for numbers no study can be made of.
     """
 
     mode: str
@@ -83,6 +90,15 @@ class Plan:
     tuning_steps: int = 200
     anomalies: tuple[str, ...] = ("camvid_anomaly", "road_anomaly")
     limit: int | None = None
+    split: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail, or mean nothing, after hours."""
+        require("--seeds", self.seeds, 1)
+        require("--tuning-steps", self.tuning_steps, 1)
+        require("--limit", 1 if self.limit is None else self.limit, 1)
+        for rate in self.rates:
+            require("--rates", rate, 0.0, above=True)
 
 
 def head_config(plan: Plan, trunk: str, head: str, seed: int) -> TrainConfig:
@@ -110,20 +126,27 @@ class Study:
         out: folder of the study.
 
     Raises:
-        ConfigError: when the folder holds a study of another plan.
+        ConfigError: when the folder holds a study of another plan, or something to measure on is
+            not there.
     """
 
     def __init__(self, plan: Plan, out: Path) -> None:
         self.plan = plan
         self.out = out
         settings = dataclasses.asdict(plan) | {"trunks": dict(plan.trunks)}
+        settings["weights"] = {
+            name: describe_weights(checkpoint).get("sha256", checkpoint)
+            for name, checkpoint in plan.trunks.items()
+        }
         settings = json.loads(json.dumps(settings))
         known = out / "plan.json"
-        if known.is_file() and json.loads(known.read_text()) != settings:
+        if known.is_file() and _read(known) != settings:
             raise ConfigError(
                 f"{out} holds a study of another plan (plan.json differs); choose another folder "
                 "with --out, or repeat its settings."
             )
+        self._pictures = open_split(plan.data, plan.split or usual_split(plan.data))
+        self._anomalies = {name: open_anomaly(name) for name in plan.anomalies}
         _write(known, settings)
         self._shared: tuple[tuple[str, int], TrunkCache] | None = None
 
@@ -140,12 +163,12 @@ class Study:
             for trunk, seed in groups:
                 self._group(trunk, seed, rates, bar)
         results = [
-            json.loads((self._cell(trunk, head, seed) / "result.json").read_text())
+            _read(self._cell(trunk, head, seed) / "result.json")
             for trunk, seed in groups
             for head in HEADS
         ]
         content = {
-            "plan": json.loads((self.out / "plan.json").read_text()),
+            "plan": _read(self.out / "plan.json"),
             "provenance": provenance(),
             "learning_rates": [
                 {"trunk": trunk, "head": head, "lr": rate} for (trunk, head), rate in rates.items()
@@ -164,7 +187,7 @@ class Study:
         if not self.plan.rates:
             return None
         found = self.out / (trunk or "full") / head / "learning_rate.json"
-        tried: dict[str, float] = json.loads(found.read_text()) if found.is_file() else {}
+        tried: dict[str, float] = _read(found) if found.is_file() else {}
         for rate in self.plan.rates:
             if str(rate) in tried:
                 continue
@@ -185,14 +208,15 @@ class Study:
         cells = {head: self._cell(trunk, head, seed) for head in HEADS}
         missing = [head for head in HEADS if not (cells[head] / "result.json").is_file()]
         for head in missing:
-            weights = cells[head] / "last.safetensors"
-            if not weights.is_file() or (cells[head] / "state.pt").is_file():
+            done = cells[head] / "done"
+            if not done.is_file():
                 rate = rates[trunk, head]
                 config = head_config(self.plan, trunk, head, seed)
                 if rate is not None:
                     config = dataclasses.replace(config, lr=rate)
                 self._train(config, trunk, cells[head])
-                (cells[head] / "state.pt").unlink()  # its absence says the training is complete
+                done.touch()
+                (cells[head] / "state.pt").unlink()
             bar.update()
         if missing:
             weights_of = {head: cells[head] / "last.safetensors" for head in missing}
@@ -233,9 +257,8 @@ class Study:
             for head, model in models.items()
         }
         overlap = {head: SegmentationEvaluator(m.config.num_classes) for head, m in models.items()}
-        pictures = open_split(self.plan.data, "test")
-        for index in self._chosen(len(pictures.names)):
-            picture, label = pictures.arrays(index)
+        for index in self._chosen(len(self._pictures.names)):
+            picture, label = self._pictures.arrays(index)
             for head, prediction in zip(models, together(picture), strict=True):
                 overlap[head].update(prediction.semantic, label)
         for head, evaluator in overlap.items():
@@ -247,7 +270,7 @@ class Study:
     def _measure_anomalies(
         self, name: str, together: Comparison, heads: list[str], found: dict[str, dict[str, Any]]
     ) -> None:
-        pictures = open_anomaly(name)
+        pictures = self._anomalies[name]
         ranked = {(head, score): AnomalyEvaluator() for head in heads for score in SCORES}
         for index in self._chosen(len(pictures.names)):
             picture, label = pictures.arrays(index)
@@ -262,6 +285,20 @@ class Study:
 
     def _chosen(self, count: int) -> range:
         return range(min(count, self.plan.limit or count))
+
+
+def _read(path: Path) -> Any:
+    """A JSON file of the study.
+
+    Raises:
+        ConfigError: when it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is damaged: {error}. Delete it; the same command makes it again."
+        ) from error
 
 
 def _write(path: Path, content: Any) -> None:
@@ -294,6 +331,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--tuning-steps", type=int, default=200, help="default: %(default)s")
     out.add_argument("--anomalies", nargs="*", default=["camvid_anomaly", "road_anomaly"])
+    out.add_argument("--split", default="", help="measured (default: camvid's test, others' val)")
     out.add_argument("--limit", type=int, help="pictures per set (default: all)")
     out.add_argument("--out", type=Path, default=Path("runs/study"), help="default: %(default)s")
     out.add_argument("--threads", type=int, help="processor threads (default: all cores)")
@@ -306,8 +344,6 @@ def plan_of(options: argparse.Namespace) -> Plan:
     Raises:
         ConfigError: for a trunk that is not NAME=CHECKPOINT, or numbers no study can be made of.
     """
-    if options.seeds < 1:
-        raise ConfigError(f"--seeds is {options.seeds}; it must be at least 1.")
     trunks = {"": ""}
     if options.mode == "head_only":
         pairs = [text.partition("=") for text in options.trunks]
@@ -328,16 +364,18 @@ def plan_of(options: argparse.Namespace) -> Plan:
         tuning_steps=options.tuning_steps,
         anomalies=tuple(options.anomalies),
         limit=options.limit,
+        split=options.split,
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(argv)
-    if options.threads:
-        torch.set_num_threads(options.threads)
     cv2.setNumThreads(1)
     try:
+        if options.threads is not None:
+            require("--threads", options.threads, 1)
+            torch.set_num_threads(options.threads)
         plan = plan_of(options)
         open_split(plan.data, "train")
         Study(plan, options.out).run()

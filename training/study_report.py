@@ -117,7 +117,7 @@ def _differences(
         "|---|---|---|---|---|---|---|",
     ]
     for (trunk, other, metric, found), p in zip(rows, p_values, strict=True):
-        better = found.n - found.wins if metric.endswith(LOWER_IS_BETTER) else found.wins
+        better = found.losses if metric.endswith(LOWER_IS_BETTER) else found.wins
         lines.append(
             f"| {trunk or 'full'} | {HEAD_NAMES[other]} | {_label(metric)} | {found.mean:+.4f} | "
             f"[{found.low:+.4f}, {found.high:+.4f}] | {p:.3f} | {better} of {found.n} |"

@@ -14,6 +14,7 @@ from training.data.registry import (
     find_anomaly_sets,
     open_anomaly,
     open_split,
+    usual_split,
 )
 from training.data.synthetic import SyntheticStreets
 from training.data.transforms import Augmentation
@@ -30,4 +31,5 @@ __all__ = [
     "find_data",
     "open_anomaly",
     "open_split",
+    "usual_split",
 ]

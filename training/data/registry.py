@@ -199,6 +199,15 @@ def name_of(data: str | Path) -> str:
     return str(data) if pictures is ImageFolder else names[0]
 
 
+def usual_split(data: str | Path) -> str:
+    """The split that results are reported on: CamVid's test, val where no test labels are public.
+
+    Raises:
+        ConfigError: as ``name_of``.
+    """
+    return "test" if name_of(data) == "camvid" else "val"
+
+
 def open_split(data: str | Path, split: str) -> LabelledPictures:
     """A split of a data set to train on.
 

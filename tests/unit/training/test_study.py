@@ -57,7 +57,7 @@ def test_means_and_paired_tests_equal_scipy():
     assert found.p == pytest.approx(expected.pvalue)
     low, high = expected.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((low, high))
-    assert (found.wins, found.n) == (3, 4)
+    assert (found.wins, found.losses, found.n) == (3, 1, 4)
     mean = mean_of(first)
     interval = stats.t.interval(0.95, 3, loc=0.5875, scale=stats.sem(first))
     assert (mean.mean, mean.low, mean.high) == pytest.approx((0.5875, *interval))
@@ -91,7 +91,12 @@ def test_a_study_runs_each_pair_once_and_goes_on_where_it_was(tmp_path, monkeypa
 
     monkeypatch.setattr(Study, "_train", quick_training)
     monkeypatch.setattr(Study, "_measure", quick_measurement)
-    plan = Plan("head_only", "synthetic", TRUNKS, 1, QUICK, rates=(1e-2, 1e-3), tuning_steps=1)
+    plan = Plan(
+        *("head_only", "synthetic", TRUNKS, 1, QUICK),
+        rates=(1e-2, 1e-3),
+        tuning_steps=1,
+        anomalies=("synthetic_anomaly",),
+    )
     content = Study(plan, tmp_path).run()
     tuning = [config for config in trained if config.seed == study_module.TUNING_SEED]
     assert len(tuning) == 12  # two rates, three heads, two trunks
@@ -153,6 +158,7 @@ def test_the_report_says_who_is_better_the_right_way_round():
                 "miou": 0.5 + (0.1 + 0.01 * seed) * (head == "kan"),
                 "d/msp/fpr95": 0.4 - (0.1 + 0.01 * seed) * (head == "kan"),
                 "d/rba/ap": 0.3,
+                "d/rba/fpr95": 1.0,
             },
         }
         for head in HEADS
@@ -168,7 +174,9 @@ def test_the_report_says_who_is_better_the_right_way_round():
     adjusted, other = text.split("### The other scores, p unadjusted")
     assert "p (Holm)" in adjusted
     assert "d rba AP ↑" in other
-    assert "| 0 of 3 |" in other  # equal is not better
+    ties = [line for line in other.splitlines() if line.startswith("| t | MLP")]
+    assert len(ties) == 4
+    assert all(line.endswith("| 0 of 3 |") for line in ties)  # equal is not better
 
 
 @pytest.mark.parametrize(
@@ -177,7 +185,16 @@ def test_the_report_says_who_is_better_the_right_way_round():
         (["--trunks", "one"], "is not NAME=CHECKPOINT"),
         (["--seeds", "0"], "must be at least 1"),
         (["--data", "/nowhere"], "/nowhere"),
-        (["--rates", "--trunks", "a=/nowhere.safetensors", "--data", "synthetic"], "/nowhere"),
+        (["--data", "synthetic", "--anomalies", "camvid_anomly"], "camvid_anomly"),
+        (["--data", "synthetic", "--anomalies", "--split", "tset"], "tset"),
+        (["--data", "synthetic", "--limit", "-1"], "--limit is -1"),
+        (["--data", "synthetic", "--tuning-steps", "0"], "--tuning-steps is 0"),
+        (["--data", "synthetic", "--rates", "-1"], "--rates is -1.0"),
+        (["--threads", "-1"], "--threads is -1"),
+        (
+            ["--rates", "--trunks", "a=/nowhere.safetensors", "--data", "synthetic", "--anomalies"],
+            "/no",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_a_failure(arguments, message, tmp_path, capsys):
@@ -185,3 +202,10 @@ def test_bad_input_is_one_line_and_a_failure(arguments, message, tmp_path, capsy
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_a_damaged_plan_is_named(tmp_path, capsys):
+    (tmp_path / "plan.json").write_text("{")
+    command = ["--data", "synthetic", "--anomalies", "synthetic_anomaly", "--out", str(tmp_path)]
+    assert main(command) == 2
+    assert "plan.json is damaged" in capsys.readouterr().err
