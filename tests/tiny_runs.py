@@ -38,10 +38,16 @@ SMALL_BACKBONES = {
 TINY = [*QUICK, "grid_update_steps=(1,)", *SMALL_DECODERS, *SMALL_BACKBONES["mobilenetv2"]]
 
 
-def tiny_trainer(folder, *settings, name="camvid_kan", **options):
-    """A trainer of the CamVid pair at a size where a step takes a fraction of a second."""
+def tiny_trainer(folder, *settings, name="camvid_kan", draw=False, **options):
+    """A trainer of the CamVid pair at a size where a step takes a fraction of a second.
+
+    Drawing the curves takes longer than such a run, so it is left out unless asked for.
+    """
     config = override(recipe(name), [*TINY, *settings])
-    return Trainer(config, folder, progress=False, **options)
+    trainer = Trainer(config, folder, progress=False, **options)
+    if not draw:
+        trainer.run.draw = lambda *_: None
+    return trainer
 
 
 def reduced(name):

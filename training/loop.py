@@ -219,7 +219,7 @@ class Trainer:
                     bar.set_postfix(loss=f"{values['loss']:.3g}", best=f"{self.best:.3f}")
                     window, since = [], time.monotonic()
                 if last:
-                    self._save()  # a validation that fails must not take the weights with it
+                    self._save(draw=False)  # a validation that fails must not take them with it
                 if self._validation_is_due():
                     self._validate()
                     since = time.monotonic()
@@ -372,8 +372,8 @@ class Trainer:
         model.card = describe_run(self.config, self.run.provenance, self.step, self.best)
         self.run.save_weights(name, model)
 
-    def _save(self) -> None:
-        """Write weights and state; all processes together."""
+    def _save(self, *, draw: bool = True) -> None:
+        """Write weights and state, and draw the curves; all processes together."""
         self.average.settle(self.model)
         collected = state.collect(self.model, self.optimizer.optimizer)
         if self.accelerator.is_main_process:
@@ -392,8 +392,9 @@ class Trainer:
                     **collected,
                 }
             )
-            names = self.average.model.class_names
-            self.run.draw(self.step, self._last_validation, names)
+            if draw:
+                names = self.average.model.class_names
+                self.run.draw(self.step, self._last_validation, names)
         self.accelerator.wait_for_everyone()
 
     def _restore(self, saved: dict[str, Any]) -> None:

@@ -33,7 +33,11 @@ def assert_same_queries(found, expected):
 
 @pytest.mark.parametrize(
     ("family", "backbone"),
-    [("mask2kan", "swin_t"), pytest.param("mask2anomaly", "r50", marks=pytest.mark.slow)],
+    [
+        ("mask2kan", "mobilenetv2"),
+        pytest.param("mask2kan", "swin_t", marks=pytest.mark.slow),
+        pytest.param("mask2anomaly", "r50", marks=pytest.mark.slow),
+    ],
 )
 def test_compiles_whole_with_gradients(family, backbone, images):
     model = tiny(family, backbone)
@@ -80,7 +84,11 @@ def test_exports_to_standard_operators(backbone, images):
 
 @pytest.mark.parametrize(
     ("family", "backbone"),
-    [("mask2kan", "swin_t"), pytest.param("mask2anomaly", "r50", marks=pytest.mark.slow)],
+    [
+        ("mask2kan", "mobilenetv2"),
+        pytest.param("mask2kan", "swin_t", marks=pytest.mark.slow),
+        pytest.param("mask2anomaly", "r50", marks=pytest.mark.slow),
+    ],
 )
 def test_onnx_is_the_model(family, backbone, tmp_path, images):
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -121,7 +121,7 @@ def test_an_absent_tracker_is_one_line_and_a_failure(tmp_path, capsys, monkeypat
 
 
 def test_pictures_of_a_run(tmp_path):
-    trainer = tiny_trainer(tmp_path, "steps=2", "eval_every=1")
+    trainer = tiny_trainer(tmp_path, "steps=2", "eval_every=1", draw=True)
     trainer.fit()
     for name in ("curves.png", "confusion.png"):
         assert np.asarray(Image.open(tmp_path / name).convert("L")).std() > 5
