@@ -77,13 +77,13 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     trainer = tiny_trainer(tmp_path, "steps=2", "eval_every=1", "save_every=1")
     save = trainer._save
 
-    def on_a_full_disk():
+    def on_a_full_disk(**how):
         if trainer.step == 1:
-            return save()
+            return save(**how)
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
         try:
-            return save()
+            return save(**how)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
