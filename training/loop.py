@@ -10,7 +10,6 @@ step and its pictures.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import hashlib
 import logging
 import math
@@ -25,7 +24,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -40,6 +39,7 @@ from training.config import TrainConfig
 from training.data import LabelledPictures, open_split
 from training.data.crops import Batch, TrainingCrops, Unreadable, collate
 from training.data.unlabelled import PREFIX, UnlabelledPictures
+from training.meeting import meeting
 from training.models import HEAD, build_model, training_mode
 from training.numerics import require_finite_gradient, require_finite_losses
 from training.objectives import DistillationObjective, Objective, SegmentationObjective
@@ -52,7 +52,6 @@ from training.trunk_cache import TrunkCache
 from training.validation import TeacherLabels, Validation, validate
 
 LOG_EVERY = 20
-LONGEST_WAIT = datetime.timedelta(hours=1)  # of processes while the main one validates
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ class Trainer:
             mixed_precision=mixed_precision,
             rng_types=[],
             fsdp_plugin=sharding_asked_for(),
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
+            kwargs_handlers=[meeting()],
         )
         processes = self.accelerator.num_processes
         if config.batch_size % processes:
