@@ -34,7 +34,7 @@ from mask2kan.anomaly import (
     refining_queries,
 )
 
-MASK_STRIDE = 4
+MASK_STRIDE = 4  # pixels of the padded picture per pixel of a mask
 # Floats of a strip's masks: 8 MiB stay in a processor's cache, a card wants large pieces.
 STRIP_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 25}
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mask2kan.checkpoints import load_model
+from mask2kan.checkpoints.files import sha256_of
 from mask2kan.predictor import Predictor
 from mask2kan.results import summarize, write_json, write_results
 
@@ -70,7 +70,8 @@ class PredictJob:
         options = {key: v for key, v in self.predictor.items() if key not in _SAME_ANSWER}
         return {
             "model": self.model,
-            "weights": _digest(Path(self.model)),
+            # of a name the weights are told by it
+            "weights": sha256_of(Path(self.model)) if Path(self.model).is_file() else None,
             "score": self.score,
             "threshold": self.threshold,
             **options,
@@ -122,14 +123,3 @@ class PredictWorker:
         }
         written = write_json(job.out / f"{stem}.json", facts)
         return Report(summary, prediction.notes, written)
-
-
-def _digest(checkpoint: Path) -> str | None:
-    """SHA-256 of a checkpoint file; None for a name, whose weights are told by it."""
-    if not checkpoint.is_file():
-        return None
-    with checkpoint.open("rb") as file:
-        digest = hashlib.new("sha256")
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -24,12 +24,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mask2kan.errors import ConfigError, Mask2KANError
+from mask2kan.errors import Mask2KANError
 from training.kan_ablation.classifier import Protocol
 from training.kan_ablation.digits import DATA_SETS, load
 from training.kan_ablation.experiments import EXPERIMENTS, choose
 from training.kan_ablation.report import report, summarize
-from training.kan_ablation.runner import open_folder, run_all, settings_of, write_json
+from training.kan_ablation.runner import open_folder, run_all, settings_of
+from training.limits import require
+from training.records import write_record
 from training.runs import provenance
 
 EPOCHS = {"digits": 25, "mnist": 5}
@@ -78,7 +80,7 @@ def ablate(
         "runs": runs,
         "summary": summarize(runs),
     }
-    write_json(out / "ablation.json", content)
+    write_record(out / "ablation.json", content)
     report(content, out)
     return content
 
@@ -135,13 +137,9 @@ def protocol_of(options: argparse.Namespace) -> Protocol:
     if options.epochs is None:
         options.epochs = EPOCHS.get(options.data, 1)
     for name in ("seeds", "epochs", "batch_size", "workers"):
-        if getattr(options, name) < 1:
-            option = name.replace("_", "-")
-            raise ConfigError(f"--{option} is {getattr(options, name)}; it must be at least 1.")
-    if not 0 < options.lr < float("inf"):
-        raise ConfigError(f"--lr is {options.lr}; it must be positive.")
-    if not 0 <= options.regularization < float("inf"):
-        raise ConfigError(f"--regularization is {options.regularization}; it must be 0 or more.")
+        require(f"--{name.replace('_', '-')}", getattr(options, name), 1)
+    require("--lr", options.lr, 0.0, above=True)
+    require("--regularization", options.regularization, 0.0)
     return Protocol(
         epochs=options.epochs,
         batch_size=options.batch_size,

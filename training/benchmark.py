@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import math
 import shutil
 import sys
@@ -30,10 +29,12 @@ from mask2kan.errors import ConfigError, Mask2KANError, PictureError
 from mask2kan.scale_out import Outcome, run_actors, run_here
 from training.benchmark_report import COMPONENT_FIGURES, PIXEL_FIGURES, as_markdown, draw
 from training.data.registry import ANOMALY_SETS, find_anomaly_sets, open_anomaly
-from training.evaluate import describe_weights, write_json
+from training.evaluate import describe_weights
+from training.limits import require
 from training.measuring import evenly_spread, own_ap
 from training.metrics import AnomalyEvaluator
 from training.metrics.pixel import ANOMALY, PROTOCOLS, VOID
+from training.records import read_record, write_record
 from training.scoring import (
     Scorer,
     ScoringPlan,
@@ -85,8 +86,8 @@ class Benchmark:
         sets = {data: pictures_of(open_anomaly(data, self.plan.root)) for data in self.plan.sets}
         known = Path(self.plan.out) / "plan.json"
         if known.is_file():
-            before = json.loads(known.read_text(encoding="utf-8"))
-            sets_before = before.pop("sets")
+            before = read_record(known)
+            sets_before = before.pop("sets", {})
             changed = [data for data in sets if sets_before.get(data, sets[data]) != sets[data]]
             if before != settings or changed:
                 raise ConfigError(
@@ -94,7 +95,7 @@ class Benchmark:
                     "options or pictures); choose another folder with --out, or delete that one."
                 )
             sets = sets_before | sets
-        write_json(known, {**settings, "sets": sets})
+        write_record(known, {**settings, "sets": sets})
 
     def score(self, *, ray: bool, workers: int | None, address: str | None) -> None:
         """Score every picture that is not scored yet.
@@ -277,8 +278,8 @@ def run(options: argparse.Namespace) -> str:
     Raises:
         Mask2KANError: for anything that cannot be loaded or does not fit.
     """
-    if options.limit is not None and options.limit < 1:
-        raise ConfigError(f"limit is {options.limit}; it must be at least 1.")
+    if options.limit is not None:
+        require("limit", options.limit, 1)
     for score in options.scores:
         check_score(score)
     scores_folder = options.out / "scores"
@@ -300,7 +301,7 @@ def run(options: argparse.Namespace) -> str:
     results = benchmark.measure()
     benchmark.show_extremes(options.scores[0])
     for name, result in results.items():
-        write_json(options.out / name / "benchmark.json", result)
+        write_record(options.out / name / "benchmark.json", result)
     text = as_markdown(results, plan.scores)
     (options.out / "benchmark.md").write_text(text, encoding="utf-8")
     if not options.keep_scores:

@@ -11,7 +11,6 @@ the card says what the commands print.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -19,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from mask2kan.checkpoints import load_model
+from mask2kan.checkpoints.files import sha256_of
 from mask2kan.errors import ConfigError, Mask2KANError
 from mask2kan.model import Mask2KAN
+from mask2kan.results import write_whole
+from training.records import write_record
 
 LICENCE = "CC BY-NC 4.0"
 DATA_AND_LICENCE = """\
@@ -183,7 +185,7 @@ def update_manifest(manifest: Path, entry: dict[str, str]) -> None:
             ) from error
     kept = [one for one in entries if one["name"] != entry["name"]]
     ordered = sorted([*kept, entry], key=lambda one: one["name"])
-    _write(manifest, json.dumps({"weights": ordered}, indent=2) + "\n")
+    write_record(manifest, {"weights": ordered})
 
 
 def write_card(
@@ -206,7 +208,7 @@ def write_card(
     """
     name = checkpoint.stem
     model = load_model(str(checkpoint), device="cpu")
-    sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    sha256 = sha256_of(checkpoint)
     measured = [_json(path) for path in results]
     for path, result in zip(results, measured, strict=True):
         if result.get("sha256") != sha256:
@@ -226,7 +228,7 @@ def write_card(
         seen=seen.read_text(encoding="utf-8") if seen else "",
     )
     path = checkpoint.with_suffix(".md")
-    _write(path, card)
+    write_whole(path, card.encode())
     entry = {
         "name": name,
         "file": checkpoint.name,
@@ -245,12 +247,6 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, json.JSONDecodeError) as error:
         raise ConfigError(f"Cannot read {path} as JSON: {error}.") from error
     return values
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f"{path.name}.partial")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,7 +12,8 @@ from typing import Any, Literal, TypeVar
 
 from mask2kan.config import ModelConfig
 from mask2kan.errors import ConfigError, unknown
-from training.data.transforms import Augmentation, require
+from training.data.transforms import Augmentation
+from training.limits import require
 from training.outliers import OutlierExposure
 
 Settings = TypeVar("Settings", "TrainConfig", Augmentation, OutlierExposure)

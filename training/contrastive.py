@@ -26,11 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mask2kan.postprocess import MASK_STRIDE
 from training.data.transforms import OUTLIER, VOID
 from training.distributed import mean_over_processes
 
 Form = Literal["published", "well_posed"]
-MASK_STRIDE = 4  # pixels of the padded picture per pixel of a mask
 
 
 def negative_likelihood(pred_logits: Tensor, pred_masks: Tensor, form: Form) -> Tensor:

@@ -15,7 +15,6 @@ size by the same ``Predictor`` that the command line and the app use.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
@@ -24,8 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from mask2kan.anomaly import SCORES, check_score
-from mask2kan.atomic import atomic_writer
 from mask2kan.checkpoints import load_model
+from mask2kan.checkpoints.files import sha256_of
 from mask2kan.devices import DTYPES
 from mask2kan.errors import ConfigError, Mask2KANError, unknown
 from mask2kan.predictor import Predictor
@@ -39,6 +38,7 @@ from training.data.registry import (
     open_anomaly,
     usual_split,
 )
+from training.limits import require
 from training.measuring import (
     BENCHMARK_FIGURES,
     Extremes,
@@ -47,6 +47,7 @@ from training.measuring import (
     evaluate_segmentation,
 )
 from training.plots import draw_confusion
+from training.records import write_record
 from training.side_pictures import SidePictures
 
 DATA_SETS = (*SEGMENTATION_SETS, *SYNTHETIC_SETS, *ANOMALY_SETS)
@@ -124,8 +125,8 @@ def evaluate(
     Raises:
         Mask2KANError: for anything that cannot be loaded or does not fit.
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}; it must be at least 1.")
+    if limit is not None:
+        require("limit", limit, 1)
     check_score(score)
     name, given, folder_given = data.partition("=")
     anomalies = name in ANOMALY_SETS
@@ -170,7 +171,7 @@ def evaluate(
         for name, quality in extremes.chosen(SHOWN):
             picture, label = pictures.arrays(by_name[name])
             shown(name, predictor(picture), label, quality)
-        write_json(folder / "evaluation.json", result)
+        write_record(folder / "evaluation.json", result)
     return result
 
 
@@ -179,7 +180,7 @@ def describe_weights(weights: str) -> dict[str, Any]:
     path = Path(weights)
     about: dict[str, Any] = {"weights": path.stem if path.suffix else weights}
     if path.is_file():
-        about["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        about["sha256"] = sha256_of(path)
         config = path.with_name("config.json")
         if config.is_file():
             try:
@@ -194,13 +195,6 @@ def _folder(weights: str, result: dict[str, Any], out: Path | None) -> Path | No
         return out
     name = "_".join(["evaluation", result["data"], result.get("split", "")]).rstrip("_")
     return Path(weights).parent / "".join(c if c.isalnum() or c in "_-" else "_" for c in name)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a result, in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_writer(path) as file:
-        file.write((json.dumps(content, indent=1) + "\n").encode())
 
 
 def _require_classes(names: tuple[str, ...], pictures: LabelledPictures, data: str) -> None:
@@ -295,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             out=options.out,
         )
         if options.json is not None:
-            write_json(options.json, result)
+            write_record(options.json, result)
     except (Mask2KANError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

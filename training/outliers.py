@@ -25,7 +25,8 @@ from PIL import Image
 from mask2kan.errors import ConfigError, PictureError
 from mask2kan.pictures import MAX_MEGAPIXELS, read_picture
 from training.data import find_data
-from training.data.transforms import OUTLIER, require, require_pair
+from training.data.transforms import OUTLIER
+from training.limits import require, require_pair
 
 OPAQUE = 128  # alpha from here on belongs to the object
 SHORTEST_SIDE = 480  # of COCO pictures used

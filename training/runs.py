@@ -30,6 +30,7 @@ from mask2kan.errors import CheckpointError, ConfigError, unknown
 from mask2kan.model import Mask2KAN
 from training.config import TrainConfig
 from training.plots import draw_confusion, draw_curves
+from training.records import write_record
 from training.run_card import as_markdown
 from training.validation import Validation
 
@@ -140,8 +141,8 @@ class RunFolder:
                 "folder with --out."
             )
         (self.folder / "samples").mkdir(parents=True, exist_ok=True)
-        self._write_json("config.json", config.to_dict())
-        self._write_json("provenance.json", {"seed": config.seed, **self.provenance})
+        write_record(self.folder / "config.json", config.to_dict())
+        write_record(self.folder / "provenance.json", {"seed": config.seed, **self.provenance})
         self._writer = SummaryWriter(str(self.folder))
         if self._tracker != "tensorboard":
             self._service = importlib.import_module(self._tracker)
@@ -243,10 +244,6 @@ class RunFolder:
         except OSError as error:
             logger.warning("TensorBoard's events end here: %s", error)
             self._writer = None
-
-    def _write_json(self, name: str, values: dict[str, Any]) -> None:
-        with atomic_writer(self.folder / name) as file:
-            file.write((json.dumps(values, indent=2) + "\n").encode())
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

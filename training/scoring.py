@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from mask2kan.atomic import atomic_writer
 from mask2kan.checkpoints import load_model
+from mask2kan.checkpoints.files import sha256_of
 from mask2kan.comparison import Comparison
 from mask2kan.errors import CheckpointError
 from mask2kan.predictor import Predictor
@@ -136,7 +137,7 @@ def read_score(path: Path, score: str) -> NDArray[np.float32]:
 def content_of(source: str) -> str:
     """What decides a checkpoint's scores: a file's sha256, or the name where it is none."""
     path = Path(source)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else source
+    return sha256_of(path) if path.is_file() else source
 
 
 def pictures_of(pictures: AnomalyPictures) -> str:

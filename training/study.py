@@ -31,7 +31,6 @@ from accelerate.state import AcceleratorState
 from tqdm import tqdm
 
 from mask2kan.anomaly import SCORES
-from mask2kan.atomic import atomic_writer
 from mask2kan.checkpoints import describe, load_model
 from mask2kan.comparison import Comparison
 from mask2kan.config import ModelConfig
@@ -39,13 +38,14 @@ from mask2kan.errors import ConfigError, Mask2KANError
 from mask2kan.predictor import Predictor
 from training.config import TrainConfig, override
 from training.data import open_anomaly, open_split, usual_split
-from training.data.transforms import require
-from training.evaluate import describe_weights
+from training.limits import require
 from training.loop import Trainer
 from training.metrics import AnomalyEvaluator, SegmentationEvaluator
 from training.models import equal_width, head_parameters
 from training.recipes import camvid_kan, camvid_mlp, head_only
+from training.records import read_record, write_record
 from training.runs import provenance
+from training.scoring import content_of
 from training.study_report import report
 from training.trunk_cache import TrunkCache
 
@@ -135,19 +135,18 @@ class Study:
         self.out = out
         settings = dataclasses.asdict(plan) | {"trunks": dict(plan.trunks)}
         settings["weights"] = {
-            name: describe_weights(checkpoint).get("sha256", checkpoint)
-            for name, checkpoint in plan.trunks.items()
+            name: content_of(checkpoint) for name, checkpoint in plan.trunks.items()
         }
         settings = json.loads(json.dumps(settings))
         known = out / "plan.json"
-        if known.is_file() and _read(known) != settings:
+        if known.is_file() and read_record(known) != settings:
             raise ConfigError(
                 f"{out} holds a study of another plan (plan.json differs); choose another folder "
                 "with --out, or repeat its settings."
             )
         self._pictures = open_split(plan.data, plan.split or usual_split(plan.data))
         self._anomalies = {name: open_anomaly(name) for name in plan.anomalies}
-        _write(known, settings)
+        write_record(known, settings)
         self._shared: tuple[tuple[str, int], TrunkCache] | None = None
 
     def run(self) -> dict[str, Any]:
@@ -163,19 +162,19 @@ class Study:
             for trunk, seed in groups:
                 self._group(trunk, seed, rates, bar)
         results = [
-            _read(self._cell(trunk, head, seed) / "result.json")
+            read_record(self._cell(trunk, head, seed) / "result.json")
             for trunk, seed in groups
             for head in HEADS
         ]
         content = {
-            "plan": _read(self.out / "plan.json"),
+            "plan": read_record(self.out / "plan.json"),
             "provenance": provenance(),
             "learning_rates": [
                 {"trunk": trunk, "head": head, "lr": rate} for (trunk, head), rate in rates.items()
             ],
             "results": results,
         }
-        _write(self.out / "study.json", content)
+        write_record(self.out / "study.json", content)
         report(content, self.out)
         return content
 
@@ -187,7 +186,7 @@ class Study:
         if not self.plan.rates:
             return None
         found = self.out / (trunk or "full") / head / "learning_rate.json"
-        tried: dict[str, float] = _read(found) if found.is_file() else {}
+        tried: dict[str, float] = read_record(found) if found.is_file() else {}
         for rate in self.plan.rates:
             if str(rate) in tried:
                 continue
@@ -197,7 +196,7 @@ class Study:
             folder = found.with_name(f"lr_{rate:g}")
             shutil.rmtree(folder, ignore_errors=True)
             tried[str(rate)] = self._train(config, trunk, folder)
-            _write(found, tried)
+            write_record(found, tried)
             shutil.rmtree(folder)
         return float(max(tried, key=lambda rate: tried[rate]))
 
@@ -229,7 +228,7 @@ class Study:
                     "lr": rates[trunk, head] or config.lr,
                     "head_parameters": measured.pop("head_parameters"),
                 }
-                _write(cells[head] / "result.json", {**about, "metrics": measured})
+                write_record(cells[head] / "result.json", {**about, "metrics": measured})
         bar.update(len(HEADS) - len(missing))
 
     def _train(self, config: TrainConfig, trunk: str, folder: Path) -> float:
@@ -285,26 +284,6 @@ class Study:
 
     def _chosen(self, count: int) -> range:
         return range(min(count, self.plan.limit or count))
-
-
-def _read(path: Path) -> Any:
-    """A JSON file of the study.
-
-    Raises:
-        ConfigError: when it is damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(
-            f"{path} is damaged: {error}. Delete it; the same command makes it again."
-        ) from error
-
-
-def _write(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_writer(path) as file:
-        file.write((json.dumps(content, indent=1) + "\n").encode())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,8 +18,8 @@ import torch
 from mask2kan.errors import ConfigError, Mask2KANError
 from training.config import TrainConfig, override
 from training.data.check import check_data
-from training.data.transforms import require
 from training.data.unlabelled import PREFIX
+from training.limits import require
 from training.loop import Trainer
 from training.recipes import RECIPES, recipe
 from training.runs import TRACKERS

@@ -98,16 +98,27 @@ def require_sha256(file: BinaryIO, expected: str) -> None:
     Raises:
         CheckpointError: when it differs.
     """
+    found = _digest(file)
+    file.seek(0)
+    if found != expected.lower():
+        raise CheckpointError(
+            f"Damaged: sha256 differs ({found[:12]}… instead of {expected[:12]}…). "
+            "Download the file again."
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """A file's sha256 in hexadecimal digits, whatever its size."""
+    with path.open("rb") as file:
+        return _digest(file)
+
+
+def _digest(file: BinaryIO) -> str:
     digest = hashlib.sha256()
     file.seek(0)
     while block := file.read(1 << 20):
         digest.update(block)
-    file.seek(0)
-    if digest.hexdigest() != expected.lower():
-        raise CheckpointError(
-            f"Damaged: sha256 differs ({digest.hexdigest()[:12]}… instead of {expected[:12]}…). "
-            "Download the file again."
-        )
+    return digest.hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:

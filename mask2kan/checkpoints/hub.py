@@ -7,7 +7,6 @@ network, what was fetched before is used.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -25,7 +24,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
     RevisionNotFoundError,
 )
 
-from mask2kan.checkpoints.files import MAX_BYTES, read_json
+from mask2kan.checkpoints.files import MAX_BYTES, read_json, sha256_of
 from mask2kan.errors import CheckpointError
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
@@ -211,9 +210,9 @@ def _download(repo: str, commit: str | None, names: list[str], siblings: dict[st
     for name in names:
         path = Path(hf_hub_download(repo, name, revision=commit))
         lfs = siblings[name].lfs
-        if lfs is not None and _sha256(path) != lfs.sha256:
+        if lfs is not None and sha256_of(path) != lfs.sha256:
             path = Path(hf_hub_download(repo, name, revision=commit, force_download=True))
-            if _sha256(path) != lfs.sha256:
+            if sha256_of(path) != lfs.sha256:
                 raise CheckpointError(f"Damaged: sha256 of {name} differs, twice; try again later.")
         folder = path.parents[len(PurePosixPath(name).parts) - 1]
     return folder
@@ -239,16 +238,8 @@ def _cached(repo: str, file: str | None, revision: str | None) -> tuple[Path, st
         if not path.is_file():
             raise CheckpointError(f"Its {name} was never fetched and needs the network.")
         # The cache names large files by their digest.
-        if _SHA256.match(path.name) and _sha256(path) != path.name:
+        if _SHA256.match(path.name) and sha256_of(path) != path.name:
             raise CheckpointError(
                 f"Damaged: sha256 of {name} differs; connect to the network to fetch it again."
             )
     return folder, chosen[0]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -27,6 +27,7 @@ from training.data.registry import (
     SYNTHETIC_SETS,
     layout_of,
 )
+from training.limits import require
 
 NAMES_SHOWN = 28  # columns for a name in the list
 
@@ -41,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "layout":
             print(layout_of(options.name).strip())
             return 0
-        if options.workers is not None and options.workers < 1:
-            raise ConfigError(f"workers is {options.workers}; it must be at least 1.")
+        if options.workers is not None:
+            require("workers", options.workers, 1)
         report = inspect_data(
             options.data,
             options.split,

@@ -6,6 +6,7 @@ of files, and every fault of the layout. The data set reads the pairs; the check
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import os
 import zipfile
@@ -307,7 +308,7 @@ class PairedPictures:
         return read_pair(self.pairs[index])
 
 
-class SegmentationPictures(PairedPictures, Dataset[tuple[Tensor, Tensor]]):
+class SegmentationPictures(PairedPictures, Dataset[tuple[Tensor, Tensor]], abc.ABC):
     """One split as (image (3, H, W) float32 in [0, 1], label (H, W) int64, 255 = void) pairs.
 
     Args:
@@ -342,14 +343,14 @@ class SegmentationPictures(PairedPictures, Dataset[tuple[Tensor, Tensor]]):
         return as_tensors(*self.arrays(index))
 
     @classmethod
+    @abc.abstractmethod
     def recognised(cls, root: Path) -> bool:
         """Whether a folder is laid out like this data set, complete or not."""
-        raise NotImplementedError
 
     @classmethod
+    @abc.abstractmethod
     def scan(cls, root: Path, split: str) -> Scan:
         """What a folder holds of a split."""
-        raise NotImplementedError
 
     @classmethod
     def checked_splits(cls, root: Path) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ high score in minutes; the figure means nothing beyond "training works".
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 
 import cv2
@@ -103,7 +104,7 @@ def _cityscapes() -> _Street:
 _STREETS = {"camvid": _CAMVID, "cityscapes": _cityscapes()}
 
 
-class _Drawn(Dataset[tuple[Tensor, Tensor]]):
+class _Drawn(Dataset[tuple[Tensor, Tensor]], abc.ABC):
     """Procedural pictures, kept once drawn.
 
     Args:
@@ -141,8 +142,9 @@ class _Drawn(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return as_tensors(*self.arrays(index))
 
+    @abc.abstractmethod
     def _label(self, rng: np.random.Generator) -> Array:
-        raise NotImplementedError
+        """Labels (H, W) of a picture, to be painted."""
 
 
 class SyntheticStreets(_Drawn):

@@ -19,34 +19,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from mask2kan.atomic import atomic_writer
 from mask2kan.errors import ConfigError, OutOfMemoryError
 from training.kan_ablation.classifier import Protocol, train
 from training.kan_ablation.digits import Digits
 from training.kan_ablation.experiments import Experiment
+from training.records import read_record, write_record
 
 RESULT_FIELDS = ("test_accuracy", "val_accuracy", "train_accuracy", "train_loss", "seconds")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a value as JSON, all or nothing."""
-    with atomic_writer(path) as file:
-        file.write((json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        ConfigError: for a file that cannot be read or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"Cannot read {path}: {error}. Delete it to make it again.") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no JSON object. Delete it to make it again.")
-    return content
 
 
 def settings_of(digits: Digits, protocol: Protocol) -> dict[str, Any]:
@@ -69,9 +48,9 @@ def open_folder(out: Path, settings: dict[str, Any]) -> None:
     """
     path = out / "settings.json"
     if not path.is_file():
-        write_json(path, settings)
+        write_record(path, settings)
         return
-    found = read_json(path)
+    found = read_record(path)
     for group, values in settings.items():
         for key, value in values.items():
             kept = found.get(group, {}).get(key)
@@ -115,7 +94,7 @@ def run_all(
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run") as bar:
         for (experiment, seed), result in _train(missing, digits, protocol, workers):
             about = {"experiment": experiment.name, "seed": seed}
-            write_json(files[experiment, seed], about | result)
+            write_record(files[experiment, seed], about | result)
             bar.update()
     return [_read_run(files[job], *job) for job in wanted]
 
@@ -168,7 +147,7 @@ def _train_here(experiment: Experiment, seed: int) -> dict[str, Any]:
 
 
 def _read_run(path: Path, experiment: Experiment, seed: int) -> dict[str, Any]:
-    run = read_json(path)
+    run = read_record(path)
     if (run.get("experiment"), run.get("seed")) != (experiment.name, seed):
         raise ConfigError(
             f"{path} holds the run {run.get('experiment')!r} with seed {run.get('seed')!r}; "

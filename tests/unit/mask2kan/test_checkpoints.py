@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import mask2kan
 from mask2kan.checkpoints import describe, hub, list_weights, load_model, save_model
+from mask2kan.checkpoints.files import sha256_of
 from mask2kan.errors import CheckpointError, Mask2KANError
 
 TINY = {
@@ -359,7 +360,7 @@ def test_bundled_names_are_verified(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "WEIGHTS", tmp_path)
     assert list_weights() == []
     save_model(tiny(), tmp_path / "tiny.safetensors")
-    digest = hub._sha256(tmp_path / "tiny.safetensors")
+    digest = sha256_of(tmp_path / "tiny.safetensors")
     entries = [
         {"name": "tiny", "file": "tiny.safetensors", "sha256": digest},
         {"name": "wrong", "file": "tiny.safetensors", "sha256": "0" * 64},
@@ -387,7 +388,7 @@ def test_the_projects_manifest_is_in_order():
         assert entry["licence"]
         if "file" in entry:
             path, digest = hub.bundled_file(entry)
-            assert hub._sha256(path) == digest
+            assert sha256_of(path) == digest
         else:
             assert hub.is_repo_id(entry["hub"])
 
@@ -402,7 +403,7 @@ def fill_cache(cache, repo, files):
     snapshot = root / "snapshots" / commit
     snapshot.mkdir(parents=True)
     for path in files:
-        blob = root / "blobs" / hub._sha256(path)
+        blob = root / "blobs" / sha256_of(path)
         blob.write_bytes(path.read_bytes())
         (snapshot / path.name).symlink_to(blob)
     return root

@@ -105,6 +105,10 @@ def test_scores_of_other_weights_are_refused(checkpoints, tmp_path, capsys):
     assert main([checkpoints[0], *options, "--keep-scores"]) == 0
     assert main([checkpoints[1], *options]) == 2
     assert "holds the scores of another benchmark" in capsys.readouterr().err
+    [plan] = tmp_path.rglob("plan.json")
+    plan.write_text(plan.read_text()[:-20])
+    assert main([checkpoints[0], *options]) == 2
+    assert f"{plan} is damaged" in capsys.readouterr().err
 
 
 def test_a_broken_picture_is_listed_and_the_others_are_kept(
