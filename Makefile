@@ -26,7 +26,7 @@ contracts:
 	.venv/bin/lint-imports
 
 test:
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist loadfile
 
 slow:
 	$(PYTHON) -m pytest -m "slow and not gpu"
