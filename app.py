@@ -13,6 +13,7 @@ import sys
 from app.demo import build_demo, offered_models
 from app.service import ModelService
 from app.theme import CSS, theme
+from mask2kan.devices import keep_freed_memory
 
 service = ModelService()
 demo = build_demo(service=service)
@@ -24,10 +25,11 @@ def main() -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    keep_freed_memory()
     host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
     port = os.environ.get("GRADIO_SERVER_PORT", "7860")
     service.warm(offered_models()[:2])
-    demo.queue(max_size=16, default_concurrency_limit=1)
+    demo.queue(max_size=64, default_concurrency_limit=1)
     try:
         demo.launch(
             server_name=host,

@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import gradio as gr
 
 from app import viewer
-from app.handlers import Handlers, spoken
-from app.samples import sample_pictures
+from app.batch_tab import batch_tab
+from app.handlers import Handlers, answered, spoken
+from app.kan_tab import kan_tab
+from app.models_tab import models_tab
+from app.samples import gallery
 from app.service import ModelService
+from app.strings import PAGE, SCORE_TITLES
 from mask2kan.anomaly import SCORES
 from mask2kan.checkpoints import list_weights
 
 INDOOR = "facebook/mask2former-swin-tiny-ade-semantic"
 
-_ROAD_PAIR = "Road pair (bundled)"
-_INDOOR_PAIR = "Indoor (needs the network)"
-_PRESET_NOTE = (
-    f"The bundled pair knows roads and nothing else. Indoor puts `{INDOOR}` (ADE20K, from the "
-    "Hugging Face Hub) on the left."
-)
-_MODEL_NOTE = "Or type a checkpoint's path or a Hub repository id."
-_NO_MODELS = (
-    "No bundled models were found in weights/.\n"
-    "Type a checkpoint's path or a Hub repository id into both model fields."
-)
-_INTRO = (
-    "# Mask2KAN\n"
-    "What a mask-classification model with a Kolmogorov–Arnold head and its twin with a plain MLP "
-    "head make of the same road picture, and where each says *I have not seen this before*."
-)
-_SMALL_PRINT = (
-    "A research demonstration, not a safety device. Pictures stay on the machine that runs this "
-    "page. The bundled models were trained on CamVid (CC BY-NC): not for commercial use."
-)
-
 # Runs in the browser: marks the old result as outdated before the request leaves.
 _BUSY = "(...a) => { window.mask2kan?.busy(Boolean(a[0])); return a; }"
+_SURELY_BUSY = "(...a) => { window.mask2kan?.busy(true); return a; }"
 _FAILED = "() => { window.mask2kan?.failed(); }"
-_MOVE = "(t) => { window.mask2kan?.threshold('%s', t); }"
-_MOVE_BOTH = "(t) => { window.mask2kan?.threshold('both', t); return [t, t]; }"
+# One job at a time: the models share the processor, and Gradio shows each visitor's place.
+_QUICK: dict[str, Any] = {
+    "queue": False,
+    "show_progress": "hidden",
+    "api_visibility": "private",
+}
+QUEUED: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 1}
 
 
 def offered_models(models: Sequence[str] | None = None) -> list[str]:
@@ -66,64 +58,149 @@ def build_demo(
         service: who runs the models; a new one when not given.
     """
     names = offered_models(models)
-    handlers = Handlers(service or ModelService())
+    service = service or ModelService()
+    handlers = Handlers(service)
     demo = gr.Blocks(
-        title="Mask2KAN", analytics_enabled=False, delete_cache=(1800, 3600), fill_width=True
+        title=PAGE["title"], analytics_enabled=False, delete_cache=(1800, 3600), fill_width=True
     )
     with demo:
-        gr.Markdown(_INTRO, elem_id="title")
-        with gr.Row():
-            with gr.Column(scale=1, min_width=330, elem_id="inputs"):
-                with gr.Column():
-                    picture = _picture("picture", "Picture")
-                    _examples(picture)
-                with gr.Column():
-                    preset = gr.Radio(
-                        [_ROAD_PAIR, _INDOOR_PAIR],
-                        value=_ROAD_PAIR,
-                        label="Preset",
-                        info=_PRESET_NOTE,
-                        elem_id="preset",
-                    )
-                    left = _model_picker("left", "Left model", names, 0)
-                    right = _model_picker("right", "Right model", names, 1)
-                    score = _score_picker("score")
-                    button = gr.Button("Compare", variant="primary", elem_id="compare")
-            with gr.Column(scale=3, min_width=600, elem_id="outputs"):
-                with gr.Row(elem_id="thresholds"):
-                    both = _slider("threshold-both", "Threshold, both")
-                    left_at = _slider("threshold-left", "Threshold, left")
-                    right_at = _slider("threshold-right", "Threshold, right")
-                result = viewer.viewer(None if names else {"message": _NO_MODELS})
-        gr.Markdown(_SMALL_PRINT, elem_id="small-print")
-
-        looking = gr.on(
-            [picture.change, score.input, button.click],
-            spoken(handlers.look),
-            inputs=[picture, left, right, score],
-            outputs=[result, both, left_at, right_at],
-            js=_BUSY,
-            preprocess=False,
-            show_progress="hidden",
-            trigger_mode="always_last",
-            concurrency_id="models",
-            concurrency_limit=1,
-            api_visibility="private",
-        )
-        looking.failure(fn=None, js=_FAILED)
-        preset.input(
-            lambda chosen: _pair(chosen, names),
-            preset,
-            [left, right],
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
-        )
-        left_at.input(fn=None, inputs=left_at, js=_MOVE % "left")
-        right_at.input(fn=None, inputs=right_at, js=_MOVE % "right")
-        both.input(fn=None, inputs=both, outputs=[left_at, right_at], js=_MOVE_BOTH)
+        gr.Markdown(PAGE["intro"], elem_id="title")
+        with gr.Row(elem_id="models"):
+            preset = gr.Radio(
+                [(PAGE["preset_road"], "road"), (PAGE["preset_indoor"], "indoor")],
+                value="road",
+                label=PAGE["preset"],
+                info=PAGE["preset_note"],
+                elem_id="preset",
+            )
+            left = _model_picker("left", PAGE["left"], names, 0)
+            right = _model_picker("right", PAGE["right"], names, 1)
+            score = _score_picker("score")
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab(PAGE["tab_compare"], id="compare"):
+                compare = _compare_tab(demo, handlers, names, [left, right, score])
+            with gr.Tab(PAGE["tab_batch"], id="batch"):
+                batch = batch_tab(service, left, right, score)
+            with gr.Tab(PAGE["tab_kan"], id="kan"):
+                kan_tab(service, names, compare.picture, QUEUED)
+            with gr.Tab(PAGE["tab_models"], id="models") as models_page:
+                listed = models_tab(service, [*names, INDOOR])
+        models_page.select(listed.refresh, listed.choice, listed.listing, **_QUICK)
+        for chosen in (
+            preset.input(lambda scene: _pair(scene, names), preset, [left, right], **_QUICK),
+            listed.use_left.click(lambda source: source, listed.choice, left, **_QUICK),
+            listed.use_right.click(lambda source: source, listed.choice, right, **_QUICK),
+        ):
+            compare.look(chosen.then)
+        batch.open.click(
+            spoken(handlers.look_at_file),
+            [batch.chosen, left, right, score],
+            compare.opened,
+            **{**compare.running, "js": _SURELY_BUSY},
+        ).success(lambda: gr.Tabs(selected="compare"), None, tabs, **_QUICK)
+        gr.Markdown(PAGE["small_print"], elem_id="small-print")
         _endpoints(handlers, names)
     return demo
+
+
+@dataclasses.dataclass(frozen=True)
+class _Compare:
+    """What the rest of the page needs of the comparison.
+
+    Attributes:
+        picture: its field.
+        opened: the outputs of an event that brings another picture: picture, ground truth,
+            example and viewer.
+        running: how its events run.
+        look: makes an event of the given kind look at the picture again.
+    """
+
+    picture: gr.Image
+    opened: list[Any]
+    running: dict[str, Any]
+    look: Callable[[Callable[..., Any]], Any]
+
+
+def _compare_tab(
+    demo: gr.Blocks, handlers: Handlers, names: Sequence[str], models: list[gr.Dropdown]
+) -> _Compare:
+    """Picture and examples on one side, the viewer on the other."""
+    example = gr.State("")
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300, elem_id="inputs"):
+            with gr.Column():
+                picture = _picture("picture", PAGE["picture"])
+                button = gr.Button(PAGE["compare"], variant="primary", elem_id="compare")
+            with gr.Column():
+                examples = gallery()
+                with gr.Accordion(PAGE["truth"], open=False, elem_id="truth-box"):
+                    truth = gr.Image(
+                        label=PAGE["truth_file"],
+                        type="filepath",
+                        image_mode=None,
+                        sources=["upload"],
+                        buttons=[],
+                        height=160,
+                        elem_id="truth",
+                    )
+                    white = gr.Radio(
+                        [(PAGE["white_void"], "void"), (PAGE["white_anomaly"], "anomaly")],
+                        value="void",
+                        label=PAGE["truth_white"],
+                        info=PAGE["truth_note"],
+                        elem_id="truth-white",
+                    )
+        with gr.Column(scale=4, min_width=320, elem_id="outputs"):
+            shown = viewer.viewer(
+                None if names else {"message": PAGE["no_models"]},
+                [answered(handlers.explain_run), answered(handlers.export_run)],
+            )
+    running: dict[str, Any] = {
+        "js": _BUSY,
+        "preprocess": False,
+        "show_progress": "full",
+        "show_progress_on": shown,
+        "trigger_mode": "always_last",
+        "api_visibility": "private",
+        **QUEUED,
+    }
+    uploaded = gr.on(
+        [picture.input, picture.clear],
+        spoken(handlers.look_at_upload),
+        [picture, truth, white, *models],
+        [shown, example],
+        **running,
+    )
+    opened = [picture, truth, example, shown]
+
+    def look(event: Callable[..., Any]) -> Any:
+        return event(
+            spoken(handlers.look), [picture, truth, white, *models, example], shown, **running
+        )
+
+    touched = [*(model.input for model in models), white.input, truth.upload, truth.clear]
+    changed = look(functools.partial(gr.on, [*touched, button.click]))
+    pasted = shown.picture_given(
+        spoken(handlers.look_at_given),
+        models,
+        opened,
+        **{**running, "js": _SURELY_BUSY},
+    )
+    clicked = examples.example_chosen(
+        spoken(handlers.open_example),
+        models,
+        opened,
+        **{**running, "js": _SURELY_BUSY},
+    )
+    linked = demo.load(
+        spoken(handlers.open_link),
+        models,
+        [*models, picture, example, shown],
+        **{**running, "js": None},
+    )
+    for event in (uploaded, changed, pasted, clicked, linked):
+        event.failure(fn=None, js=_FAILED)
+    return _Compare(picture, opened, running, look)
 
 
 def _bundled() -> list[str]:
@@ -132,7 +209,7 @@ def _bundled() -> list[str]:
 
 
 def _pair(preset: str, names: Sequence[str]) -> tuple[str | None, str | None]:
-    if preset == _INDOOR_PAIR:
+    if preset == "indoor":
         return INDOOR, _nth(names, 0)
     return _nth(names, 0), _nth(names, 1)
 
@@ -151,23 +228,10 @@ def _picture(elem_id: str, label: str, *, visible: bool = True) -> gr.Image:
             mirror=False, constraints={"video": {"facingMode": "environment"}}
         ),
         buttons=["fullscreen"],
-        height=260,
+        height=220,
         elem_id=elem_id,
         visible=visible,
     )
-
-
-def _examples(picture: gr.Image) -> None:
-    paths = sample_pictures()
-    if paths:
-        gr.Examples(
-            [[str(path)] for path in paths],
-            picture,
-            label="Examples: one click is enough",
-            elem_id="examples",
-            cache_examples=False,
-            api_visibility="private",
-        )
 
 
 def _model_picker(
@@ -177,7 +241,7 @@ def _model_picker(
         choices=[(viewer.title(name), name) for name in [*names, INDOOR]],
         value=_nth(names, index),
         label=label,
-        info=_MODEL_NOTE,
+        info=PAGE["model_note"],
         allow_custom_value=True,
         elem_id=elem_id,
         visible=visible,
@@ -186,26 +250,11 @@ def _model_picker(
 
 def _score_picker(elem_id: str, *, visible: bool = True) -> gr.Dropdown:
     return gr.Dropdown(
-        choices=[(viewer.SCORE_TITLES[name], name) for name in SCORES],
+        choices=[(SCORE_TITLES[name], name) for name in SCORES],
         value=SCORES[0],
-        label="Anomaly score",
+        label=PAGE["score"],
         elem_id=elem_id,
         visible=visible,
-    )
-
-
-def _slider(elem_id: str, label: str) -> gr.Slider:
-    return gr.Slider(
-        0.0,
-        1.0,
-        value=0.5,
-        step=0.005,
-        label=label,
-        info="0–1: colour range",
-        buttons=[],
-        elem_id=elem_id,
-        interactive=True,
-        min_width=190,
     )
 
 
@@ -216,19 +265,22 @@ def _endpoints(handlers: Handlers, names: Sequence[str]) -> None:
         left = _model_picker("api-left", "left", names, 0)
         right = _model_picker("api-right", "right", names, 1)
         score = _score_picker("api-score")
+        x = gr.Number(0, label="x", precision=0)
+        y = gr.Number(0, label="y", precision=0)
+        left_threshold = gr.Number(None, label="left_threshold")
+        right_threshold = gr.Number(None, label="right_threshold")
+        least = gr.Number(0, label="min_region", precision=0)
+        truth = gr.Image(None, label="truth", type="filepath", image_mode=None)
         summary = gr.JSON(label="summary")
         files = gr.File(label="files", file_count="multiple")
+        archive = gr.File(label="archive")
         trigger = gr.Button()
-    for name, function, models in (
-        ("compare", handlers.compare, [left, right]),
-        ("segment", handlers.segment, [left]),
+    models = [left, right]
+    thresholds = [left_threshold, right_threshold, least, truth]
+    for name, function, inputs, outputs in (
+        ("compare", handlers.compare, [image, *models, score], [summary, files]),
+        ("segment", handlers.segment, [image, left, score], [summary, files]),
+        ("explain", handlers.explain, [image, x, y, *models, score], [summary]),
+        ("export", handlers.export, [image, *models, score, *thresholds], [summary, archive]),
     ):
-        trigger.click(
-            spoken(function),
-            inputs=[image, *models, score],
-            outputs=[summary, files],
-            api_name=name,
-            preprocess=False,
-            concurrency_id="models",
-            concurrency_limit=1,
-        )
+        trigger.click(spoken(function), inputs, outputs, api_name=name, preprocess=False, **QUEUED)

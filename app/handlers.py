@@ -7,25 +7,37 @@ ours: it goes to the log in full and to the page as one line that says so.
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
+import operator
 import tempfile
+import threading
+import uuid
+from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
 from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
 
-from app import viewer
+from app import downloads, viewer
+from app.runs import Run, Runs
+from app.samples import sample, truth_of
 from app.service import Answer, ModelService
-from app.uploads import read_upload
+from app.uploads import given, read_truth, read_upload
 from mask2kan.anomaly import SCORES
 from mask2kan.errors import ConfigError, Mask2KANError, unknown
+from mask2kan.explain import explain_pixel
 from mask2kan.results import summarize, write_results
 
 logger = logging.getLogger(__name__)
 
 Picture = Mapping[str, Any] | None
+
+_VALUES_KEPT = 16
+_OUR_FAULT = "Something went wrong inside the app; its log says what. Nothing was computed."
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -44,11 +56,25 @@ def spoken(function: Callable[_P, _R]) -> Callable[_P, _R]:
             raise gr.Error(str(error), duration=20, print_exception=False) from error
         except Exception as error:
             logger.exception("%s failed", function.__name__)
-            raise gr.Error(
-                "Something went wrong inside the app; its log says what. Nothing was computed.",
-                duration=20,
-                print_exception=False,
-            ) from error
+            raise gr.Error(_OUR_FAULT, duration=20, print_exception=False) from error
+
+    return wrapped
+
+
+def answered(
+    function: Callable[[dict[str, Any]], dict[str, Any]],
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The same for what a component of ours asks: the message comes back as ``{"error": …}``."""
+
+    @functools.wraps(function)
+    def wrapped(question: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return function(question if isinstance(question, dict) else {})
+        except Mask2KANError as error:
+            return {"error": str(error)}
+        except Exception:
+            logger.exception("%s failed", function.__name__)
+            return {"error": _OUR_FAULT}
 
     return wrapped
 
@@ -58,33 +84,174 @@ class Handlers:
 
     def __init__(self, service: ModelService) -> None:
         self._service = service
+        self._runs = Runs()
+        self._lock = threading.Lock()
+        self._values: deque[tuple[Any, dict[str, Any]]] = deque(maxlen=_VALUES_KEPT)
+
+    # ------------------------------------------------------------ the page
 
     def look(
-        self, picture: Picture, left: str, right: str, score: str
-    ) -> tuple[dict[str, Any] | None, Any, Any, Any]:
-        """Both models on one picture, for the page.
+        self,
+        picture: Picture,
+        truth: Picture,
+        white: str,
+        left: str,
+        right: str,
+        score: str,
+        example: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio is told)
+    ) -> dict[str, Any] | None:
+        """Both models on one picture, for the page: the viewer's value."""
+        if not picture:
+            return None
+        known = truth_of(found) if (found := sample(example)) and not truth else None
+        if known:
+            truth = {"path": str(known)}
+        run = Run(picture, (left, right), score, truth, white == "anomaly" and not known)
+        return self._show(run, example, progress)
+
+    def look_at_upload(
+        self,
+        picture: Picture,
+        truth: Picture,
+        white: str,
+        left: str,
+        right: str,
+        score: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> tuple[dict[str, Any] | None, str]:
+        """The same for a picture that is the visitor's own, so no longer an example."""
+        return self.look(picture, truth, white, left, right, score, "", progress), ""
+
+    def look_at_given(
+        self,
+        left: str,
+        right: str,
+        score: str,
+        event: gr.EventData,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> tuple[str, None, str, dict[str, Any] | None]:
+        """A picture pasted or dropped on the viewer; returns as ``open_example`` does."""
+        picture = given(event._data)
+        shown = self.look(picture, None, "void", left, right, score, "", progress)
+        return picture["path"], None, "", shown
+
+    def look_at_file(
+        self,
+        path: str | None,
+        left: str,
+        right: str,
+        score: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> tuple[str, None, str, dict[str, Any] | None]:
+        """A picture of a batch; returns as ``open_example`` does."""
+        if not path:
+            raise ConfigError("Choose a picture of the batch first.")
+        shown = self.look({"path": path}, None, "void", left, right, score, "", progress)
+        return path, None, "", shown
+
+    def open_example(
+        self,
+        left: str,
+        right: str,
+        score: str,
+        event: gr.EventData,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> tuple[str, None, str, dict[str, Any] | None]:
+        """An example that was clicked.
 
         Returns:
-            The viewer's value and the three sliders: both, left, right.
+            The picture, no ground truth of the visitor's own, the example's name, and the viewer's
+            value.
         """
-        if not picture:
-            return None, gr.skip(), gr.skip(), gr.skip()
-        _check_score(score)
-        pixels = read_upload(picture)
-        answers = self._service.answers((left, right), pixels, score)
-        left_view, right_view = (
-            viewer.view(side, answer, score)
-            for side, answer in zip(("left", "right"), answers, strict=True)
+        name = event._data.get("name") if isinstance(event._data, dict) else None
+        path = sample(str(name))
+        if path is None:
+            raise ConfigError(f"There is no example {name!r:.80}: reload the page.")
+        shown = self.look(
+            {"path": str(path)}, None, "void", left, right, score, path.stem, progress
         )
-        # Room to move above the range where the picture's own scores lie above it.
-        top = max(1.0, round(max(left_view.reach, right_view.reach) + 0.05, 1))
-        middle = (left_view.position + right_view.position) / 2
-        return (
-            viewer.show(pixels, [left_view, right_view]),
-            gr.update(value=round(middle, 3), maximum=top),
-            gr.update(value=round(left_view.position, 3), maximum=top),
-            gr.update(value=round(right_view.position, 3), maximum=top),
+        return str(path), None, path.stem, shown
+
+    def open_link(
+        self,
+        left: str,
+        right: str,
+        score: str,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> tuple[Any, ...]:
+        """What a link to the page asks for: models, score, and an example by its name.
+
+        Returns:
+            Left, right, score, the picture, the example's name and the viewer's value; left alone
+            where the link says nothing, or nothing that exists.
+        """
+        asked = request.query_params
+        left, right = asked.get("left") or left, asked.get("right") or right
+        score = asked["score"] if asked.get("score") in SCORES else score
+        path = sample(asked.get("example", ""))
+        if path is None:
+            return left, right, score, gr.skip(), gr.skip(), gr.skip()
+        shown = self.look(
+            {"path": str(path)}, None, "void", left, right, score, path.stem, progress
         )
+        return left, right, score, str(path), path.stem, shown
+
+    def _show(self, run: Run, example: str, progress: gr.Progress | None) -> dict[str, Any]:
+        _check_score(run.score)
+        pixels = read_upload(run.picture)
+        truth = _truth(run, pixels.shape[:2])
+        answers = self._service.answers(run.sources, pixels, run.score, progress=_told(progress))
+        value = self._packed(pixels, answers, run.score, truth) | {
+            # Equal results would not wake the page: it compares values.
+            "run": uuid.uuid4().hex,
+            "example": example,
+        }
+        self._runs.add(value["run"], run)
+        return value
+
+    def _packed(self, pixels: Any, answers: list[Answer], score: str, truth: Any) -> dict[str, Any]:
+        """The viewer's files, made once for those who look at the same: examples, mostly."""
+        key = (score, b"" if truth is None else hashlib.sha256(truth).digest())
+        with self._lock:
+            for kept, value in self._values:
+                same = kept[0] == key and all(map(operator.is_, kept[1], answers))
+                if same and viewer.still_there(value):
+                    return value
+        value = viewer.show(pixels, answers, score, truth=truth)
+        with self._lock:
+            self._values.append(((key, answers), value))
+        return value
+
+    # ------------------------------------------------------------ what the viewer asks
+
+    def explain_run(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Why a pixel of a shown result has its score, per side."""
+        run = self._runs.find(question.get("run"))
+        pixels = read_upload(run.picture)
+        answers = self._service.answers(run.sources, pixels, run.score)
+        return _explained(answers, question.get("x"), question.get("y"), run.score)
+
+    def export_run(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Files of a shown result, with the settings of the page."""
+        run = self._runs.find(question.get("run"))
+        pixels = read_upload(run.picture)
+        settings = downloads.settings_of(question, run.score)
+        answers = self._service.answers(run.sources, pixels, run.score)
+        name = Path(str(run.picture.get("orig_name") or run.picture.get("path"))).name
+        with tempfile.TemporaryDirectory() as folder:
+            written = downloads.write(
+                Path(folder), answers, settings, name=name, truth=_truth(run, pixels.shape[:2])
+            )
+            return {
+                "files": [
+                    {"path": save_file_to_cache(path, get_upload_folder()), "name": path.name}
+                    for path in written
+                ]
+            }
+
+    # ------------------------------------------------------------ named endpoints
 
     def compare(
         self, image: Picture, left: str, right: str, score: str
@@ -114,6 +281,94 @@ class Handlers:
         pixels = read_upload(image)
         [answer] = self._service.answers((model,), pixels, score)
         return _deliver({"model": answer}, score)
+
+    def explain(
+        self, image: Picture, x: float, y: float, left: str, right: str, score: str
+    ) -> dict[str, Any]:
+        """Why a pixel has its anomaly score: classes, queries and the sums that lead to it.
+
+        Args:
+            image: a JPEG, PNG or WebP file.
+            x: column of the pixel, counted from 0 at the left.
+            y: row of the pixel, counted from 0 at the top.
+            left: a bundled model, a checkpoint's path on the server or a Hub repository id.
+            right: likewise.
+            score: msp, entropy, energy, rba or eam.
+        """
+        _check_score(score)
+        pixels = read_upload(image)
+        answers = self._service.answers((left, right), pixels, score)
+        return _explained(answers, x, y, score)
+
+    def export(
+        self,
+        image: Picture,
+        left: str,
+        right: str,
+        score: str,
+        left_threshold: float | None,
+        right_threshold: float | None,
+        min_region: float,
+        truth: Picture,
+    ) -> tuple[dict[str, Any], str]:
+        """Everything the page offers to download, in one ZIP.
+
+        Overlays, 16-bit and raw scores, COCO-RLE regions of both models, and the comparison page.
+
+        Args:
+            image: a JPEG, PNG or WebP file.
+            left: a bundled model, a checkpoint's path on the server or a Hub repository id.
+            right: likewise.
+            score: msp, entropy, energy, rba or eam.
+            left_threshold: a pixel is anomalous from here on; the calibrated one when not given.
+            right_threshold: likewise.
+            min_region: regions of fewer pixels are left out.
+            truth: optional mask of the picture's size: 0 known, 1 anomaly, 255 void.
+        """
+        run = Run(image or {}, (left, right), score, truth)
+        _check_score(score)
+        pixels = read_upload(image)
+        known = _truth(run, pixels.shape[:2])
+        thresholds = {"left": left_threshold, "right": right_threshold}
+        settings = downloads.settings_of({"thresholds": thresholds, "least": min_region}, score)
+        answers = self._service.answers(run.sources, pixels, score)
+        name = Path(str((image or {}).get("orig_name") or "picture")).name
+        with tempfile.TemporaryDirectory() as folder:
+            [path] = downloads.write(Path(folder), answers, settings, name=name, truth=known)
+            delivered = save_file_to_cache(path, get_upload_folder())
+        return downloads.summary(answers, settings), delivered
+
+
+def whole(value: Any, what: str) -> int:
+    """A whole number out of JSON, where 3.0 is one.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value % 1:
+        raise ConfigError(f"For {what} {value!r:.40} was given; it must be a whole number.")
+    return int(value)
+
+
+def _told(progress: gr.Progress | None) -> Callable[[float, str], None] | None:
+    """The service's reports, on the page."""
+    if progress is None:
+        return None
+    return lambda share, text: progress(share, desc=text)
+
+
+def _truth(run: Run, size: tuple[int, ...]) -> Any:
+    if not run.truth:
+        return None
+    return read_truth(run.truth, (size[0], size[1]), white_is_anomaly=run.white_is_anomaly)
+
+
+def _explained(answers: list[Answer], x: Any, y: Any, score: str) -> dict[str, Any]:
+    column, row = whole(x, "x"), whole(y, "y")
+    return {
+        side: explain_pixel(answer.prediction, column, row, score).to_json()
+        for side, answer in zip(("left", "right"), answers, strict=True)
+    }
 
 
 def _check_score(score: str) -> None:

@@ -1,37 +1,58 @@
 """The one owner of models and the device: loads, keeps and runs them, one job at a time.
 
-Everything that needs a model asks here. Models stay in memory in least-recently-used order; a lock
-serialises loading and computing, because two at once would only halve each other's speed and double
-the memory. The queue in front of it, with each visitor's place, is Gradio's.
+Everything that needs a model asks here. Models stay in memory as long as there is room for the
+next, and the least recently used leave first; a lock serialises loading and computing, because two
+at once would only halve each other's speed and double the memory. What has to come from the Hub is
+fetched before, outside the lock. The queue in front of it, with each visitor's place, is Gradio's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import hashlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from app.fetches import Fetches, Report
+from app.strings import MODELS
 from mask2kan.checkpoints import load_model
+from mask2kan.checkpoints.hub import cache_state, cached_only, hub_address
 from mask2kan.comparison import Comparison
 from mask2kan.config import ModelConfig
-from mask2kan.devices import is_out_of_memory
+from mask2kan.devices import (
+    available_memory,
+    is_out_of_memory,
+    release_memory,
+    resolve_device,
+)
 from mask2kan.errors import CheckpointError, Mask2KANError, OutOfMemoryError
+from mask2kan.execution import run_plainly
+from mask2kan.kan import KAN
+from mask2kan.kan_view import head_inputs, kan_head
 from mask2kan.predictor import Prediction, Predictor
 
 logger = logging.getLogger(__name__)
 
-_MODELS_KEPT = 3
-_ANSWERS_KEPT = 4
-_ANSWER_PIXELS_KEPT = 2048 * 1024
+_MODELS_KEPT = 8
+# Measured while loading: 3.9 times the file where it holds float16, 2.0 times where float32.
+_MEMORY_PER_FILE_BYTE = 4
+# What a 2048×1024 picture takes besides the weights, with a little to spare; measured with Swin-T.
+_WORKING_BYTES = 3 * 2**29
+# Pixels of the pictures whose answers are kept: of each model, 4 of 2048×1024 or 16 of 1024×512.
+_ANSWER_PIXELS_KEPT = 2 * 4 * 2048 * 1024
+_LARGEST_ANSWER_KEPT = 2048 * 1024
+_HEAD_INPUTS_KEPT = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +63,15 @@ class Answer:
         source: the checkpoint as it was asked for.
         config: what the model is made of.
         prediction: with the asked score and the semantic map already computed.
+        device: where it was computed: ``cpu``, or the card's name.
+        dtype: in what: ``float32``, ``bfloat16`` or ``float16``.
     """
 
     source: str
     config: ModelConfig
     prediction: Prediction
+    device: str = "cpu"
+    dtype: str = "float32"
 
     @property
     def milliseconds(self) -> float:
@@ -65,21 +90,47 @@ class ModelService:
     def __init__(self, *, device: str = "auto") -> None:
         self._device = device
         self._lock = threading.Lock()
+        self._fetches = Fetches()
         self._models: OrderedDict[str, Predictor] = OrderedDict()
         self._answers: OrderedDict[tuple[str, str], Answer] = OrderedDict()
+        self._head_inputs: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
         self._comparison: Comparison | None = None
 
+    def fetch(self, source: str, progress: Report | None = None) -> None:
+        """Bring a Hub checkpoint here, or its newer version; others go on computing meanwhile.
+
+        Nothing happens for what needs no fetching. Visitors who ask for the same checkpoint wait
+        for the same download.
+
+        Args:
+            source: as of ``answers``.
+            progress: called with the share that is here and a sentence about it. What it raises
+                passes through; the download ends when nobody waits for it any more.
+
+        Raises:
+            CheckpointError: for a repository that cannot be read.
+        """
+        address = hub_address(source)
+        if address is not None:
+            self._fetches.fetch(address, progress)
+
     def answers(
-        self, sources: Sequence[str | None], picture: NDArray[np.uint8], score: str
+        self,
+        sources: Sequence[str | None],
+        picture: NDArray[np.uint8],
+        score: str,
+        progress: Report | None = None,
     ) -> list[Answer]:
         """Run models on one picture, or take what they said about it a moment ago.
 
-        What several models have in common is computed once.
+        What several models have in common is computed once. Checkpoints of the Hub that are not
+        here yet are fetched first; those that are here are used as they are.
 
         Args:
             sources: each a bundled name, a local file or folder, or a Hub repository id.
             picture: (H, W, 3) RGB.
             score: the anomaly score that will be asked for.
+            progress: as of ``fetch``.
 
         Returns:
             One answer per source, in their order.
@@ -87,14 +138,49 @@ class ModelService:
         Raises:
             Mask2KANError: for a checkpoint or picture that cannot be used, or too little memory.
         """
-        names = [(source or "").strip() for source in sources]
-        if not all(names):
-            raise CheckpointError(
-                "No model was chosen: pick one, or type a checkpoint's path or Hub repository id."
-            )
+        names = [_named(source) for source in sources]
+        self._fetch_missing(names, progress)
+        with self._computing(picture):
+            return self._compute(names, picture, score)
+
+    def inside(
+        self, source: str | None, picture: NDArray[np.uint8], progress: Report | None = None
+    ) -> tuple[KAN, Tensor]:
+        """A model's KAN head, and what a picture puts into it.
+
+        Args:
+            source: as of ``answers``.
+            picture: (H, W, 3) RGB.
+            progress: as of ``fetch``.
+
+        Returns:
+            The head, only to be read, and (Q, C) its inputs for the final queries.
+
+        Raises:
+            Mask2KANError: as ``answers``; also for a model whose head is no KAN.
+        """
+        name = _named(source)
+        self._fetch_missing([name], progress)
+        with self._computing(picture):
+            predictor = self._predictor(name)
+            kan = kan_head(predictor.model)
+            key = (_identity(name), _fingerprint(picture))
+            if key not in self._head_inputs:
+                with head_inputs(predictor.model) as seen:
+                    predictor(picture, run=run_plainly)
+                assert seen.inputs is not None  # kan_head would have refused
+                self._head_inputs[key] = seen.inputs
+            self._head_inputs.move_to_end(key)
+            while len(self._head_inputs) > _HEAD_INPUTS_KEPT:
+                self._head_inputs.popitem(last=False)
+            return kan, self._head_inputs[key]
+
+    @contextlib.contextmanager
+    def _computing(self, picture: NDArray[np.uint8]) -> Iterator[None]:
+        """One at a time; whoever runs out of memory leaves it empty for the next."""
         with self._lock:
             try:
-                return self._compute(names, picture, score)
+                yield
             except OutOfMemoryError:
                 self._forget()
                 raise
@@ -113,6 +199,7 @@ class ModelService:
         def load() -> None:
             for source in sources:
                 try:
+                    self._fetch_missing([source], None)
                     with self._lock:
                         predictor = self._predictor(source)
                         predictor(np.zeros((64, 64, 3), np.uint8))
@@ -122,6 +209,17 @@ class ModelService:
         thread = threading.Thread(target=load, name="warm-models", daemon=True)
         thread.start()
         return thread
+
+    def _fetch_missing(self, sources: Sequence[str], progress: Report | None) -> None:
+        missing = [
+            source
+            for source in dict.fromkeys(sources)
+            if hub_address(source) is not None and cache_state(source).state == "absent"
+        ]
+        for source in missing:
+            self.fetch(source, progress)
+        if missing and progress is not None:
+            progress(1.0, MODELS["loading"])
 
     def _compute(
         self, sources: Sequence[str], picture: NDArray[np.uint8], score: str
@@ -138,47 +236,103 @@ class ModelService:
                 missing.items(), comparison.predictors, comparison(picture), strict=True
             ):
                 model: Any = predictor.model
-                found[key] = Answer(source, model.config, prediction)
+                found[key] = Answer(
+                    source,
+                    model.config,
+                    prediction,
+                    device=_device_in_words(predictor.device),
+                    dtype=str(predictor.dtype).removeprefix("torch."),
+                )
                 height, width = picture.shape[:2]
                 logger.info("%s looked at a picture of %d × %d", source, width, height)
         for key, answer in found.items():
             answer.prediction.prepare((score,))
-            if picture.shape[0] * picture.shape[1] <= _ANSWER_PIXELS_KEPT:
+            if _pixels(answer) <= _LARGEST_ANSWER_KEPT:
                 self._answers[key] = answer
                 self._answers.move_to_end(key)
-        while len(self._answers) > _ANSWERS_KEPT:
-            self._answers.popitem(last=False)
+            else:  # what such a picture took is not kept for the next
+                release_memory(resolve_device(self._device))
+        kept = sum(_pixels(answer) for answer in self._answers.values())
+        while kept > _ANSWER_PIXELS_KEPT:
+            kept -= _pixels(self._answers.popitem(last=False)[1])
         return [found[key] for key in keys]
 
     def _comparison_of(self, sources: tuple[str, ...]) -> Comparison:
         """The last one where it still fits: finding out what models share reads their weights."""
-        predictors = tuple(self._predictor(source) for source in sources)
+        wanted = {_identity(source) for source in sources}
+        predictors = tuple(self._predictor(source, wanted) for source in sources)
         if self._comparison is None or self._comparison.predictors != predictors:
             self._comparison = Comparison(*predictors)
         return self._comparison
 
-    def _predictor(self, source: str) -> Predictor:
+    def _predictor(self, source: str, wanted: Collection[str] = ()) -> Predictor:
+        """A model from memory, or from its file once there is room; ``wanted`` ones stay."""
         key = _identity(source)
         if key not in self._models:
-            model = load_model(source, device=self._device)
+            self._make_room(_size_of(source), wanted)
+            # What is on this machine is what was fetched: nobody waits for the Hub in here.
+            with cached_only():
+                model = load_model(source, device=self._device)
             self._models[key] = Predictor(model, device=self._device)
-            while len(self._models) > _MODELS_KEPT:
-                self._models.popitem(last=False)
         self._models.move_to_end(key)
         return self._models[key]
+
+    def _make_room(self, size: int, wanted: Collection[str]) -> None:
+        """Let go of the least recently used models until one with a file of ``size`` bytes fits."""
+        device = resolve_device(self._device)
+        needed = size * _MEMORY_PER_FILE_BYTE + _WORKING_BYTES
+        while unwanted := [key for key in self._models if key not in wanted]:
+            room = available_memory(device)
+            if len(self._models) < _MODELS_KEPT and (room is None or room >= needed):
+                return
+            logger.info("%s leaves the memory", unwanted[0])
+            dropped = self._models.pop(unwanted[0])
+            if self._comparison is not None and dropped in self._comparison.predictors:
+                self._comparison = None
+            del dropped
+            gc.collect()
+            release_memory(device)
 
     def _forget(self) -> None:
         self._answers.clear()
         self._models.clear()
         self._comparison = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory(resolve_device(self._device))
+
+
+def _named(source: str | None) -> str:
+    name = (source or "").strip()
+    if not name:
+        raise CheckpointError(
+            "No model was chosen: pick one, or type a checkpoint's path or Hub repository id."
+        )
+    return name
+
+
+def _pixels(answer: Answer) -> int:
+    height, width = answer.prediction.size
+    return height * width
 
 
 def _identity(source: str) -> str:
-    """The name, and for a file the moment it was written: a retrained one is another model."""
+    """The name, and the version: when a file was written, at which commit a repository is."""
     path = Path(source)
-    return f"{source}@{path.stat().st_mtime_ns}" if path.exists() else source
+    if path.exists():
+        return f"{source}@{path.stat().st_mtime_ns}"
+    folder = cache_state(source).folder if hub_address(source) is not None else None
+    return f"{source}@{folder.name}" if folder is not None else source
+
+
+def _size_of(source: str) -> int:
+    """Bytes on disk of what is about to be loaded; 0 for what is not there."""
+    path = Path(source)
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    return path.stat().st_size if path.is_file() else cache_state(source).bytes
+
+
+def _device_in_words(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _fingerprint(picture: NDArray[np.uint8]) -> str:

@@ -8,11 +8,23 @@ _FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 CSS = """
-.gradio-container { max-width: 1680px !important; margin: 0 auto !important; }
+/* The two models, and what is anomalous; components of ours take these up. */
+:root { --side-left: #0f766e; --side-right: #b45309; --anomaly: #c2185b; }
+.dark { --side-left: #2dd4bf; --side-right: #fb923c; --anomaly: #ff6fb0; }
+.gradio-container { width: 100%; max-width: 2400px !important; margin: 0 auto !important; }
 #title h1 { font-size: 26px; margin: 4px 0 2px; letter-spacing: -0.01em; }
 #title p { color: var(--body-text-color-subdued); margin: 0; max-width: 78ch; }
+#models { gap: 14px !important; }
+#models > .form { display: grid !important; grid-template-columns: repeat(4, minmax(0, 1fr)); }
+@media (max-width: 1020px) {
+  #models > .form { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+}
+@media (max-width: 480px) {
+  #tabs > .tab-wrapper button { padding-left: 9px; padding-right: 9px; }
+  #models > .form { grid-template-columns: minmax(0, 1fr); }
+}
 #small-print p { color: var(--body-text-color-subdued); font-size: 13px; }
-#viewer > .html-container { padding: 0 !important; }
+:is(#viewer, #examples, #kan-panel) > .html-container { padding: 0 !important; }
 footer .divider:not(:has(~ button, ~ a)) { display: none; }
 /* Beside each other only where both columns have room; the inputs then stand in two columns. */
 @media (max-width: 1020px) {
@@ -49,4 +61,5 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover_dark="*primary_600",
         slider_color="*primary_600",
+        color_accent="*primary_600",
     )

@@ -21,20 +21,18 @@ from tqdm import tqdm
 from mask2kan.anomaly import SCORES
 from mask2kan.comparison import Comparison
 from mask2kan.config import model_config, model_names
-from mask2kan.devices import DTYPES
+from mask2kan.devices import DTYPES, keep_freed_memory
 from mask2kan.errors import ConfigError, Mask2KANError
+from mask2kan.page import write_comparison_page
 from mask2kan.pictures import find_pictures
 from mask2kan.predicting import PredictJob, Report, Task
 from mask2kan.predictor import Prediction, Predictor
 from mask2kan.reporting import complain, describe_model, tell_results
 from mask2kan.results import (
-    comparison_picture,
-    png_bytes,
     summarize,
     unique_stems,
     write_json,
     write_results,
-    write_whole,
 )
 from mask2kan.scale_out import Outcome, run_actors, run_here
 
@@ -73,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     options = _parser().parse_args(arguments)
+    keep_freed_memory()
     # picture sizes are checked, with a message of our own, before anything is decoded
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     command: Callable[[argparse.Namespace], int] = options.command
@@ -129,8 +128,11 @@ def compare(options: argparse.Namespace) -> int:
             files += write_results(prediction, folder, side, options.score, threshold)
             facts[side] = summarize(prediction, options.score, threshold)
             predictions.append((_title(source), prediction))
-        drawn = comparison_picture(predictions, options.score, thresholds)
-        files.append(write_whole(folder / "comparison.png", png_bytes(drawn)))
+        files.append(
+            write_comparison_page(
+                folder / "comparison.png", predictions, options.score, thresholds, name=path.name
+            )
+        )
         facts["files"] = [file.name for file in files]
         written = write_json(folder / "comparison.json", facts)
         notes = predictions[0][1].notes

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import logging
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +23,16 @@ WORTHWHILE = 1.3
 _BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 _BFLOAT16_CARD = (8, 0)  # the first compute capability whose tensor cores know it
 
+_CGROUP = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
+_MEMINFO = Path("/proc/meminfo")
+
 # The allocator of processors has no error class of its own.
 _NO_MEMORY = ("not enough memory", "can't allocate memory")
+
+# glibc's malloc.h: blocks up to this size come from the heap, which is trimmed from that size on,
+# and there is one heap for all threads.
+_MALLOC_OPTIONS = ((-3, 1 << 30), (-1, (1 << 31) - 1), (-8, 1))
 
 _log = logging.getLogger(__name__)
 
@@ -122,10 +132,95 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
 
 
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that a model could still take, without pushing anything else out.
+
+    On a card what the driver has left and what torch holds in reserve; on a processor what Linux
+    calls available, or less where the process's control group (version 2) has a lower limit.
+
+    Returns:
+        None where this cannot be found out: other systems, other devices.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + held
+    if device.type != "cpu":
+        return None
+    known = [room for room in (_room_on_machine(), _room_in_groups()) if room is not None]
+    return min(known, default=None)
+
+
+def _room_on_machine() -> int | None:
+    return _line_value(_MEMINFO, "MemAvailable:", 1024)
+
+
+def _room_in_groups() -> int | None:
+    """Of the process's group and those around it; a container sees its own as the root."""
+    text = _text(_OWN_CGROUP) or ""
+    own = next((line[3:] for line in text.splitlines() if line.startswith("0::/")), "/")
+    folder = _CGROUP / own.lstrip("/")
+    rooms = []
+    for group in (folder, *folder.parents):
+        if not group.is_relative_to(_CGROUP):
+            break
+        limit, used = _text(group / "memory.max"), _text(group / "memory.current")
+        if limit is not None and used is not None and limit.strip().isdigit():
+            # Files read long ago count as used, and are let go when room is needed.
+            spare = _line_value(group / "memory.stat", "inactive_file", 1) or 0
+            rooms.append(max(0, int(limit) - int(used) + spare))
+    return min(rooms, default=None)
+
+
+def _line_value(path: Path, name: str, unit: int) -> int | None:
+    """The number behind a name at the start of a line."""
+    for line in (_text(path) or "").splitlines():
+        words = line.split()
+        if words[:1] == [name]:
+            return int(words[1]) * unit
+    return None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii")
+    except OSError:
+        return None
+
+
 def release_memory(device: torch.device) -> None:
-    """Give a card's memory that nothing holds any more back to whoever asks next."""
+    """Give memory that nothing holds any more back to whoever asks next."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    elif libc := _glibc():
+        libc.malloc_trim(0)
+
+
+def keep_freed_memory() -> bool:
+    """Let this process reuse the memory of one forward pass for the next.
+
+    By default glibc hands large blocks back to the kernel when they are freed, and every pass
+    begins by asking for them again, page by page: 200,000 page faults and a third of the time for
+    two models on a 1024×512 picture. For programs that run models again and again; to be called
+    before other threads start. ``release_memory`` still gives back what is free.
+
+    Returns:
+        Whether this machine's C library has the setting.
+    """
+    libc = _glibc()
+    if libc is None:
+        return False
+    return all(libc.mallopt(option, value) for option, value in _MALLOC_OPTIONS)
+
+
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    """The C library where it is glibc; others have other settings."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        libc = ctypes.CDLL(None)
+        if libc.gnu_get_libc_version and libc.mallopt and libc.malloc_trim:
+            return libc
+    return None
 
 
 def full_precision_on_cpu(tensor: Tensor) -> contextlib.AbstractContextManager[object]:

@@ -26,7 +26,9 @@ INK = (24, 26, 31)
 PAPER = (255, 255, 255)
 FADED = (110, 114, 122)
 PANEL_WIDTH = 720
-_MARGIN = 16
+MARGIN = 16
+TEXT = 24  # pixels: still legible where three panels share the width of a paper's page
+TITLE = 32
 
 
 def colorize(labels: NDArray[np.integer], palette: NDArray[np.uint8]) -> RGB:
@@ -81,11 +83,16 @@ def heat_map(score: NDArray[np.float32], lo: float, hi: float, cmap: str = "infe
         NumericsError: when score or range is not finite.
         ConfigError: for an unknown colour map.
     """
-    return _color_table(cmap)[np.rint(unit_range(score, lo, hi) * 255).astype(np.uint8)]
+    return color_table(cmap)[np.rint(unit_range(score, lo, hi) * 255).astype(np.uint8)]
 
 
 @functools.cache
-def _color_table(cmap: str) -> NDArray[np.uint8]:
+def color_table(cmap: str) -> NDArray[np.uint8]:
+    """The 256 colours of a matplotlib colour map, (256, 3).
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
     from matplotlib import colormaps
 
     if cmap not in colormaps:
@@ -124,7 +131,15 @@ def outline(
         color: of the line; a dark rim keeps it visible on bright ground.
         thickness: in pixels; by default it grows with the picture.
         min_pixels: regions smaller than this are left out.
+
+    Raises:
+        ConfigError: when the sizes differ.
     """
+    if mask.shape != image.shape[:2]:
+        raise ConfigError(
+            f"Can't outline a {mask.shape} mask in a {image.shape[:2]} picture; "
+            "sizes must be equal."
+        )
     if min_pixels > 1:
         mask = anomalous_regions(mask, min_pixels)[0] > 0
     width = max(1, round(max(mask.shape) / 600)) if thickness is None else max(1, thickness)
@@ -153,21 +168,22 @@ def legend(
     Returns:
         (height, width, 3).
     """
-    font, patch, row = _font(15), 14, 24
+    font, patch, row = _font(TEXT), 22, 38
     places: list[tuple[int, int]] = []
     x, y = 0, 0
-    for name in class_names:
-        needed = patch + 6 + round(font.getlength(name)) + 18
+    names = [_fitted(name, TEXT, width - patch - 8) for name in class_names]
+    for name in names:
+        needed = patch + 8 + round(font.getlength(name)) + 28
         if x and x + needed > width:
             x, y = 0, y + row
         places.append((x, y))
         x += needed
     picture = Image.new("RGB", (width, y + row), PAPER)
     draw = ImageDraw.Draw(picture)
-    for name, color, (left, top) in zip(class_names, palette, places, strict=True):
-        box = (left, top + 5, left + patch, top + 5 + patch)
+    for name, color, (left, top) in zip(names, palette, places, strict=True):
+        box = (left, top + (row - patch) // 2, left + patch, top + (row + patch) // 2)
         draw.rectangle(box, fill=tuple(int(value) for value in color), outline=FADED)
-        draw.text((left + patch + 6, top + row // 2), name, INK, font, anchor="lm")
+        draw.text((left + patch + 8, top + row // 2), name, INK, font, anchor="lm")
     return np.asarray(picture)
 
 
@@ -181,17 +197,18 @@ def color_bar(
     width: int = PANEL_WIDTH,
 ) -> RGB:
     """A heat map's scale with the values at its ends, what it shows, and the threshold."""
-    bar_height, height = 14, 40
+    bar_height, height = 22, 60
     picture = Image.new("RGB", (width, height), PAPER)
     ramp = np.linspace(0, 255, width).astype(np.uint8)
-    picture.paste(Image.fromarray(np.tile(_color_table(cmap)[ramp], (bar_height, 1, 1))), (0, 0))
-    draw, font = ImageDraw.Draw(picture), _font(14)
-    draw.text((0, bar_height + 4), f"{lo:.3g}", INK, font)
-    draw.text((width - 1, bar_height + 4), f"{hi:.3g}", INK, font, anchor="ra")
-    draw.text((width / 2, bar_height + 4), label, INK, font, anchor="ma")
+    picture.paste(Image.fromarray(np.tile(color_table(cmap)[ramp], (bar_height, 1, 1))), (0, 0))
+    draw, font = ImageDraw.Draw(picture), _font(TEXT)
+    below = bar_height + 6
+    draw.text((0, below), f"{lo:.3g}", INK, font)
+    draw.text((width - 1, below), f"{hi:.3g}", INK, font, anchor="ra")
+    draw.text((width / 2, below), label, INK, font, anchor="ma")
     if threshold is not None and hi > lo:
         x = round(float(np.clip((threshold - lo) / (hi - lo), 0, 1)) * (width - 1))
-        draw.line((x, 0, x, bar_height + 3), fill=OUTLINE, width=3)
+        draw.line((x, 0, x, bar_height + 3), fill=OUTLINE, width=5)
     return np.asarray(picture)
 
 
@@ -221,29 +238,76 @@ def comparison(columns: Sequence[Column], *, panel_width: int = PANEL_WIDTH) -> 
         (H, W, 3).
     """
     drawn = [_draw_column(column, panel_width) for column in columns]
-    width = sum(image.width for image in drawn) + _MARGIN * (len(drawn) + 1)
-    height = max(image.height for image in drawn) + 2 * _MARGIN
+    width = sum(image.width for image in drawn) + MARGIN * (len(drawn) + 1)
+    height = max(image.height for image in drawn) + 2 * MARGIN
     picture = Image.new("RGB", (width, height), PAPER)
-    x = _MARGIN
+    x = MARGIN
     for image in drawn:
-        picture.paste(image, (x, _MARGIN))
-        x += image.width + _MARGIN
+        picture.paste(image, (x, MARGIN))
+        x += image.width + MARGIN
+    return np.asarray(picture)
+
+
+def stacked(pictures: Sequence[RGB]) -> RGB:
+    """Pictures below each other, as wide as the widest, on paper."""
+    width = max(picture.shape[1] for picture in pictures)
+    result = Image.new("RGB", (width, sum(picture.shape[0] for picture in pictures)), PAPER)
+    y = 0
+    for picture in pictures:
+        result.paste(Image.fromarray(picture), (0, y))
+        y += picture.shape[0]
+    return np.asarray(result)
+
+
+def indented(picture: RGB) -> RGB:
+    """The picture with a margin left, right and below."""
+    size = picture.shape[1] + 2 * MARGIN, picture.shape[0] + MARGIN
+    result = Image.new("RGB", size, PAPER)
+    result.paste(Image.fromarray(picture), (MARGIN, 0))
+    return np.asarray(result)
+
+
+def paragraphs(texts: Sequence[str], *, width: int, size: int = TEXT) -> RGB:
+    """Lines of text, broken at spaces where they are too long.
+
+    Args:
+        texts: each begins a line.
+        width: of the result, in pixels.
+        size: of the letters, in pixels.
+    """
+    font, row = _font(size), round(1.5 * size)
+    lines = []
+    for text in texts:
+        line = ""
+        for word in text.split():
+            longer = f"{line} {word}".strip()
+            if line and font.getlength(longer) > width:
+                lines.append(line)
+                longer = word
+            line = longer
+        lines.append(line)
+    picture = Image.new("RGB", (width, row * len(lines)), PAPER)
+    draw = ImageDraw.Draw(picture)
+    for number, line in enumerate(lines):
+        draw.text((0, number * row), _fitted(line, size, width), INK, font)
     return np.asarray(picture)
 
 
 def _draw_column(column: Column, width: int) -> Image.Image:
-    head, caption_height = 54, 24
+    head, caption_height, gap = 82, 44, 10
     scaled = [(caption, _to_width(picture, width)) for caption, picture in column.pictures]
-    height = head + sum(image.height + (caption_height if text else 8) for text, image in scaled)
+    height = head + sum(image.height + (caption_height if text else gap) for text, image in scaled)
     result = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(result)
-    draw.text((0, 0), _fitted(column.title, 22, width), INK, _font(22))
-    draw.text((0, 30), _fitted(column.subtitle, 15, width), FADED, _font(15))
+    draw.text((0, 0), _fitted(column.title, TITLE, width), INK, _font(TITLE))
+    draw.text((0, 44), _fitted(column.subtitle, TEXT, width), FADED, _font(TEXT))
     y = head
     for text, image in scaled:
         if text:
-            draw.text((0, y + 3), _fitted(text, 14, width), FADED, _font(14))
-        y += caption_height if text else 8
+            # near the picture it names, away from the one above
+            place = (0, y + caption_height - 6)
+            draw.text(place, _fitted(text, TEXT, width), FADED, _font(TEXT), anchor="ld")
+        y += caption_height if text else gap
         result.paste(image, (0, y))
         y += image.height
     return result

@@ -108,6 +108,22 @@ def mask_strips(
         yield rows, probabilities.flip(1) if view.mirrored else probabilities
 
 
+def mask_row(view: View, geometry: Geometry, row: int) -> Tensor:
+    """Mask probabilities of one row at full size, as ``mask_strips`` gives them.
+
+    Args:
+        view: the queries.
+        geometry: computed and asked-for size.
+        row: from the top, counted from 0.
+
+    Returns:
+        (W, Q) float32.
+    """
+    masks = view.pred_masks.float().permute(1, 2, 0)  # no copy: only a few rows of it are read
+    probabilities = _strip_logits(masks, geometry, slice(row, row + 1))[0].sigmoid()
+    return probabilities.flip(0) if view.mirrored else probabilities
+
+
 def _strip_logits(masks: Tensor, geometry: Geometry, rows: slice) -> Tensor:
     """(n, W, Q) mask logits of some rows of the asked-for size."""
     if geometry.computed == geometry.size:

@@ -282,6 +282,16 @@ class Prediction:
         self._semantic: NDArray[np.uint8] | None = None
         self._anomaly: dict[tuple[str, bool], NDArray[np.float32]] = {}
 
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The queries of every look at the picture: one, or two with flip averaging."""
+        return tuple(self._views)
+
+    @property
+    def geometry(self) -> Geometry:
+        """``compute_size`` and ``size``, between which ``postprocess`` maps."""
+        return self._geometry
+
     @functools.cached_property
     def pred_logits(self) -> NDArray[np.float32]:
         """(Q, K+1), the raw queries."""

@@ -159,9 +159,20 @@ def semantic_overlay(
     min_region_pixels: int = MIN_REGION_PIXELS,
 ) -> RGB:
     """Class colours over the picture, anomalies outlined: (H, W, 3)."""
+    mask = prediction.anomaly(score) >= threshold
+    return outlined_classes(prediction, mask, alpha=alpha, min_region_pixels=min_region_pixels)
+
+
+def outlined_classes(
+    prediction: Prediction,
+    mask: NDArray[np.bool_],
+    *,
+    alpha: float = OVERLAY_ALPHA,
+    min_region_pixels: int = MIN_REGION_PIXELS,
+) -> RGB:
+    """Class colours over the picture, the regions of a (H, W) mask outlined: (H, W, 3)."""
     colours = drawing.colorize(prediction.semantic, prediction.palette)
     blended = drawing.overlay(prediction.image, colours, alpha)
-    mask = prediction.anomaly(score) >= threshold
     return drawing.outline(blended, mask, min_pixels=min_region_pixels)
 
 
@@ -205,21 +216,27 @@ def write_results(
     values = prediction.anomaly(score)
     shown = semantic_overlay(prediction, score, value, min_region_pixels=min_region_pixels)
     facts = {"score": score, "range": [low, high], "calibrated": calibrated, "threshold": value}
-    raw = io.BytesIO()
-    np.savez(
-        raw,
-        score=values,
-        name=np.array(score),
-        range=np.array([low, high], dtype=np.float64),
-        threshold=np.array(value, dtype=np.float64),
-    )
     contents = {
         "semantic.png": png_bytes(prediction.semantic),
         "overlay.png": png_bytes(shown),
         "score16.png": png_bytes(score_picture16(values, low, high), facts),
-        "score.npz": raw.getvalue(),
+        "score.npz": raw_scores(prediction, score, value),
     }
     return [write_whole(folder / f"{prefix}_{name}", content) for name, content in contents.items()]
+
+
+def raw_scores(prediction: Prediction, score: str, threshold: float) -> bytes:
+    """An NPZ of ``score`` (H, W) float32, its ``name``, ``range`` and ``threshold``."""
+    low, high, _ = prediction.score_range(score)
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        score=prediction.anomaly(score),
+        name=np.array(score),
+        range=np.array([low, high], dtype=np.float64),
+        threshold=np.array(threshold, dtype=np.float64),
+    )
+    return buffer.getvalue()
 
 
 def png_bytes(array: NDArray[Any], facts: dict[str, Any] | None = None) -> bytes:
@@ -260,48 +277,3 @@ def unique_stems(pictures: Sequence[Path]) -> list[str]:
         taken.add(stem.casefold())
         stems.append(stem)
     return stems
-
-
-def comparison_picture(
-    predictions: list[tuple[str, Prediction]], score: str, thresholds: list[float | None]
-) -> RGB:
-    """Models side by side: picture with classes, anomaly heat map, their scales, in one image.
-
-    Args:
-        predictions: a title and a prediction of the same picture per model.
-        score: one of ``anomaly.SCORES``.
-        thresholds: one per model; None for its default.
-    """
-    columns = [
-        _column(title, prediction, score, threshold)
-        for (title, prediction), threshold in zip(predictions, thresholds, strict=True)
-    ]
-    return drawing.comparison(columns)
-
-
-def _column(
-    title: str, prediction: Prediction, score: str, threshold: float | None
-) -> drawing.Column:
-    low, high, calibrated = prediction.score_range(score)
-    value, origin = used_threshold(prediction, score, threshold)
-    present = [entry["index"] for entry in _classes(prediction)]
-    heat = drawing.heat_map(prediction.anomaly(score), low, high)
-    heat = drawing.outline(heat, prediction.anomaly(score) >= value, min_pixels=MIN_REGION_PIXELS)
-    total = sum(prediction.timings.get(stage, 0.0) for stage in ("model", "postprocess"))
-    label = f"{score}{'' if calibrated else ' (uncalibrated)'}"
-    return drawing.Column(
-        title,
-        f"{prediction.num_parameters / 1e6:.2f} M parameters · {total:.0f} ms",
-        [
-            ("classes; outlined: anomalous", semantic_overlay(prediction, score, value)),
-            (
-                "",
-                drawing.legend(
-                    [prediction.class_names[index] for index in present],
-                    prediction.palette[present],
-                ),
-            ),
-            (f"anomaly score {label}, threshold {value:.3g} ({origin})", heat),
-            ("", drawing.color_bar(low, high, label, threshold=value)),
-        ],
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -144,13 +145,38 @@ def browser(playwright: Playwright, chromium: str) -> Iterator[Browser]:
     running.close()
 
 
-@pytest.fixture
-def page(browser: Browser, app: App) -> Iterator[Page]:
-    """The app's page in a wide window, loaded, with nothing chosen yet."""
+@contextlib.contextmanager
+def _opened(browser: Browser, app: App) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    context.add_init_script("localStorage.setItem('mask2kan.tour', 'yes')")  # not the first visit
     opened = context.new_page()
     opened.goto(app.url)
     opened.wait_for_selector("#viewer .m2k")
-    opened.wait_for_selector("#examples img")
+    opened.wait_for_selector("#examples-road img")
     yield opened
     context.close()
+
+
+@pytest.fixture
+def page(browser: Browser, app: App) -> Iterator[Page]:
+    """The app's page in a wide window, loaded, with nothing chosen yet."""
+    with _opened(browser, app) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def _shared(browser: Browser, app: App) -> Iterator[Page]:
+    with _opened(browser, app) as opened:
+        yield opened
+
+
+@pytest.fixture
+def viewer(_shared: Page) -> Page:
+    """A page that the tests of a module share, its viewer as it was at first.
+
+    Loading a page takes seconds; tests that only look at results need not do it.
+    """
+    _shared.set_viewport_size({"width": 1440, "height": 1000})
+    _shared.mouse.move(1, 1)
+    _shared.evaluate("() => window.mask2kan.reset()")
+    return _shared

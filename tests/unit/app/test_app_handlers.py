@@ -32,7 +32,7 @@ HEIGHT, WIDTH = 48, 80
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Four tiny checkpoints: one more than the service keeps."""
+    """Four tiny checkpoints."""
     folder = tmp_path_factory.mktemp("models")
     paths = []
     for index in range(4):
@@ -142,19 +142,6 @@ def test_the_same_picture_is_not_computed_twice(
     assert service.answers([models[0]], other, "msp")[0] is not first
     turned = np.ascontiguousarray(pixels.reshape(WIDTH, HEIGHT, 3))
     assert service.answers([models[0]], turned, "msp")[0].prediction.size == (WIDTH, HEIGHT)
-
-
-def test_the_least_recently_used_model_is_dropped(
-    service: ModelService, models: list[str], loads: list[str]
-) -> None:
-    rng = np.random.default_rng(1)
-
-    def ask(source: str) -> None:
-        service.answers([source], rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), "msp")
-
-    for source in (*models[:3], models[0], models[3], models[0], models[1]):
-        ask(source)
-    assert loads == [*models[:3], models[3], models[1]]
 
 
 def test_a_checkpoint_written_again_is_loaded_again(

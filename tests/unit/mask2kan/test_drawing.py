@@ -74,6 +74,11 @@ def test_outline_surrounds_regions_and_leaves_the_rest():
     assert (drawing.outline(image, np.ones_like(mask), (255, 0, 0))[0] == (255, 0, 0)).all()
 
 
+def test_outline_of_another_picture_is_refused():
+    with pytest.raises(ConfigError, match="sizes must be equal"):
+        drawing.outline(np.zeros((4, 6, 3), np.uint8), np.zeros((6, 4), bool))
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (3, 2)])
 def test_outline_of_tiny_pictures(size):
     image = np.zeros((*size, 3), np.uint8)
@@ -89,6 +94,11 @@ def test_legend_shows_every_colour_and_wraps():
     for color in palette:
         assert (drawn == color).all(-1).sum() > 50
     assert drawing.legend([], palette[:0]).shape[2] == 3
+
+
+def test_a_long_name_ends_within_the_legend():
+    one = drawing.legend(["a name of many words " * 9], np.zeros((1, 3), np.uint8), width=300)
+    assert (one[:, -1] == drawing.PAPER).all()
 
 
 def test_comparison_has_a_column_per_model():

@@ -1,0 +1,518 @@
+"""Many pictures, or the frames of a video: both models on each, and what becomes of the results.
+
+Pictures are read, computed, drawn and written one after the other, and nothing of one is kept in
+memory for the next but a row of numbers: thumbnails lie on disk and results go into a ZIP file as
+they come. Each picture asks the service anew, so that other visitors have their turn in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import re
+import shutil
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from app.service import Answer, ModelService
+from app.strings import BATCH
+from app.viewer import title
+from mask2kan import drawing
+from mask2kan.anomaly import anomalous_regions, check_score
+from mask2kan.atomic import atomic_writer
+from mask2kan.errors import (
+    CheckpointError,
+    ConfigError,
+    NumericsError,
+    OutOfMemoryError,
+    PictureError,
+    unknown,
+)
+from mask2kan.pictures import RGB, read_picture
+from mask2kan.predictor import Prediction
+from mask2kan.results import (
+    MIN_REGION_PIXELS,
+    OVERLAY_ALPHA,
+    png_bytes,
+    score_picture16,
+    semantic_overlay,
+    summarize,
+    write_whole,
+)
+from mask2kan.videos import count_frames, is_video, read_frames
+
+MAX_PICTURES = 200
+FRAMES_PER_VIDEO = 60
+THUMBNAIL_WIDTH = 480
+SIDES = ("left", "right")
+CSV_NAME = "mask2kan_batch.csv"
+ZIP_NAME = "mask2kan_batch.zip"
+
+_GAP = 4  # pixels between the halves of a thumbnail
+_NO_SCORE = float("-inf")
+# What is wrong with one picture alone; the batch goes on with the next.
+_PICTURES_FAULT = (PictureError, OutOfMemoryError, NumericsError)
+
+Report = Callable[[float, str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchItem:
+    """A picture to look at.
+
+    Attributes:
+        name: what its file is called.
+        path: where the file lies.
+        frame: which of a video's evenly spaced frames, from 0; None for a picture.
+    """
+
+    name: str
+    path: Path
+    frame: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelNumbers:
+    """What one model found, at its default threshold.
+
+    Attributes:
+        title: what the model is called.
+        anomalous_share: of the picture, 0 to 1.
+        regions: how many of ``MIN_REGION_PIXELS`` or more.
+        largest_region: in pixels; 0 where there is none.
+        highest_score: over all pixels.
+        percentile99: of the scores.
+        threshold: a pixel is anomalous from here on.
+        milliseconds: decoded picture to maps.
+        position: of the highest score on the score's range: 0 is its lower end, 1 its upper one.
+    """
+
+    title: str
+    anomalous_share: float
+    regions: int
+    largest_region: int
+    highest_score: float
+    percentile99: float
+    threshold: float
+    milliseconds: float
+    position: float
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchRow:
+    """What became of one picture.
+
+    Attributes:
+        number: its place in the batch, from 1.
+        name: of its file.
+        seconds: into the video; None for a picture.
+        size: (height, width); None where it could not be read.
+        models: the left model's numbers and the right one's; empty where there are none.
+        error: why there are none; empty where all went well.
+        thumbnail: both overlays side by side; None where there are none or none was asked for.
+    """
+
+    number: int
+    name: str
+    seconds: float | None = None
+    size: tuple[int, int] | None = None
+    models: tuple[ModelNumbers, ...] = ()
+    error: str = ""
+    thumbnail: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name, and for a frame its time."""
+        return self.name if self.seconds is None else f"{self.name} · {self.seconds:.1f} s"
+
+
+# Each from a row with numbers of both models to what is larger the earlier it is to be shown.
+ORDERS: dict[str, Callable[[BatchRow], float]] = {
+    "anomalous area": lambda row: max(model.anomalous_share for model in row.models),
+    "highest score": lambda row: max(model.position for model in row.models),
+    "models disagree": lambda row: abs(
+        row.models[0].anomalous_share - row.models[1].anomalous_share
+    ),
+    "order given": lambda row: -row.number,
+}
+
+
+def check_order(order: str) -> None:
+    """Raise ``ConfigError`` for an order that does not exist."""
+    if order not in ORDERS:
+        raise ConfigError(unknown("order", str(order), ORDERS))
+
+
+def ordered(rows: Iterable[BatchRow], order: str) -> list[BatchRow]:
+    """The rows by one of ``ORDERS``; except as given, those without numbers come last.
+
+    Raises:
+        ConfigError: for an unknown order.
+    """
+    check_order(order)
+    value = ORDERS[order]
+    if order == "order given":
+        return sorted(rows, key=value, reverse=True)
+    return sorted(rows, key=lambda row: value(row) if row.models else _NO_SCORE, reverse=True)
+
+
+def items_of(files: Any) -> list[BatchItem]:
+    """What a file component's raw value asks for; videos become their frames.
+
+    Args:
+        files: Gradio's descriptions of uploaded files: a list, one alone, or None.
+
+    Raises:
+        PictureError: when there is nothing, too much, or something that is no file.
+    """
+    given = [files] if isinstance(files, Mapping) else files
+    if not given:
+        raise PictureError(BATCH["nothing_given"])
+    if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
+        raise PictureError(BATCH["not_files"])
+    items: list[BatchItem] = []
+    for file in given:
+        items += _items_of_file(file)
+        if len(items) > MAX_PICTURES or len(given) > MAX_PICTURES:
+            raise PictureError(
+                BATCH["too_many"].format(
+                    given=max(len(items), len(given)), most=MAX_PICTURES, frames=FRAMES_PER_VIDEO
+                )
+            )
+    return items
+
+
+def read_item(item: BatchItem) -> RGB:
+    """The picture of an item by itself.
+
+    Raises:
+        PictureError: as ``read_picture`` and ``read_frames``.
+    """
+    with contextlib.closing(_Reader()) as reader:
+        return reader.read(item)[1]
+
+
+def run_batch(
+    service: ModelService,
+    items: Sequence[BatchItem],
+    left: str,
+    right: str,
+    score: str,
+    batch: Batch,
+    *,
+    report: Report | None = None,
+) -> Iterator[BatchRow]:
+    """Both models on each picture, one picture at a time.
+
+    Args:
+        service: who computes.
+        items: from ``items_of``.
+        left: a bundled model, a checkpoint's path or a Hub repository id.
+        right: likewise.
+        score: a name from ``mask2kan.anomaly.SCORES``.
+        batch: where the results are kept; once it is finished, no further picture is looked at.
+        report: told about a download, as of ``ModelService.answers``.
+
+    Yields:
+        A row per picture, also for those that could not be read.
+
+    Raises:
+        Mask2KANError: for a score or a model that cannot be used, or a full disk.
+    """
+    check_score(score)
+    with contextlib.closing(_Reader()) as reader:
+        for number, item in enumerate(items, 1):
+            if batch.finished:
+                return
+            row, results = BatchRow(number, item.name), None
+            try:
+                seconds, picture = reader.read(item)
+                height, width = picture.shape[:2]
+                row = dataclasses.replace(row, seconds=seconds, size=(height, width))
+                answers = service.answers((left, right), picture, score, progress=report)
+                row, results = _looked_at(row, answers, score)
+            except _PICTURES_FAULT as error:
+                row = dataclasses.replace(row, error=str(error))
+            kept = batch.add(row, results)
+            if kept is None:  # finished meanwhile
+                return
+            yield kept
+
+
+def record(row: BatchRow) -> dict[str, Any]:
+    """A row in plain values: what the CSV file and the endpoint say. None where it is unknown."""
+    height, width = row.size or (None, None)
+    told: dict[str, Any] = {
+        "name": row.name,
+        "seconds": None if row.seconds is None else round(row.seconds, 3),
+        "width": width,
+        "height": height,
+    }
+    columns = [field.name for field in dataclasses.fields(ModelNumbers) if field.name != "position"]
+    for index, side in enumerate(SIDES):
+        for column in columns:
+            value = getattr(row.models[index], column) if row.models else None
+            told[f"{side}_{'model' if column == 'title' else column}"] = value
+    return {**told, "error": row.error}
+
+
+def write_csv(rows: Iterable[BatchRow]) -> bytes:
+    """A CSV file with a header, in UTF-8; unknown values are left empty."""
+    text = io.StringIO(newline="")
+    fields = list(record(BatchRow(0, "")))
+    writer = csv.DictWriter(text, fields)
+    writer.writeheader()
+    writer.writerows(record(row) for row in rows)
+    return text.getvalue().encode()
+
+
+@contextlib.contextmanager
+def write_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A ZIP file to put results into as they come; whole at its place at the end, or not there.
+
+    Raises:
+        CheckpointError: when it cannot be written.
+    """
+    # PNG is compressed already.
+    with (
+        atomic_writer(path) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        yield archive
+
+
+@dataclasses.dataclass(frozen=True)
+class _Results:
+    """Files of one picture, ready to be kept: a thumbnail, and members of the ZIP by name."""
+
+    thumbnail: bytes
+    members: dict[str, bytes]
+
+
+class Batch:
+    """The results of a run so far, for one visitor: rows in memory, everything else on disk.
+
+    Attributes:
+        folder: its own; ``discard`` removes it.
+        order: in which the page shows the rows.
+        items: what is to be looked at.
+        seconds: from the beginning to the latest picture.
+    """
+
+    def __init__(
+        self, folder: Path, items: Sequence[BatchItem], *, thumbnails: bool = True
+    ) -> None:
+        """Begin.
+
+        Args:
+            folder: made here; must not exist.
+            items: what is going to be looked at.
+            thumbnails: whether to keep them.
+        """
+        folder.mkdir(parents=True)
+        self.folder = folder
+        self.items = tuple(items)
+        self.order = next(iter(ORDERS))
+        self.seconds = 0.0
+        self._start = time.monotonic()
+        self._thumbnails = thumbnails
+        self._rows: list[BatchRow] = []
+        self._lock = threading.Lock()
+        self._finished = False
+        self._open = contextlib.ExitStack()
+        self._archive = self._open.enter_context(write_zip(folder / ZIP_NAME))
+
+    @property
+    def rows(self) -> list[BatchRow]:
+        """What is done so far, as given."""
+        with self._lock:
+            return list(self._rows)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is taken any more."""
+        return self._finished
+
+    def add(self, row: BatchRow, results: _Results | None) -> BatchRow | None:
+        """Keep a picture's row and files; None when the batch was finished meanwhile.
+
+        Raises:
+            CheckpointError: when the disk is full.
+        """
+        with self._lock:
+            if self._finished:
+                return None
+            try:
+                if results is not None:
+                    row = self._keep(row, results)
+            except OSError as error:
+                raise CheckpointError(
+                    f"Can't keep the results of {row.name!r:.80}: {error.strerror or error}. "
+                    "Free some space and run the batch again."
+                ) from error
+            self._rows.append(row)
+            self.seconds = time.monotonic() - self._start
+            return row
+
+    def finish(self) -> tuple[Path, Path] | None:
+        """Write the CSV and complete the ZIP with what there is.
+
+        Returns:
+            Both paths; None when there is nothing in them.
+
+        Raises:
+            CheckpointError: when they cannot be written.
+        """
+        with self._lock:
+            table, archive = self.folder / CSV_NAME, self.folder / ZIP_NAME
+            if not self._finished:
+                self._finished = True
+                content = write_csv(self._rows)
+                with self._open:
+                    self._archive.writestr(CSV_NAME, content)
+                write_whole(table, content)
+            complete = table.is_file() and archive.is_file()
+            return (table, archive) if self._rows and complete else None
+
+    def discard(self) -> None:
+        """Stop, and remove everything from the disk."""
+        with self._lock:
+            if not self._finished:
+                self._finished = True
+                self._open.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _keep(self, row: BatchRow, results: _Results) -> BatchRow:
+        stem = f"{row.number:03d}_{_safe_stem(row.label)}"
+        for name, content in results.members.items():
+            self._archive.writestr(f"{stem}/{name}", content)
+        if not self._thumbnails:
+            return row
+        thumbnail = write_whole(self.folder / f"{row.number:03d}.jpg", results.thumbnail)
+        return dataclasses.replace(row, thumbnail=thumbnail)
+
+
+class _Reader:
+    """Reads items in order; a video stays open from one of its frames to the next."""
+
+    def __init__(self) -> None:
+        self._frames: Iterator[tuple[float, RGB]] = iter(())
+        self._video: Path | None = None
+        self._next = 0
+
+    def read(self, item: BatchItem) -> tuple[float | None, RGB]:
+        """Seconds into the video, or None, and the picture."""
+        if item.frame is None:
+            if not item.path.is_file():
+                raise PictureError(BATCH["gone"])
+            return None, read_picture(item.path)
+        if item.path != self._video or item.frame < self._next:
+            self.close()
+            self._frames = read_frames(item.path, max_frames=FRAMES_PER_VIDEO)
+            self._video, self._next = item.path, 0
+        for found in self._frames:
+            self._next += 1
+            if self._next == item.frame + 1:
+                return found
+        raise PictureError(BATCH["cut_off"].format(frames=self._next))
+
+    def close(self) -> None:
+        """Close the video that is open."""
+        close = getattr(self._frames, "close", None)
+        if close is not None:
+            close()
+        self._frames, self._video, self._next = iter(()), None, 0
+
+
+def _items_of_file(file: Any) -> list[BatchItem]:
+    said = file if isinstance(file, Mapping) else {}
+    place = said.get("path")
+    if not isinstance(place, str) or not place:
+        raise PictureError(BATCH["not_files"])
+    path = Path(place)
+    name = Path(str(said.get("orig_name") or path.name)).name
+    if not is_video(path):
+        return [BatchItem(name, path)]
+    try:
+        count = count_frames(path, max_frames=FRAMES_PER_VIDEO)
+    except PictureError:
+        count = 1  # reading it says in its row what is wrong
+    return [BatchItem(name, path, frame) for frame in range(count)]
+
+
+def _looked_at(row: BatchRow, answers: Sequence[Answer], score: str) -> tuple[BatchRow, _Results]:
+    """A row with its numbers, and its files."""
+    numbers, members = [], {}
+    told: dict[str, Any] = {"name": row.name, "seconds": row.seconds}
+    for side, answer in zip(SIDES, answers, strict=True):
+        prediction = answer.prediction
+        summary = {**summarize(prediction, score), "model": answer.source}
+        numbers.append(_numbers(answer, summary, score))
+        told[side] = summary
+        values, threshold = prediction.anomaly(score), summary["threshold"]
+        facts = {key: summary[key] for key in ("score", "range", "calibrated", "threshold")}
+        low, high = summary["range"]
+        members[f"{side}_overlay.png"] = png_bytes(semantic_overlay(prediction, score, threshold))
+        members[f"{side}_score16.png"] = png_bytes(score_picture16(values, low, high), facts)
+    members["summary.json"] = (json.dumps(told, indent=2, allow_nan=False) + "\n").encode()
+    row = dataclasses.replace(row, models=tuple(numbers))
+    return row, _Results(_thumbnail([answer.prediction for answer in answers], score), members)
+
+
+def _numbers(answer: Answer, summary: Mapping[str, Any], score: str) -> ModelNumbers:
+    values = answer.prediction.anomaly(score)
+    highest = float(values.max())
+    low, high = summary["range"]
+    return ModelNumbers(
+        title=title(answer.source),
+        anomalous_share=summary["anomalous_share"],
+        regions=summary["regions_found"],
+        largest_region=summary["regions"][0]["pixels"] if summary["regions"] else 0,
+        highest_score=highest,
+        percentile99=float(np.percentile(values, 99)),
+        threshold=summary["threshold"],
+        milliseconds=round(answer.milliseconds, 2),
+        position=(highest - low) / (high - low) if high > low else 0.0,
+    )
+
+
+def _thumbnail(predictions: Sequence[Prediction], score: str) -> bytes:
+    """Overlays beside each other as a JPEG; outlined after shrinking, or the line would fade."""
+    halves = [_small_overlay(prediction, score) for prediction in predictions]
+    gap = np.full((halves[0].shape[0], _GAP, 3), 255, np.uint8)
+    joined = np.concatenate([halves[0], gap, halves[1]], axis=1)
+    buffer = io.BytesIO()
+    Image.fromarray(joined).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def _small_overlay(prediction: Prediction, score: str) -> RGB:
+    height, width = prediction.size
+    most = (THUMBNAIL_WIDTH - _GAP) // 2
+    scale = min(1.0, most / width, 2 * most / height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    colours = drawing.colorize(prediction.semantic, prediction.palette)
+    blended = drawing.overlay(prediction.image, colours, OVERLAY_ALPHA)
+    small = np.asarray(cv2.resize(blended, size, interpolation=cv2.INTER_AREA), np.uint8)
+    threshold, _ = prediction.default_threshold(score)
+    labels, _ = anomalous_regions(prediction.anomaly(score) >= threshold, MIN_REGION_PIXELS)
+    inside = cv2.resize((labels > 0).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    # A quarter of a pixel is enough: small regions are what one looks for.
+    return drawing.outline(small, inside >= 0.25, thickness=1)
+
+
+def _safe_stem(label: str) -> str:
+    """A folder's name inside the ZIP, on every system; the number before it makes it unique."""
+    stem = re.sub(r"\.\w{2,5}(?= · |$)", "", label, count=1).replace(" · ", "_")
+    return re.sub(r"[^\w.-]+", "_", stem).strip("._")[:60] or "picture"

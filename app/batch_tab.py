@@ -1,0 +1,530 @@
+"""The page's tab of many pictures: choose files, watch results come in, sort and download them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import html
+import itertools
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from app.batch import (
+    ORDERS,
+    SIDES,
+    Batch,
+    BatchRow,
+    check_order,
+    items_of,
+    ordered,
+    read_item,
+    record,
+    run_batch,
+)
+from app.handlers import spoken
+from app.service import ModelService
+from app.strings import BATCH
+from mask2kan.errors import PictureError
+from mask2kan.results import png_bytes, write_whole
+from mask2kan.videos import SUFFIXES
+
+# The page is told at most so often: each time it gets the whole gallery and table anew.
+_SECONDS_BETWEEN_UPDATES = 0.7
+_COLUMNS = ("area", "regions", "largest", "highest")
+# Whole batches wait for each other here; their pictures wait in the service, with everybody's.
+_QUEUED: dict[str, Any] = {"concurrency_id": "batch", "concurrency_limit": 2}
+# In the queue without waiting in it: what fails outside of it says so nowhere on the page.
+_QUICK: dict[str, Any] = {
+    "concurrency_limit": None,
+    "show_progress": "hidden",
+    "api_visibility": "private",
+}
+
+_STYLE = """<style>
+#batch-row > * { min-width: 0; }
+#batch-intro .html-container { padding: 0 !important; }
+#batch-intro p { color: var(--body-text-color-subdued); margin: 4px 0 0; max-width: 90ch; }
+#batch-files { min-height: 170px; }
+#batch-files td { padding: 6px 8px; }
+#batch-files .download { width: 84px; min-width: 84px; white-space: nowrap; font-size: 12px; }
+#batch-note { font-size: 14px; overflow-wrap: anywhere; }
+#batch-note .progress-level-inner {
+  padding: 0 14px; font-family: var(--font); font-size: 14px; color: var(--body-text-color);
+  text-align: center;
+}
+#batch-note .progress-bar-wrap { width: calc(100% - 28px); }
+#batch-note .progress-text, #batch-note .eta-bar { display: none; }
+#batch-side .row:not(:has(button, a)) { display: none; }
+/* Tiles as high as their two pictures, with the caption below instead of on top of them. */
+#batch-gallery { min-height: 260px; }
+#batch-gallery .grid-wrap { padding-top: 40px; overflow-y: auto; max-height: 620px; }
+#batch-gallery .grid-container {
+  grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr));
+  grid-template-rows: none; grid-auto-rows: auto; align-items: start;
+}
+#batch-gallery .thumbnail-item { aspect-ratio: auto; height: auto; display: block; padding: 0; }
+#batch-gallery .thumbnail-item img {
+  height: auto; max-height: 320px; object-fit: contain; border-radius: 0;
+}
+#batch-gallery .caption-label {
+  position: static; display: block; max-width: none; padding: 6px 10px; border: 0;
+  border-radius: 0; font-size: 13px; color: var(--body-text-color); white-space: normal;
+  overflow-wrap: anywhere; background: var(--background-fill-secondary);
+}
+#batch-gallery .thumbnail-item:hover .caption-label { opacity: 1; }
+/* Without this the page is only as wide as what is in it. */
+#batch-gallery .fixed-height { min-height: 0; max-height: 620px; }
+#batch-table { contain: inline-size; }
+#batch-table .html-container { padding: 0 !important; }
+#batch-numbers {
+  max-height: 460px; overflow: auto;
+  border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg);
+}
+#batch-numbers table { width: 100%; border-collapse: collapse; margin: 0; font-size: 14px; }
+#batch-numbers :is(table, thead, tr) { border: 0; }
+#batch-numbers :is(th, td) {
+  padding: 7px 10px; border: 0; text-align: right; white-space: nowrap;
+  font-variant-numeric: tabular-nums;
+}
+#batch-numbers tbody :is(th, td) { border-top: 1px solid var(--border-color-primary); }
+#batch-numbers :is(th:first-child, .name) { text-align: left; }
+#batch-numbers .name {
+  white-space: normal; overflow-wrap: anywhere; min-width: 150px; font-weight: 500;
+}
+#batch-numbers .note { text-align: left; white-space: normal; color: var(--anomaly, inherit); }
+#batch-numbers thead { position: sticky; top: 0; background: var(--background-fill-secondary); }
+#batch-numbers thead th { font-weight: 600; }
+#batch-numbers small {
+  display: block; font-weight: 400; font-size: 12px; color: var(--body-text-color-subdued);
+}
+#batch-numbers .right { padding-left: 0; }
+@media (max-width: 700px) { #batch-row > * { flex-basis: 100% !important; } }
+</style>"""
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchTab:
+    """What the rest of the page connects to.
+
+    Attributes:
+        files: pictures and videos to look at.
+        run: starts.
+        cancel: stops; what is done stays.
+        order: how results are sorted.
+        note: how far it is, and what came of it.
+        gallery: both overlays of every picture.
+        table: their numbers.
+        csv: downloads the numbers.
+        zip: downloads everything.
+        open: appears when a picture of the gallery is chosen; for the caller to wire, with
+            ``chosen`` as input.
+        chosen: a state: the path of the chosen picture's file, in the upload folder; None while
+            none is chosen. A frame of a video has become a PNG file.
+        selected: the event that has set ``chosen``, to go on from with ``.success``.
+    """
+
+    files: gr.File
+    run: gr.Button
+    cancel: gr.Button
+    order: gr.Dropdown
+    note: gr.Markdown
+    gallery: gr.Gallery
+    table: gr.HTML
+    csv: gr.DownloadButton
+    zip: gr.DownloadButton
+    open: gr.Button
+    chosen: gr.State
+    selected: Any
+
+
+def batch_tab(
+    service: ModelService, left: gr.Dropdown, right: gr.Dropdown, score: gr.Dropdown
+) -> BatchTab:
+    """Build the content of the tab, inside ``with gr.Tab(…)``.
+
+    Args:
+        service: who computes.
+        left: the page's choice of the left model.
+        right: likewise.
+        score: the page's choice of the anomaly score.
+    """
+    handlers = BatchHandlers(service)
+    batch = gr.State(None, delete_callback=_let_go)
+    chosen = gr.State(None)
+    gr.HTML(f"{_STYLE}<p>{BATCH['intro']}</p>", elem_id="batch-intro")
+    with gr.Row(elem_id="batch-row"):
+        with gr.Column(scale=1, min_width=300, elem_id="batch-side"):
+            files = gr.File(
+                label=BATCH["files"],
+                file_count="multiple",
+                file_types=["image", "video", *SUFFIXES],
+                height=220,
+                elem_id="batch-files",
+            )
+            with gr.Row():
+                run = _button("run", "primary")
+                cancel = _button("cancel", "stop", visible=False)
+            note = gr.Markdown(elem_id="batch-note", min_height=64, container=True, visible=False)
+            order = gr.Dropdown(
+                [(BATCH[name], name) for name in ORDERS],
+                value=next(iter(ORDERS)),
+                label=BATCH["order"],
+                elem_id="batch-order",
+            )
+            with gr.Row():
+                table_file, archive = _download("csv"), _download("zip")
+            opener = _button("open", visible=False)
+        with gr.Column(scale=3, min_width=300):
+            gallery = _gallery()
+            table = gr.HTML(visible=False, padding=False, elem_id="batch-table")
+    selected = gallery.select(spoken(handlers.choose), batch, [chosen, opener], **_QUICK)
+    tab = BatchTab(
+        files, run, cancel, order, note, gallery, table, table_file, archive, opener, chosen,
+        selected,
+    )  # fmt: skip
+    _wire(tab, handlers, batch, [left, right, score])
+    _endpoint(handlers, left, right, score)
+    return tab
+
+
+class BatchHandlers:
+    """The tab's callbacks, bound to the service that computes."""
+
+    def __init__(self, service: ModelService) -> None:
+        self._service = service
+
+    def begin(self, files: Any, order: str, before: Batch | None) -> tuple[Any, ...]:
+        """Run was pressed: the results of the run before make room for new ones.
+
+        Returns:
+            The visitor's batch, then Run, Cancel, the note, gallery, table, both downloads, the
+            chosen picture and the button that opens it.
+        """
+        check_order(order)
+        batch = _new_batch(files)
+        batch.order = order
+        _let_go(before)
+        hidden = gr.update(visible=False)
+        return (
+            batch,
+            gr.update(interactive=False),
+            gr.update(visible=True),
+            gr.update(visible=True, value=""),
+            [],
+            gr.update(visible=False),
+            hidden,
+            hidden,
+            None,
+            hidden,
+        )
+
+    def run(
+        self,
+        batch: Batch | None,
+        left: str,
+        right: str,
+        score: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio is told)
+    ) -> Iterator[tuple[Any, Any, Any]]:
+        """Look at one picture after the other; the note, gallery and table so far."""
+        if batch is None:
+            return
+        total, start, told = len(batch.items), time.monotonic(), 0.0
+
+        def report(_: float, text: str) -> None:
+            progress((len(batch.rows), total), desc=text)
+
+        progress((0, total), desc=_progress(0, total, 0.0))
+        steps = run_batch(self._service, batch.items, left, right, score, batch, report=report)
+        for row in steps:
+            spent = time.monotonic() - start
+            if spent - told >= _SECONDS_BETWEEN_UPDATES or row.number in (1, total):
+                told = spent
+                yield gr.skip(), _pictures(batch), _table(batch)
+            if row.number < total:
+                progress((row.number, total), desc=_progress(row.number, total, spent))
+
+    def end(self, batch: Batch | None) -> tuple[Any, ...]:
+        """The run is over or cancelled: what was finished can be downloaded.
+
+        Returns:
+            Run, Cancel, the note, gallery, table and both downloads.
+        """
+        idle = gr.update(interactive=True), gr.update(visible=False)
+        if batch is None:
+            return *idle, *(gr.skip() for _ in range(5))
+        files = batch.finish()
+        told = gr.update(visible=True, value=_outcome(batch))
+        downloads: list[Any] = [gr.update(visible=False)] * 2
+        if files is not None:
+            downloads = [gr.update(visible=True, value=str(path)) for path in files]
+        return *idle, told, _pictures(batch), _table(batch), *downloads
+
+    def reorder(self, order: str, batch: Batch | None) -> tuple[Any, Any]:
+        """Gallery and table in another order; nothing is computed."""
+        check_order(order)
+        if batch is None:
+            return gr.skip(), gr.skip()
+        batch.order = order
+        return _pictures(batch), _table(batch)
+
+    def choose(self, batch: Batch | None, event: gr.SelectData) -> tuple[str, Any]:
+        """A picture of the gallery was clicked: its file, and the button that opens it.
+
+        What the browser says is only compared with what this visitor's batch holds.
+        """
+        shown = event.value.get("image") if isinstance(event.value, dict) else None
+        name = Path(str(shown.get("path"))).name if isinstance(shown, dict) else ""
+        rows = {
+            row.thumbnail.name: row
+            for row in (batch.rows if batch else [])
+            if row.thumbnail is not None
+        }
+        if batch is None or name not in rows:
+            raise PictureError(BATCH["no_such_picture"])
+        told = BATCH["open_named"].format(name=rows[name].label)
+        return str(_file_of(batch, rows[name])), gr.update(visible=True, value=told)
+
+    def batch(
+        self, files: Any, left: str, right: str, score: str, order: str
+    ) -> tuple[list[dict[str, Any]], str | None, str | None]:
+        """Two models on many pictures, or on frames of videos: numbers, CSV and ZIP.
+
+        A picture that cannot be read has its reason under "error"; the batch goes on. The ZIP holds
+        the CSV and, per picture, both overlays, both 16-bit scores and a JSON summary.
+
+        Args:
+            files: JPEG, PNG or WebP files, and videos (up to 60 frames of each); 200 in all.
+            left: a bundled model, a checkpoint's path on the server or a Hub repository id.
+            right: likewise.
+            score: msp, entropy, energy, rba or eam.
+            order: "anomalous area", "highest score", "models disagree" or "order given".
+        """
+        check_order(order)
+        batch = _new_batch(files, thumbnails=False)
+        try:
+            for _ in run_batch(self._service, batch.items, left, right, score, batch):
+                pass
+            written = batch.finish()
+        except BaseException:
+            batch.discard()
+            raise
+        rows = [record(row) for row in ordered(batch.rows, order)]
+        table, archive = map(str, written) if written else (None, None)
+        return rows, table, archive
+
+
+def spoken_steps(function: Callable[_P, Iterator[_T]]) -> Callable[_P, Iterator[_T]]:
+    """``spoken`` for a callback that yields: errors occur at its steps, not at its call."""
+
+    @functools.wraps(function)
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> Iterator[_T]:
+        steps = iter(function(*args, **kwargs))
+
+        @functools.wraps(function)  # its name is what the log says
+        def step() -> list[_T]:
+            return list(itertools.islice(steps, 1))
+
+        try:
+            while found := spoken(step)():
+                yield found[0]
+        finally:
+            close = getattr(steps, "close", None)
+            if close is not None:
+                close()
+
+    return wrapped
+
+
+def _wire(
+    tab: BatchTab, handlers: BatchHandlers, batch: gr.State, models: Sequence[gr.Dropdown]
+) -> None:
+    results = [tab.gallery, tab.table]
+    ended = [tab.run, tab.cancel, tab.note, *results, tab.csv, tab.zip]
+    begun = tab.run.click(
+        spoken(handlers.begin),
+        [tab.files, tab.order, batch],
+        [batch, *ended, tab.chosen, tab.open],
+        preprocess=False,
+        **_QUICK,
+    )
+    running = begun.success(
+        spoken_steps(handlers.run),
+        [batch, *models],
+        [tab.note, *results],
+        preprocess=False,
+        show_progress="full",
+        show_progress_on=tab.note,
+        api_visibility="private",
+        **_QUEUED,
+    )
+    # Gradio does not call ``then`` after a generator that failed, so both ways are named.
+    running.success(spoken(handlers.end), batch, ended, **_QUICK)
+    running.failure(spoken(handlers.end), batch, ended, **_QUICK)
+    # The event is cancelled in the queue; the batch itself takes no further picture.
+    tab.cancel.click(spoken(handlers.end), batch, ended, cancels=[running], **_QUICK)
+    tab.order.input(spoken(handlers.reorder), [tab.order, batch], results, **_QUICK)
+
+
+def _endpoint(
+    handlers: BatchHandlers, left: gr.Dropdown, right: gr.Dropdown, score: gr.Dropdown
+) -> None:
+    """The named endpoint. Its components are never shown: they carry types and defaults."""
+    with gr.Column(visible=False):
+        files = gr.File(label="files", file_count="multiple")
+        models = [_again("left", left), _again("right", right), _again("score", score)]
+        order = gr.Dropdown(list(ORDERS), value=next(iter(ORDERS)), label="order")
+        rows = gr.JSON(label="rows")
+        table, archive = gr.File(label="csv"), gr.File(label="zip")
+        trigger = gr.Button()
+    trigger.click(
+        spoken(handlers.batch),
+        [files, *models, order],
+        [rows, table, archive],
+        api_name="batch",
+        preprocess=False,
+        **_QUEUED,
+    )
+
+
+def _again(label: str, picker: gr.Dropdown) -> gr.Dropdown:
+    """The same choices and default as one of the page's, for the endpoint."""
+    choices: Any = picker.choices
+    typed = picker.allow_custom_value
+    return gr.Dropdown(choices, value=picker.value, label=label, allow_custom_value=typed)
+
+
+def _new_batch(files: Any, *, thumbnails: bool = True) -> Batch:
+    """A batch in a folder that Gradio serves from and nobody can guess."""
+    folder = Path(get_upload_folder()) / f"batch_{secrets.token_hex(16)}"
+    return Batch(folder.resolve(), items_of(files), thumbnails=thumbnails)
+
+
+def _let_go(batch: Batch | None) -> None:
+    if batch is not None:
+        batch.discard()
+
+
+def _file_of(batch: Batch, row: BatchRow) -> Path:
+    """The chosen picture's file; a frame is decoded again, since keeping all would fill disks."""
+    item = batch.items[row.number - 1]
+    if item.frame is None:
+        return item.path
+    path = batch.folder / f"frame_{row.number:03d}.png"
+    return path if path.is_file() else write_whole(path, png_bytes(read_item(item)))
+
+
+def _button(
+    name: str,
+    variant: Literal["primary", "secondary", "stop"] = "secondary",
+    *,
+    visible: bool = True,
+) -> gr.Button:
+    return gr.Button(
+        BATCH[name],
+        variant=variant,
+        visible=visible,
+        size="md" if name == "open" else "lg",
+        min_width=110,
+        elem_id=f"batch-{name}",
+    )
+
+
+def _gallery() -> gr.Gallery:
+    return gr.Gallery(
+        label=BATCH["gallery"],
+        height="auto",
+        object_fit="contain",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        elem_id="batch-gallery",
+    )
+
+
+def _download(name: str) -> gr.DownloadButton:
+    return gr.DownloadButton(
+        BATCH[name], visible=False, size="md", min_width=110, elem_id=f"batch-{name}"
+    )
+
+
+def _pictures(batch: Batch) -> list[tuple[str, str]]:
+    return [
+        (str(row.thumbnail), _caption(row))
+        for row in ordered(batch.rows, batch.order)
+        if row.thumbnail is not None
+    ]
+
+
+def _caption(row: BatchRow) -> str:
+    left, right = (f"{100 * model.anomalous_share:.1f}" for model in row.models)
+    return BATCH["caption"].format(name=row.label, left=left, right=right)
+
+
+def _table(batch: Batch) -> Any:
+    """The numbers as HTML; every text is escaped, since names of files are not ours."""
+    rows = ordered(batch.rows, batch.order)
+    sides = [html.escape(BATCH[side]) for side in SIDES]
+    heads = "".join(
+        f'<th scope="col"{kind}>{html.escape(BATCH[f"column_{column}"])}<small>{side}</small></th>'
+        for column in _COLUMNS
+        for side, kind in zip(sides, ("", ' class="right"'), strict=True)
+    )
+    name = html.escape(BATCH["column_name"])
+    told = (
+        f'<div id="batch-numbers" tabindex="0" role="region" aria-label="{BATCH["table"]}"><table>'
+        f'<thead><tr><th scope="col">{name}</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(map(_line, rows))}</tbody></table></div>"
+    )
+    return gr.update(visible=bool(rows), value=told)
+
+
+def _line(row: BatchRow) -> str:
+    name = f'<th scope="row" class="name">{html.escape(row.label)}</th>'
+    if not row.models:
+        note = html.escape(row.error)
+        return f'<tr>{name}<td class="note" colspan="{2 * len(_COLUMNS)}">{note}</td></tr>'
+    columns: list[list[str]] = [
+        [f"{100 * model.anomalous_share:.2f} %" for model in row.models],
+        [str(model.regions) for model in row.models],
+        [f"{model.largest_region:,} px" for model in row.models],
+        [f"{model.highest_score:.3f}" for model in row.models],
+    ]
+    cells = "".join(f'<td>{left}</td><td class="right">{right}</td>' for left, right in columns)
+    return f"<tr>{name}{cells}</tr>"
+
+
+def _progress(done: int, total: int, spent: float) -> str:
+    number = done + 1
+    if not done:
+        return BATCH["progress"].format(number=number, total=total)
+    left = _in_words(spent / done * (total - done), "seconds", "minutes")
+    return BATCH["progress_left"].format(number=number, total=total, left=left)
+
+
+def _in_words(seconds: float, few: str, many: str) -> str:
+    if seconds < 90:
+        return BATCH[few].format(n=max(1, round(seconds)))
+    return BATCH[many].format(n=round(seconds / 60))
+
+
+def _outcome(batch: Batch) -> str:
+    rows, total = batch.rows, len(batch.items)
+    failed = sum(bool(row.error) for row in rows)
+    if not rows:
+        return BATCH["none_done"]
+    if len(rows) < total:
+        told = BATCH["stopped"].format(done=len(rows), total=total)
+    else:
+        spent = _in_words(batch.seconds, "spent_seconds", "spent_minutes")
+        told = BATCH["done"].format(done=len(rows) - failed, total=total, spent=spent)
+    return f"{told} {BATCH['failed'].format(n=failed)}" if failed else told

@@ -1,0 +1,77 @@
+"""Components of our own: ``gr.HTML`` with its page, style and ES modules in a folder.
+
+Gradio runs a string when such a component appears; here that string only imports ``main.js`` of the
+component's folder and calls its ``start``. So the code is plain modules in plain files, which the
+browser caches, and which are served by this app alone.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from gradio.data_classes import FileData
+from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder
+from numpy.typing import NDArray
+
+_START = """
+const { root = '', api_prefix = '/gradio_api' } = window.gradio_config ?? {};
+props.files = root + api_prefix + '/file=';
+import(props.files + encodeURI(props.folder) + '/main.js')
+  .then((module) => module.start({ element, props, watch, server, trigger, upload }));
+// events: %s
+"""
+
+
+def component(
+    folder: Path,
+    value: Any,
+    *,
+    elem_id: str,
+    strings: dict[str, str],
+    server_functions: Sequence[Callable[..., Any]] = (),
+    events: Sequence[str] = (),
+    **props: Any,
+) -> gr.HTML:
+    """A component made of ``<folder>/{<folder>.html,<folder>.css,main.js}``.
+
+    Args:
+        folder: its modules are served as they are.
+        value: what ``props.value`` is at first.
+        elem_id: of the component.
+        strings: its sentences, ``props.strings``.
+        server_functions: what its code may call, as ``server.<name>(question)``.
+        events: what it may ``trigger``; Gradio looks for their names in the string it runs.
+        props: further values its code reads.
+    """
+    gr.set_static_paths([folder])
+    return gr.HTML(
+        value=value,
+        html_template=(folder / f"{folder.name}.html").read_text(encoding="utf-8"),
+        css_template=(folder / f"{folder.name}.css").read_text(encoding="utf-8"),
+        js_on_load=_START % ", ".join(f"'{event}'" for event in events),
+        server_functions=list(server_functions),
+        apply_default_css=False,
+        elem_id=elem_id,
+        strings=strings,
+        folder=folder.as_posix(),
+        **props,
+    )
+
+
+def served(content: bytes, name: str) -> dict[str, Any]:
+    """A file for a component's value: Gradio adds the address its code fetches it from."""
+    path = save_bytes_to_cache(content, name, get_upload_folder())
+    return FileData(path=path, orig_name=name).model_dump()
+
+
+def packed(array: NDArray[Any], name: str) -> dict[str, Any]:
+    """An array as such a file: gzipped, little-endian, row by row."""
+    ordered = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    # The fastest level: a visitor waits for it, and the finest bits of scores hardly compress.
+    return served(gzip.compress(ordered.tobytes(), 1, mtime=0), name)

@@ -1,0 +1,160 @@
+"""The files of a result, as the page's download menu offers them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.service import Answer
+from app.viewer import COLORMAPS, title
+from mask2kan.errors import ConfigError, unknown
+from mask2kan.exports import write_export
+from mask2kan.page import write_comparison_page
+from mask2kan.results import summarize, write_json
+
+SIDES = ("left", "right")
+_FILES = {
+    "overlays": ("overlay.png", "heat.png", "semantic.png"),
+    "score16": ("score16.png",),
+    "npz": ("score.npz",),
+    "regions": ("regions.json",),
+}
+KINDS = (*_FILES, "page", "everything")
+_LARGEST_REGION = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What somebody set on the page.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        score: the anomaly score.
+        thresholds: left and right; None for a model's own.
+        least: pixels of the smallest region.
+        colormap: of heat maps.
+    """
+
+    kind: str
+    score: str
+    thresholds: tuple[float | None, float | None]
+    least: int
+    colormap: str
+
+
+def settings_of(question: Mapping[str, Any], score: str) -> Settings:
+    """Read and check what a page or an API client asked for.
+
+    Raises:
+        ConfigError: naming what it cannot be.
+    """
+    kind = str(question.get("kind", "everything"))
+    if kind not in KINDS:
+        raise ConfigError(unknown("download", kind, KINDS))
+    colormap = str(question.get("colours", COLORMAPS[0]))
+    if colormap not in COLORMAPS:
+        raise ConfigError(unknown("colour map", colormap, COLORMAPS))
+    given = question.get("thresholds") or {}
+    thresholds = tuple(_number(given.get(side), f"the {side} threshold") for side in SIDES)
+    least = _number(question.get("least", 0), "the smallest region")
+    if least is None or not 0 <= least <= _LARGEST_REGION:
+        raise ConfigError(f"The smallest region is {least} pixels; it must be 0 or more.")
+    return Settings(kind, score, (thresholds[0], thresholds[1]), int(least), colormap)
+
+
+def _number(value: Any, what: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigError(f"For {what} {value!r:.40} was given; it must be a finite number.")
+    return float(value)
+
+
+def write(
+    folder: Path,
+    answers: Sequence[Answer],
+    settings: Settings,
+    *,
+    name: str,
+    truth: NDArray[np.uint8] | None = None,
+) -> list[Path]:
+    """Write what was asked for.
+
+    Args:
+        folder: existing and empty.
+        answers: the left model's and the right model's.
+        settings: from ``settings_of``.
+        name: of the picture's file.
+        truth: (H, W) 0 known, 1 anomaly, 255 void.
+    """
+    if settings.kind == "page":
+        return [_page(folder / "comparison.pdf", answers, settings, name, truth)]
+    written = [
+        path
+        for side, answer, threshold in zip(SIDES, answers, settings.thresholds, strict=True)
+        for path in write_export(
+            answer.prediction,
+            folder,
+            side,
+            settings.score,
+            threshold,
+            min_region_pixels=settings.least,
+            file_name=name,
+            colormap=settings.colormap,
+        )
+    ]
+    if settings.kind != "everything":
+        kept = tuple(f"_{suffix}" for suffix in _FILES[settings.kind])
+        return [path for path in written if path.name.endswith(kept)]
+    for suffix in (".pdf", ".png"):
+        page = folder / f"comparison{suffix}"
+        written.append(_page(page, answers, settings, name, truth))
+    written.append(write_json(folder / "summary.json", summary(answers, settings)))
+    archive = folder / f"mask2kan_{Path(name).stem or 'picture'}.zip"
+    # PNG, NPZ and PDF are compressed already.
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
+        for path in written:
+            file.write(path, path.name)
+    return [archive]
+
+
+def summary(answers: Sequence[Answer], settings: Settings) -> dict[str, Any]:
+    """What both models found at the settings' thresholds, as ``mask2kan.results.summarize``."""
+    return {
+        side: {
+            **summarize(
+                answer.prediction,
+                settings.score,
+                threshold,
+                min_region_pixels=settings.least,
+            ),
+            "model": answer.source,
+        }
+        for side, answer, threshold in zip(SIDES, answers, settings.thresholds, strict=True)
+    }
+
+
+def _page(
+    path: Path,
+    answers: Sequence[Answer],
+    settings: Settings,
+    name: str,
+    truth: NDArray[np.uint8] | None,
+) -> Path:
+    return write_comparison_page(
+        path,
+        [(title(answer.source), answer.prediction) for answer in answers],
+        settings.score,
+        list(settings.thresholds),
+        min_region_pixels=settings.least,
+        name=name,
+        truth=truth,
+        colormap=settings.colormap,
+    )

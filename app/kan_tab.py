@@ -1,0 +1,157 @@
+"""The page's tab that shows what a KAN head has learned."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app.component import component, packed
+from app.handlers import Picture, answered, spoken, whole
+from app.runs import Run, Runs
+from app.samples import sample_pictures
+from app.service import ModelService
+from app.strings import KAN, SCORE_TITLES
+from app.uploads import read_upload
+from app.viewer import title
+from mask2kan.drawing import color_table
+from mask2kan.errors import PictureError
+from mask2kan.kan_view import edge_view, layer_views
+
+_FOLDER = Path(__file__).resolve().parent / "kan_panel"
+
+
+class KanHandlers:
+    """The tab's callbacks, bound to the service that answers them."""
+
+    def __init__(self, service: ModelService) -> None:
+        self._service = service
+        self._runs = Runs()
+
+    def see(self, picture: Picture, model: str) -> dict[str, Any]:
+        """All layers of a model's KAN head on a picture: the panel's value."""
+        chosen, name = _picture_or_example(picture)
+        kan, inputs = self._service.inside(model, read_upload(chosen))
+        run = uuid.uuid4().hex
+        self._runs.add(run, Run(chosen, (model, model), next(iter(SCORE_TITLES))))
+        return {
+            "run": run,
+            "title": title(model),
+            "picture": name,
+            "layers": [
+                {
+                    **view.to_json(),
+                    "norms": packed(view.norms, "norms.gz"),
+                    "grid_norms": packed(view.grid_norms, "grid_norms.gz"),
+                }
+                for view in layer_views(kan, inputs)
+            ],
+        }
+
+    def kan_edge(self, question: dict[str, Any]) -> dict[str, Any]:
+        """The function on one edge, for the panel."""
+        run = self._runs.find(question.get("run"))
+        kan, inputs = self._service.inside(run.sources[0], read_upload(run.picture))
+        layer, source, target = (
+            whole(question.get(name), name) for name in ("layer", "input", "output")
+        )
+        return edge_view(kan, layer, source, target, inputs).to_json()
+
+    def kan(
+        self, image: Picture, model: str, layer: float, input: float, output: float
+    ) -> dict[str, Any]:
+        """The learned function on one edge of a KAN head, and all layers' strongest edges.
+
+        Args:
+            image: a JPEG, PNG or WebP file; where its queries fall on the function is listed.
+            model: a bundled model, a checkpoint's path on the server or a Hub repository id.
+            layer: of the head, counted from 0.
+            input: of the edge, counted from 0.
+            output: of the edge, counted from 0.
+        """
+        kan, inputs = self._service.inside(model, read_upload(image))
+        edge = edge_view(
+            kan, whole(layer, "layer"), whole(input, "input"), whole(output, "output"), inputs
+        )
+        return {
+            "layers": [view.to_json() for view in layer_views(kan, inputs)],
+            "edge": edge.to_json(),
+        }
+
+
+def kan_tab(
+    service: ModelService, names: Sequence[str], picture: gr.Image, queued: Mapping[str, Any]
+) -> None:
+    """The tab's content.
+
+    Args:
+        service: who runs the models.
+        names: what the picker offers.
+        picture: the picture of the comparison.
+        queued: how events wait for their turn.
+    """
+    handlers = KanHandlers(service)
+    gr.Markdown(KAN["intro"])
+    with gr.Row(elem_id="kan-choice"):
+        model = gr.Dropdown(
+            [(title(name), name) for name in names],
+            value=names[0] if names else None,
+            label=KAN["model"],
+            allow_custom_value=True,
+            elem_id="kan-model",
+            scale=3,
+        )
+        show = gr.Button(KAN["show"], variant="primary", elem_id="kan-show", scale=1)
+    panel = component(
+        _FOLDER,
+        None,
+        elem_id="kan-panel",
+        strings=KAN,
+        server_functions=[answered(handlers.kan_edge)],
+        colours=color_table("viridis").tolist(),
+    )
+    show.click(
+        spoken(handlers.see),
+        [picture, model],
+        panel,
+        preprocess=False,
+        show_progress="full",
+        api_visibility="private",
+        **queued,
+    )
+    _endpoint(handlers, names, queued)
+
+
+def _endpoint(handlers: KanHandlers, names: Sequence[str], queued: Mapping[str, Any]) -> None:
+    with gr.Column(visible=False):
+        image = gr.Image(label="image", type="filepath", image_mode=None)
+        model = gr.Dropdown(
+            list(names), value=names[0] if names else None, label="model", allow_custom_value=True
+        )
+        layer, source, target = (
+            gr.Number(0, label=name, precision=0) for name in ("layer", "input", "output")
+        )
+        told = gr.JSON(label="functions")
+        trigger = gr.Button()
+    trigger.click(
+        spoken(handlers.kan),
+        [image, model, layer, source, target],
+        told,
+        api_name="kan",
+        preprocess=False,
+        **queued,
+    )
+
+
+def _picture_or_example(picture: Picture) -> tuple[Mapping[str, Any], str]:
+    """The visitor's picture and what to call it, or else the first example."""
+    if picture:
+        path = picture.get("orig_name") or picture.get("path") or ""
+        return picture, Path(str(path)).name
+    examples = sample_pictures()
+    if not examples:
+        raise PictureError("No picture was chosen: choose one in Compare first.")
+    return {"path": str(examples[0])}, examples[0].stem

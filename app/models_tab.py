@@ -1,0 +1,349 @@
+"""The page's tab of models: which there are, what is known about them, and fetching them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import html
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import gradio as gr
+from gradio.context import Context
+from gradio.events import api
+
+from app.catalog import Entry, catalog, find, size_in_words
+from app.handlers import spoken
+from app.service import ModelService
+from app.strings import MODELS
+from mask2kan.errors import CheckpointError, ConfigError
+
+_CHOOSE = """
+element.addEventListener('click', (event) => {
+  const row = event.target.closest('[data-source]');
+  if (row) trigger('model_chosen', { source: row.dataset.source });
+});
+"""
+
+# What the rest of the tab needs; the component's own style below reaches nothing outside it.
+_AROUND = """<style>
+#models-list > .html-container { padding: 0 !important; }
+#models-side .row:not(:has(button)) { display: none; }
+#models-choice input { text-overflow: ellipsis; padding-right: 30px; }
+/* A card's long lines scroll; without this they would widen the whole page. */
+#models-card { contain: inline-size; }
+#models-card pre { max-width: 100%; overflow-x: auto; }
+#models-card code { overflow-wrap: anywhere; white-space: break-spaces; }
+#models-card pre code { overflow-wrap: normal; white-space: pre; }
+#models-card table { display: block; overflow-x: auto; max-width: 100%; border: 0; }
+#models-card h1 { font-size: 20px; }
+#models-card h2 { font-size: 17px; }
+#models-card h3 { font-size: 15px; }
+#models-note .progress-level-inner {
+  padding: 0 14px; font-family: var(--font); font-size: 14px; color: var(--body-text-color);
+  text-align: center;
+}
+#models-note .progress-bar-wrap { width: calc(100% - 28px); }
+#models-note .progress-text, #models-note .eta-bar { display: none; }
+@media (max-width: 700px) { #models-row > * { flex-basis: 100% !important; } }
+</style>${value}"""
+
+# No two closing braces in a row: they would end a placeholder of Gradio's templates.
+_CSS = """
+.rows { list-style: none; margin: 0; padding: 0; display: grid; gap: 8px; }
+.rows li { margin: 0; }
+.row {
+  display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 4px 16px; align-items: start;
+  width: 100%; padding: 10px 14px; text-align: left; font: inherit; font-size: 14px;
+  line-height: 1.45; color: var(--body-text-color); background: var(--background-fill-primary);
+  border: 1px solid var(--border-color-primary); border-radius: 10px; cursor: pointer;
+}
+.row:hover { background: var(--background-fill-secondary); }
+.row:focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px; }
+.row[aria-pressed="true"] {
+  border-color: var(--color-accent); box-shadow: inset 3px 0 0 var(--color-accent);
+}
+.row b { font-weight: 600; overflow-wrap: anywhere; }
+.row small { font-size: 13px; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
+.about { display: grid; gap: 2px; }
+.facts { display: grid; gap: 2px; justify-items: end; text-align: right; }
+.state { display: flex; gap: 8px; align-items: center; white-space: nowrap; }
+.state i {
+  width: 10px; height: 10px; border-radius: 50%; border: 2px solid var(--body-text-color-subdued);
+}
+.here i { border-color: var(--color-accent); background: var(--color-accent); }
+@media (max-width: 560px) {
+  .row { grid-template-columns: minmax(0, 1fr); }
+  .facts { justify-items: start; text-align: left; }
+}
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelsTab:
+    """What the rest of the page connects to.
+
+    Attributes:
+        listing: all models with their states.
+        choice: the chosen one's source.
+        card: what is known about it.
+        download: fetches it.
+        cancel: stops that.
+        note: how far it is, and what came of it.
+        use_left: for the caller to wire, with ``choice`` as input.
+        use_right: likewise.
+        refresh: from ``choice``'s value to ``listing``'s, for when the tab is opened.
+    """
+
+    listing: gr.HTML
+    choice: gr.Dropdown
+    card: gr.Markdown
+    download: gr.Button
+    cancel: gr.Button
+    note: gr.Markdown
+    use_left: gr.Button
+    use_right: gr.Button
+    refresh: Callable[[str | None], str]
+
+
+def models_tab(service: ModelService, offered: Sequence[str]) -> ModelsTab:
+    """Build the content of the tab, inside ``with gr.Tab(…)``.
+
+    Args:
+        service: who fetches.
+        offered: names, paths and repository ids the app was started with.
+    """
+    handlers = ModelsHandlers(service, offered)
+    entries = handlers.entries()
+    first = entries[0].source if entries else None
+    gr.Markdown(MODELS["intro"], elem_id="models-intro")
+    with gr.Row(elem_id="models-row"):
+        with gr.Column(scale=3, min_width=300):
+            listing = gr.HTML(
+                handlers.listing(first),
+                html_template=_AROUND,
+                css_template=_CSS,
+                js_on_load=_CHOOSE,
+                apply_default_css=False,
+                elem_id="models-list",
+            )
+        with gr.Column(scale=2, min_width=300, elem_id="models-side"):
+            choice = gr.Dropdown(
+                choices=[(entry.title, entry.source) for entry in entries],
+                value=first,
+                label=MODELS["choice"],
+                info=MODELS["choice_note"],
+                allow_custom_value=True,
+                elem_id="models-choice",
+            )
+            with gr.Row():
+                use_left, use_right = _button("use_left"), _button("use_right")
+            with gr.Row():
+                download = _button("download", "primary", first and handlers.fetchable(first))
+                cancel = _button("cancel", "stop", False)
+            note = gr.Markdown(elem_id="models-note", min_height=104, container=True, visible=False)
+            card = gr.Markdown(
+                handlers.card(first),
+                elem_id="models-card",
+                container=True,
+                max_height=900,
+                header_links=False,
+            )
+    tab = ModelsTab(
+        listing, choice, card, download, cancel, note, use_left, use_right, handlers.listing
+    )
+    _wire(tab, handlers)
+    return tab
+
+
+class ModelsHandlers:
+    """The tab's callbacks, bound to the service that fetches."""
+
+    def __init__(self, service: ModelService, offered: Sequence[str]) -> None:
+        self._service = service
+        self._offered = tuple(offered)
+        self._cancelled: dict[str, threading.Event] = {}
+
+    def entries(self, chosen: str | None = None) -> list[Entry]:
+        """The catalog, and at its end the chosen model where the visitor typed it."""
+        entries = catalog(self._offered)
+        if chosen and chosen.strip() not in {entry.source for entry in entries}:
+            # What nobody knows is refused where something is done with it.
+            with contextlib.suppress(CheckpointError):
+                entries.append(find(chosen, self._offered))
+        return entries
+
+    def listing(self, chosen: str | None) -> str:
+        """The list as HTML."""
+        chosen = (chosen or "").strip()
+        rows = (_row(entry, entry.source == chosen) for entry in self.entries(chosen))
+        return f'<ul class="rows" aria-label="{html.escape(MODELS["list"])}">{"".join(rows)}</ul>'
+
+    def card(self, chosen: str | None) -> str:
+        """What is known about a model, as Markdown."""
+        return self._find(chosen).card if chosen else ""
+
+    def fetchable(self, chosen: str) -> bool:
+        """Whether a model comes from the Hub."""
+        return self._find(chosen).kind == "hub"
+
+    def models(self) -> list[dict[str, Any]]:
+        """The models this app offers, and whether they are on its machine.
+
+        Returns:
+            Per model: source (what the other endpoints take), title, kind (bundled, hub, file),
+            scene (road, indoor, or empty), licence, state (bundled, cached, absent, file) and
+            bytes on disk.
+        """
+        return [entry.to_json() for entry in self.entries()]
+
+    def show(self, chosen: str | None, request: gr.Request) -> tuple[str, str, Any, Any]:
+        """Another model was chosen: list, card, the Download button, and the note put away.
+
+        While a download runs, button and note belong to it.
+        """
+        entry = self._find(chosen)
+        if str(request.session_hash) in self._cancelled:
+            return self.listing(chosen), entry.card, gr.skip(), gr.skip()
+        return self.listing(chosen), entry.card, _download_for(entry), gr.update(visible=False)
+
+    def chosen_in_list(self, event: gr.EventData) -> str:
+        """The source of a row that was clicked."""
+        asked = event._data.get("source") if isinstance(event._data, dict) else None
+        return self._find(asked if isinstance(asked, str) else None).source
+
+    def begin(self, chosen: str | None, request: gr.Request) -> tuple[Any, Any, Any]:
+        """Download was pressed: it rests, Cancel appears, and there is room for the progress."""
+        self._find(chosen)
+        self._cancelled[str(request.session_hash)] = threading.Event()
+        return (
+            gr.update(interactive=False),
+            gr.update(visible=True, interactive=True),
+            gr.update(visible=True, value=""),
+        )
+
+    def download(
+        self,
+        chosen: str | None,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio is told)
+    ) -> str:
+        """Fetch the chosen model, until it is here or Cancel is pressed; what came of it."""
+        entry, key = self._find(chosen), str(request.session_hash)
+        cancelled = self._cancelled.setdefault(key, threading.Event())
+
+        def report(share: float, text: str) -> None:
+            if cancelled.is_set():
+                raise _CancelledError
+            progress(share, desc=text)
+
+        try:
+            if entry.kind != "hub":
+                return MODELS["is_here"].format(title=entry.title)
+            self._service.fetch(entry.source, report)
+        except _CancelledError:
+            return MODELS["cancelled"].format(title=entry.title)
+        finally:
+            self._cancelled.pop(key, None)
+        size = size_in_words(self._find(chosen).bytes)
+        return MODELS["done"].format(title=entry.title, size=size)
+
+    def cancel(self, request: gr.Request) -> Any:
+        """Stop this visitor's download; Cancel rests."""
+        event = self._cancelled.get(str(request.session_hash))
+        if event is not None:
+            event.set()
+        return gr.update(interactive=False)
+
+    def end(self, chosen: str | None, request: gr.Request) -> tuple[str, str, Any, Any]:
+        """After a download, or when it was cancelled: list, card, Download; Cancel goes."""
+        self._cancelled.pop(str(request.session_hash), None)
+        sought = (chosen or "").strip()
+        entry = next((one for one in self.entries(chosen) if one.source == sought), None)
+        card = entry.card if entry else ""
+        return self.listing(chosen), card, _download_for(entry), gr.update(visible=False)
+
+    def fail(self, chosen: str | None, request: gr.Request) -> tuple[Any, ...]:
+        """The same after an error, which has been shown: the note goes as well."""
+        return *self.end(chosen, request), gr.update(visible=False)
+
+    def _find(self, chosen: str | None) -> Entry:
+        if not chosen or not chosen.strip():
+            raise ConfigError(MODELS["nothing_chosen"])
+        return find(chosen, self._offered)
+
+
+class _CancelledError(Exception):
+    """The visitor pressed Cancel."""
+
+
+def _wire(tab: ModelsTab, handlers: ModelsHandlers) -> None:
+    quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    # Only what passes through the queue tells the page its error; Cancel must never wait in it.
+    queued, at_once = quick | {"concurrency_limit": None}, quick | {"queue": False}
+    shown = [tab.listing, tab.card, tab.download, tab.note]
+    # The states at the time of the visit, not those when the app was started.
+    page: Any = Context.root_block
+    page.load(handlers.listing, tab.choice, tab.listing, **at_once)
+    tab.choice.change(spoken(handlers.show), tab.choice, shown, **queued)
+    chosen: Any = tab.listing
+    chosen.model_chosen(spoken(handlers.chosen_in_list), None, tab.choice, **queued)
+    begun = tab.download.click(
+        spoken(handlers.begin), tab.choice, [tab.download, tab.cancel, tab.note], **queued
+    )
+    ended = begun.success(
+        spoken(handlers.download),
+        tab.choice,
+        tab.note,
+        show_progress="full",
+        show_progress_on=tab.note,
+        concurrency_id="downloads",
+        concurrency_limit=16,
+        api_visibility="private",
+    )
+    afterwards = [tab.listing, tab.card, tab.download, tab.cancel]
+    ended.success(spoken(handlers.end), tab.choice, afterwards, **at_once)
+    ended.failure(spoken(handlers.fail), tab.choice, [*afterwards, tab.note], **at_once)
+    tab.cancel.click(spoken(handlers.cancel), None, tab.cancel, **at_once)
+    api(spoken(handlers.models), api_name="models", queue=False)
+
+
+def _button(
+    name: str,
+    variant: Literal["primary", "secondary", "stop"] = "secondary",
+    visible: bool | str | None = True,
+) -> gr.Button:
+    return gr.Button(
+        MODELS[name],
+        variant=variant,
+        visible=bool(visible),
+        min_width=130,
+        elem_id=f"models-{name.replace('_', '-')}",
+    )
+
+
+def _download_for(entry: Entry | None) -> Any:
+    """The button as it fits a model: what is bundled or a file needs none."""
+    if entry is None or entry.kind != "hub":
+        return gr.update(visible=False)
+    name = "download_again" if entry.state == "cached" else "download"
+    return gr.update(value=MODELS[name], visible=True, interactive=True)
+
+
+def _row(entry: Entry, pressed: bool) -> str:
+    """A model's row; every text is escaped, since names of files and repositories are not ours."""
+    scene = MODELS.get(f"scene_{entry.scene}", "")
+    origin = MODELS[f"from_{entry.kind}"]
+    name = entry.source if entry.source != entry.title and entry.kind == "hub" else ""
+    place = " · ".join(part for part in (scene, name or origin) if part)
+    licence = MODELS["licence"].format(licence=entry.licence)
+    here = "" if entry.state == "absent" else " here"
+    return (
+        f'<li><button type="button" class="row" data-source="{html.escape(entry.source)}" '
+        f'data-state="{entry.state}" aria-pressed="{str(pressed).lower()}">'
+        f'<span class="about"><b>{html.escape(entry.title)}</b>'
+        f"<small>{html.escape(place)}</small></span>"
+        f'<span class="facts"><span class="state{here}"><i></i>{html.escape(entry.state_text)}'
+        f"</span><small>{html.escape(licence)}</small></span></button></li>"
+    )

@@ -1,0 +1,65 @@
+"""What a result on somebody's page was made of, so that a later question about it can be answered.
+
+A page holds its result's number, which nobody can guess; asking with it brings back the picture and
+the models. What they computed is kept by the service while it has room, and computed again after.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from mask2kan.errors import ConfigError
+
+_KEPT = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One comparison.
+
+    Attributes:
+        picture: the raw value of the picture component.
+        sources: the models, left first.
+        score: the anomaly score.
+        truth: the raw value of the ground truth component, or of the example's; None without one.
+        white_is_anomaly: what 255 means in it.
+    """
+
+    picture: Mapping[str, Any]
+    sources: tuple[str, str]
+    score: str
+    truth: Mapping[str, Any] | None = None
+    white_is_anomaly: bool = False
+
+
+class Runs:
+    """The latest runs by number."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs: OrderedDict[str, Run] = OrderedDict()
+
+    def add(self, number: str, run: Run) -> None:
+        """Remember a run; the oldest goes when there are too many."""
+        with self._lock:
+            self._runs[number] = run
+            while len(self._runs) > _KEPT:
+                self._runs.popitem(last=False)
+
+    def find(self, number: object) -> Run:
+        """The run of a number.
+
+        Raises:
+            ConfigError: when it is not known (any more).
+        """
+        with self._lock:
+            run = self._runs.get(number) if isinstance(number, str) else None
+        if run is None:
+            raise ConfigError(
+                "This result is no longer kept on the server: press Compare to compute it again."
+            )
+        return run

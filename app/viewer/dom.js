@@ -1,0 +1,51 @@
+// Small words for building the page: elements, numbers as people read them, sentences.
+
+/** An element with attributes, properties starting with "on" as listeners, and children. */
+export function h(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith('on')) node.addEventListener(name.slice(2), value);
+    else if (value === true) node.setAttribute(name, '');
+    else if (value !== false && value != null) node.setAttribute(name, value);
+  }
+  node.append(...children.flat().filter((child) => child != null));
+  return node;
+}
+
+/** Sentences from the server's dictionary: t('regions', {n: 3}) fills in "{n}". */
+export function translator(strings) {
+  return (key, values = {}) => {
+    if (!(key in strings)) throw new Error('no sentence called ' + key);
+    return strings[key].replace(/\{(\w+)\}/g, (_, name) => values[name] ?? '');
+  };
+}
+
+export function number(value) {
+  if (!Number.isFinite(value)) return '–';
+  return (Math.abs(value) < 10 ? value.toFixed(3) : value.toFixed(2)).replace('-', '\u2212');
+}
+
+export function percent(share) {
+  const value = 100 * share;
+  if (!Number.isFinite(value)) return '–';
+  if (value === 0) return '0 %';
+  if (value < 0.05) return '< 0.1 %';
+  return value.toFixed(value < 10 ? 1 : 0) + ' %';
+}
+
+export function css(colour, alpha = 1) {
+  return `rgb(${colour[0]} ${colour[1]} ${colour[2]} / ${alpha})`;
+}
+
+/** Calls at most once per frame, with the last arguments. */
+export function perFrame(callback) {
+  let pending = 0;
+  return () => {
+    if (!pending) {
+      pending = requestAnimationFrame(() => {
+        pending = 0;
+        callback();
+      });
+    }
+  };
+}

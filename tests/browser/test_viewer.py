@@ -1,0 +1,508 @@
+"""The viewer: what it shows is what the models computed, and it moves as hands expect."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page
+
+from mask2kan.checkpoints import load_model
+from mask2kan.predictor import Prediction, Predictor
+from tests.browser.steps import (
+    EXAMPLES,
+    move,
+    open_example,
+    read,
+    set_view,
+    settle,
+    upload,
+    wait_ready,
+)
+
+if TYPE_CHECKING:
+    from tests.browser.conftest import App
+
+SIDES = ("left", "right")
+
+
+@pytest.fixture
+def page(viewer: Page) -> Page:
+    """One page for all tests here."""
+    return viewer
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of 2048 × 1024, the largest the viewer shows pixel by pixel."""
+    path = tmp_path_factory.mktemp("large") / "large.png"
+    with Image.open(EXAMPLES[0]) as opened:
+        opened.convert("RGB").resize((2048, 1024)).save(path)
+    return path
+
+
+def predictions(app: App, picture: Path) -> list[Prediction]:
+    return [Predictor(load_model(str(path), device="cpu"), "cpu")(picture) for path in app.models]
+
+
+def surface(page: Page, pane: int = 0) -> Any:
+    page.locator(".m2k-pane").nth(pane).scroll_into_view_if_needed()
+    return page.locator(".m2k-surface").nth(pane).bounding_box()
+
+
+def point_at(page: Page, x: int, y: int, pane: int = 0) -> dict[str, str]:
+    """Move the mouse to a pixel of the picture; what the page then says."""
+    where = page.evaluate("([x, y, pane]) => window.mask2kan.locate(x, y, pane)", [x, y, pane])
+    page.mouse.move(where["x"], where["y"])
+    return dict(page.evaluate("() => ({ ...document.querySelector('.m2k-readout').dataset })"))
+
+
+def test_a_drag_of_sixty_moves_asks_nothing_and_redraws_within_a_frame(
+    page: Page, large: Path
+) -> None:
+    upload(page, large)
+    wait_ready(page)
+    assert page.get_attribute(".m2k", "data-size") == "1024x2048"
+    page.wait_for_timeout(1000)
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    slider = page.locator("#threshold-both")
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    assert box
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 4, y)
+    page.mouse.down()
+    page.evaluate("() => { window.mask2kan.timings.length = 0; }")
+    for step in range(60):
+        page.mouse.move(box["x"] + 4 + (box["width"] - 30) * (step + 1) / 60, y)
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(done))")
+    page.mouse.up()
+    settle(page)
+    assert requests == []
+    timings = page.evaluate("() => window.mask2kan.timings")
+    assert len(timings) >= 55
+    assert statistics.median(timings) <= 16
+    last = float(slider.input_value())
+    for side in SIDES:
+        shown = read(page, side, "threshold")
+        low, high = page.evaluate(
+            "(side) => { const s = document.querySelector(`#threshold-${side}`);"
+            " return [Number(s.min), Number(s.max)]; }",
+            side,
+        )
+        # Snapped to the picture's grid of 65536 steps.
+        assert shown == pytest.approx(last, abs=(high - low) / 65535)
+
+
+@pytest.mark.parametrize("zoomed", [False, True])
+def test_the_value_under_the_cursor_is_the_predictors(
+    page: Page, app: App, large: Path, zoomed: bool
+) -> None:
+    upload(page, large)
+    wait_ready(page)
+    known = predictions(app, large)
+    random = np.random.default_rng(7)
+    box = surface(page)
+    if zoomed:
+        page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.6 * box["height"])
+        page.keyboard.down("Control")
+        for _ in range(6):
+            page.mouse.wheel(0, -120)
+        page.keyboard.up("Control")
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.4 * box["height"], steps=4)
+        page.mouse.up()
+        settle(page)
+        assert float(page.get_attribute(".m2k", "data-zoom") or 0) > 4
+    seen = set()
+    for _ in range(20):
+        spot = random.random(2)
+        page.mouse.move(box["x"] + spot[0] * box["width"], box["y"] + spot[1] * box["height"])
+        told = page.evaluate("() => ({ ...document.querySelector('.m2k-readout').dataset })")
+        x, y = int(told["x"]), int(told["y"])
+        seen.add((x, y))
+        if not zoomed:  # the place, too, is checked independently
+            assert x == pytest.approx(spot[0] * 2048, abs=2)
+            assert y == pytest.approx(spot[1] * 1024, abs=2)
+        for side, prediction in zip(SIDES, known, strict=True):
+            scores = prediction.anomaly("msp")
+            step = float(scores.max() - scores.min()) / 65535
+            assert float(told[side]) == pytest.approx(float(scores[y, x]), abs=step)
+            text = page.inner_text(f".m2k-reading[data-side={side}] b")
+            assert text == prediction.class_names[prediction.semantic[y, x]]
+    assert len(seen) == 20
+
+
+def test_zoomed_pixels_are_where_they_belong(page: Page, app: App) -> None:
+    """After zooming, the colour drawn at a pixel is the heat map's colour of its score."""
+    name = _first_example(page)
+    open_example(page)
+    for layer in ("photo", "outline"):
+        _set_layer(page, layer, 0)
+    _set_layer(page, "heat", 100)
+    known = predictions(app, name)[0]
+    low, high, _ = known.score_range("msp")
+    from mask2kan.drawing import heat_map
+
+    expected = heat_map(known.anomaly("msp"), low, high)
+    box = surface(page, 2)
+    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.3 * box["height"])
+    page.keyboard.down("Control")
+    for _ in range(12):
+        page.mouse.wheel(0, -120)
+    page.keyboard.up("Control")
+    settle(page)
+    assert float(page.get_attribute(".m2k", "data-zoom") or 0) > 20
+    told = page.evaluate("() => ({ ...document.querySelector('.m2k-readout').dataset })")
+    x, y = int(told["x"]), int(told["y"])
+    drawn = page.evaluate(
+        """([x, y]) => {
+          const canvas = document.querySelectorAll('.m2k-surface')[2].querySelector('canvas');
+          const at = window.mask2kan.locate(x, y, 2);
+          const box = canvas.getBoundingClientRect();
+          const ratio = canvas.width / box.width;
+          const spot = [(at.x - box.left) * ratio, (at.y - box.top) * ratio];
+          return [...canvas.getContext('2d').getImageData(...spot.map(Math.floor), 1, 1).data];
+        }""",
+        [x, y],
+    )
+    np.testing.assert_allclose(drawn[:3], expected[y, x], atol=2)
+
+
+def _first_example(page: Page) -> Path:
+    name = str(page.get_attribute("#examples-road button >> nth=0", "data-example"))
+    return EXAMPLES[0].with_name(f"{name}.webp")
+
+
+def _set_layer(page: Page, name: str, value: int) -> None:
+    page.evaluate(
+        """([name, value]) => {
+          const slider = document.querySelector('#layer-' + name);
+          slider.value = value;
+          slider.dispatchEvent(new Event('input', { bubbles: true }));
+        }""",
+        [name, value],
+    )
+    settle(page)
+
+
+def test_zoom_and_pan_move_all_panes_and_reset(page: Page) -> None:
+    open_example(page)
+    box = surface(page)
+    page.mouse.dblclick(box["x"] + 0.25 * box["width"], box["y"] + 0.25 * box["height"])
+    settle(page)
+    places = page.evaluate("() => [0, 1, 2, 3].map((i) => window.mask2kan.locate(300, 150, i))")
+    tops = page.evaluate(
+        "() => [...document.querySelectorAll('.m2k-surface')].map((s) => {"
+        " const b = s.getBoundingClientRect(); return [b.left, b.top]; })"
+    )
+    within = [(p["x"] - t[0], p["y"] - t[1]) for p, t in zip(places, tops, strict=True)]
+    np.testing.assert_allclose(within, [within[0]] * 4, atol=1)
+    page.click("[data-tool=zoom_in]")
+    settle(page)
+    assert float(page.get_attribute(".m2k", "data-zoom") or 0) == pytest.approx(3)
+    page.click("[data-tool=zoom_fit]")
+    settle(page)
+    assert page.get_attribute(".m2k", "data-zoom") == "1"
+
+
+def test_a_plain_wheel_scrolls_the_page(page: Page) -> None:
+    open_example(page)
+    box = surface(page)
+    page.mouse.move(box["x"] + 50, box["y"] + 50)
+    before = page.evaluate("scrollY")
+    page.mouse.wheel(0, 200)
+    page.wait_for_function("(before) => scrollY > before", arg=before)
+    assert page.get_attribute(".m2k", "data-zoom") == "1"
+
+
+def test_two_fingers_zoom(browser: Browser, app: App) -> None:
+    context = browser.new_context(
+        viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True
+    )
+    page = context.new_page()
+    page.goto(app.url)
+    page.wait_for_selector("#examples-road img")
+    open_example(page)
+    box = surface(page)
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    client = context.new_cdp_session(page)
+
+    def touch(kind: str, spread: float) -> None:
+        points = [{"x": x - spread, "y": y, "id": 1}, {"x": x + spread, "y": y, "id": 2}]
+        client.send(
+            "Input.dispatchTouchEvent",
+            {"type": kind, "touchPoints": [] if kind == "touchEnd" else points},
+        )
+
+    touch("touchStart", 10)
+    for spread in (20, 30, 40, 50):
+        touch("touchMove", spread)
+        settle(page)
+    touch("touchEnd", 50)
+    settle(page)
+    assert float(page.get_attribute(".m2k", "data-zoom") or 0) > 2
+    context.close()
+
+
+def test_views_show_one_or_both_models(page: Page) -> None:
+    open_example(page)
+    assert page.locator(".m2k-pane").count() == 4
+    set_view(page, "side")
+    assert page.locator(".m2k-pane").count() == 2
+    set_view(page, "swipe")
+    assert page.locator(".m2k-pane").count() == 1
+    set_view(page, "difference")
+    assert page.locator(".m2k-pane").count() == 1
+    assert "tiny_kan" in page.inner_text(".m2k-caption")
+
+
+def _canvas(page: Page, pane: int = 0) -> np.ndarray:
+    flat = page.evaluate(
+        """(pane) => {
+          const canvas = document.querySelectorAll('.m2k-surface')[pane].querySelector('canvas');
+          const { width, height } = canvas;
+          const data = canvas.getContext('2d').getImageData(0, 0, width, height).data;
+          return [width, height, btoa(String.fromCharCode(...data.filter((_, i) => i % 4 < 3)
+            .filter((_, i) => Math.floor(i / 3) % 97 === 0)))];
+        }""",
+        pane,
+    )
+    import base64
+
+    return np.frombuffer(base64.b64decode(flat[2]), np.uint8).reshape(-1, 3)
+
+
+def test_the_swipe_shows_the_left_model_left_and_the_right_one_right(page: Page) -> None:
+    open_example(page)
+    set_view(page, "side")
+    settle(page)
+    page.set_viewport_size({"width": 1440, "height": 1000})
+    set_view(page, "swipe")
+    all_left = page.evaluate(
+        "() => { const s = document.querySelector('#swipe'); s.value = 1;"
+        " s.dispatchEvent(new Event('input')); }"
+    )
+    settle(page)
+    all_left = _canvas(page)
+    page.evaluate(
+        "() => { const s = document.querySelector('#swipe'); s.value = 0;"
+        " s.dispatchEvent(new Event('input')); }"
+    )
+    settle(page)
+    all_right = _canvas(page)
+    assert (all_left != all_right).any()
+    box = surface(page)
+    handle = page.locator(".m2k-divider")
+    grip = handle.bounding_box()
+    assert grip
+    page.mouse.move(grip["x"] + 14, grip["y"] + grip["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 20, steps=3)
+    page.mouse.up()
+    settle(page)
+    assert float(page.input_value("#swipe")) == pytest.approx(0.4, abs=0.02)
+    mixed = _canvas(page)
+    width = page.evaluate("document.querySelector('.m2k-surface canvas').width")
+    columns = (np.arange(len(mixed)) * 97) % width
+    left, right = columns < 0.38 * width, columns > 0.42 * width
+    assert np.array_equal(mixed[left], all_left[left])
+    assert np.array_equal(mixed[right], all_right[right])
+
+
+def test_the_difference_of_classes_is_their_share(page: Page, app: App) -> None:
+    name = _first_example(page)
+    open_example(page)
+    set_view(page, "difference")
+    page.click(".m2k-menu[data-menu=layers] summary")
+    page.select_option("#difference", "classes")
+    settle(page)
+    left, right = predictions(app, name)
+    share = float((left.semantic != right.semantic).mean())
+    assert float(page.get_attribute(".m2k", "data-disagreement") or 0) == pytest.approx(share)
+    assert share > 0
+    for model, expected in (("tiny_kan", 0), ("tiny_mlp", share)):
+        page.click("#right input")
+        page.get_by_role("option", name=f"{model}.safetensors").click()
+        page.wait_for_function(
+            "(value) => Number(document.querySelector('.m2k').dataset.disagreement) === value",
+            arg=expected,
+        )
+
+
+def test_layers_fade(page: Page) -> None:
+    open_example(page)
+    shown = _canvas(page)
+    _set_layer(page, "classes", 0)
+    photo = _canvas(page)
+    assert (shown != photo).any()
+    _set_layer(page, "photo", 0)
+    assert not _canvas(page).any()
+
+
+def test_classes_toggle_and_isolate(page: Page, app: App) -> None:
+    name = _first_example(page)
+    open_example(page)
+    left = predictions(app, name)[0]
+    shares = np.bincount(left.semantic.ravel(), minlength=11) / left.semantic.size
+    for item in page.locator(".m2k-legend li").all():
+        index = left.class_names.index(str(item.get_attribute("data-class")))
+        text = item.locator("span[data-side=left]").inner_text()
+        expected = 100 * shares[index]
+        assert float(re.sub(r"[^\d.]", "", text)) == pytest.approx(expected, abs=0.55)
+    largest = left.class_names[int(shares.argmax())]
+    first = page.locator(f".m2k-legend li[data-class='{largest}']")
+    before = _canvas(page)
+    first.locator(".m2k-class").click()
+    settle(page)
+    assert first.locator(".m2k-class").get_attribute("aria-pressed") == "false"
+    assert (_canvas(page) != before).any()
+    page.click("[data-tool=all_classes]")
+    settle(page)
+    assert np.array_equal(_canvas(page), before)
+    first.locator(".m2k-only").click()
+    settle(page)
+    pressed = page.locator(".m2k-class[aria-pressed=true]")
+    assert pressed.count() == 1
+
+
+def test_the_range_is_fixed_unless_chosen_and_then_says_so(page: Page) -> None:
+    open_example(page)
+    assert page.locator("[data-side=left] .m2k-note[data-range=calibrated]").count() == 1
+    assert page.locator("[data-side=right] .m2k-note[data-range=nominal]").count() == 1
+    page.click(".m2k-menu[data-menu=layers] summary")
+    page.select_option("#ranging", "picture")
+    settle(page)
+    notes = page.locator(".m2k-note[data-range=picture]").all_inner_texts()
+    assert len(notes) == 2
+    assert all("this picture's own" in note for note in notes)
+    before = _canvas(page, 2)
+    page.select_option("#colours", "cividis")
+    settle(page)
+    assert (_canvas(page, 2) != before).any()
+
+
+def test_the_keyboard_alone_reads_zooms_and_explains(page: Page) -> None:
+    open_example(page)
+    page.focus(".m2k-surface >> nth=0")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Shift+ArrowDown")
+    told = page.evaluate("() => ({ ...document.querySelector('.m2k-readout').dataset })")
+    assert (int(told["x"]), int(told["y"])) == (513, 266)
+    page.keyboard.press("+")
+    settle(page)
+    assert float(page.get_attribute(".m2k", "data-zoom") or 0) == pytest.approx(1.5)
+    before = read(page, "left", "threshold")
+    page.keyboard.press("]")
+    settle(page)
+    assert read(page, "left", "threshold") != before
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".m2k-why[data-x='513'][data-y='266']")
+    page.keyboard.press("0")
+    settle(page)
+    assert page.get_attribute(".m2k", "data-zoom") == "1"
+
+
+def test_everything_is_reached_by_tab(page: Page) -> None:
+    """From the first tab of the views to the end, in the order of the page, without a mouse."""
+    open_example(page)
+    page.focus(".m2k-tab >> nth=0")
+    reached = []
+    for _ in range(80):
+        reached.append(
+            page.evaluate(
+                """() => { const a = document.activeElement;
+                  return a.id || a.dataset.view || a.dataset.tool || a.dataset.preset
+                    || a.className || a.tagName; }"""
+            )
+        )
+        if reached[-1] == "m2k-class":  # further on, the keys would leave the page
+            break
+        page.keyboard.press("Tab")
+    wanted = [
+        "overview",
+        "difference",
+        "zoom_in",
+        "copy_link",
+        "m2k-surface",
+        "threshold-both",
+        "least",
+        "threshold-left",
+        "threshold-right",
+        "m2k-class",
+    ]
+    places = [next(i for i, at in enumerate(reached) if at == want) for want in wanted]
+    assert places == sorted(places)
+    page.focus("#threshold-left")
+    before = read(page, "left", "threshold")
+    page.keyboard.press("ArrowRight")
+    settle(page)
+    assert read(page, "left", "threshold") > before
+
+
+def test_full_screen_and_back(page: Page) -> None:
+    open_example(page)
+    page.click("[data-tool=fullscreen]")
+    page.wait_for_selector(".m2k[data-full=true]", state="attached")
+    page.keyboard.press("Escape")
+    page.evaluate("() => document.fullscreenElement && document.exitFullscreen()")
+    page.wait_for_selector(".m2k[data-full=false]", state="attached")
+
+
+def test_explaining_a_pixel_adds_up(page: Page, app: App) -> None:
+    name = _first_example(page)
+    open_example(page)
+    page.locator(".m2k-pane").first.scroll_into_view_if_needed()
+    where = page.evaluate("() => window.mask2kan.locate(400, 300, 0)")
+    page.mouse.click(where["x"], where["y"])
+    page.wait_for_selector(".m2k-why[data-x='400'][data-y='300']")
+    for side, prediction in zip(SIDES, predictions(app, name), strict=True):
+        block = page.locator(f".m2k-why-side[data-side={side}]")
+        parts = block.locator(".m2k-query").evaluate_all(
+            "(nodes) => nodes.map((n) => Number(n.dataset.contribution))"
+        )
+        assert len(parts) == 6
+        told = block.locator("[data-sum=class]")
+        rest = float(told.get_attribute("data-rest") or "nan")
+        top = float(prediction.class_scores[:, 300, 400].max())
+        assert sum(parts) + rest == pytest.approx(top, abs=1e-4)
+        assert float(told.get_attribute("data-total") or 0) == pytest.approx(top, abs=1e-4)
+        assert block.locator("canvas").count() == 6
+
+
+def test_the_walkthrough_appears_once(browser: Browser, app: App) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.goto(app.url)
+    page.wait_for_selector("#examples-road img")
+    open_example(page)
+    page.wait_for_selector(".m2k-tour")
+    for _ in range(4):
+        page.click("[data-tour=next]")
+    assert page.locator(".m2k-tour").count() == 0
+    open_example(page, 1)
+    assert page.locator(".m2k-tour").count() == 0
+    page.click("[data-tool=show_tour]")
+    assert page.locator(".m2k-tour").count() == 1
+    page.keyboard.press("Escape")
+    page.click("[data-tour=skip]")
+    context.close()
+
+
+def test_a_moved_threshold_moves_the_outline(page: Page) -> None:
+    open_example(page)
+    mask = """() => { const c = document.querySelectorAll('.m2k-surface')[0]
+      .querySelectorAll('canvas')[1]; const d = c.getContext('2d')
+      .getImageData(0, 0, c.width, c.height).data;
+      let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n; }"""
+    move(page, "left", 2)  # the slider ends at the largest score there is
+    assert page.evaluate(mask) < 100
+    low = float(page.get_attribute("#threshold-left", "min") or 0)
+    move(page, "left", low)
+    assert page.evaluate(mask) > 10_000

@@ -1,0 +1,559 @@
+"""Many pictures one after the other: rows, order, files, and what is kept of each."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import io
+import json
+import threading
+import weakref
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from app import batch as batch_module
+from app.batch import (
+    CSV_NAME,
+    MAX_PICTURES,
+    ORDERS,
+    THUMBNAIL_WIDTH,
+    ZIP_NAME,
+    Batch,
+    BatchItem,
+    BatchRow,
+    ModelNumbers,
+    items_of,
+    ordered,
+    read_item,
+    record,
+    run_batch,
+    write_csv,
+    write_zip,
+)
+from app.batch_tab import BatchHandlers, spoken_steps
+from app.service import Answer, ModelService
+from mask2kan import create_model
+from mask2kan.checkpoints import load_model, save_model
+from mask2kan.errors import CheckpointError, ConfigError, OutOfMemoryError, PictureError
+from mask2kan.predictor import Predictor
+from mask2kan.results import score_picture16, semantic_overlay, summarize
+from mask2kan.videos import read_frames
+
+HEIGHT, WIDTH = 64, 96
+FILES_PER_PICTURE = {
+    "left_overlay.png",
+    "left_score16.png",
+    "right_overlay.png",
+    "right_score16.png",
+    "summary.json",
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A tiny KAN and a tiny MLP; the KAN is calibrated so that about a third is anomalous."""
+    folder = tmp_path_factory.mktemp("models")
+    paths = []
+    for seed, name in enumerate(("mask2kan_mobilenetv2", "mask2former_mobilenetv2")):
+        torch.manual_seed(seed)
+        model = create_model(
+            name,
+            num_classes=11,
+            num_queries=6,
+            hidden_dim=16,
+            num_encoder_layers=1,
+            num_decoder_layers=1,
+            encoder_feedforward_dim=16,
+            decoder_feedforward_dim=16,
+            backbone_depths=(1, 1, 1, 1, 1, 1, 1),
+        )
+        if not seed:
+            scores = Predictor(model, device="cpu")(_noise(0)).anomaly("msp")
+            low, middle, high = np.percentile(scores, [0.5, 70, 99.5]).tolist()
+            model.calibration = {"msp": {"range": [low, high], "fpr05": middle, "data": "noise"}}
+        path = folder / f"{name}.safetensors"
+        save_model(model, path)
+        paths.append(str(path))
+    return paths[0], paths[1]
+
+
+@pytest.fixture(scope="module")
+def service() -> ModelService:
+    return ModelService(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """Four pictures as an upload component describes them, and a broken one among them."""
+    folder = tmp_path_factory.mktemp("pictures")
+    files = []
+    for seed in range(5):
+        path = folder / f"{seed}.png"
+        if seed == 2:
+            path.write_text("this is not a picture", encoding="utf-8")
+        else:
+            Image.fromarray(_noise(seed)).save(path)
+        files.append({"path": str(path), "orig_name": f"road {seed}.png"})
+    return files
+
+
+def _noise(seed: int) -> np.ndarray:
+    """Noise of another kind and brightness for each seed, so that scores differ."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256 - 40 * (seed % 4), (HEIGHT // 16, WIDTH // 16, 3))
+    return cv2.resize(coarse.astype(np.uint8), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+
+
+def _video(path: Path, frames: int = 8) -> Path:
+    writer = cv2.VideoWriter(
+        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"MJPG"), 4, (WIDTH, HEIGHT)
+    )
+    for seed in range(frames):
+        writer.write(_noise(seed))
+    writer.release()
+    return path
+
+
+def _run(
+    service: Any, files: Any, models: tuple[str, str], folder: Path, score: str = "msp"
+) -> Batch:
+    items = items_of(files)
+    batch = Batch(folder / "batch", items)
+    for _ in run_batch(service, items, *models, score, batch):
+        pass
+    batch.finish()
+    return batch
+
+
+@pytest.fixture(scope="module")
+def done(
+    service: ModelService,
+    pictures: list[dict[str, str]],
+    models: tuple[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Batch:
+    return _run(service, pictures, models, tmp_path_factory.mktemp("run"))
+
+
+def test_a_broken_file_has_its_reason_and_the_batch_goes_on(done: Batch) -> None:
+    rows = done.rows
+    assert [row.name for row in rows] == [f"road {seed}.png" for seed in range(5)]
+    assert [bool(row.error) for row in rows] == [False, False, True, False, False]
+    assert "Can't read this image: it is a text file" in rows[2].error
+    assert rows[2].size is None
+    assert rows[2].thumbnail is None
+    assert all(
+        row.size == (HEIGHT, WIDTH) and len(row.models) == 2 for row in rows if not row.error
+    )
+
+
+def test_the_numbers_are_those_of_the_summary(
+    done: Batch, pictures: list[dict[str, str]], models: tuple[str, str]
+) -> None:
+    table = list(csv.DictReader(io.StringIO((done.folder / CSV_NAME).read_text("utf-8"))))
+    assert len(table) == 5
+    for side, path in zip(("left", "right"), models, strict=True):
+        predictor = Predictor(load_model(path, device="cpu"), device="cpu")
+        for told, picture in zip(table, pictures, strict=True):
+            if told["error"]:
+                assert told[f"{side}_anomalous_share"] == told["width"] == ""
+                continue
+            prediction = predictor(picture["path"])
+            expected, scores = summarize(prediction, "msp"), prediction.anomaly("msp")
+            assert told["seconds"] == ""
+            assert (told["width"], told["height"]) == (str(WIDTH), str(HEIGHT))
+            assert told[f"{side}_model"] == Path(path).name
+            assert float(told[f"{side}_anomalous_share"]) == expected["anomalous_share"]
+            assert int(told[f"{side}_regions"]) == expected["regions_found"]
+            largest = expected["regions"][0]["pixels"] if expected["regions"] else 0
+            assert int(told[f"{side}_largest_region"]) == largest
+            assert float(told[f"{side}_threshold"]) == expected["threshold"]
+            assert float(told[f"{side}_highest_score"]) == scores.max()
+            assert float(told[f"{side}_percentile99"]) == np.percentile(scores, 99)
+            assert float(told[f"{side}_milliseconds"]) > 0
+    assert any(float(told["left_anomalous_share"] or 0) > 0.05 for told in table)
+
+
+def test_the_zip_holds_every_pictures_files_and_the_csv(
+    done: Batch, pictures: list[dict[str, str]], models: tuple[str, str]
+) -> None:
+    with zipfile.ZipFile(done.folder / ZIP_NAME) as archive:
+        assert archive.testzip() is None
+        folders = [f"{number:03d}_road_{number - 1}" for number in (1, 2, 4, 5)]
+        expected = {f"{folder}/{name}" for folder in folders for name in FILES_PER_PICTURE}
+        assert set(archive.namelist()) == {*expected, CSV_NAME}
+        assert archive.read(CSV_NAME) == (done.folder / CSV_NAME).read_bytes()
+        summary = json.loads(archive.read("004_road_3/summary.json"))
+        predictor = Predictor(load_model(models[0], device="cpu"), device="cpu")
+        prediction = predictor(pictures[3]["path"])
+        truth = summarize(prediction, "msp")
+        assert summary["name"] == "road 3.png"
+        assert summary["left"]["model"] == models[0]
+        timeless = set(truth) - {"milliseconds", "model", "shared"}
+        assert {key: summary["left"][key] for key in timeless} == {
+            key: json.loads(json.dumps(truth[key])) for key in timeless
+        }
+        shown = Image.open(io.BytesIO(archive.read("004_road_3/left_overlay.png")))
+        np.testing.assert_array_equal(
+            np.asarray(shown), semantic_overlay(prediction, "msp", truth["threshold"])
+        )
+        scores = Image.open(io.BytesIO(archive.read("004_road_3/left_score16.png")))
+        np.testing.assert_array_equal(
+            np.asarray(scores), score_picture16(prediction.anomaly("msp"), *truth["range"])
+        )
+        assert json.loads(scores.info["mask2kan"])["threshold"] == truth["threshold"]
+
+
+def test_thumbnails_are_small_and_on_disk_alone(done: Batch) -> None:
+    for row in done.rows:
+        if row.thumbnail is None:
+            continue
+        with Image.open(row.thumbnail) as thumbnail:
+            assert thumbnail.width <= THUMBNAIL_WIDTH
+            assert thumbnail.width == 2 * WIDTH + 4  # never enlarged
+            assert thumbnail.height == HEIGHT
+    assert not any(isinstance(value, (bytes, np.ndarray)) for value in vars(done).values())
+
+
+def test_wide_and_tall_pictures_have_thumbnails_that_fit(
+    service: ModelService, models: tuple[str, str], tmp_path: Path
+) -> None:
+    files = []
+    for name, size in (("wide", (1200, 40)), ("tall", (40, 1200))):
+        Image.new("RGB", size, "gray").save(tmp_path / f"{name}.png")
+        files.append({"path": str(tmp_path / f"{name}.png")})
+    for row in _run(service, files, models, tmp_path).rows:
+        assert row.thumbnail is not None
+        with Image.open(row.thumbnail) as thumbnail:
+            assert thumbnail.width <= THUMBNAIL_WIDTH
+            assert thumbnail.height <= THUMBNAIL_WIDTH
+
+
+class Fresh:
+    """A service that keeps nothing and watches what becomes of its answers."""
+
+    def __init__(self, path: str) -> None:
+        self.model = load_model(path, device="cpu")
+        self.given: list[weakref.ref[Any]] = []
+        self.alive: list[int] = []
+
+    def answers(
+        self, sources: Sequence[str], picture: np.ndarray, score: str, **_: Any
+    ) -> list[Answer]:
+        gc.collect()
+        self.alive.append(sum(reference() is not None for reference in self.given))
+        predictions = [Predictor(self.model, device="cpu")(picture) for _ in sources]
+        self.given += [weakref.ref(prediction) for prediction in predictions]
+        return [
+            Answer(source, self.model.config, prediction)
+            for source, prediction in zip(sources, predictions, strict=True)
+        ]
+
+
+def test_no_pictures_results_stay_in_memory_until_the_next(
+    models: tuple[str, str], pictures: list[dict[str, str]], tmp_path: Path
+) -> None:
+    fresh = Fresh(models[0])
+    good = [pictures[index] for index in (0, 1, 3, 4)]
+    _run(fresh, [*good, *good], models, tmp_path)
+    assert len(fresh.alive) == 8
+    # Names of the picture before last until it is replaced, never more.
+    assert max(fresh.alive) <= 2
+
+
+def _numbers(share: float, position: float) -> ModelNumbers:
+    return ModelNumbers("model", share, 1, 60, 0.5, 0.4, 0.3, 10.0, position)
+
+
+def test_orders() -> None:
+    rows = [
+        BatchRow(1, "a", models=(_numbers(0.1, 0.9), _numbers(0.1, 0.2))),
+        BatchRow(2, "b", error="broken"),
+        BatchRow(3, "c", models=(_numbers(0.2, 0.1), _numbers(0.5, 0.3))),
+        BatchRow(4, "d", models=(_numbers(0.4, 0.5), _numbers(0.3, 1.4))),
+    ]
+    found = {order: "".join(row.name for row in ordered(rows, order)) for order in ORDERS}
+    assert found == {
+        "anomalous area": "cdab",
+        "highest score": "dacb",
+        "models disagree": "cdab",
+        "order given": "abcd",
+    }
+    assert ordered(rows[::-1], "order given") == rows
+    with pytest.raises(ConfigError, match="anomalous area"):
+        ordered(rows, "anomalous aera")
+
+
+def test_the_position_is_on_the_calibrated_range(done: Batch, models: tuple[str, str]) -> None:
+    low, high = load_model(models[0], device="cpu").calibration["msp"]["range"]
+    left = done.rows[0].models[0]
+    assert left.position == pytest.approx((left.highest_score - low) / (high - low))
+
+
+def test_a_videos_frames_are_rows_with_their_times(
+    service: ModelService, models: tuple[str, str], tmp_path: Path
+) -> None:
+    path = _video(tmp_path / "clip.avi")
+    items = items_of([{"path": str(path), "orig_name": "my clip.avi"}])
+    assert items == [BatchItem("my clip.avi", path, frame) for frame in range(8)]
+    batch = _run(service, {"path": str(path), "orig_name": "my clip.avi"}, models, tmp_path)
+    assert [row.seconds for row in batch.rows] == pytest.approx(np.arange(8) / 4)
+    assert batch.rows[3].label == "my clip.avi · 0.8 s"
+    assert record(batch.rows[3])["seconds"] == 0.75
+    with zipfile.ZipFile(batch.folder / ZIP_NAME) as archive:
+        assert "004_my_clip_0.8_s/summary.json" in archive.namelist()
+    frames = [frame for _, frame in read_frames(path)]
+    np.testing.assert_array_equal(read_item(items[5]), frames[5])
+
+
+def test_a_broken_video_is_one_row(
+    service: ModelService, models: tuple[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(b"\0\0\0\x18ftypisom" + bytes(400))
+    [row] = _run(service, [{"path": str(path)}], models, tmp_path).rows
+    assert "Can't read this video" in row.error
+
+
+def test_a_video_that_breaks_off_says_so(
+    service: ModelService, models: tuple[str, str], tmp_path: Path
+) -> None:
+    path = _video(tmp_path / "cut.avi")
+    items = [*items_of([{"path": str(path)}]), BatchItem("cut.avi", path, 8)]
+    batch = Batch(tmp_path / "batch", items)
+    rows = list(run_batch(service, items, *models, "msp", batch))
+    assert [bool(row.error) for row in rows] == [False] * 8 + [True]
+    assert "breaks off after 8" in rows[-1].error
+    batch.discard()
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (None, "No picture was given"),
+        ([], "No picture was given"),
+        ("/etc/passwd", "not sent as files"),
+        (["/etc/passwd"], "not sent as files"),
+        ([{"path": None}], "not sent as files"),
+        ([{"path": "x.png"}] * (MAX_PICTURES + 1), f"at most {MAX_PICTURES}"),
+    ],
+)
+def test_what_cannot_be_a_batch_is_refused_before_anything_is_computed(
+    files: Any, said: str
+) -> None:
+    with pytest.raises(PictureError, match=said):
+        items_of(files)
+
+
+def test_frames_count_towards_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_module, "MAX_PICTURES", 10)
+    path = _video(tmp_path / "clip.avi")
+    assert len(items_of([{"path": str(path)}])) == 8
+    with pytest.raises(PictureError, match="16 pictures or more, at most 10"):
+        items_of([{"path": str(path)}] * 2)
+
+
+def test_a_missing_model_ends_the_batch_and_what_is_done_can_be_had(
+    service: ModelService, models: tuple[str, str], pictures: list[dict[str, str]], tmp_path: Path
+) -> None:
+    items = items_of(pictures[:1])
+    batch = Batch(tmp_path / "batch", items)
+    with pytest.raises(CheckpointError, match="nowhere"):
+        list(run_batch(service, items, models[0], "/nowhere/model.safetensors", "msp", batch))
+    assert batch.finish() is None
+
+
+def test_too_little_memory_for_one_picture_is_its_own_matter(
+    models: tuple[str, str], pictures: list[dict[str, str]], tmp_path: Path
+) -> None:
+    class Short(Fresh):
+        def answers(self, *arguments: Any, **options: Any) -> list[Answer]:
+            if len(self.alive) == 1:
+                self.alive.append(0)
+                raise OutOfMemoryError("Not enough memory for this picture.")
+            return super().answers(*arguments, **options)
+
+    rows = _run(Short(models[0]), [pictures[index] for index in (0, 1, 3)], models, tmp_path).rows
+    assert [row.error for row in rows] == ["", "Not enough memory for this picture.", ""]
+    assert rows[1].size == (HEIGHT, WIDTH)
+
+
+def test_an_unknown_score_is_refused(service: ModelService, tmp_path: Path) -> None:
+    batch = Batch(tmp_path / "batch", [])
+    with pytest.raises(ConfigError, match="shine"):
+        next(run_batch(service, [], "a", "b", "shine", batch))
+    batch.discard()
+
+
+def test_a_finished_batch_takes_nothing_and_its_files_are_whole(
+    service: ModelService, models: tuple[str, str], pictures: list[dict[str, str]], tmp_path: Path
+) -> None:
+    items = items_of(pictures)
+    batch = Batch(tmp_path / "batch", items)
+    steps = run_batch(service, items, *models, "msp", batch)
+    next(steps)
+    assert not (batch.folder / ZIP_NAME).exists()
+    files = batch.finish()
+    assert files is not None
+    assert list(steps) == []
+    assert files == batch.finish()
+    assert len(list(csv.DictReader(io.StringIO(files[0].read_text("utf-8"))))) == 1
+    with zipfile.ZipFile(files[1]) as archive:
+        assert len(archive.namelist()) == len(FILES_PER_PICTURE) + 1
+    assert sorted(path.name for path in batch.folder.iterdir()) == ["001.jpg", CSV_NAME, ZIP_NAME]
+    batch.discard()
+    assert not batch.folder.exists()
+
+
+def test_a_batch_finished_while_a_picture_is_computed_drops_that_picture(
+    models: tuple[str, str], pictures: list[dict[str, str]], tmp_path: Path
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    class Waiting(Fresh):
+        def answers(self, *arguments: Any, **options: Any) -> list[Answer]:
+            found = super().answers(*arguments, **options)
+            if len(self.alive) == 2:
+                started.set()
+                assert go_on.wait(60)
+            return found
+
+    service: Any = Waiting(models[0])
+    batch = Batch(tmp_path / "batch", items_of(pictures))
+    rows: list[BatchRow] = []
+    thread = threading.Thread(
+        target=lambda: rows.extend(run_batch(service, batch.items, *models, "msp", batch))
+    )
+    thread.start()
+    assert started.wait(60)
+    files = batch.finish()
+    go_on.set()
+    thread.join(60)
+    assert files is not None
+    assert [row.number for row in rows] == [row.number for row in batch.rows] == [1]
+    assert len(service.alive) == 2
+
+
+def test_a_zip_that_fails_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "results.zip"
+
+    def fail() -> None:
+        with write_zip(path) as archive:
+            archive.writestr("a.txt", "a")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+    with write_zip(path) as archive:
+        archive.writestr("a.txt", "a")
+    assert zipfile.ZipFile(path).namelist() == ["a.txt"]
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = Batch(tmp_path / "batch", [BatchItem("a.png", tmp_path / "a.png")])
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(batch._archive, "writestr", full)
+    results = batch_module._Results(b"", {"left_overlay.png": b""})
+    with pytest.raises(CheckpointError, match="No space left"):
+        batch.add(BatchRow(1, "a.png"), results)
+    batch.discard()
+
+
+def test_names_make_safe_folders_and_cells(tmp_path: Path) -> None:
+    stem = batch_module._safe_stem
+    assert stem("../../etc/pass wd.png") == "etc_pass_wd"
+    assert stem("Straße, nass.JPEG") == "Straße_nass"
+    assert stem("clip.mp4 · 3.2 s") == "clip_3.2_s"
+    assert stem("….png") == "picture"
+    [item] = items_of([{"path": str(tmp_path / "x.png"), "orig_name": "../../../etc/passwd"}])
+    assert item.name == "passwd"
+    [row] = csv.DictReader(io.StringIO(write_csv([BatchRow(1, 'a, "b"\n.png')]).decode()))
+    assert row["name"] == 'a, "b"\n.png'
+
+
+def test_the_endpoint_returns_rows_csv_and_zip_and_keeps_no_thumbnails(
+    service: ModelService, models: tuple[str, str], pictures: list[dict[str, str]]
+) -> None:
+    handlers = BatchHandlers(service)
+    rows, table, archive = handlers.batch(pictures, *models, "msp", "models disagree")
+    assert table is not None
+    assert archive is not None
+    apart = [
+        abs(row["left_anomalous_share"] - row["right_anomalous_share"])
+        for row in rows
+        if not row["error"]
+    ]
+    assert len(apart) == 4
+    assert apart == sorted(apart, reverse=True)
+    assert rows[-1]["error"]
+    json.dumps(rows, allow_nan=False)
+    names = sorted(path.name for path in Path(table).parent.iterdir())
+    assert names == [CSV_NAME, ZIP_NAME]
+    with pytest.raises(ConfigError, match="order"):
+        handlers.batch(pictures, *models, "msp", "backwards")
+
+
+def test_the_chosen_picture_is_one_of_the_visitors_own(
+    done: Batch, pictures: list[dict[str, str]], service: ModelService
+) -> None:
+    choose = BatchHandlers(service).choose
+    row = done.rows[3]
+    assert row.thumbnail is not None
+    path, update = choose(done, _selected(f"/elsewhere/{row.thumbnail.name}"))
+    assert path == pictures[3]["path"]
+    assert "road 3.png" in update["value"]
+    for said in ("/etc/passwd", "003.jpg", None, 7):
+        with pytest.raises(PictureError, match="no longer kept"):
+            choose(done, _selected(said))
+    with pytest.raises(PictureError, match="no longer kept"):
+        choose(None, _selected("001.jpg"))
+
+
+def _selected(path: Any) -> gr.SelectData:
+    data = {"index": 0, "value": {"image": {"path": path}, "caption": ""}}
+    return gr.SelectData(None, data)
+
+
+def test_a_chosen_frame_becomes_a_file(
+    service: ModelService, models: tuple[str, str], tmp_path: Path
+) -> None:
+    video = _video(tmp_path / "clip.avi", 3)
+    batch = _run(service, [{"path": str(video)}], models, tmp_path)
+    path, _ = BatchHandlers(service).choose(batch, _selected("002.jpg"))
+    assert Path(path).parent == batch.folder
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(path)), [frame for _, frame in read_frames(video)][1]
+    )
+
+
+def test_a_yielding_callbacks_errors_are_spoken_at_its_steps() -> None:
+    closed = []
+
+    def steps() -> Any:
+        try:
+            yield 1
+            raise PictureError("The second one is broken.")
+        finally:
+            closed.append(True)
+
+    found = spoken_steps(steps)()
+    assert next(found) == 1
+    with pytest.raises(gr.Error, match="second one"):
+        next(found)
+    early = spoken_steps(steps)()
+    next(early)
+    early.close()
+    assert len(closed) == 2

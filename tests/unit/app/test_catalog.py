@@ -1,0 +1,143 @@
+"""What the pickers and the models page know about each model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.catalog import Entry, catalog, find, size_in_words
+from mask2kan.checkpoints import hub, save_model
+from mask2kan.errors import CheckpointError
+from tests.fake_hub import FakeHub
+from tests.tiny_models import tiny
+
+ADE = "facebook/mask2former-swin-tiny-ade-semantic"
+README = """---
+license: mit
+tags: [x]
+---
+# Tiny
+
+![a street](https://example.org/street.png) <img src="https://example.org/x.png" alt="y">
+[the code](train.py), [elsewhere](https://example.org), [below](#below)
+<script>alert(1)</script>
+"""
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[FakeHub]:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    save_model(tiny("mask2kan", "mobilenetv2"), folder / "model.safetensors")
+    (folder / "README.md").write_text(README, encoding="utf-8")
+    with (
+        FakeHub({"someone/tiny": folder, ADE: folder}) as running,
+        running.attach(tmp_path / "cache"),
+    ):
+        yield running
+
+
+def by_source(entries: list[Entry]) -> dict[str, Entry]:
+    return {entry.source: entry for entry in entries}
+
+
+def test_all_of_the_manifest_is_listed_and_what_is_offered_comes_first(served: FakeHub) -> None:
+    entries = catalog(["mask2kan_camvid", "someone/tiny", "mask2former_camvid"])
+    sources = [entry.source for entry in entries]
+    assert sources[:3] == ["mask2kan_camvid", "someone/tiny", "mask2former_camvid"]
+    assert set(sources) == {entry["name"] for entry in hub.manifest()} | {"someone/tiny"}
+    assert len(sources) == len(set(sources))
+    assert not served.requests
+
+
+def test_bundled_models(served: FakeHub) -> None:
+    entry = by_source(catalog([]))["mask2kan_camvid"]
+    assert entry.title == "Mask2KAN, CamVid (KAN head)"
+    assert (entry.kind, entry.scene, entry.state) == ("bundled", "road", "bundled")
+    assert entry.licence == "CC BY-NC 4.0"
+    assert entry.card == (hub.WEIGHTS / "mask2kan_camvid.md").read_text(encoding="utf-8")
+    assert entry.bytes == (hub.WEIGHTS / "mask2kan_camvid.safetensors").stat().st_size
+    assert entry.state_text == "Bundled, 7.6 MB"
+
+
+def test_every_entry_of_the_manifest_says_its_scene() -> None:
+    assert {entry["scene"] for entry in hub.manifest()} == {"road", "indoor"}
+    assert by_source(catalog([]))[ADE].scene == "indoor"
+
+
+def test_a_hub_model_before_and_after_it_was_fetched(served: FakeHub) -> None:
+    before = by_source(catalog([]))[ADE]
+    assert (before.kind, before.state, before.bytes) == ("hub", "absent", 0)
+    assert before.state_text == "Not downloaded"
+    assert f"({served.url}/{ADE})" in before.card
+    hub.fetch(ADE, None, None)
+    after = by_source(catalog([]))[ADE]
+    assert after.state == "cached"
+    assert after.bytes == (served.repositories[ADE] / "model.safetensors").stat().st_size
+    assert after.state_text == f"Downloaded, {size_in_words(after.bytes)}"
+    assert after.licence == "mit"
+    assert after.title == before.title
+
+
+def test_a_readme_loads_nothing_from_elsewhere_and_its_links_lead_to_its_page(
+    served: FakeHub,
+) -> None:
+    hub.fetch("someone/tiny", None, None)
+    card = find("someone/tiny", []).card
+    assert "# Tiny" in card
+    assert "a street" in card
+    for gone in ("license:", "![", "<img", "street.png", "x.png", "script", "alert"):
+        assert gone not in card
+    assert f"[the code]({served.url}/someone/tiny/blob/main/train.py)" in card
+    assert "[elsewhere](https://example.org)" in card
+    assert "[below](#below)" in card
+
+
+def test_files_on_this_machine(served: FakeHub, tmp_path: Path) -> None:
+    path = str(tmp_path / "tiny" / "model.safetensors")
+    [entry, folder, *_] = catalog([path, str(tmp_path / "tiny")])
+    assert (entry.title, entry.kind, entry.state) == ("model.safetensors", "file", "file")
+    assert entry.bytes == Path(path).stat().st_size
+    assert str(tmp_path) not in entry.card
+    assert folder.bytes == entry.bytes + len(README)
+
+
+def test_an_offered_file_that_is_gone_stays_as_absent(served: FakeHub) -> None:
+    entry = catalog(["/nowhere/model.safetensors"])[0]
+    assert (entry.kind, entry.state, entry.bytes) == ("file", "absent", 0)
+
+
+def test_any_repository_is_found_and_nothing_else(served: FakeHub, tmp_path: Path) -> None:
+    entry = find(" someone/new ", [])
+    assert (entry.source, entry.title, entry.kind) == ("someone/new", "someone/new", "hub")
+    assert (entry.scene, entry.licence) == ("", "see its page")
+    path = str(tmp_path / "tiny" / "model.safetensors")
+    assert find(path, [path]).kind == "file"
+    for source in (path, "nothing", "/etc/passwd", "../x", ""):
+        with pytest.raises(CheckpointError, match="owner/name"):
+            find(source, [])
+
+
+def test_clients_get_plain_values() -> None:
+    told = by_source(catalog([]))["mask2kan_camvid"].to_json()
+    assert list(told) == ["source", "title", "kind", "scene", "licence", "state", "bytes"]
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_400, "999 kB"),
+        (999_600, "1.0 MB"),
+        (7_633_832, "7.6 MB"),
+        (189_679_896, "190 MB"),
+        (1_234_000_000, "1.2 GB"),
+        (99e9, "99.0 GB"),
+    ],
+)
+def test_sizes_in_words(size: int, words: str) -> None:
+    assert size_in_words(size) == words

@@ -1,0 +1,279 @@
+"""Fetching from a Hub on this machine, and which models stay in memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from app import service as service_module
+from app.fetches import time_in_words
+from app.service import ModelService
+from mask2kan.checkpoints import save_model
+from mask2kan.checkpoints.hub import cache_state
+from mask2kan.errors import CheckpointError
+from tests.fake_hub import FakeHub
+from tests.tiny_models import tiny
+
+PICTURE = np.zeros((64, 64, 3), np.uint8)
+SECONDS = 30
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Nine files: one more than are kept whatever the memory."""
+    folder = tmp_path_factory.mktemp("models")
+    model = tiny("mask2kan", "mobilenetv2")
+    paths = [folder / f"model_{index}.safetensors" for index in range(9)]
+    for path in paths:
+        save_model(model, path)
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def served(checkpoints: list[str], tmp_path: Path) -> Iterator[FakeHub]:
+    """``someone/tiny``, a model, and ``someone/large``: none, but 8 MB."""
+    folders = {name: tmp_path / name for name in ("tiny", "large")}
+    for folder in folders.values():
+        folder.mkdir()
+    (folders["tiny"] / "model.safetensors").write_bytes(Path(checkpoints[0]).read_bytes())
+    save_file({"x": torch.arange(2**20)}, folders["large"] / "model.safetensors")
+    repositories = {f"someone/{name}": folder for name, folder in folders.items()}
+    with FakeHub(repositories) as running, running.attach(tmp_path / "cache"):
+        yield running
+
+
+@pytest.fixture
+def service() -> ModelService:
+    return ModelService(device="cpu")
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The checkpoints loaded from now on."""
+    loaded: list[str] = []
+    original = service_module.load_model
+
+    def counted(source: str, **options: Any) -> Any:
+        loaded.append(source)
+        return original(source, **options)
+
+    monkeypatch.setattr(service_module, "load_model", counted)
+    return loaded
+
+
+def ask(service: ModelService, *sources: str, seed: int = 0) -> list[service_module.Answer]:
+    picture = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    return service.answers(sources, picture, "msp")
+
+
+# ---------------------------------------------------------------- the Hub
+
+
+def test_an_absent_model_is_fetched_then_used(service: ModelService, served: FakeHub) -> None:
+    served.bytes_per_second = 1e6
+    told: list[tuple[float, str]] = []
+    [answer] = service.answers(
+        ["someone/tiny"], PICTURE, "msp", lambda share, text: told.append((share, text))
+    )
+    assert answer.source == "someone/tiny"
+    assert answer.device == "cpu"
+    assert answer.dtype in ("float32", "bfloat16")
+    shares = [share for share, _ in told]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert any("tiny: " in text and " of " in text for _, text in told)
+
+
+def test_what_is_here_is_used_without_asking_the_hub(
+    service: ModelService, served: FakeHub
+) -> None:
+    service.fetch("someone/tiny")
+    asked = len(served.requests)
+    assert service.answers(["someone/tiny"], PICTURE, "msp", pytest.fail)
+    assert len(served.requests) == asked
+
+
+def test_a_newer_version_is_another_model(service: ModelService, served: FakeHub) -> None:
+    service.fetch("someone/tiny")
+    first = ask(service, "someone/tiny")[0]
+    save_model(tiny("mask2former", "mobilenetv2"), served.repositories["someone/tiny"] / "m.pth")
+    (served.repositories["someone/tiny"] / "m.pth").replace(
+        served.repositories["someone/tiny"] / "model.safetensors"
+    )
+    service.fetch("someone/tiny")
+    assert first.config.mask_embed == "kan"
+    assert ask(service, "someone/tiny")[0].config.mask_embed == "mlp"
+
+
+def test_two_visitors_share_one_download(service: ModelService, served: FakeHub) -> None:
+    served.bytes_per_second = 6e6
+    told: dict[int, list[float]] = {0: [], 1: []}
+    visitors = [
+        threading.Thread(
+            target=service.fetch,
+            args=("someone/large", lambda share, _, who=who: told[who].append(share)),
+        )
+        for who in told
+    ]
+    for visitor in visitors:
+        visitor.start()
+        time.sleep(0.3)
+    for visitor in visitors:
+        visitor.join(SECONDS)
+    assert served.count("GET", "model.safetensors") == 1
+    assert all(any(0 < share < 1 for share in shares) for shares in told.values())
+    assert cache_state("someone/large").state == "cached"
+
+
+class Leaves(Exception):
+    """A visitor pressed Cancel."""
+
+
+def leave(share: float, _: str) -> None:
+    if share:
+        raise Leaves
+
+
+def test_one_visitor_leaving_does_not_stop_the_other(
+    service: ModelService, served: FakeHub
+) -> None:
+    served.bytes_per_second = 6e6
+    stays = threading.Thread(target=service.fetch, args=("someone/large",))
+    stays.start()
+    with pytest.raises(Leaves):
+        service.fetch("someone/large", leave)
+    assert stays.is_alive()
+    stays.join(SECONDS)
+    assert served.count("GET", "model.safetensors") == 1
+    assert cache_state("someone/large").state == "cached"
+
+
+def test_the_last_one_leaving_stops_the_download(
+    service: ModelService, served: FakeHub, tmp_path: Path
+) -> None:
+    served.bytes_per_second = 1e6
+    with pytest.raises(Leaves):
+        service.fetch("someone/large", leave)
+    deadline = time.monotonic() + SECONDS
+    while any(thread.name.startswith("fetch ") for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert cache_state("someone/large").state == "absent"
+    assert not list((tmp_path / "cache").rglob("*.incomplete"))
+    served.bytes_per_second = None
+    service.fetch("someone/large")
+    assert cache_state("someone/large").state == "cached"
+
+
+def test_others_compute_while_a_model_is_fetched(
+    service: ModelService, served: FakeHub, checkpoints: list[str]
+) -> None:
+    served.bytes_per_second = 3e6
+    waits = threading.Thread(
+        target=pytest.raises,
+        args=(CheckpointError, service.answers, ["someone/large"], PICTURE, "msp"),
+    )
+    waits.start()
+    assert service.answers([checkpoints[0]], PICTURE, "msp")
+    assert waits.is_alive()
+    served.bytes_per_second = None
+    waits.join(SECONDS)
+    assert not waits.is_alive()
+
+
+def test_every_waiting_visitor_hears_why_it_failed(service: ModelService, served: FakeHub) -> None:
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="No such repository"):
+            service.fetch("someone/nothing")
+    served.down = True
+    with pytest.raises(CheckpointError, match="needs the network"):
+        service.answers(["someone/tiny"], PICTURE, "msp")
+
+
+def test_what_is_no_repository_is_not_asked_for(service: ModelService, served: FakeHub) -> None:
+    service.fetch("mask2kan_camvid")
+    service.fetch("not a repository")
+    assert not served.requests
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "1 s"), (42.4, "42 s"), (100, "2 min"), (9000, "2 h")]
+)
+def test_times_are_rounded_as_in_speech(seconds: float, words: str) -> None:
+    assert time_in_words(seconds) == words
+
+
+# ---------------------------------------------------------------- memory
+
+
+def test_with_room_models_stay(
+    service: ModelService, checkpoints: list[str], loads: list[str]
+) -> None:
+    for seed, source in enumerate((*checkpoints[:4], *checkpoints[:4])):
+        ask(service, source, seed=seed)
+    assert loads == checkpoints[:4]
+
+
+def test_never_more_than_eight(
+    service: ModelService, checkpoints: list[str], loads: list[str]
+) -> None:
+    for seed, source in enumerate((*checkpoints, checkpoints[1], checkpoints[0])):
+        ask(service, source, seed=seed)
+    assert loads == [*checkpoints, checkpoints[0]]
+
+
+def test_the_least_recently_used_leave_when_memory_is_short(
+    service: ModelService,
+    checkpoints: list[str],
+    loads: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A machine that has room for two models besides the work."""
+    size = Path(checkpoints[0]).stat().st_size * service_module._MEMORY_PER_FILE_BYTE
+
+    def available(_: torch.device) -> int:
+        return service_module._WORKING_BYTES + (2 - len(service._models)) * size
+
+    monkeypatch.setattr(service_module, "available_memory", available)
+    order = [0, 1, 0, 2, 0, 1]
+    for seed, index in enumerate(order):
+        ask(service, checkpoints[index], seed=seed)
+    assert loads == [checkpoints[index] for index in (0, 1, 2, 1)]
+    assert len(service._models) == 2
+
+
+def test_a_pair_stays_together_however_short_memory_is(
+    service: ModelService,
+    checkpoints: list[str],
+    loads: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Dropping the left model to load the right one would only load it again the next time."""
+    monkeypatch.setattr(service_module, "available_memory", lambda _: 0)
+    for seed in range(2):
+        ask(service, *checkpoints[:2], seed=seed)
+    assert loads == checkpoints[:2]
+    ask(service, checkpoints[2], seed=3)
+    assert len(service._models) == 1
+    assert service._comparison is not None
+    assert len(service._comparison.predictors) == 1
+
+
+def test_where_memory_cannot_be_measured_only_the_number_counts(
+    service: ModelService,
+    checkpoints: list[str],
+    loads: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service_module, "available_memory", lambda _: None)
+    for seed, source in enumerate((*checkpoints[:3], checkpoints[0])):
+        ask(service, source, seed=seed)
+    assert loads == checkpoints[:3]
