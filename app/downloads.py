@@ -62,6 +62,8 @@ def settings_of(question: Mapping[str, Any], score: str) -> Settings:
     if colormap not in COLORMAPS:
         raise ConfigError(unknown("colour map", colormap, COLORMAPS))
     given = question.get("thresholds") or {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"The thresholds are {given!r:.40}; they must be a number for each side.")
     thresholds = tuple(_number(given.get(side), f"the {side} threshold") for side in SIDES)
     least = _number(question.get("least", 0), "the smallest region")
     if least is None or not 0 <= least <= _LARGEST_REGION:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import json
 import logging
+import math
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +21,14 @@ from PIL import Image
 from app import service as service_module
 from app import viewer
 from app.demo import INDOOR, build_demo, offered_models
-from app.handlers import Handlers, spoken
+from app.handlers import Handlers, answered, spoken
+from app.runs import Run, Runs
 from app.samples import FOLDER, sample_pictures
 from app.service import ModelService
 from app.uploads import read_upload
 from mask2kan import create_model
 from mask2kan.checkpoints import save_model
-from mask2kan.errors import CheckpointError, OutOfMemoryError, PictureError
+from mask2kan.errors import CheckpointError, ConfigError, OutOfMemoryError, PictureError
 from mask2kan.predictor import Predictor
 
 HEIGHT, WIDTH = 48, 80
@@ -89,13 +93,18 @@ def _unpacked(file: dict[str, Any], dtype: str) -> np.ndarray:
     return np.frombuffer(gzip.decompress(Path(file["path"]).read_bytes()), dtype)
 
 
+def _look(
+    handlers: Handlers, picture: Any, models: list[str], score: str = "msp", truth: Any = None
+) -> dict[str, Any]:
+    value = handlers.look(picture, truth, "void", models[0], models[1], score, "")
+    assert value is not None
+    return value
+
+
 def test_the_viewer_gets_the_predictors_labels_and_scores(
     service: ModelService, models: list[str], picture: Path
 ) -> None:
-    value, both, left, right = Handlers(service).look(
-        {"path": str(picture)}, models[0], models[1], "msp"
-    )
-    assert value is not None
+    value = _look(Handlers(service), {"path": str(picture)}, models)
     assert value["size"] == [HEIGHT, WIDTH]
     prediction = Predictor(service_module.load_model(models[0], device="cpu"), "cpu")(picture)
     side = value["sides"][0]
@@ -110,24 +119,114 @@ def test_the_viewer_gets_the_predictors_labels_and_scores(
     )
     assert side["calibrated"]
     assert side["range"] == [-1.0, 0.5]
-    assert side["position"] == pytest.approx(0.8)
-    assert left["value"] == pytest.approx(0.8)
+    assert side["threshold"] == pytest.approx(0.2)
+    assert side["thresholds"] == {"fpr05": 0.2}
     assert not value["sides"][1]["calibrated"]
-    assert right["value"] == pytest.approx(0.5)
-    assert both["value"] == pytest.approx(0.65)
-    assert sum(entry["share"] for entry in side["legend"]) == pytest.approx(1)
+    assert value["sides"][1]["threshold"] == pytest.approx(0.5)
+    assert sum(entry["share"] for entry in side["classes"]) == pytest.approx(1)
     assert "KAN head · MobileNetV2" in side["facts"]
     assert "MLP head" in value["sides"][1]["facts"]
+    assert value["truth"] is None
 
 
 def test_no_picture_empties_the_viewer(service: ModelService) -> None:
-    assert Handlers(service).look(None, "a", "b", "msp")[0] is None
+    assert Handlers(service).look(None, None, "void", "a", "b", "msp", "") is None
 
 
-def test_a_constant_score_map_packs(tmp_path: Path) -> None:
-    packed = viewer._quantised(np.full((3, 4), 0.25, np.float32), (0.25, 0.25))
-    assert packed.dtype == np.dtype("<u2")
-    assert not packed.any()
+def test_what_was_packed_once_is_used_again(
+    service: ModelService, models: list[str], picture: Path
+) -> None:
+    handlers = Handlers(service)
+    first, again, other = (
+        _look(handlers, {"path": str(picture)}, models, score) for score in ("msp", "msp", "rba")
+    )
+    assert first["run"] != again["run"]
+    assert first["sides"] == again["sides"]
+    assert first["sides"] != other["sides"]
+
+
+def test_files_that_were_cleaned_up_are_packed_anew(
+    service: ModelService, models: list[str], picture: Path
+) -> None:
+    handlers = Handlers(service)
+    first = _look(handlers, {"path": str(picture)}, models)
+    content = Path(first["sides"][1]["scores"]["path"]).read_bytes()
+    Path(first["sides"][1]["scores"]["path"]).unlink()
+    again = _look(handlers, {"path": str(picture)}, models)
+    assert Path(again["sides"][1]["scores"]["path"]).read_bytes() == content
+
+
+def test_ground_truth_travels_as_it_is_meant(
+    service: ModelService, models: list[str], picture: Path, tmp_path: Path
+) -> None:
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[:10], mask[10:12] = 255, 1
+    path = tmp_path / "truth.png"
+    Image.fromarray(mask).save(path)
+    handlers = Handlers(service)
+    value = _look(handlers, {"path": str(picture)}, models, truth={"path": str(path)})
+    assert np.array_equal(_unpacked(value["truth"], "u1").reshape(HEIGHT, WIDTH), mask)
+    Image.fromarray(np.where(mask == 255, 255, 0).astype(np.uint8)).save(path)
+    value = handlers.look(
+        {"path": str(picture)}, {"path": str(path)}, "anomaly", *models[:2], "msp", ""
+    )
+    assert set(_unpacked(value["truth"], "u1")) == {0, 1}
+    Image.fromarray(mask[1:]).save(path)
+    with pytest.raises(PictureError, match=f"{WIDTH}.{HEIGHT}"):
+        _look(handlers, {"path": str(picture)}, models, truth={"path": str(path)})
+
+
+def test_a_large_picture_is_shown_by_every_nth_pixel() -> None:
+    values = np.arange(3000 * 4096, dtype=np.int64).reshape(3000, 4096)
+    shown = viewer.sampled(values)
+    assert shown.shape == (1500, 2048)
+    assert np.array_equal(shown, values[1::2, 1::2])
+    assert viewer.sampled(values[:100, :200]) is not None
+    assert viewer.sampled(values[:100, :200]).shape == (100, 200)
+
+
+def test_a_shown_result_answers_why_and_is_exported(
+    service: ModelService, models: list[str], picture: Path
+) -> None:
+    handlers = Handlers(service)
+    value = _look(handlers, {"path": str(picture), "orig_name": "noise.png"}, models, "entropy")
+    told = handlers.explain_run({"run": value["run"], "x": 7, "y": 5})
+    prediction = Predictor(service_module.load_model(models[1], device="cpu"), "cpu")(picture)
+    assert told["right"]["value"] == pytest.approx(
+        float(prediction.anomaly("entropy")[5, 7]), abs=1e-6
+    )
+    [file] = handlers.export_run({"run": value["run"], "kind": "everything", "least": 3})["files"]
+    with zipfile.ZipFile(file["path"]) as archive:
+        assert json.loads(archive.read("summary.json"))["left"]["score"] == "entropy"
+        assert "comparison.pdf" in archive.namelist()
+    for question, message in (
+        ({"run": "guessed", "x": 1, "y": 1}, "no longer kept"),
+        ({"run": value["run"], "x": 0.5, "y": 1}, "whole number"),
+        ({"run": value["run"], "x": WIDTH, "y": 1}, str(WIDTH)),
+    ):
+        assert message in answered(handlers.explain_run)(question)["error"]
+    for question, message in (
+        ({"kind": "film"}, "film"),
+        ({"colours": "pink"}, "pink"),
+        ({"least": -1}, "0 or more"),
+        ({"thresholds": {"left": math.nan}}, "finite"),
+        ({"thresholds": {"right": "much"}}, "finite"),
+        ({"thresholds": 3}, "thresholds"),
+    ):
+        asked = {"run": value["run"], **question}
+        assert message in answered(handlers.export_run)(asked)["error"]
+
+
+def test_the_oldest_runs_are_forgotten() -> None:
+    runs = Runs()
+    for number in range(1001):
+        runs.add(str(number), Run({"path": str(number)}, ("a", "b"), "msp"))
+    assert runs.find("1000").picture == {"path": "1000"}
+    assert runs.find("1")
+    with pytest.raises(ConfigError, match="no longer kept"):
+        runs.find("0")
+    with pytest.raises(ConfigError, match="no longer kept"):
+        runs.find(["a list"])
 
 
 def test_the_same_picture_is_not_computed_twice(
@@ -226,9 +325,9 @@ def test_compare_and_segment_deliver_summary_and_files(
 def test_a_users_mistake_is_shown_as_it_is(models: list[str], service: ModelService) -> None:
     look = spoken(Handlers(service).look)
     with pytest.raises(gr.Error, match="not sent as a file"):
-        look({"path": None}, models[0], models[1], "msp")
+        look({"path": None}, None, "void", *models[:2], "msp", "")
     with pytest.raises(gr.Error, match="shine"):
-        look({"path": "x"}, models[0], models[1], "shine")
+        look({"path": "x"}, None, "void", *models[:2], "shine", "")
 
 
 def test_a_fault_of_ours_is_logged_and_shown_as_one_line(
@@ -310,7 +409,9 @@ def test_shared_stages_are_named_on_the_page(models: list[str], tmp_path: Path) 
     first, second = ModelService().answers([models[0], str(copied)], pixels, "msp")
     assert second.prediction.shared == ("backbone", "pixel_decoder")
     np.testing.assert_array_equal(first.prediction.pred_masks, second.prediction.pred_masks)
-    stages = viewer.view("right", second, "msp").data["stages"]
-    assert "backbone shared" in stages
-    assert "pixel decoder shared" in stages
-    assert "shared" not in viewer.view("left", first, "msp").data["stages"]
+    alone, shared = (
+        side["stages"] for side in viewer.show(pixels, [first, second], "msp")["sides"]
+    )
+    assert "backbone shared" in shared
+    assert "pixel decoder shared" in shared
+    assert "shared" not in alone
