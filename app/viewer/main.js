@@ -142,11 +142,13 @@ class Viewer {
     }
     try {
       const [height, width] = value.size;
-      const truth = value.truth ? new Uint8Array(await unpack(value.truth)) : null;
-      const [photo, ...sides] = await Promise.all([
+      const [truth, photo, ...maps] = await Promise.all([
+        value.truth ? unpack(value.truth).then((buffer) => new Uint8Array(buffer)) : null,
         download(value.picture).then((answer) => answer.blob()).then(createImageBitmap),
-        ...value.sides.map((data) => Side.load(data, width, height, truth))]);
+        ...value.sides.flatMap((data) => [unpack(data.labels), unpack(data.scores)])]);
       if (mine !== this.generation) return;
+      const sides = value.sides.map((data, i) =>
+        new Side(data, width, height, maps[2 * i], maps[2 * i + 1], truth));
       this.show(value, photo, sides, truth);
     } catch (error) {
       if (mine === this.generation) this.say('failed', this.t('not_loaded', { reason: error.message }));
@@ -296,10 +298,7 @@ class Viewer {
       oninput: () => {
         state.least = least.value === '0' ? 1 : Math.round(10 * 2 ** (Number(least.value) - 1));
         this.showLeast();
-        for (const [index, side] of this.sides.entries()) {
-          this.cards[index].regions(null);
-          this.count(side);
-        }
+        for (const side of this.sides) this.count(side);
       },
     });
     least.value = state.least <= 1 ? 0 : 1 + Math.log2(state.least / 10);
@@ -582,12 +581,11 @@ class Viewer {
       this.drawCards(); // what was typed is no number: the fields go back
       return;
     }
-    for (const [index, side] of this.sides.entries()) {
+    for (const side of this.sides) {
       const own = side.data.side;
       if (name !== 'both' && name !== own) continue;
       this.state.threshold[own] = side.snap(threshold);
       this.stale[own] = true;
-      this.cards[index].regions(null);
       side.drop(NONE);
       this.count(side);
     }
@@ -617,6 +615,7 @@ class Viewer {
       side: name, run: this.value.run, least: this.state.least,
       q: side.cut(this.state.threshold[name]),
     };
+    this.cards[this.sides.indexOf(side)].outdated(wish.q, wish.least);
     const state = this.pending[name] ??= {};
     if (state.asked) {
       state.next = wish;

@@ -52,7 +52,9 @@ function countsFrom(histogram) {
 }
 
 export class Side {
-  constructor(data, width, height, labels, codes, truth) {
+  /** Out of what the server sent: labels a byte a pixel, codes two; truth where it is known. */
+  constructor(data, width, height, labelBytes, codeBytes, truth) {
+    const [labels, codes] = [new Uint8Array(labelBytes), codesOf(codeBytes)];
     if (labels.length !== width * height || codes.length !== width * height) {
       throw new Error('a map has the wrong size');
     }
@@ -66,11 +68,6 @@ export class Side {
     this.shown = this.levels; // less the regions that are too small, once these are known
     this.dropped = new Uint32Array(0);
     if (truth) this.judge(truth);
-  }
-
-  static async load(data, width, height, truth) {
-    const [labels, codes] = await Promise.all([unpack(data.labels), unpack(data.scores)]);
-    return new Side(data, width, height, new Uint8Array(labels), codesOf(codes), truth);
   }
 
   /** Anomalous and known pixels by code; void ones (255) count for neither. */

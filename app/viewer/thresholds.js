@@ -215,18 +215,23 @@ export class Card {
     h('dt', {}, t('average_precision')), h('dd', {}, number(this.average)));
   }
 
-  /** What the worker counted. Until it has, the page keeps the last count, marked as outdated. */
+  /** What the worker counted; until it has, the page keeps its last count. */
   regions(result) {
+    this.last = result;
+    this.write();
     const { dataset } = this.root;
-    if (!result) {
-      dataset.regions = dataset.regionPixels = dataset.countedCut = '';
-      return;
-    }
+    const [cut, least] = this.wanted;
+    if (result.q !== cut || result.least !== least) return; // it is already counting again
     Object.assign(dataset, {
       regions: result.count, regionPixels: result.pixels, countedCut: result.q,
     });
-    this.last = result;
-    this.write();
+  }
+
+  /** The worker is about to count anew: what the page still shows is outdated. */
+  outdated(cut, least) {
+    this.wanted = [cut, least];
+    const { dataset } = this.root;
+    dataset.regions = dataset.regionPixels = dataset.countedCut = '';
   }
 
   write() {

@@ -203,11 +203,11 @@ def test_first_answer_and_cached_answer_come_in_time(page: Page, app: App) -> No
     assert time.monotonic() - start < 2.5
     open_example(page, 4)
     waits = []
-    for nth in (3, 4, 3, 4):
+    while len(waits) < 12 and min(waits, default=1) >= 0.5:  # others may share the cores
         start = time.monotonic()
-        open_example(page, nth)
+        open_example(page, 3 + len(waits) % 2)
         waits.append(time.monotonic() - start)
-    assert min(waits) < 0.5  # the others may have shared the cores with another test
+    assert min(waits) < 0.5, waits
     assert read(page, "left", "pixels") >= 0
 
 
