@@ -2,10 +2,12 @@
 
 ``GRADIO_SERVER_NAME`` and ``GRADIO_SERVER_PORT`` change where it listens; ``MASK2KAN_MODELS``
 (names or paths, separated like ``PATH``) changes which models the pickers offer.
+``GRADIO_MCP_SERVER=true`` offers the endpoints as tools to language models, too.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import sys
@@ -14,6 +16,11 @@ from app.demo import build_demo, offered_models
 from app.service import ModelService
 from app.theme import CSS, theme
 from mask2kan.devices import keep_freed_memory
+
+_NO_MCP = (
+    "GRADIO_MCP_SERVER is set, but the package mcp is not installed. "
+    'Install it (pip install "mcp>=1.21,<2"), or unset the variable.'
+)
 
 service = ModelService()
 demo = build_demo(service=service)
@@ -28,6 +35,10 @@ def main() -> int:
     keep_freed_memory()
     host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
     port = os.environ.get("GRADIO_SERVER_PORT", "7860")
+    mcp = os.environ.get("GRADIO_MCP_SERVER", "").lower() in {"1", "true"}
+    if mcp and importlib.util.find_spec("mcp") is None:
+        print(_NO_MCP, file=sys.stderr)
+        return 2
     service.warm(offered_models()[:2])
     demo.queue(max_size=64, default_concurrency_limit=1)
     try:
@@ -42,7 +53,7 @@ def main() -> int:
             ssr_mode=False,
             strict_cors=True,
             pwa=False,
-            mcp_server=False,
+            mcp_server=mcp,
             run_history=False,
             enable_monitoring=False,
             max_file_size="64mb",

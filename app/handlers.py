@@ -306,10 +306,10 @@ class Handlers:
         left: str,
         right: str,
         score: str,
-        left_threshold: float | None,
-        right_threshold: float | None,
-        min_region: float,
-        truth: Picture,
+        left_threshold: float | None = None,
+        right_threshold: float | None = None,
+        min_region: float = 0,
+        truth: Picture = None,
     ) -> tuple[dict[str, Any], str]:
         """Everything the page offers to download, in one ZIP.
 

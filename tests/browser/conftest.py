@@ -36,12 +36,12 @@ class App:
     Attributes:
         url: where it answers.
         log: the file its output goes to.
-        models: the two checkpoints it offers, the KAN first.
+        models: the checkpoints it offers, the KAN first; none for the bundled ones.
     """
 
     url: str
     log: Path
-    models: tuple[Path, Path]
+    models: tuple[Path, ...]
 
     def model_runs(self) -> int:
         """How often a model has looked at a picture so far."""
@@ -88,13 +88,17 @@ def _answers(url: str) -> bool:
         return False
 
 
-@pytest.fixture(scope="session")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """``python app.py`` in a process of its own, offline, on tiny models."""
-    folder = tmp_path_factory.mktemp("app")
-    models = _tiny_models(folder)
+@contextlib.contextmanager
+def serving(folder: Path, models: tuple[Path, ...] = (), **environment: str) -> Iterator[App]:
+    """``python app.py`` in a process of its own, offline.
+
+    Args:
+        folder: for its log and what it keeps.
+        models: offered instead of the bundled ones.
+        environment: further variables.
+    """
     port = _free_port()
-    environment = {
+    variables = {
         **os.environ,
         "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(folder / "gradio"),
@@ -102,11 +106,12 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         "HF_HUB_OFFLINE": "1",
         "MASK2KAN_MODELS": os.pathsep.join(map(str, models)),
         "PYTHONUNBUFFERED": "1",
+        **environment,
     }
     log = folder / "log.txt"
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=output, stderr=output
+            [sys.executable, "app.py"], cwd=ROOT, env=variables, stdout=output, stderr=output
         )
     running = App(f"http://127.0.0.1:{port}", log, models)
     try:
@@ -114,11 +119,19 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         while not _answers(running.url):
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"app.py did not start:\n{log.read_text(encoding='utf-8')}")
-            time.sleep(0.3)
+            time.sleep(0.1)
         yield running
     finally:
         process.terminate()
         process.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The app on two tiny models."""
+    folder = tmp_path_factory.mktemp("app")
+    with serving(folder, _tiny_models(folder)) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,112 @@
+"""``python app.py`` on the bundled models, as its users start it: how soon, and as an MCP server.
+
+The times are those of a machine with nothing else to do; they are looked at with
+``pytest -m slow tests/browser/test_start.py``.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import base64
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
+from playwright.sync_api import Browser
+
+from tests.browser.conftest import ROOT, App, serving
+from tests.browser.steps import EXAMPLES, open_example
+
+ROADS = 6
+
+
+@pytest.fixture(scope="module")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    with serving(tmp_path_factory.mktemp("bundled"), GRADIO_MCP_SERVER="true") as running:
+        yield running
+
+
+async def _talk(url: str, picture: str) -> tuple[list[Any], Any, Any]:
+    """The tools an MCP server offers, and what two of them answer."""
+    async with (
+        streamablehttp_client(f"{url}/gradio_api/mcp/") as (reads, writes, _),
+        ClientSession(reads, writes) as session,
+    ):
+        await session.initialize()
+        tools = (await session.list_tools()).tools
+        offered = await session.call_tool("models", {})
+        asked = {"image": picture, "x": 512, "y": 300}
+        return tools, offered, await session.call_tool("explain", asked)
+
+
+def test_the_endpoints_are_tools_for_language_models(bundled: App) -> None:
+    picture = "data:image/webp;base64," + base64.b64encode(EXAMPLES[0].read_bytes()).decode()
+    tools, offered, told = asyncio.run(_talk(bundled.url, picture))
+    assert {tool.name for tool in tools} == {
+        "batch", "compare", "explain", "export", "kan", "models", "segment",
+    }  # fmt: skip
+    assert all(tool.description for tool in tools)
+    schemas = {tool.name: tool.inputSchema for tool in tools}
+    assert schemas["explain"]["required"] == ["image", "x", "y"]
+    assert schemas["export"]["required"] == ["image"]
+    assert "column of the pixel" in schemas["explain"]["properties"]["x"]["description"]
+    assert not offered.isError
+    assert "mask2kan_camvid" in offered.content[0].text
+    assert not told.isError, told.content
+    assert set(ast.literal_eval(told.content[0].text)) == {"left", "right"}  # as Gradio writes it
+
+
+def test_without_the_package_the_mcp_server_says_what_to_install(tmp_path: Path) -> None:
+    hidden = "import runpy, sys; sys.modules['mcp'] = None; "
+    started = hidden + "runpy.run_path('app.py', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", started],
+        cwd=ROOT,
+        env={**os.environ, "GRADIO_MCP_SERVER": "1", "GRADIO_TEMP_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "pip install" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_ready_within_fifteen_seconds(tmp_path: Path) -> None:
+    """From the second start on: the first one compiles Python's modules."""
+    waits = []
+    for _ in range(3):
+        start = time.monotonic()
+        with serving(tmp_path):
+            waits.append(time.monotonic() - start)
+    print(f"ready after {', '.join(f'{wait:.1f}' for wait in waits)} s")
+    assert min(waits[1:]) <= 15
+
+
+@pytest.mark.slow
+def test_the_bundled_models_answer_in_time(browser: Browser, bundled: App) -> None:
+    """From the click on an example to both results drawn, first seen and seen before."""
+    page = browser.new_page(viewport={"width": 1440, "height": 1000})
+    page.goto(bundled.url)
+    page.wait_for_selector("#examples-road img")
+    page.wait_for_timeout(5000)  # models are warm
+    spent = []
+    for nth in [*range(ROADS)] * 2:
+        start = time.monotonic()
+        open_example(page, nth)
+        spent.append(time.monotonic() - start)
+    first, again = sorted(spent[:ROADS]), sorted(spent[ROADS:])
+    print(f"first {[round(s, 2) for s in first]} s, again {[round(s, 2) for s in again]} s")
+    assert first[ROADS // 2] <= 2.5
+    assert again[ROADS // 2] <= 0.5
+    page.close()
