@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
+from scipy import ndimage
 
 if TYPE_CHECKING:
     from tests.browser.conftest import App
@@ -29,13 +33,25 @@ def client(app: App, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clien
 
 def test_only_the_named_endpoints_are_public(client: Client) -> None:
     named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(named) == {"/compare", "/segment"}
-    compare = {entry["parameter_name"]: entry for entry in named["/compare"]["parameters"]}
-    assert list(compare) == ["image", "left", "right", "score"]
-    assert not compare["image"]["parameter_has_default"]
-    assert all(compare[name]["parameter_has_default"] for name in ("left", "right", "score"))
-    segment = [entry["parameter_name"] for entry in named["/segment"]["parameters"]]
-    assert segment == ["image", "model", "score"]
+    asked = {
+        name: [
+            entry["parameter_name"] + ("" if entry["parameter_has_default"] else " *")
+            for entry in told["parameters"]
+        ]
+        for name, told in named.items()
+    }
+    pair = ["left", "right", "score"]
+    assert asked == {
+        "/compare": ["image *", *pair],
+        "/segment": ["image *", "model", "score"],
+        "/explain": ["image *", "x *", "y *", *pair],
+        "/export": [
+            "image *", *pair, "left_threshold", "right_threshold", "min_region", "truth",
+        ],
+        "/kan": ["image *", "model", "layer", "input", "output"],
+        "/batch": ["files *", *pair, "order"],
+        "/models": [],
+    }  # fmt: skip
 
 
 def test_compare_needs_nothing_but_a_picture(client: Client) -> None:
@@ -114,3 +130,80 @@ def test_a_text_file_is_refused_over_the_api(client: Client, tmp_path: Path) -> 
     path.write_text("not a picture", encoding="utf-8")
     with pytest.raises(AppError, match="Can't read this image"):
         client.predict(handle_file(path), api_name="/compare")
+
+
+def test_what_explains_a_pixel_adds_up(client: Client, app: App) -> None:
+    """The listed contributions make the class score, the class scores the anomaly score."""
+    from mask2kan.checkpoints import load_model
+    from mask2kan.predictor import Predictor
+
+    told = client.predict(
+        handle_file(PICTURE), 700, 401, str(app.models[0]), str(app.models[1]), "msp",
+        api_name="/explain",
+    )  # fmt: skip
+    for side, model in zip(("left", "right"), app.models, strict=True):
+        prediction = Predictor(load_model(str(model), device="cpu"), "cpu")(PICTURE)
+        one = told[side]
+        assert one["value"] == pytest.approx(prediction.anomaly("msp")[401, 700], abs=1e-6)
+        for entry in one["classes"]:
+            score = prediction.class_scores[entry["index"], 401, 700]
+            assert entry["score"] == pytest.approx(score, abs=1e-4)
+        summed = sum(part["contribution"] for part in one["queries"]) + one["rest"]
+        best = prediction.class_scores[:, 401, 700].max()
+        assert summed == pytest.approx(best, abs=1e-4)
+    with pytest.raises(AppError, match="1024"):
+        client.predict(handle_file(PICTURE), 1024, 0, api_name="/explain")
+    with pytest.raises(AppError, match="whole number"):
+        client.predict(handle_file(PICTURE), None, 0, api_name="/explain")
+
+
+def test_export_takes_thresholds_and_ground_truth(client: Client, tmp_path: Path) -> None:
+    truth = PICTURE.with_name(f"{PICTURE.stem}_anomaly.png")
+    summary, archive = client.predict(
+        handle_file(PICTURE),
+        left_threshold=-0.25,
+        min_region=100,
+        truth=handle_file(truth),
+        api_name="/export",
+    )
+    assert summary["left"]["threshold"] == -0.25
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(tmp_path)
+    told = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert told == summary
+    with Image.open(tmp_path / "left_score16.png") as picture:
+        codes = np.asarray(picture).astype(float)
+        low, high = json.loads(picture.text["mask2kan"])["range"]  # type: ignore[attr-defined]
+    sizes = np.bincount(
+        ndimage.label(low + codes * (high - low) / 65535 >= -0.25, np.ones((3, 3)))[0].ravel()
+    )[1:]
+    regions = json.loads((tmp_path / "left_regions.json").read_text(encoding="utf-8"))
+    assert sorted(one["area"] for one in regions["annotations"]) == sorted(sizes[sizes >= 100])
+
+
+def test_a_kans_curves_are_what_its_layers_compute(client: Client, app: App) -> None:
+    """What an input changes in an output of the layer's own forward is the edge's curve."""
+    from mask2kan.checkpoints import load_model
+    from mask2kan.kan_view import kan_head
+
+    told = client.predict(handle_file(PICTURE), api_name="/kan", layer=1, input=3, output=5)
+    layer = kan_head(load_model(str(app.models[0]), device="cpu")).layers[1]
+    edge = told["edge"]
+    x = torch.tensor(edge["x"])
+    asked = torch.zeros(len(x), layer.in_features)
+    with torch.no_grad():
+        silent = layer(asked)[:, 5]  # what all edges give at 0
+        asked[:, 3] = x
+        moved = layer(asked)[:, 5] - silent
+    curve = np.array(edge["total"]) - np.interp(0, edge["x"], edge["total"])
+    np.testing.assert_allclose(curve, moved.numpy(), atol=1e-5)
+    assert [entry["index"] for entry in told["layers"]] == list(range(len(told["layers"])))
+    with pytest.raises(AppError, match="MLP"):
+        client.predict(handle_file(PICTURE), str(app.models[1]), api_name="/kan")
+    with pytest.raises(AppError, match="does not exist"):
+        client.predict(handle_file(PICTURE), layer=9, api_name="/kan")
+
+
+def test_models_says_what_the_other_endpoints_take(client: Client, app: App) -> None:
+    listed = client.predict(api_name="/models")
+    assert [str(app.models[0]), str(app.models[1])] == [one["source"] for one in listed][:2]
