@@ -48,7 +48,7 @@ class App:
         return self.log.read_text(encoding="utf-8").count("looked at a picture")
 
 
-def _tiny_models(folder: Path) -> tuple[Path, Path]:
+def tiny_models(folder: Path) -> tuple[Path, Path]:
     """A randomly initialised KAN and MLP; the KAN calibrated on one example, the MLP not."""
     torch.manual_seed(0)
     paths = folder / "tiny_kan.safetensors", folder / "tiny_mlp.safetensors"
@@ -130,7 +130,7 @@ def serving(folder: Path, models: tuple[Path, ...] = (), **environment: str) -> 
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     """The app on two tiny models."""
     folder = tmp_path_factory.mktemp("app")
-    with serving(folder, _tiny_models(folder)) as running:
+    with serving(folder, tiny_models(folder)) as running:
         yield running
 
 

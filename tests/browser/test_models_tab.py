@@ -1,17 +1,9 @@
-"""The tab of models by itself, against a Hub on this machine that sends as slowly as it is told."""
+"""Models of the Hub in the app, against a Hub on this machine that sends as slowly as told."""
 
 from __future__ import annotations
 
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,33 +11,19 @@ from gradio_client import Client
 from playwright.sync_api import Browser, Page, expect
 from safetensors.torch import save_file
 
+from tests.browser.conftest import App, serving, tiny_models
+from tests.browser.steps import open_example, open_tab, wait_ready
 from tests.fake_hub import FakeHub
 
-ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 300
 WAIT = 30_000  # milliseconds
 ADE = "facebook/mask2former-swin-tiny-ade-semantic"
 ROW = f'#models-list [data-source="{ADE}"]'
 SLOW, STEADY = 4e5, 1.5e6
 
-SCRIPT = """
-import sys
-import gradio as gr
-from app.models_tab import models_tab
-from app.service import ModelService
-from app.theme import CSS, theme
-with gr.Blocks(analytics_enabled=False, fill_width=True) as demo:
-    with gr.Tabs(), gr.Tab("Models"):
-        models_tab(ModelService(device="cpu"), ["mask2kan_camvid", "mask2former_camvid"])
-demo.queue().launch(
-    server_port=int(sys.argv[1]), theme=theme(), css=CSS, ssr_mode=False, quiet=True
-)
-"""
-
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
-    """One repository of 4 MB with a card."""
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
+    """Repositories of 4 MB with a card, and two that hold models."""
     folder = tmp_path_factory.mktemp("repository")
     save_file({"x": torch.arange(2**19)}, folder / "model.safetensors")
     (folder / "README.md").write_text(
@@ -53,55 +31,31 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
         encoding="utf-8",
     )
     repositories = {ADE: folder, "someone/typed": folder, "someone/gated": folder}
+    for name, path in zip(
+        ("someone/kan", "someone/mlp"), tiny_models(tmp_path_factory.mktemp("m")), strict=True
+    ):
+        repositories[name] = tmp_path_factory.mktemp("model")
+        path.rename(repositories[name] / "model.safetensors")
     with FakeHub(repositories, gated=["someone/gated"]) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def tab(served: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the tab is served, by a process whose Hub is the one here."""
-    folder = tmp_path_factory.mktemp("tab")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    environment = {
-        **os.environ,
-        "GRADIO_TEMP_DIR": str(folder / "gradio"),
-        "HF_ENDPOINT": served.url,
-        "HF_HOME": str(folder / "hub"),
-        "PYTHONPATH": str(ROOT),
-    }
-    environment.pop("HF_HUB_OFFLINE", None)
-    with (folder / "log.txt").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(port)], env=environment, stdout=log, stderr=log
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not _answers(url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail((folder / "log.txt").read_text(encoding="utf-8"))
-            time.sleep(0.3)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+def online(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The app on the bundled models, with that Hub."""
+    folder = tmp_path_factory.mktemp("online")
+    with serving(folder, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0") as running:
+        yield running
 
 
 @pytest.fixture
-def page(browser: Browser, tab: str) -> Iterator[Page]:
+def page(browser: Browser, online: App) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.add_init_script("localStorage.setItem('mask2kan.tour', 'yes')")
     opened = context.new_page()
-    opened.goto(tab)
+    opened.goto(online.url)
+    opened.wait_for_selector("#examples-road img")
+    open_tab(opened, "Models")
     opened.wait_for_selector(ROW)
     yield opened
     context.close()
@@ -112,8 +66,8 @@ def _type(page: Page, source: str) -> None:
     page.locator("#models-choice input").press("Enter")
 
 
-def test_download_cancel_and_download_again(page: Page, served: FakeHub, tab: str) -> None:
-    served.bytes_per_second = SLOW
+def test_download_cancel_and_download_again(page: Page, hub: FakeHub, online: App) -> None:
+    hub.bytes_per_second = SLOW
     page.click(ROW)
     expect(page.locator(ROW)).to_have_attribute("aria-pressed", "true")
     expect(page.locator("#models-card")).to_contain_text("comes with the download")
@@ -131,11 +85,11 @@ def test_download_cancel_and_download_again(page: Page, served: FakeHub, tab: st
 
     # Nothing goes on in the background; all of it would take ten seconds.
     page.wait_for_timeout(1500)
-    sent = served.sent
+    sent = hub.sent
     page.wait_for_timeout(1500)
-    assert served.sent == sent < 3_000_000
+    assert hub.sent == sent < 3_000_000
 
-    served.bytes_per_second = STEADY
+    hub.bytes_per_second = STEADY
     page.click("#models-download")
     expect(page.locator("#models-note")).to_contain_text("is here: 4.2 MB", timeout=WAIT)
     expect(page.locator(ROW)).to_have_attribute("data-state", "cached")
@@ -145,14 +99,14 @@ def test_download_cancel_and_download_again(page: Page, served: FakeHub, tab: st
     assert page.evaluate("window.harmed") is None
     expect(page.locator("#models-download")).to_have_text("Update")
 
-    listed = Client(tab, verbose=False).predict(api_name="/models")
+    listed = Client(online.url, verbose=False).predict(api_name="/models")
     entry = next(one for one in listed if one["source"] == ADE)
     assert (entry["state"], entry["scene"], entry["kind"]) == ("cached", "indoor", "hub")
     assert entry["bytes"] > 4_000_000
 
 
-def test_a_typed_repository_joins_the_list(page: Page, served: FakeHub) -> None:
-    served.bytes_per_second = None
+def test_a_typed_repository_joins_the_list(page: Page, hub: FakeHub) -> None:
+    hub.bytes_per_second = None
     _type(page, "someone/typed")
     row = page.locator('#models-list [data-source="someone/typed"]')
     expect(row).to_have_attribute("data-state", "absent", timeout=WAIT)
@@ -165,7 +119,7 @@ def test_a_typed_repository_joins_the_list(page: Page, served: FakeHub) -> None:
     [("someone/gated", "grants access on request"), ("someone/nothing", "No such repository")],
 )
 def test_a_download_that_fails_says_why_and_can_be_tried_again(
-    page: Page, served: FakeHub, source: str, said: str
+    page: Page, hub: FakeHub, source: str, said: str
 ) -> None:
     _type(page, source)
     expect(page.locator(f'#models-list [data-source="{source}"]')).to_be_visible(timeout=WAIT)
@@ -188,16 +142,31 @@ def test_bundled_models_need_no_download(page: Page) -> None:
     expect(page.locator("#models-use-right")).to_be_enabled()
 
 
-@pytest.mark.parametrize("width", [360, 1280])
-def test_the_tab_fits_the_window(browser: Browser, tab: str, width: int) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 800})
-    opened = context.new_page()
-    opened.goto(tab)
-    opened.wait_for_selector("#models-card pre")
-    assert opened.evaluate("document.documentElement.scrollWidth") <= width
-    context.close()
+def test_two_checkpoints_of_the_hub_are_compared(page: Page, hub: FakeHub) -> None:
+    """Typed into the pickers, fetched with what is done and left on the page, then kept."""
+    hub.bytes_per_second = SLOW
+    open_tab(page, "Compare")
+    for side in ("left", "right"):
+        page.fill(f"#{side} input", f"someone/{'kan' if side == 'left' else 'mlp'}")
+        page.press(f"#{side} input", "Enter")
+    page.click("#examples-road img >> nth=0")
+    page.get_by_text(re.compile(r"(kan|mlp): .* MB")).first.wait_for(timeout=WAIT)
+    hub.bytes_per_second = None
+    run = wait_ready(page)
+    assert page.locator(".m2k-card .m2k-name").all_inner_texts() == ["someone/kan", "someone/mlp"]
+    asked = len(hub.requests)
+    page.click("#examples-road img >> nth=1")
+    wait_ready(page, run)
+    assert len(hub.requests) == asked
+    open_tab(page, "Models")
+    _type(page, "someone/kan")
+    row = page.locator('#models-list [data-source="someone/kan"]')
+    expect(row).to_have_attribute("data-state", "cached", timeout=WAIT)
 
 
-def test_only_one_endpoint_is_public(tab: str) -> None:
-    told = Client(tab, verbose=False).view_api(return_format="dict")
-    assert list(told["named_endpoints"]) == ["/models"]
+def test_the_indoor_preset_without_a_model_behind_it_says_why(page: Page, hub: FakeHub) -> None:
+    """What the Hub holds under that name here is no checkpoint."""
+    open_tab(page, "Compare")
+    open_example(page)
+    page.get_by_role("radio", name="Indoor").check()
+    expect(page.locator(".toast-body")).to_contain_text(ADE, timeout=WAIT)
