@@ -46,66 +46,6 @@ _QUICK: dict[str, Any] = {
     "api_visibility": "private",
 }
 
-_STYLE = """<style>
-#batch-row > * { min-width: 0; }
-#batch-intro .html-container { padding: 0 !important; }
-#batch-intro p { color: var(--body-text-color-subdued); margin: 4px 0 0; max-width: 90ch; }
-#batch-files { min-height: 170px; }
-#batch-files td { padding: 6px 8px; }
-#batch-files .download { width: 84px; min-width: 84px; white-space: nowrap; font-size: 12px; }
-#batch-note { font-size: 14px; overflow-wrap: anywhere; }
-#batch-note .progress-level-inner {
-  padding: 0 14px; font-family: var(--font); font-size: 14px; color: var(--body-text-color);
-  text-align: center;
-}
-#batch-note .progress-bar-wrap { width: calc(100% - 28px); }
-#batch-note .progress-text, #batch-note .eta-bar { display: none; }
-#batch-side .row:not(:has(button, a)) { display: none; }
-/* Tiles as high as their two pictures, with the caption below instead of on top of them. */
-#batch-gallery { min-height: 260px; }
-#batch-gallery .grid-wrap { padding-top: 40px; overflow-y: auto; max-height: 620px; }
-#batch-gallery .grid-container {
-  grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr));
-  grid-template-rows: none; grid-auto-rows: auto; align-items: start;
-}
-#batch-gallery .thumbnail-item { aspect-ratio: auto; height: auto; display: block; padding: 0; }
-#batch-gallery .thumbnail-item img {
-  height: auto; max-height: 320px; object-fit: contain; border-radius: 0;
-}
-#batch-gallery .caption-label {
-  position: static; display: block; max-width: none; padding: 6px 10px; border: 0;
-  border-radius: 0; font-size: 13px; color: var(--body-text-color); white-space: normal;
-  overflow-wrap: anywhere; background: var(--background-fill-secondary);
-}
-#batch-gallery .thumbnail-item:hover .caption-label { opacity: 1; }
-/* Without this the page is only as wide as what is in it. */
-#batch-gallery .fixed-height { min-height: 0; max-height: 620px; }
-#batch-table { contain: inline-size; }
-#batch-table .html-container { padding: 0 !important; }
-#batch-numbers {
-  max-height: 460px; overflow: auto;
-  border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg);
-}
-#batch-numbers table { width: 100%; border-collapse: collapse; margin: 0; font-size: 14px; }
-#batch-numbers :is(table, thead, tr) { border: 0; }
-#batch-numbers :is(th, td) {
-  padding: 7px 10px; border: 0; text-align: right; white-space: nowrap;
-  font-variant-numeric: tabular-nums;
-}
-#batch-numbers tbody :is(th, td) { border-top: 1px solid var(--border-color-primary); }
-#batch-numbers :is(th:first-child, .name) { text-align: left; }
-#batch-numbers .name {
-  white-space: normal; overflow-wrap: anywhere; min-width: 150px; font-weight: 500;
-}
-#batch-numbers .note { text-align: left; white-space: normal; color: var(--anomaly, inherit); }
-#batch-numbers thead { position: sticky; top: 0; background: var(--background-fill-secondary); }
-#batch-numbers thead th { font-weight: 600; }
-#batch-numbers small {
-  display: block; font-weight: 400; font-size: 12px; color: var(--body-text-color-subdued);
-}
-#batch-numbers .right { padding-left: 0; }
-@media (max-width: 700px) { #batch-row > * { flex-basis: 100% !important; } }
-</style>"""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -160,7 +100,7 @@ def batch_tab(
     handlers = BatchHandlers(service)
     batch = gr.State(None, delete_callback=_let_go)
     chosen = gr.State(None)
-    gr.HTML(f"{_STYLE}<p>{BATCH['intro']}</p>", elem_id="batch-intro")
+    gr.Markdown(BATCH["intro"], elem_id="batch-intro")
     with gr.Row(elem_id="batch-row"):
         with gr.Column(scale=1, min_width=300, elem_id="batch-side"):
             files = gr.File(

@@ -253,6 +253,7 @@ def _score_picker(elem_id: str, *, visible: bool = True) -> gr.Dropdown:
         choices=[(SCORE_TITLES[name], name) for name in SCORES],
         value=SCORES[0],
         label=PAGE["score"],
+        info=PAGE["score_note"],
         elem_id=elem_id,
         visible=visible,
     )

@@ -6,6 +6,7 @@ ours: it goes to the log in full and to the page as one line that says so.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import logging
@@ -238,6 +239,10 @@ class Handlers:
         run = self._runs.find(question.get("run"))
         pixels = read_upload(run.picture)
         settings = downloads.settings_of(question, run.score)
+        height, width = viewer.shown_size(pixels)
+        scale = pixels.shape[0] * pixels.shape[1] / (height * width)
+        # The page counts pixels that it shows; files hold all of them.
+        settings = dataclasses.replace(settings, least=round(settings.least * scale))
         answers = self._service.answers(run.sources, pixels, run.score)
         name = Path(str(run.picture.get("orig_name") or run.picture.get("path"))).name
         with tempfile.TemporaryDirectory() as folder:

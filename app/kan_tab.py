@@ -94,7 +94,7 @@ def kan_tab(
         queued: how events wait for their turn.
     """
     handlers = KanHandlers(service)
-    gr.Markdown(KAN["intro"])
+    gr.Markdown(KAN["intro"], elem_id="kan-intro")
     with gr.Row(elem_id="kan-choice"):
         model = gr.Dropdown(
             [(title(name), name) for name in names],

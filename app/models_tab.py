@@ -26,29 +26,6 @@ element.addEventListener('click', (event) => {
 });
 """
 
-# What the rest of the tab needs; the component's own style below reaches nothing outside it.
-_AROUND = """<style>
-#models-list > .html-container { padding: 0 !important; }
-#models-side .row:not(:has(button)) { display: none; }
-#models-choice input { text-overflow: ellipsis; padding-right: 30px; }
-/* A card's long lines scroll; without this they would widen the whole page. */
-#models-card { contain: inline-size; }
-#models-card pre { max-width: 100%; overflow-x: auto; }
-#models-card code { overflow-wrap: anywhere; white-space: break-spaces; }
-#models-card pre code { overflow-wrap: normal; white-space: pre; }
-#models-card table { display: block; overflow-x: auto; max-width: 100%; border: 0; }
-#models-card h1 { font-size: 20px; }
-#models-card h2 { font-size: 17px; }
-#models-card h3 { font-size: 15px; }
-#models-note .progress-level-inner {
-  padding: 0 14px; font-family: var(--font); font-size: 14px; color: var(--body-text-color);
-  text-align: center;
-}
-#models-note .progress-bar-wrap { width: calc(100% - 28px); }
-#models-note .progress-text, #models-note .eta-bar { display: none; }
-@media (max-width: 700px) { #models-row > * { flex-basis: 100% !important; } }
-</style>${value}"""
-
 # No two closing braces in a row: they would end a placeholder of Gradio's templates.
 _CSS = """
 .rows { list-style: none; margin: 0; padding: 0; display: grid; gap: 8px; }
@@ -122,7 +99,6 @@ def models_tab(service: ModelService, offered: Sequence[str]) -> ModelsTab:
         with gr.Column(scale=3, min_width=300):
             listing = gr.HTML(
                 handlers.listing(first),
-                html_template=_AROUND,
                 css_template=_CSS,
                 js_on_load=_CHOOSE,
                 apply_default_css=False,

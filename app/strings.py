@@ -34,13 +34,14 @@ PAGE: dict[str, str] = {
     "white_void": "void",
     "white_anomaly": "anomaly",
     "preset": "Preset",
-    "preset_note": "Bundled models know roads; indoor needs the network once.",
+    "preset_note": "Indoor needs the network once.",
     "preset_road": "Road",
     "preset_indoor": "Indoor",
     "left": "Left model",
     "right": "Right model",
     "model_note": "Or type a path or a Hub repository id.",
     "score": "Anomaly score",
+    "score_note": "The higher, the less is explained.",
     "compare": "Compare",
     "no_models": (
         "No bundled models were found in weights/.\n"
@@ -178,6 +179,10 @@ VIEWER: dict[str, str] = {
     "f1": "F1",
     "iou": "IoU",
     "average_precision": "AP",
+    "sampled": (
+        "Shown and counted at {width} × {height} of {full_width} × {full_height} pixels; downloads "
+        "have them all."
+    ),
     # legend
     "legend": "Classes",
     "legend_columns": "share of the picture, left and right; click to hide",
@@ -210,7 +215,8 @@ VIEWER: dict[str, str] = {
     "tour": "Introduction",
     "tour_maps": (
         "Left and right are two models. Above, the classes they see; below, where they see nothing "
-        "they know: the brighter, the more anomalous. Ctrl and the wheel zoom both."
+        "they know: the brighter, the more anomalous. Ctrl and the wheel, or two fingers, zoom "
+        "both."
     ),
     "tour_threshold": (
         "The threshold decides what counts as anomalous. Drag it: outlines, areas and regions "
@@ -242,7 +248,7 @@ BATCH: dict[str, str] = {
     "zip": "All files (ZIP)",
     "open": "Open in Compare",
     "open_named": "Open {name} in Compare",
-    "caption": "{name} · left {left} % · right {right} %",
+    "caption": "{name} · left {left}\u00a0% · right {right}\u00a0%",
     # progress, and what came of it
     "progress": "{number} of {total}",
     "progress_left": "{number} of {total} · {left} left",

@@ -74,7 +74,7 @@ def show(
         score: a name from ``mask2kan.anomaly.SCORES``.
         truth: (H, W) 0 known, 1 anomaly, 255 void; None where it is not known.
     """
-    height, width = _view_size(picture)
+    height, width = shown_size(picture)
     buffer = io.BytesIO()
     small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
     Image.fromarray(small).save(buffer, "JPEG", quality=92)
@@ -100,7 +100,7 @@ def still_there(value: dict[str, Any]) -> bool:
 def sampled(values: NDArray[Any]) -> NDArray[Any]:
     """The pixels of a map that the viewer shows: all of them, or every n-th of a large one."""
     height, width = values.shape
-    shown_height, shown_width = _view_size(values)
+    shown_height, shown_width = shown_size(values)
     if (shown_height, shown_width) == (height, width):
         return values
     rows = ((np.arange(shown_height) + 0.5) * height / shown_height).astype(np.intp)
@@ -127,7 +127,7 @@ def _side(side: str, answer: Answer, score: str) -> dict[str, Any]:
         "head": _head(answer),
         "facts": _facts(answer),
         "stages": _stages(prediction.timings, prediction.shared),
-        "notes": list(prediction.notes),
+        "notes": [*prediction.notes, *_sampling(prediction)],
         "score": score,
         "score_title": SCORE_TITLES[score],
         "calibrated": calibrated,
@@ -172,6 +172,19 @@ def _stages(timings: Mapping[str, float], shared: Sequence[str]) -> str:
     return " · ".join(f"{STAGES[stage]} {spent[stage]}" for stage in STAGES if stage in spent)
 
 
+def _sampling(prediction: Prediction) -> list[str]:
+    """What is said where not all pixels are shown."""
+    height, width = shown_size(prediction.semantic)
+    if (height, width) == prediction.size:
+        return []
+    full_height, full_width = prediction.size
+    return [
+        VIEWER["sampled"].format(
+            width=width, height=height, full_width=full_width, full_height=full_height
+        )
+    ]
+
+
 def _spent(milliseconds: float) -> str:
     return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
 
@@ -190,7 +203,8 @@ def _classes(prediction: Prediction) -> list[dict[str, Any]]:
     ]
 
 
-def _view_size(array: NDArray[Any]) -> tuple[int, int]:
+def shown_size(array: NDArray[Any]) -> tuple[int, int]:
+    """(H, W) of what the viewer shows of a picture or map."""
     height, width = array.shape[:2]
     factor = min(1.0, LONGEST / max(height, width))
     return max(1, round(height * factor)), max(1, round(width * factor))

@@ -174,7 +174,7 @@ def _upload(page: Page, paths: Sequence[Path]) -> None:
 
 def _shares(page: Page) -> list[tuple[float, float]]:
     """Left and right per cent of every caption, in the order of the gallery."""
-    pattern = re.compile(r"left ([\d.]+) % · right ([\d.]+) %")
+    pattern = re.compile(r"left ([\d.]+)\s% · right ([\d.]+)\s%")
     found = [pattern.search(text) for text in page.locator(CAPTIONS).all_inner_texts()]
     return [(float(match[1]), float(match[2])) for match in found if match]
 

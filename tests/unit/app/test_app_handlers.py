@@ -181,8 +181,25 @@ def test_a_large_picture_is_shown_by_every_nth_pixel() -> None:
     shown = viewer.sampled(values)
     assert shown.shape == (1500, 2048)
     assert np.array_equal(shown, values[1::2, 1::2])
-    assert viewer.sampled(values[:100, :200]) is not None
     assert viewer.sampled(values[:100, :200]).shape == (100, 200)
+
+
+def test_a_sampled_result_says_so_and_is_exported_with_regions_to_scale(
+    service: ModelService, models: list[str], tmp_path: Path
+) -> None:
+    random = np.random.default_rng(7)
+    small = random.integers(0, 256, (8, 512, 3), dtype=np.uint8)
+    path = tmp_path / "long.png"
+    Image.fromarray(small).resize((4096, 64), Image.Resampling.NEAREST).save(path)
+    handlers = Handlers(service)
+    value = _look(handlers, {"path": str(path)}, models)
+    assert value["size"] == [32, 2048]
+    assert any("2048 × 32" in note and "4096 × 64" in note for note in value["sides"][0]["notes"])
+    question = {"run": value["run"], "kind": "regions", "least": 5, "thresholds": {"left": -9}}
+    [left, _] = handlers.export_run(question)["files"]
+    told = json.loads(Path(left["path"]).read_text(encoding="utf-8"))
+    assert told["info"]["min_pixels"] == 20
+    assert [one["area"] for one in told["annotations"]] == [4096 * 64]
 
 
 def test_a_shown_result_answers_why_and_is_exported(

@@ -1,0 +1,188 @@
+"""Pictures of every view of the app, on the bundled models.
+
+    PYTHONPATH=. python tests/screenshots.py                 # those of the README: app/screenshots/
+    PYTHONPATH=. python tests/screenshots.py --all <folder>  # every view, three widths, two themes
+
+Needs Chromium and ``tests/requirements.txt``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+from tqdm import tqdm
+
+from tests.browser.conftest import ROOT, serving
+from tests.browser.steps import EXAMPLES, WAIT, move, open_example, open_tab, set_view, settle
+
+README = ROOT / "app" / "screenshots"
+WIDTHS = (360, 768, 1440)
+EXAMPLE = "street_1000_cow"
+
+
+def _overview(page: Page) -> None:
+    open_example(page, _nth(EXAMPLE))
+    move(page, "both", 0.5)
+
+
+def _view(name: str) -> Callable[[Page], None]:
+    def show(page: Page) -> None:
+        _overview(page)
+        set_view(page, name)
+
+    return show
+
+
+def _explanation(page: Page) -> None:
+    _overview(page)
+    truth = np.asarray(Image.open(EXAMPLES[0].with_name(f"{EXAMPLE}_anomaly.png")))
+    y, x = (int(np.quantile(where, 0.35)) for where in np.nonzero(truth == 1))
+    where = page.evaluate("([x, y]) => window.mask2kan.locate(x, y, 0)", [x, y])
+    page.mouse.click(where["x"], where["y"])
+    page.wait_for_selector(".m2k-why[data-x]")
+    page.wait_for_timeout(300)
+
+
+def _introduction(page: Page) -> None:
+    _overview(page)
+    page.click("[data-tool=show_tour]")
+
+
+def _menu(name: str) -> Callable[[Page], None]:
+    def show(page: Page) -> None:
+        _overview(page)
+        page.click(f".m2k-menu[data-menu={name}] summary")
+
+    return show
+
+
+def _batch(page: Page) -> None:
+    open_tab(page, "Batch")
+    page.set_input_files("#batch-files input[type=file]", [str(path) for path in EXAMPLES])
+    page.click("#batch-run")
+    page.wait_for_function(
+        f"document.querySelectorAll('#batch-gallery img').length === {len(EXAMPLES)}",
+        timeout=2 * WAIT,
+    )
+    page.wait_for_timeout(1500)
+
+
+def _kan(page: Page) -> None:
+    open_example(page, _nth(EXAMPLE))
+    open_tab(page, "KAN")
+    page.click("#kan-show")
+    page.wait_for_selector(".kan-plot .total", timeout=WAIT)
+
+
+def _models(page: Page) -> None:
+    open_tab(page, "Models")
+    page.wait_for_selector("#models-card h1")
+
+
+VIEWS: dict[str, Callable[[Page], None]] = {
+    "start": settle,
+    "overview": _overview,
+    "pair": _view("side"),
+    "swipe": _view("swipe"),
+    "difference": _view("difference"),
+    "explanation": _explanation,
+    "introduction": _introduction,
+    "layers": _menu("layers"),
+    "download": _menu("download"),
+    "batch": _batch,
+    "kan": _kan,
+    "models": _models,
+}
+# Name: view, width, height, theme, and what part of the page; None for what the window shows.
+SHOWN = {
+    "compare": ("overview", 1440, 1000, "dark", None),
+    "swipe": ("swipe", 1440, 900, "light", ".m2k-panes"),
+    "explain": ("explanation", 1440, 900, "light", ".m2k-why"),
+    "kan": ("kan", 1440, 900, "light", "#kan-panel"),
+    "batch": ("batch", 1440, 900, "light", "#batch-row"),
+}
+
+
+def _nth(name: str) -> int:
+    return [path.stem for path in EXAMPLES if not path.stem.startswith("room")].index(name)
+
+
+def picture(
+    browser: Browser, url: str, view: str, width: int, height: int, theme: str, part: str | None
+) -> Image.Image:
+    """One view.
+
+    Args:
+        browser: what draws it.
+        url: of the app.
+        view: a key of ``VIEWS``.
+        width: of the window.
+        height: of the window.
+        theme: light or dark.
+        part: selector of an element, ``page`` for all of the page; None for what the window shows.
+    """
+    context = browser.new_context(viewport={"width": width, "height": height})
+    context.add_init_script("localStorage.setItem('mask2kan.tour', 'yes')")
+    try:
+        page = context.new_page()
+        page.goto(f"{url}/?__theme={theme}")
+        page.wait_for_selector("#examples-road img")
+        VIEWS[view](page)
+        page.mouse.move(1, 1)
+        settle(page)
+        if part in {None, "page"}:
+            taken = page.screenshot(full_page=part == "page")
+        else:
+            taken = page.locator(part or "").first.screenshot()
+        return Image.open(io.BytesIO(taken))
+    finally:
+        context.close()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Take the pictures; 1 where there is no Chromium."""
+    parser = argparse.ArgumentParser(description="Pictures of the app.")
+    parser.add_argument("--all", type=Path, metavar="FOLDER", help="every view, to look at")
+    parser.add_argument("--only", nargs="+", choices=VIEWS, default=list(VIEWS), help="with --all")
+    asked = parser.parse_args(arguments)
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        print("No Chromium on this machine: apt-get install chromium", file=sys.stderr)
+        return 1
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving(Path(folder)) as app,
+        sync_playwright() as playwright,
+    ):
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        if asked.all:
+            asked.all.mkdir(parents=True, exist_ok=True)
+            wanted = [
+                (view, width, theme)
+                for view in asked.only
+                for width in WIDTHS
+                for theme in ("light", "dark")
+            ]
+            for view, width, theme in tqdm(wanted, unit="picture"):
+                taken = picture(browser, app.url, view, width, 900, theme, "page")
+                taken.save(asked.all / f"{view}_{width}_{theme}.png")
+        else:
+            README.mkdir(exist_ok=True)
+            for name, shown in tqdm(SHOWN.items(), unit="picture"):
+                taken = picture(browser, app.url, *shown)
+                taken.save(README / f"{name}.webp", quality=82, method=6)
+        browser.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
