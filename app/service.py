@@ -53,6 +53,8 @@ _WORKING_BYTES = 3 * 2**29
 _ANSWER_PIXELS_KEPT = 2 * 4 * 2048 * 1024
 _LARGEST_ANSWER_KEPT = 2048 * 1024
 _HEAD_INPUTS_KEPT = 32
+# That of the examples: kernels and memory are chosen by size.
+_WARM_SIZE = (512, 1024, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +204,7 @@ class ModelService:
                     self._fetch_missing([source], None)
                     with self._lock:
                         predictor = self._predictor(source)
-                        predictor(np.zeros((64, 64, 3), np.uint8))
+                        predictor(np.zeros(_WARM_SIZE, np.uint8))
                 except Mask2KANError as error:
                     logger.warning("Could not load %s: %s", source, error)
 
