@@ -164,8 +164,8 @@ def _opened(browser: Browser, app: App) -> Iterator[Page]:
     context.add_init_script("localStorage.setItem('mask2kan.tour', 'yes')")  # not the first visit
     opened = context.new_page()
     opened.goto(app.url)
-    opened.wait_for_selector("#viewer .m2k")
     opened.wait_for_selector("#examples-road img")
+    opened.wait_for_function("window.mask2kan")  # the viewer listens
     yield opened
     context.close()
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ async def _talk(url: str, picture: str) -> tuple[list[Any], Any, Any]:
 
 def test_the_endpoints_are_tools_for_language_models(bundled: App) -> None:
     picture = "data:image/webp;base64," + base64.b64encode(EXAMPLES[0].read_bytes()).decode()
-    tools, offered, told = asyncio.run(_talk(bundled.url, picture))
+    with ThreadPoolExecutor(1) as thread:  # this one may have an event loop of Playwright's
+        talk = thread.submit(lambda: asyncio.run(_talk(bundled.url, picture)))
+    tools, offered, told = talk.result()
     assert {tool.name for tool in tools} == {
         "batch", "compare", "explain", "export", "kan", "models", "segment",
     }  # fmt: skip

@@ -59,7 +59,7 @@ def reference(model, picture, computed=None):
 @pytest.mark.parametrize("size", [(64, 96), (50, 77), (1, 1), (1, 200), (33, 31)])
 def test_no_resize_and_the_originals_padding(model, size):
     picture = photo(*size)
-    prediction = Predictor(model, device="cpu")(picture)
+    prediction = Predictor(model, device="cpu", dtype="float32")(picture)
     expected, output = reference(model, picture)
     assert prediction.size == prediction.compute_size == size
     np.testing.assert_allclose(prediction.class_scores, expected, atol=1e-5)
@@ -155,7 +155,7 @@ def test_refine_is_a_default_that_anomaly_can_override(model):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", torch.bfloat16])
 def test_lower_precision_is_close(model, dtype):
     picture = photo(64, 64)
-    exact = Predictor(model, device="cpu")(picture)
+    exact = Predictor(model, device="cpu", dtype="float32")(picture)
     lower = Predictor(model, device="cpu", dtype=dtype)(picture)
     assert lower.pred_logits.dtype == np.float32
     assert 0 < np.abs(lower.class_scores - exact.class_scores).max() < 0.2

@@ -76,7 +76,7 @@ def test_segmentation_command(
     arguments = [str(checkpoint), "--data", "camvid", "--root", str(data), "--json", str(out)]
     assert evaluate.main([*arguments, "--pictures", str(tmp_path / "pictures")]) == 0
     result = json.loads(out.read_text())
-    predictor = Predictor(load_model(str(checkpoint), device="cpu"), device="cpu")
+    predictor = Predictor(load_model(str(checkpoint), device="cpu"), "cpu", dtype="float32")
     expected = SegmentationEvaluator(11)
     for index in range(3):
         label = np.array(Image.open(data / "camvid" / "test" / "labels" / f"{index}.png"))
@@ -118,7 +118,7 @@ def test_anomaly_command(
     pictures = ["--pictures", str(tmp_path / "pictures"), "--score", "rba"]
     assert evaluate.main([*arguments, *pictures, "--json", str(out)]) == 0
     result = json.loads(out.read_text())
-    predictor = Predictor(load_model(str(checkpoint), device="cpu"), device="cpu")
+    predictor = Predictor(load_model(str(checkpoint), device="cpu"), "cpu", dtype="float32")
     expected = AnomalyEvaluator()
     for index in (0, 2):  # evenly spread
         path = data / "road_anomaly" / "frames" / f"{index}.labels" / "labels_semantic.png"
@@ -171,7 +171,8 @@ def test_calibration_is_written_and_true(checkpoint: Path, data: Path, tmp_path:
     assert calibrate.main(arguments) == 0
     model = load_model(str(out), device="cpu")
     assert tuple(model.calibration) == SCORES
-    predictor, pictures = Predictor(model, device="cpu"), CamVidAnomaly(data / "camvid")
+    predictor = Predictor(model, device="cpu", dtype="float32")
+    pictures = CamVidAnomaly(data / "camvid")
     for score in ("msp", "energy"):
         values, labels = [], []
         for index in range(3):
