@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import logging
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from mask2kan.errors import BackendError, ConfigError, unknown
 
+ENVIRONMENT_VARIABLE = "MASK2KAN_DTYPE"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # What "auto" asks of bfloat16 on a processor: matrix products this many times as fast.
@@ -66,7 +68,8 @@ def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     Args:
         name: ``auto``, or a key of ``DTYPES``. ``auto`` is bfloat16 on cards whose tensor cores
             know it (compute capability 8.0 on) and on processors that have instructions for it and
-            are faster with them, else float32.
+            are faster with them, else float32; ``MASK2KAN_DTYPE`` in the environment decides
+            otherwise.
         device: where they compute.
 
     Raises:
@@ -74,6 +77,8 @@ def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     """
     if isinstance(name, torch.dtype):
         name = str(name).removeprefix("torch.")
+    if name == "auto":
+        name = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
     if name == "auto":
         return torch.bfloat16 if _prefers_bfloat16(device) else torch.float32
     if name not in DTYPES:

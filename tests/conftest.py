@@ -9,6 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# The same numbers on every processor, in processes of the tests' own, too.
+os.environ.setdefault("MASK2KAN_DTYPE", "float32")
+
 # Processes that test beside each other (pytest -n) divide the cores; torch reads it when loaded.
 if "PYTEST_XDIST_WORKER" in os.environ:
     workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])

@@ -31,7 +31,8 @@ ROADS = 6
 
 @pytest.fixture(scope="module")
 def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    with serving(tmp_path_factory.mktemp("bundled"), GRADIO_MCP_SERVER="true") as running:
+    folder = tmp_path_factory.mktemp("bundled")
+    with serving(folder, GRADIO_MCP_SERVER="true", MASK2KAN_DTYPE="auto") as running:
         yield running
 
 

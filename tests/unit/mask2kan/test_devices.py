@@ -24,6 +24,23 @@ def processor(monkeypatch):
     devices._processor_prefers_bfloat16.cache_clear()
 
 
+@pytest.fixture(autouse=True)
+def undecided(monkeypatch):
+    monkeypatch.delenv("MASK2KAN_DTYPE", raising=False)
+
+
+def test_the_environment_says_what_auto_means(monkeypatch, processor):
+    processor(3.0, amx_bf16=True)
+    monkeypatch.setenv("MASK2KAN_DTYPE", "float16")
+    assert resolve_dtype("auto", CPU) == torch.float16
+    assert resolve_dtype("float32", CPU) == torch.float32
+    monkeypatch.setenv("MASK2KAN_DTYPE", "")
+    assert resolve_dtype("auto", CPU) == torch.bfloat16
+    monkeypatch.setenv("MASK2KAN_DTYPE", "floaty16")
+    with pytest.raises(ConfigError, match="floaty16"):
+        resolve_dtype("auto", CPU)
+
+
 def test_auto_is_bfloat16_where_it_is_there_and_faster(processor):
     processor(3.0, amx_bf16=True)
     assert resolve_dtype("auto", CPU) == torch.bfloat16

@@ -214,7 +214,8 @@ def test_graphs_give_what_plain_calls_give(dtype: str) -> None:
         assert one.timings["backbone"] > 0
 
 
-def test_auto_is_bfloat16_and_close() -> None:
+def test_auto_is_bfloat16_and_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASK2KAN_DTYPE", raising=False)
     model = create_model("mask2former_mobilenetv2", **TINY)
     auto = Predictor(model, "cuda")
     assert auto.dtype == torch.bfloat16
