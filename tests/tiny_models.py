@@ -1,8 +1,10 @@
 """Models of every backbone small enough to trace, compile and export in a test."""
 
+import numpy as np
 import torch
 
 from mask2kan import create_model
+from mask2kan.predictor import Predictor
 
 TINY = {
     "num_classes": 5,
@@ -25,7 +27,18 @@ BACKBONES = {
 }
 
 
-def tiny(family, backbone):
-    """``<family>_<backbone>`` with random weights, the same every time, in evaluation mode."""
-    torch.manual_seed(0)
-    return create_model(f"{family}_{backbone}", **TINY, **BACKBONES[backbone]).eval()
+def tiny(family, backbone="mobilenetv2", seed=0, **fields):
+    """``<family>_<backbone>`` with random weights, the same every time, in evaluation mode.
+
+    ``fields`` are of ``ModelConfig``, instead of those above.
+    """
+    torch.manual_seed(seed)
+    return create_model(f"{family}_{backbone}", **{**TINY, **BACKBONES[backbone], **fields}).eval()
+
+
+def calibrated(model, picture, percent, data="noise"):
+    """The model with its MSP calibrated on a picture: ``percent`` of it are below the threshold."""
+    scores = Predictor(model, device="cpu")(picture).anomaly("msp")
+    low, middle, high = np.percentile(scores, [0.5, percent, 99.5]).tolist()
+    model.calibration = {"msp": {"range": [low, high], "fpr05": middle, "data": data}}
+    return model

@@ -15,14 +15,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
-from mask2kan import create_model
 from mask2kan.checkpoints import save_model
-from mask2kan.predictor import Predictor
+from tests.tiny_models import calibrated, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "street_7_tyres.webp"
@@ -50,27 +47,13 @@ class App:
 
 def tiny_models(folder: Path) -> tuple[Path, Path]:
     """A randomly initialised KAN and MLP; the KAN calibrated on one example, the MLP not."""
-    torch.manual_seed(0)
     paths = folder / "tiny_kan.safetensors", folder / "tiny_mlp.safetensors"
-    for path, name in zip(paths, ("mask2kan_mobilenetv2", "mask2former_mobilenetv2"), strict=True):
-        model = create_model(
-            name,
-            num_classes=11,
-            num_queries=12,
-            hidden_dim=32,
-            num_encoder_layers=1,
-            num_decoder_layers=1,
-            encoder_feedforward_dim=32,
-            decoder_feedforward_dim=32,
-            backbone_depths=(1, 1, 1, 1, 1, 1, 1),
-        )
-        if "kan" in name:
-            scores = Predictor(model, device="cpu")(EXAMPLE).anomaly("msp")
-            low, middle, high = np.percentile(scores, [0.5, 70, 99.5]).tolist()
-            model.calibration = {
-                "msp": {"range": [low, high], "fpr05": middle, "data": "one example"}
-            }
-        save_model(model, path)
+    kan, mlp = (
+        tiny(family, num_classes=11, num_queries=12, num_decoder_layers=1)
+        for family in ("mask2kan", "mask2former")
+    )
+    save_model(calibrated(kan, EXAMPLE, 70, "one example"), paths[0])
+    save_model(mlp, paths[1])
     return paths
 
 

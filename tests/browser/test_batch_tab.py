@@ -17,7 +17,6 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import pytest
-import torch
 from gradio_client import Client, handle_file
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
@@ -25,9 +24,8 @@ from playwright.sync_api import Browser, Page, expect
 from app.batch_tab import batch_tab
 from app.service import Answer, ModelService
 from app.theme import CSS, theme
-from mask2kan import create_model
 from mask2kan.checkpoints import save_model
-from mask2kan.predictor import Predictor
+from tests.tiny_models import calibrated, tiny
 
 WAIT = 60_000  # milliseconds
 PICTURES = 8
@@ -82,24 +80,10 @@ def pictures(folder: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def models(folder: Path, pictures: list[Path]) -> tuple[str, str]:
     paths = []
-    for seed, name in enumerate(("mask2kan_mobilenetv2", "mask2former_mobilenetv2")):
-        torch.manual_seed(seed)
-        model = create_model(
-            name,
-            num_classes=11,
-            num_queries=8,
-            hidden_dim=16,
-            num_encoder_layers=1,
-            num_decoder_layers=1,
-            encoder_feedforward_dim=16,
-            decoder_feedforward_dim=16,
-            backbone_depths=(1, 1, 1, 1, 1, 1, 1),
-        )
-        scores = Predictor(model, device="cpu")(pictures[0]).anomaly("msp")
-        low, middle, high = np.percentile(scores, [0.5, 80, 99.5]).tolist()
-        model.calibration = {"msp": {"range": [low, high], "fpr05": middle, "data": "noise"}}
-        path = folder / f"tiny_{name.split('_', 1)[0]}.safetensors"
-        save_model(model, path)
+    for seed, family in enumerate(("mask2kan", "mask2former")):
+        model = tiny(family, seed=seed, num_classes=11, num_decoder_layers=1)
+        path = folder / f"tiny_{family}.safetensors"
+        save_model(calibrated(model, pictures[0], 80), path)
         paths.append(str(path))
     return paths[0], paths[1]
 

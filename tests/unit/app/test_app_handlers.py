@@ -26,10 +26,10 @@ from app.runs import Run, Runs
 from app.samples import FOLDER, sample_pictures
 from app.service import ModelService
 from app.uploads import read_upload
-from mask2kan import create_model
 from mask2kan.checkpoints import save_model
 from mask2kan.errors import CheckpointError, ConfigError, OutOfMemoryError, PictureError
 from mask2kan.predictor import Predictor
+from tests.tiny_models import tiny
 
 HEIGHT, WIDTH = 48, 80
 
@@ -40,18 +40,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("models")
     paths = []
     for index in range(4):
-        torch.manual_seed(index)
-        model = create_model(
-            "mask2former_mobilenetv2" if index % 2 else "mask2kan_mobilenetv2",
-            num_classes=11,
-            num_queries=6,
-            hidden_dim=16,
-            num_encoder_layers=1,
-            num_decoder_layers=1,
-            encoder_feedforward_dim=16,
-            decoder_feedforward_dim=16,
-            backbone_depths=(1, 1, 1, 1, 1, 1, 1),
-        )
+        family = "mask2former" if index % 2 else "mask2kan"
+        model = tiny(family, seed=index, num_classes=11, num_decoder_layers=1)
         if index == 0:
             model.calibration = {
                 "msp": {"range": [-1.0, 0.5], "fpr05": 0.2, "data": "nothing in particular"}
@@ -68,25 +58,6 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
     return path
-
-
-@pytest.fixture
-def service() -> ModelService:
-    return ModelService(device="cpu")
-
-
-@pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The checkpoints loaded from now on."""
-    loaded: list[str] = []
-    original = service_module.load_model
-
-    def counted(source: str, **options: Any) -> Any:
-        loaded.append(source)
-        return original(source, **options)
-
-    monkeypatch.setattr(service_module, "load_model", counted)
-    return loaded
 
 
 def _unpacked(file: dict[str, Any], dtype: str) -> np.ndarray:

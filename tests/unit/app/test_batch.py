@@ -17,7 +17,6 @@ import cv2
 import gradio as gr
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from app import batch as batch_module
@@ -41,12 +40,12 @@ from app.batch import (
 )
 from app.batch_tab import BatchHandlers, spoken_steps
 from app.service import Answer, ModelService
-from mask2kan import create_model
 from mask2kan.checkpoints import load_model, save_model
 from mask2kan.errors import CheckpointError, ConfigError, OutOfMemoryError, PictureError
 from mask2kan.predictor import Predictor
 from mask2kan.results import score_picture16, semantic_overlay, summarize
 from mask2kan.videos import read_frames
+from tests.tiny_models import calibrated, tiny
 
 HEIGHT, WIDTH = 64, 96
 FILES_PER_PICTURE = {
@@ -63,25 +62,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A tiny KAN and a tiny MLP; the KAN is calibrated so that about a third is anomalous."""
     folder = tmp_path_factory.mktemp("models")
     paths = []
-    for seed, name in enumerate(("mask2kan_mobilenetv2", "mask2former_mobilenetv2")):
-        torch.manual_seed(seed)
-        model = create_model(
-            name,
-            num_classes=11,
-            num_queries=6,
-            hidden_dim=16,
-            num_encoder_layers=1,
-            num_decoder_layers=1,
-            encoder_feedforward_dim=16,
-            decoder_feedforward_dim=16,
-            backbone_depths=(1, 1, 1, 1, 1, 1, 1),
-        )
-        if not seed:
-            scores = Predictor(model, device="cpu")(_noise(0)).anomaly("msp")
-            low, middle, high = np.percentile(scores, [0.5, 70, 99.5]).tolist()
-            model.calibration = {"msp": {"range": [low, high], "fpr05": middle, "data": "noise"}}
-        path = folder / f"{name}.safetensors"
-        save_model(model, path)
+    for seed, family in enumerate(("mask2kan", "mask2former")):
+        model = tiny(family, seed=seed, num_classes=11, num_decoder_layers=1)
+        path = folder / f"{family}_mobilenetv2.safetensors"
+        save_model(model if seed else calibrated(model, _noise(0), 70), path)
         paths.append(str(path))
     return paths[0], paths[1]
 

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -48,25 +47,6 @@ def served(checkpoints: list[str], tmp_path: Path) -> Iterator[FakeHub]:
     repositories = {f"someone/{name}": folder for name, folder in folders.items()}
     with FakeHub(repositories) as running, running.attach(tmp_path / "cache"):
         yield running
-
-
-@pytest.fixture
-def service() -> ModelService:
-    return ModelService(device="cpu")
-
-
-@pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The checkpoints loaded from now on."""
-    loaded: list[str] = []
-    original = service_module.load_model
-
-    def counted(source: str, **options: Any) -> Any:
-        loaded.append(source)
-        return original(source, **options)
-
-    monkeypatch.setattr(service_module, "load_model", counted)
-    return loaded
 
 
 def ask(service: ModelService, *sources: str, seed: int = 0) -> list[service_module.Answer]:

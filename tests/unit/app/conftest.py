@@ -1,0 +1,29 @@
+"""What tests of the app share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app import service as service_module
+from app.service import ModelService
+
+
+@pytest.fixture
+def service() -> ModelService:
+    return ModelService(device="cpu")
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The checkpoints loaded from now on."""
+    loaded: list[str] = []
+    original = service_module.load_model
+
+    def counted(source: str, **options: Any) -> Any:
+        loaded.append(source)
+        return original(source, **options)
+
+    monkeypatch.setattr(service_module, "load_model", counted)
+    return loaded
