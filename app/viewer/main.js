@@ -228,8 +228,14 @@ class Viewer {
   }
 
   menu(name, content) {
+    const sheet = h('div', { class: 'm2k-sheet' }, content);
     const menu = h('details', { class: 'm2k-menu', 'data-menu': name },
-      h('summary', {}, this.t(name)), h('div', { class: 'm2k-sheet' }, content));
+      h('summary', {}, this.t(name)), sheet);
+    menu.addEventListener('toggle', () => {
+      sheet.style.left = '';
+      const beyond = sheet.getBoundingClientRect().right - document.documentElement.clientWidth + 12;
+      if (menu.open && beyond > 0) sheet.style.left = `${-beyond}px`;
+    });
     menu.addEventListener('keydown', (event) => {
       if (event.key !== 'Escape') return;
       menu.open = false;

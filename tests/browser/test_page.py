@@ -21,6 +21,7 @@ from tests.browser.steps import (
     open_tab,
     read,
     set_view,
+    settle,
     upload,
     wait_ready,
 )
@@ -188,6 +189,13 @@ def test_the_page_fits_its_window(
         tops = [pane.bounding_box() for pane in page.locator(".m2k-pane").all()]
         assert all(box and box["width"] > 120 for box in tops)
         page.screenshot(path=folder / f"{view}_{width}_{theme}.png", full_page=True)
+    for menu in ("layers", "download"):
+        page.click(f".m2k-menu[data-menu={menu}] summary")
+        settle(page)
+        sheet = page.locator(f".m2k-menu[data-menu={menu}] .m2k-sheet").bounding_box()
+        assert sheet
+        assert 0 <= sheet["x"] <= width - sheet["width"], menu
+        page.keyboard.press("Escape")
     page.locator(".m2k-surface").first.press("Enter")
     page.wait_for_selector(".m2k-why[data-x]")
     for tab in TABS:
