@@ -288,7 +288,6 @@ KAN: dict[str, str] = {
     ),
     "model": "KAN model",
     "show": "Show",
-    "no_picture": "No picture was chosen in Compare: the first example is used.",
     "welcome": "Choose a KAN model and press Show.",
     "computing": "Computing…",
     "not_loaded": "The functions could not be loaded: {reason}.",

@@ -48,9 +48,9 @@ class App:
 def tiny_models(folder: Path) -> tuple[Path, Path]:
     """A randomly initialised KAN and MLP; the KAN calibrated on one example, the MLP not."""
     paths = folder / "tiny_kan.safetensors", folder / "tiny_mlp.safetensors"
-    kan, mlp = (
-        tiny(family, num_classes=11, num_queries=12, num_decoder_layers=1)
-        for family in ("mask2kan", "mask2former")
+    kan, mlp = (  # seeds with which both see several classes
+        tiny(family, seed=seed, num_classes=11, num_queries=12, num_decoder_layers=1)
+        for family, seed in (("mask2kan", 18), ("mask2former", 10))
     )
     save_model(calibrated(kan, EXAMPLE, 70, "one example"), paths[0])
     save_model(mlp, paths[1])
