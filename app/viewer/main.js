@@ -73,6 +73,11 @@ class Viewer {
     this.stale = {}; // what the next frame has to draw again: base, or a side's numbers
     new ResizeObserver(() => this.invalidate()).observe(this.body);
     document.addEventListener('fullscreenchange', () => this.fullscreenChanged());
+    document.addEventListener('pointerdown', (event) => {
+      for (const menu of this.body.querySelectorAll('.m2k-menu[open]')) {
+        if (!menu.contains(event.target)) menu.open = false;
+      }
+    });
     this.worker = new Worker(new URL('./regions.worker.js', import.meta.url), { type: 'module' });
     this.worker.onmessage = ({ data }) => this.counted(data);
   }
@@ -157,6 +162,7 @@ class Viewer {
 
   show(value, photo, sides, truth) {
     const { state } = this;
+    if (this.photo !== photo) this.photo?.close();
     Object.assign(this, { value, photo, sides, truth, picked: null, cursor: null });
     this.view = new View(value.size[1], value.size[0]);
     this.pending = {};
@@ -240,9 +246,6 @@ class Viewer {
       if (event.key !== 'Escape') return;
       menu.open = false;
       menu.querySelector('summary').focus();
-    });
-    document.addEventListener('pointerdown', (event) => {
-      if (menu.open && !menu.contains(event.target)) menu.open = false;
     });
     return menu;
   }
