@@ -37,18 +37,20 @@ class Panel {
       this.message.textContent = value?.message || this.t('welcome');
       return;
     }
+    let matrices;
     try {
-      this.matrices = await Promise.all(value.layers.map(async (layer) => ({
+      matrices = await Promise.all(value.layers.map(async (layer) => ({
         picture: new Float32Array(await unpack(layer.norms)),
         grid: new Float32Array(await unpack(layer.grid_norms)),
       })));
     } catch (error) {
+      if (mine !== this.generation) return;
       this.root.dataset.state = 'failed';
       this.message.textContent = this.t('not_loaded', { reason: error.message });
       return;
     }
     if (mine !== this.generation) return;
-    this.value = value;
+    Object.assign(this, { value, matrices });
     this.of = 'picture';
     this.build();
     this.root.dataset.state = 'ready';
