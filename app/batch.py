@@ -27,7 +27,7 @@ from PIL import Image
 
 from app.service import Answer, ModelService
 from app.strings import BATCH
-from app.viewer import title
+from app.viewer import SIDES, title
 from mask2kan import drawing
 from mask2kan.anomaly import anomalous_regions, check_score
 from mask2kan.atomic import atomic_writer
@@ -55,7 +55,6 @@ from mask2kan.videos import count_frames, is_video, read_frames
 MAX_PICTURES = 200
 FRAMES_PER_VIDEO = 60
 THUMBNAIL_WIDTH = 480
-SIDES = ("left", "right")
 CSV_NAME = "mask2kan_batch.csv"
 ZIP_NAME = "mask2kan_batch.zip"
 

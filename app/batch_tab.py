@@ -17,7 +17,6 @@ from gradio.utils import get_upload_folder
 
 from app.batch import (
     ORDERS,
-    SIDES,
     Batch,
     BatchRow,
     check_order,
@@ -30,6 +29,7 @@ from app.batch import (
 from app.handlers import spoken
 from app.service import ModelService
 from app.strings import BATCH
+from app.viewer import SIDES
 from mask2kan.errors import PictureError
 from mask2kan.results import png_bytes, write_whole
 from mask2kan.videos import SUFFIXES

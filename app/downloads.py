@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.service import Answer
-from app.viewer import COLORMAPS, title
+from app.viewer import COLORMAPS, SIDES, title
 from mask2kan.errors import ConfigError, unknown
 from mask2kan.exports import write_export
-from mask2kan.page import write_comparison_page
+from mask2kan.page import comparison_page, write_page
+from mask2kan.pictures import RGB
 from mask2kan.results import summarize, write_json
 
-SIDES = ("left", "right")
 _FILES = {
     "overlays": ("overlay.png", "heat.png", "semantic.png"),
     "score16": ("score16.png",),
@@ -96,35 +96,40 @@ def write(
         name: of the picture's file.
         truth: (H, W) 0 known, 1 anomaly, 255 void.
     """
+    if settings.kind == "everything":
+        return [write_everything(folder, answers, settings, name=name, truth=truth)[0]]
     if settings.kind == "page":
-        return [_page(folder / "comparison.pdf", answers, settings, name, truth)]
-    written = [
-        path
-        for side, answer, threshold in zip(SIDES, answers, settings.thresholds, strict=True)
-        for path in write_export(
-            answer.prediction,
-            folder,
-            side,
-            settings.score,
-            threshold,
-            min_region_pixels=settings.least,
-            file_name=name,
-            colormap=settings.colormap,
-        )
-    ]
-    if settings.kind != "everything":
-        kept = tuple(f"_{suffix}" for suffix in _FILES[settings.kind])
-        return [path for path in written if path.name.endswith(kept)]
-    for suffix in (".pdf", ".png"):
-        page = folder / f"comparison{suffix}"
-        written.append(_page(page, answers, settings, name, truth))
-    written.append(write_json(folder / "summary.json", summary(answers, settings)))
+        page = _page(answers, settings, name, truth)
+        return [write_page(folder / "comparison.pdf", page)]
+    kept = tuple(f"_{suffix}" for suffix in _FILES[settings.kind])
+    written = _exports(folder, answers, settings, name)
+    return [path for path in written if path.name.endswith(kept)]
+
+
+def write_everything(
+    folder: Path,
+    answers: Sequence[Answer],
+    settings: Settings,
+    *,
+    name: str,
+    truth: NDArray[np.uint8] | None = None,
+) -> tuple[Path, dict[str, Any]]:
+    """Write all files and a ZIP of them; arguments as of ``write``.
+
+    Returns:
+        The ZIP, and what its ``summary.json`` says.
+    """
+    written = _exports(folder, answers, settings, name)
+    page = _page(answers, settings, name, truth)
+    written += [write_page(folder / f"comparison{suffix}", page) for suffix in (".pdf", ".png")]
+    told = summary(answers, settings)
+    written.append(write_json(folder / "summary.json", told))
     archive = folder / f"mask2kan_{Path(name).stem or 'picture'}.zip"
     # PNG, NPZ and PDF are compressed already.
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
         for path in written:
             file.write(path, path.name)
-    return [archive]
+    return archive, told
 
 
 def summary(answers: Sequence[Answer], settings: Settings) -> dict[str, Any]:
@@ -143,15 +148,27 @@ def summary(answers: Sequence[Answer], settings: Settings) -> dict[str, Any]:
     }
 
 
+def _exports(folder: Path, answers: Sequence[Answer], settings: Settings, name: str) -> list[Path]:
+    return [
+        path
+        for side, answer, threshold in zip(SIDES, answers, settings.thresholds, strict=True)
+        for path in write_export(
+            answer.prediction,
+            folder,
+            side,
+            settings.score,
+            threshold,
+            min_region_pixels=settings.least,
+            file_name=name,
+            colormap=settings.colormap,
+        )
+    ]
+
+
 def _page(
-    path: Path,
-    answers: Sequence[Answer],
-    settings: Settings,
-    name: str,
-    truth: NDArray[np.uint8] | None,
-) -> Path:
-    return write_comparison_page(
-        path,
+    answers: Sequence[Answer], settings: Settings, name: str, truth: NDArray[np.uint8] | None
+) -> RGB:
+    return comparison_page(
         [(title(answer.source), answer.prediction) for answer in answers],
         settings.score,
         list(settings.thresholds),

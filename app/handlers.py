@@ -199,7 +199,7 @@ class Handlers:
         )
         return left, right, score, str(path), path.stem, shown
 
-    def _show(self, run: Run, example: str, progress: gr.Progress | None) -> dict[str, Any]:
+    def _show(self, run: Run, example: str, progress: gr.Progress) -> dict[str, Any]:
         _check_score(run.score)
         pixels = read_upload(run.picture)
         truth = _truth(run, pixels.shape[:2])
@@ -272,7 +272,7 @@ class Handlers:
         _check_score(score)
         pixels = read_upload(image)
         answers = self._service.answers((left, right), pixels, score)
-        return _deliver(dict(zip(("left", "right"), answers, strict=True)), score)
+        return _deliver(dict(zip(viewer.SIDES, answers, strict=True)), score)
 
     def segment(self, image: Picture, model: str, score: str) -> tuple[dict[str, Any], list[str]]:
         """One model on one picture: a JSON summary and its result files.
@@ -339,9 +339,10 @@ class Handlers:
         answers = self._service.answers(run.sources, pixels, score)
         name = Path(str((image or {}).get("orig_name") or "picture")).name
         with tempfile.TemporaryDirectory() as folder:
-            [path] = downloads.write(Path(folder), answers, settings, name=name, truth=known)
-            delivered = save_file_to_cache(path, get_upload_folder())
-        return downloads.summary(answers, settings), delivered
+            path, told = downloads.write_everything(
+                Path(folder), answers, settings, name=name, truth=known
+            )
+            return told, save_file_to_cache(path, get_upload_folder())
 
 
 def whole(value: Any, what: str) -> int:
@@ -355,10 +356,8 @@ def whole(value: Any, what: str) -> int:
     return int(value)
 
 
-def _told(progress: gr.Progress | None) -> Callable[[float, str], None] | None:
+def _told(progress: gr.Progress) -> Callable[[float, str], None]:
     """The service's reports, on the page."""
-    if progress is None:
-        return None
     return lambda share, text: progress(share, desc=text)
 
 
@@ -372,7 +371,7 @@ def _explained(answers: list[Answer], x: Any, y: Any, score: str) -> dict[str, A
     column, row = whole(x, "x"), whole(y, "y")
     return {
         side: explain_pixel(answer.prediction, column, row, score).to_json()
-        for side, answer in zip(("left", "right"), answers, strict=True)
+        for side, answer in zip(viewer.SIDES, answers, strict=True)
     }
 
 

@@ -29,6 +29,7 @@ from mask2kan.exports import quantize
 from mask2kan.predictor import Prediction
 
 LONGEST = 2048
+SIDES = ("left", "right")
 COLORMAPS = ("inferno", "viridis", "cividis", "gray")
 _DIVERGING = "BrBG"
 _FOLDER = Path(__file__).resolve().parent / "viewer"
@@ -83,10 +84,7 @@ def show(
         "source_size": list(picture.shape[:2]),
         "picture": served(buffer.getvalue(), "picture.jpg"),
         "truth": None if truth is None else packed(sampled(truth), "truth.gz"),
-        "sides": [
-            _side(side, answer, score)
-            for side, answer in zip(("left", "right"), answers, strict=True)
-        ],
+        "sides": [_side(side, answer, score) for side, answer in zip(SIDES, answers, strict=True)],
     }
 
 

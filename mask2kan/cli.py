@@ -23,7 +23,7 @@ from mask2kan.comparison import Comparison
 from mask2kan.config import model_config, model_names
 from mask2kan.devices import DTYPES, keep_freed_memory
 from mask2kan.errors import ConfigError, Mask2KANError
-from mask2kan.page import write_comparison_page
+from mask2kan.page import comparison_page, write_page
 from mask2kan.pictures import find_pictures
 from mask2kan.predicting import PredictJob, Report, Task
 from mask2kan.predictor import Prediction, Predictor
@@ -128,11 +128,8 @@ def compare(options: argparse.Namespace) -> int:
             files += write_results(prediction, folder, side, options.score, threshold)
             facts[side] = summarize(prediction, options.score, threshold)
             predictions.append((_title(source), prediction))
-        files.append(
-            write_comparison_page(
-                folder / "comparison.png", predictions, options.score, thresholds, name=path.name
-            )
-        )
+        page = comparison_page(predictions, options.score, thresholds, name=path.name)
+        files.append(write_page(folder / "comparison.png", page))
         facts["files"] = [file.name for file in files]
         written = write_json(folder / "comparison.json", facts)
         notes = predictions[0][1].notes

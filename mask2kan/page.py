@@ -80,30 +80,20 @@ def comparison_page(
     )
 
 
-def write_comparison_page(
-    path: str | Path,
-    predictions: Sequence[tuple[str, Prediction]],
-    score: str,
-    thresholds: Sequence[float | None],
-    **options: Any,
-) -> Path:
-    """Write ``comparison_page`` as PNG or PDF, whole or not at all.
+def write_page(path: str | Path, page: RGB) -> Path:
+    """Write a page as PNG or PDF, whole or not at all.
 
     Args:
         path: its suffix decides.
-        predictions: as of ``comparison_page``.
-        score: likewise.
-        thresholds: likewise.
-        options: likewise.
+        page: from ``comparison_page``.
 
     Raises:
-        ConfigError: for another suffix, or what ``comparison_page`` refuses.
+        ConfigError: for another suffix.
         CheckpointError: when it cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
         raise ConfigError(unknown("page format", path.suffix, tuple(_FORMATS)))
-    page = comparison_page(predictions, score, thresholds, **options)
     buffer = io.BytesIO()
     kind = _FORMATS[path.suffix.lower()]
     Image.fromarray(page).save(buffer, kind, **(_PDF_SAVING if kind == "PDF" else _PNG_SAVING))
