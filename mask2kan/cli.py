@@ -255,12 +255,13 @@ def _report_all(outcomes: Iterator[Outcome[Task, Report]], count: int) -> int:
     """Say what became of every picture; fail at the end when one failed."""
     failed = 0
     hidden = count == 1 or not sys.stderr.isatty()
-    for task, report, error in tqdm(outcomes, total=count, unit="picture", disable=hidden):
-        if error is not None:
+    for outcome in tqdm(outcomes, total=count, unit="picture", disable=hidden):
+        path, report = Path(outcome.item[0]), outcome.result
+        if outcome.error is not None:
             failed += 1
-            complain(error, Path(task[0]))
+            complain(outcome.error, path)
         if report is not None:
-            tell_results(Path(task[0]), [("", report.summary)], report.notes, report.written)
+            tell_results(path, [("", report.summary)], report.notes, report.written)
     if failed and count > 1:
         tqdm.write(f"{failed} of {count} pictures failed.", file=sys.stderr)
     return 1 if failed else 0

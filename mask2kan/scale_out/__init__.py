@@ -12,13 +12,14 @@ on; on a cluster the package has to be installed.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mask2kan.errors import BackendError, ConfigError, Mask2KANError
 
@@ -29,7 +30,8 @@ CORES_PER_ACTOR = 4  # beyond these, more actors are faster than more threads
 MOST_BLOCKS = 2000  # Ray hands out items by blocks; more cost more than they help
 
 
-class Outcome(NamedTuple, Generic[Item, Result]):
+@dataclasses.dataclass(frozen=True)
+class Outcome(Generic[Item, Result]):  # a generic NamedTuple needs Python 3.11
     """What became of an item: a result, or the error that befell it."""
 
     item: Item
