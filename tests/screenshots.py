@@ -21,8 +21,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from tqdm import tqdm
 
-from tests.browser.conftest import ROOT, serving
 from tests.browser.steps import EXAMPLES, WAIT, move, open_example, open_tab, set_view, settle
+from tests.serving import ROOT, serving
 
 README = ROOT / "app" / "screenshots"
 WIDTHS = (360, 768, 1440)

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page
 from tests.browser.steps import WAIT, open_example, open_tab, set_view, settle
 
 if TYPE_CHECKING:
-    from tests.browser.conftest import App
+    from tests.serving import App
 
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 # Gradio's own: rule and a pattern of the element's selector.

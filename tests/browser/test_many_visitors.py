@@ -19,7 +19,7 @@ from mask2kan.predictor import Predictor
 from tests.browser.steps import WAIT
 
 if TYPE_CHECKING:
-    from tests.browser.conftest import App
+    from tests.serving import App
 
 PEOPLE = 16
 MEGABYTE = 1 << 20

@@ -11,9 +11,9 @@ from gradio_client import Client
 from playwright.sync_api import Browser, Page, expect
 from safetensors.torch import save_file
 
-from tests.browser.conftest import App, serving, tiny_models
 from tests.browser.steps import open_example, open_tab, wait_ready
 from tests.fake_hub import FakeHub
+from tests.serving import App, serving, tiny_models
 
 WAIT = 30_000  # milliseconds
 ADE = "facebook/mask2former-swin-tiny-ade-semantic"

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import ndimage
 
 if TYPE_CHECKING:
-    from tests.browser.conftest import App
+    from tests.serving import App
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = sorted((ROOT / "examples").glob("street_*.webp"))[0]

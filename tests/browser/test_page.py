@@ -27,7 +27,7 @@ from tests.browser.steps import (
 )
 
 if TYPE_CHECKING:
-    from tests.browser.conftest import App
+    from tests.serving import App
 
 TABS = ("Batch", "KAN", "Models")
 

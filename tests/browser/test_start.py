@@ -23,8 +23,8 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 from playwright.sync_api import Browser
 
-from tests.browser.conftest import ROOT, App, serving
 from tests.browser.steps import EXAMPLES, open_example
+from tests.serving import ROOT, App, serving
 
 ROADS = 6
 
@@ -36,8 +36,8 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         yield running
 
 
-async def _talk(url: str, picture: str) -> tuple[list[Any], Any, Any]:
-    """The tools an MCP server offers, and what two of them answer."""
+async def _talk(url: str, picture: str) -> tuple[list[Any], Any, Any, list[Any]]:
+    """The tools an MCP server offers, what two of them answer, and what they do with paths."""
     async with (
         streamablehttp_client(f"{url}/gradio_api/mcp/") as (reads, writes, _),
         ClientSession(reads, writes) as session,
@@ -46,14 +46,22 @@ async def _talk(url: str, picture: str) -> tuple[list[Any], Any, Any]:
         tools = (await session.list_tools()).tools
         offered = await session.call_tool("models", {})
         asked = {"image": picture, "x": 512, "y": 300}
-        return tools, offered, await session.call_tool("explain", asked)
+        told = await session.call_tool("explain", asked)
+        path = str(EXAMPLES[0])
+        marked = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        refused = [
+            await session.call_tool("segment", {"image": image})
+            for image in (path, f"file://{path}", marked)
+        ]
+        return tools, offered, told, refused
 
 
 def test_the_endpoints_are_tools_for_language_models(bundled: App) -> None:
     picture = "data:image/webp;base64," + base64.b64encode(EXAMPLES[0].read_bytes()).decode()
     with ThreadPoolExecutor(1) as thread:  # this one may have an event loop of Playwright's
         talk = thread.submit(lambda: asyncio.run(_talk(bundled.url, picture)))
-    tools, offered, told = talk.result()
+    tools, offered, told, refused = talk.result()
+    assert all(one.isError for one in refused), refused
     assert {tool.name for tool in tools} == {
         "batch", "compare", "explain", "export", "kan", "models", "segment",
     }  # fmt: skip

@@ -26,7 +26,7 @@ from tests.browser.steps import (
 )
 
 if TYPE_CHECKING:
-    from tests.browser.conftest import App
+    from tests.serving import App
 
 SIDES = ("left", "right")
 
