@@ -1,7 +1,9 @@
 """Starts the app: ``python app.py``, then http://127.0.0.1:7860.
 
 ``GRADIO_SERVER_NAME`` and ``GRADIO_SERVER_PORT`` change where it listens; ``MASK2KAN_MODELS``
-(names or paths, separated like ``PATH``) changes which models the pickers offer.
+(names or paths, separated like ``PATH``) changes which models the pickers offer. Visitors may type
+paths of checkpoints only where the app listens on a loopback address and ``MASK2KAN_PUBLIC`` is not
+set.
 ``GRADIO_MCP_SERVER=true`` offers the endpoints as tools to language models, too.
 """
 
@@ -12,7 +14,7 @@ import logging
 import os
 import sys
 
-from app.demo import build_demo, offered_models
+from app.demo import build_demo
 from app.service import ModelService
 from app.theme import CSS, theme
 from mask2kan.devices import keep_freed_memory
@@ -39,8 +41,7 @@ def main() -> int:
     if mcp and importlib.util.find_spec("mcp") is None:
         print(_NO_MCP, file=sys.stderr)
         return 2
-    service.warm(offered_models()[:2])
-    demo.queue(max_size=64, default_concurrency_limit=1)
+    service.warm(service.catalog.offered[:2])
     try:
         demo.launch(
             server_name=host,

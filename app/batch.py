@@ -27,6 +27,7 @@ from PIL import Image
 
 from app.service import Answer, ModelService
 from app.strings import BATCH
+from app.uploads import name_of, stored
 from app.viewer import SIDES, title
 from mask2kan import drawing
 from mask2kan.anomaly import anomalous_regions, check_score
@@ -173,7 +174,7 @@ def items_of(files: Any) -> list[BatchItem]:
         files: Gradio's descriptions of uploaded files: a list, one alone, or None.
 
     Raises:
-        PictureError: when there is nothing, too much, or something that is no file.
+        PictureError: when there is nothing, too much, or something that is no upload.
     """
     given = [files] if isinstance(files, Mapping) else files
     if not given:
@@ -181,14 +182,16 @@ def items_of(files: Any) -> list[BatchItem]:
     if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
         raise PictureError(BATCH["not_files"])
     items: list[BatchItem] = []
-    for file in given:
-        items += _items_of_file(file)
-        if len(items) > MAX_PICTURES or len(given) > MAX_PICTURES:
-            raise PictureError(
-                BATCH["too_many"].format(
-                    given=max(len(items), len(given)), most=MAX_PICTURES, frames=FRAMES_PER_VIDEO
-                )
-            )
+    if len(given) <= MAX_PICTURES:
+        for file in given:
+            items += _items_of_file(file)
+            if len(items) > MAX_PICTURES:
+                break
+    count = max(len(items), len(given))
+    if count > MAX_PICTURES:
+        raise PictureError(
+            BATCH["too_many"].format(given=count, most=MAX_PICTURES, frames=FRAMES_PER_VIDEO)
+        )
     return items
 
 
@@ -221,7 +224,7 @@ def run_batch(
         right: likewise.
         score: a name from ``mask2kan.anomaly.SCORES``.
         batch: where the results are kept; once it is finished, no further picture is looked at.
-        report: told about a download, as of ``ModelService.answers``.
+        report: told about a download, as of ``ModelService.turn``.
 
     Yields:
         A row per picture, also for those that could not be read.
@@ -236,10 +239,11 @@ def run_batch(
                 return
             row, results = BatchRow(number, item.name), None
             try:
-                seconds, picture = reader.read(item)
-                height, width = picture.shape[:2]
-                row = dataclasses.replace(row, seconds=seconds, size=(height, width))
-                answers = service.answers((left, right), picture, score, progress=report)
+                with service.turn((left, right), report):
+                    seconds, picture = reader.read(item)
+                    height, width = picture.shape[:2]
+                    row = dataclasses.replace(row, seconds=seconds, size=(height, width))
+                    answers = service.answers((left, right), picture, score)
                 row, results = _looked_at(row, answers, score)
             except _PICTURES_FAULT as error:
                 row = dataclasses.replace(row, error=str(error))
@@ -435,12 +439,7 @@ class _Reader:
 
 
 def _items_of_file(file: Any) -> list[BatchItem]:
-    said = file if isinstance(file, Mapping) else {}
-    place = said.get("path")
-    if not isinstance(place, str) or not place:
-        raise PictureError(BATCH["not_files"])
-    path = Path(place)
-    name = Path(str(said.get("orig_name") or path.name)).name
+    path, name = stored(file), name_of(file)
     if not is_video(path):
         return [BatchItem(name, path)]
     try:

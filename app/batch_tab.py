@@ -150,7 +150,8 @@ class BatchHandlers:
             chosen picture and the button that opens it.
         """
         check_order(order)
-        batch = _new_batch(files)
+        with self._service.turn():  # videos are opened
+            batch = _new_batch(files)
         batch.order = order
         _let_go(before)
         hidden = gr.update(visible=False)
@@ -244,13 +245,14 @@ class BatchHandlers:
 
         Args:
             files: JPEG, PNG or WebP files, and videos (up to 60 frames of each); 200 in all.
-            left: a bundled model, a checkpoint's path on the server or a Hub repository id.
+            left: a model the app offers, or a Hub repository id.
             right: likewise.
             score: msp, entropy, energy, rba or eam.
             order: "anomalous area", "highest score", "models disagree" or "order given".
         """
         check_order(order)
-        batch = _new_batch(files, thumbnails=False)
+        with self._service.turn():
+            batch = _new_batch(files, thumbnails=False)
         try:
             for _ in run_batch(self._service, batch.items, left, right, score, batch):
                 pass

@@ -1,21 +1,35 @@
 """The models the page can offer: what they are called, where they are, what is known about them.
 
 Bundled ones and recommended Hub repositories come from ``weights/manifest.json``, local files from
-whoever started the app, any other Hub repository from the visitor. Nothing here asks the network.
+whoever started the app or sits at its machine, any other Hub repository from the visitor. Nothing
+here asks the network.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from app.strings import MODELS
-from mask2kan.checkpoints.hub import WEIGHTS, cache_state, hub_address, manifest, page_of, readme_of
+from mask2kan.checkpoints import list_weights
+from mask2kan.checkpoints.hub import (
+    WEIGHTS,
+    Address,
+    cache_state,
+    hub_address,
+    manifest,
+    named_address,
+    page_of,
+    readme_of,
+)
 from mask2kan.errors import CheckpointError, unknown
 
+_NO = ("", "0", "false", "no", "off")
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
 _LICENCE = re.compile(r"^license:\s*['\"]?([\w.+-]+)", re.MULTILINE)
 _PICTURE = re.compile(r"!\[([^\]]*)\]\([^)]*\)")
@@ -57,35 +71,105 @@ class Entry:
         return {name: getattr(self, name) for name in names}
 
 
-def catalog(offered: Sequence[str]) -> list[Entry]:
-    """Everything the pickers list: what is offered first, then the rest of the manifest.
+class Model(NamedTuple):
+    """A model that may be asked for.
 
-    Args:
-        offered: names, paths and repository ids this app was started with; those that do not
-            exist stay, as absent.
-
-    Raises:
-        CheckpointError: when the manifest is damaged.
+    Attributes:
+        name: what visitors call it.
+        place: what ``load_model`` takes for it.
     """
-    sources = dict.fromkeys([*offered, *(entry["name"] for entry in manifest())])
-    return [_entry(source) for source in sources]
+
+    name: str
+    place: str | Address
 
 
-def find(source: str, offered: Sequence[str]) -> Entry:
-    """An entry of the catalog, or any Hub repository by its id.
+def offered_models(models: Sequence[str] | None = None) -> list[str]:
+    """What the pickers list: ``models``, else ``MASK2KAN_MODELS``, else the bundled ones.
 
-    Raises:
-        CheckpointError: for anything else; paths only where they are offered, since the page need
-            not tell visitors which files its machine has.
+    The first is the left default, the second the right one. ``MASK2KAN_MODELS`` holds names or
+    paths separated like ``PATH``.
     """
-    source = source.strip()
-    named = {*offered, *(entry["name"] for entry in manifest())}
-    if source not in named and (Path(source).exists() or hub_address(source) is None):
+    if models is None:
+        named = os.environ.get("MASK2KAN_MODELS", "")
+        models = [name for name in named.split(os.pathsep) if name] or _bundled()
+    return list(models)
+
+
+def typed_paths_allowed() -> bool:
+    """Whether visitors may type the path of a checkpoint: only who sits at this machine.
+
+    So the server has to listen on a loopback address; ``MASK2KAN_PUBLIC`` says that others reach it
+    all the same, through a proxy.
+    """
+    if os.environ.get("MASK2KAN_PUBLIC", "").strip().lower() not in _NO:
+        return False
+    host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1").strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Catalog:
+    """The models visitors may name, and what is known about them.
+
+    Attributes:
+        offered: names, paths and repository ids the app was started with.
+        typed_paths: whether paths of this machine are admitted, too.
+    """
+
+    def __init__(self, offered: Sequence[str], *, typed_paths: bool = False) -> None:
+        """Begin.
+
+        Args:
+            offered: see there.
+            typed_paths: likewise.
+        """
+        self.offered = tuple(offered)
+        self.typed_paths = typed_paths
+
+    def admit(self, name: str | None) -> Model:
+        """The model of a name: one offered, one of the manifest, or any Hub repository.
+
+        Unless paths may be typed, it is decided by the text: which files this machine has is not
+        the visitors' business, and a path of another one would be asked for over the network.
+
+        Raises:
+            CheckpointError: for anything else, or nothing.
+        """
+        name = str(name or "").strip()
+        if not name:
+            raise CheckpointError(MODELS["none_chosen"])
+        if name in self.offered or (self.typed_paths and _exists(name)):
+            return Model(name, hub_address(name) or name)
+        address = named_address(name)
+        if address is not None:
+            return Model(name, address)
+        known = {*self.offered, *(entry["name"] for entry in manifest())}
+        if name in known:
+            return Model(name, name)
         raise CheckpointError(
-            f"{unknown('model', source[:120], sorted(named))} A Hub repository reads like "
-            "owner/name."
+            f"{unknown('model', name[:120], known)} A Hub repository reads like owner/name."
         )
-    return _entry(source)
+
+    def entries(self) -> list[Entry]:
+        """Everything the pickers list: what is offered first, then the rest of the manifest.
+
+        What is offered and does not exist stays, as absent.
+
+        Raises:
+            CheckpointError: when the manifest is damaged.
+        """
+        names = dict.fromkeys([*self.offered, *(entry["name"] for entry in manifest())])
+        return [_entry(self.admit(name)) for name in names]
+
+    def find(self, name: str | None) -> Entry:
+        """What is known about a model.
+
+        Raises:
+            CheckpointError: as ``admit``.
+        """
+        return _entry(self.admit(name))
 
 
 def size_in_words(size: float) -> str:
@@ -101,13 +185,24 @@ def size_in_words(size: float) -> str:
     return f"{size:.1f} GB"
 
 
-def _entry(source: str) -> Entry:
-    known = next((entry for entry in manifest() if entry["name"] == source), None)
-    path = Path(source).expanduser()
-    if path.exists():
+def _bundled() -> list[str]:
+    """Bundled models, the KAN of the pair first."""
+    return sorted(list_weights(bundled_only=True), key=lambda name: "kan" not in name)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long, nobody's home, NUL
+        return False
+
+
+def _entry(model: Model) -> Entry:
+    if isinstance(model.place, str) and _exists(model.place):
+        path = Path(model.place).expanduser()
         size = _size(path)
         return Entry(
-            source=source,
+            source=model.name,
             title=path.name,
             kind="file",
             scene="",
@@ -117,13 +212,13 @@ def _entry(source: str) -> Entry:
             state_text=MODELS["state_file"].format(size=size_in_words(size)),
             card=MODELS["card_file"].format(name=path.name.replace("`", "")),
         )
-    here = cache_state(source)
-    told = known or {}
-    address = hub_address(source)
-    readme = readme_of(source)
+    told = next((entry for entry in manifest() if entry["name"] == model.name), {})
+    here = cache_state(model.place)
+    readme = readme_of(model.place)
+    address = model.place if isinstance(model.place, Address) else None
     return Entry(
-        source=source,
-        title=str(told.get("title") or source),
+        source=model.name,
+        title=str(told.get("title") or model.name),
         kind="bundled" if told.get("file") else "hub" if address else "file",
         scene=str(told.get("scene") or ""),
         licence=_licence(told, readme),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +12,7 @@ import gradio as gr
 
 from app import viewer
 from app.batch_tab import batch_tab
+from app.catalog import Catalog, offered_models, typed_paths_allowed
 from app.handlers import Handlers, answered, spoken
 from app.kan_tab import kan_tab
 from app.models_tab import models_tab
@@ -19,7 +20,8 @@ from app.samples import gallery
 from app.service import ModelService
 from app.strings import PAGE, SCORE_TITLES
 from mask2kan.anomaly import SCORES
-from mask2kan.checkpoints import list_weights
+
+logger = logging.getLogger(__name__)
 
 INDOOR = "facebook/mask2former-swin-tiny-ade-semantic"
 
@@ -36,16 +38,20 @@ _QUICK: dict[str, Any] = {
 QUEUED: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 1}
 
 
-def offered_models(models: Sequence[str] | None = None) -> list[str]:
-    """What the pickers list: ``models``, else ``MASK2KAN_MODELS``, else the bundled ones.
+class _Page(gr.Blocks):
+    """Where Gradio itself refuses what a request holds, the visitor reads a sentence, too.
 
-    The first is the left default, the second the right one. ``MASK2KAN_MODELS`` holds names or
-    paths separated like ``PATH``.
+    Our own callbacks say what is wrong by themselves; this is about what never reaches them.
     """
-    if models is None:
-        named = os.environ.get("MASK2KAN_MODELS", "")
-        models = [name for name in named.split(os.pathsep) if name] or _bundled()
-    return list(models)
+
+    async def process_api(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().process_api(*args, **kwargs)
+        except gr.Error:
+            raise
+        except Exception as error:
+            logger.warning("A request was refused", exc_info=True)
+            raise gr.Error(PAGE["not_taken"], duration=20, print_exception=False) from error
 
 
 def build_demo(
@@ -54,13 +60,16 @@ def build_demo(
     """The whole page.
 
     Args:
-        models: see ``offered_models``.
-        service: who runs the models; a new one when not given.
+        models: see ``offered_models``; not looked at where a service is given.
+        service: who runs the models, and whose catalog is offered; a new one when not given.
     """
-    names = offered_models(models)
-    service = service or ModelService()
+    if service is None:
+        catalog = Catalog(offered_models(models), typed_paths=typed_paths_allowed())
+        service = ModelService(catalog=catalog)
+    names = service.catalog.offered
+    note = PAGE["model_note_here" if service.catalog.typed_paths else "model_note"]
     handlers = Handlers(service)
-    demo = gr.Blocks(
+    demo = _Page(
         title=PAGE["title"], analytics_enabled=False, delete_cache=(1800, 3600), fill_width=True
     )
     with demo:
@@ -73,8 +82,8 @@ def build_demo(
                 info=PAGE["preset_note"],
                 elem_id="preset",
             )
-            left = _model_picker("left", PAGE["left"], names, 0)
-            right = _model_picker("right", PAGE["right"], names, 1)
+            left = _model_picker("left", PAGE["left"], names, 0, note)
+            right = _model_picker("right", PAGE["right"], names, 1, note)
             score = _score_picker("score")
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(PAGE["tab_compare"], id="compare"):
@@ -84,7 +93,7 @@ def build_demo(
             with gr.Tab(PAGE["tab_kan"], id="kan"):
                 kan_tab(service, names, compare.picture, QUEUED)
             with gr.Tab(PAGE["tab_models"], id="models") as models_page:
-                listed = models_tab(service, [*names, INDOOR])
+                listed = models_tab(service)
         models_page.select(listed.refresh, listed.choice, listed.listing, **_QUICK)
         for chosen in (
             preset.input(lambda scene: _pair(scene, names), preset, [left, right], **_QUICK),
@@ -100,6 +109,8 @@ def build_demo(
         ).success(lambda: gr.Tabs(selected="compare"), None, tabs, **_QUICK)
         gr.Markdown(PAGE["small_print"], elem_id="small-print")
         _endpoints(handlers, names)
+    # No second way in: what passes by the queue would pass by its limits, too.
+    demo.queue(max_size=64, default_concurrency_limit=1, api_open=False)
     return demo
 
 
@@ -203,11 +214,6 @@ def _compare_tab(
     return _Compare(picture, opened, running, look)
 
 
-def _bundled() -> list[str]:
-    """Bundled models, the KAN of the pair first."""
-    return sorted(list_weights(bundled_only=True), key=lambda name: "kan" not in name)
-
-
 def _pair(preset: str, names: Sequence[str]) -> tuple[str | None, str | None]:
     if preset == "indoor":
         return INDOOR, _nth(names, 0)
@@ -235,16 +241,15 @@ def _picture(elem_id: str, label: str, *, visible: bool = True) -> gr.Image:
 
 
 def _model_picker(
-    elem_id: str, label: str, names: Sequence[str], index: int, *, visible: bool = True
+    elem_id: str, label: str, names: Sequence[str], index: int, note: str | None = None
 ) -> gr.Dropdown:
     return gr.Dropdown(
         choices=[(viewer.title(name), name) for name in [*names, INDOOR]],
         value=_nth(names, index),
         label=label,
-        info=PAGE["model_note"],
+        info=note,
         allow_custom_value=True,
         elem_id=elem_id,
-        visible=visible,
     )
 
 

@@ -24,13 +24,15 @@ from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
 
 from app import downloads, viewer
+from app.fetches import Report
 from app.runs import Run, Runs
 from app.samples import sample, truth_of
 from app.service import Answer, ModelService
-from app.uploads import given, read_truth, read_upload
+from app.uploads import given, name_of, read_truth, read_upload, stored
 from mask2kan.anomaly import SCORES
 from mask2kan.errors import ConfigError, Mask2KANError, unknown
 from mask2kan.explain import explain_pixel
+from mask2kan.pictures import RGB
 from mask2kan.results import summarize, write_results
 
 logger = logging.getLogger(__name__)
@@ -200,10 +202,7 @@ class Handlers:
         return left, right, score, str(path), path.stem, shown
 
     def _show(self, run: Run, example: str, progress: gr.Progress) -> dict[str, Any]:
-        _check_score(run.score)
-        pixels = read_upload(run.picture)
-        truth = _truth(run, pixels.shape[:2])
-        answers = self._service.answers(run.sources, pixels, run.score, progress=_told(progress))
+        pixels, truth, answers = self._answers(run, _told(progress))
         value = self._packed(pixels, answers, run.score, truth) | {
             # Equal results would not wake the page: it compares values.
             "run": uuid.uuid4().hex,
@@ -212,7 +211,17 @@ class Handlers:
         self._runs.add(value["run"], run)
         return value
 
-    def _packed(self, pixels: Any, answers: list[Answer], score: str, truth: Any) -> dict[str, Any]:
+    def _answers(self, run: Run, report: Report | None = None) -> tuple[RGB, Any, list[Answer]]:
+        """The picture, its ground truth or None, and what each model makes of it."""
+        _check_score(run.score)
+        for file in (run.picture, run.truth) if run.truth else (run.picture,):
+            stored(file)  # or it is refused before anybody waits for a download
+        with self._service.turn(run.sources, report):
+            pixels = read_upload(run.picture)
+            truth = _truth(run, pixels.shape[:2])
+            return pixels, truth, self._service.answers(run.sources, pixels, run.score)
+
+    def _packed(self, pixels: RGB, answers: list[Answer], score: str, truth: Any) -> dict[str, Any]:
         """The viewer's files, made once for those who look at the same: examples, mostly."""
         key = (score, b"" if truth is None else hashlib.sha256(truth).digest())
         with self._lock:
@@ -230,25 +239,21 @@ class Handlers:
     def explain_run(self, question: dict[str, Any]) -> dict[str, Any]:
         """Why a pixel of a shown result has its score, per side."""
         run = self._runs.find(question.get("run"))
-        pixels = read_upload(run.picture)
-        answers = self._service.answers(run.sources, pixels, run.score)
+        _, _, answers = self._answers(run)
         return _explained(answers, question.get("x"), question.get("y"), run.score)
 
     def export_run(self, question: dict[str, Any]) -> dict[str, Any]:
         """Files of a shown result, with the settings of the page."""
         run = self._runs.find(question.get("run"))
-        pixels = read_upload(run.picture)
         settings = downloads.settings_of(question, run.score)
+        pixels, truth, answers = self._answers(run)
         height, width = viewer.shown_size(pixels)
         scale = pixels.shape[0] * pixels.shape[1] / (height * width)
         # The page counts pixels that it shows; files hold all of them.
         settings = dataclasses.replace(settings, least=round(settings.least * scale))
-        answers = self._service.answers(run.sources, pixels, run.score)
-        name = Path(str(run.picture.get("orig_name") or run.picture.get("path"))).name
+        name = name_of(run.picture)
         with tempfile.TemporaryDirectory() as folder:
-            written = downloads.write(
-                Path(folder), answers, settings, name=name, truth=_truth(run, pixels.shape[:2])
-            )
+            written = downloads.write(Path(folder), answers, settings, name=name, truth=truth)
             return {
                 "files": [
                     {"path": save_file_to_cache(path, get_upload_folder()), "name": path.name}
@@ -265,13 +270,11 @@ class Handlers:
 
         Args:
             image: a JPEG, PNG or WebP file.
-            left: a bundled model, a checkpoint's path on the server or a Hub repository id.
+            left: a model the app offers, or a Hub repository id.
             right: likewise.
             score: msp, entropy, energy, rba or eam.
         """
-        _check_score(score)
-        pixels = read_upload(image)
-        answers = self._service.answers((left, right), pixels, score)
+        _, _, answers = self._answers(Run(image, (left, right), score))
         return _deliver(dict(zip(viewer.SIDES, answers, strict=True)), score)
 
     def segment(self, image: Picture, model: str, score: str) -> tuple[dict[str, Any], list[str]]:
@@ -279,12 +282,10 @@ class Handlers:
 
         Args:
             image: a JPEG, PNG or WebP file.
-            model: a bundled model, a checkpoint's path on the server or a Hub repository id.
+            model: a model the app offers, or a Hub repository id.
             score: msp, entropy, energy, rba or eam.
         """
-        _check_score(score)
-        pixels = read_upload(image)
-        [answer] = self._service.answers((model,), pixels, score)
+        _, _, [answer] = self._answers(Run(image, (model,), score))
         return _deliver({"model": answer}, score)
 
     def explain(
@@ -296,13 +297,11 @@ class Handlers:
             image: a JPEG, PNG or WebP file.
             x: column of the pixel, counted from 0 at the left.
             y: row of the pixel, counted from 0 at the top.
-            left: a bundled model, a checkpoint's path on the server or a Hub repository id.
+            left: a model the app offers, or a Hub repository id.
             right: likewise.
             score: msp, entropy, energy, rba or eam.
         """
-        _check_score(score)
-        pixels = read_upload(image)
-        answers = self._service.answers((left, right), pixels, score)
+        _, _, answers = self._answers(Run(image, (left, right), score))
         return _explained(answers, x, y, score)
 
     def export(
@@ -322,7 +321,7 @@ class Handlers:
 
         Args:
             image: a JPEG, PNG or WebP file.
-            left: a bundled model, a checkpoint's path on the server or a Hub repository id.
+            left: a model the app offers, or a Hub repository id.
             right: likewise.
             score: msp, entropy, energy, rba or eam.
             left_threshold: a pixel is anomalous from here on; the calibrated one when not given.
@@ -330,14 +329,10 @@ class Handlers:
             min_region: regions of fewer pixels are left out.
             truth: optional mask of the picture's size: 0 known, 1 anomaly, 255 void.
         """
-        run = Run(image or {}, (left, right), score, truth)
-        _check_score(score)
-        pixels = read_upload(image)
-        known = _truth(run, pixels.shape[:2])
         thresholds = {"left": left_threshold, "right": right_threshold}
         settings = downloads.settings_of({"thresholds": thresholds, "least": min_region}, score)
-        answers = self._service.answers(run.sources, pixels, score)
-        name = Path(str((image or {}).get("orig_name") or "picture")).name
+        _, known, answers = self._answers(Run(image, (left, right), score, truth))
+        name = name_of(image)
         with tempfile.TemporaryDirectory() as folder:
             path, told = downloads.write_everything(
                 Path(folder), answers, settings, name=name, truth=known
@@ -356,7 +351,7 @@ def whole(value: Any, what: str) -> int:
     return int(value)
 
 
-def _told(progress: gr.Progress) -> Callable[[float, str], None]:
+def _told(progress: gr.Progress) -> Report:
     """The service's reports, on the page."""
     return lambda share, text: progress(share, desc=text)
 

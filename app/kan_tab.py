@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from torch import Tensor
 
 from app.component import component, packed
 from app.handlers import Picture, answered, spoken, whole
@@ -15,10 +16,11 @@ from app.runs import Run, Runs
 from app.samples import sample_pictures
 from app.service import ModelService
 from app.strings import KAN, SCORE_TITLES
-from app.uploads import read_upload
+from app.uploads import name_of, read_upload, stored
 from app.viewer import title
 from mask2kan.drawing import color_table
 from mask2kan.errors import PictureError
+from mask2kan.kan import KAN as KanHead  # noqa: N811 (the strings are KAN here)
 from mask2kan.kan_view import edge_view, layer_views
 
 _FOLDER = Path(__file__).resolve().parent / "kan_panel"
@@ -34,9 +36,9 @@ class KanHandlers:
     def see(self, picture: Picture, model: str) -> dict[str, Any]:
         """All layers of a model's KAN head on a picture: the panel's value."""
         chosen, name = _picture_or_example(picture)
-        kan, inputs = self._service.inside(model, read_upload(chosen))
+        kan, inputs = self._inside(chosen, model)
         run = uuid.uuid4().hex
-        self._runs.add(run, Run(chosen, (model, model), next(iter(SCORE_TITLES))))
+        self._runs.add(run, Run(chosen, (model,), next(iter(SCORE_TITLES))))
         return {
             "run": run,
             "title": title(model),
@@ -54,7 +56,7 @@ class KanHandlers:
     def kan_edge(self, question: dict[str, Any]) -> dict[str, Any]:
         """The function on one edge, for the panel."""
         run = self._runs.find(question.get("run"))
-        kan, inputs = self._service.inside(run.sources[0], read_upload(run.picture))
+        kan, inputs = self._inside(run.picture, run.sources[0])
         layer, source, target = (
             whole(question.get(name), name) for name in ("layer", "input", "output")
         )
@@ -67,12 +69,12 @@ class KanHandlers:
 
         Args:
             image: a JPEG, PNG or WebP file; where its queries fall on the function is listed.
-            model: a bundled model, a checkpoint's path on the server or a Hub repository id.
+            model: a model the app offers, or a Hub repository id.
             layer: of the head, counted from 0.
             input: of the edge, counted from 0.
             output: of the edge, counted from 0.
         """
-        kan, inputs = self._service.inside(model, read_upload(image))
+        kan, inputs = self._inside(image, model)
         edge = edge_view(
             kan, whole(layer, "layer"), whole(input, "input"), whole(output, "output"), inputs
         )
@@ -80,6 +82,12 @@ class KanHandlers:
             "layers": [view.to_json() for view in layer_views(kan, inputs)],
             "edge": edge.to_json(),
         }
+
+    def _inside(self, picture: Picture, model: str) -> tuple[KanHead, Tensor]:
+        """A model's KAN head, and what the picture puts into it."""
+        stored(picture)  # or it is refused before anybody waits for a download
+        with self._service.turn([model]):
+            return self._service.inside(model, read_upload(picture))
 
 
 def kan_tab(
@@ -149,8 +157,7 @@ def _endpoint(handlers: KanHandlers, names: Sequence[str], queued: Mapping[str, 
 def _picture_or_example(picture: Picture) -> tuple[Mapping[str, Any], str]:
     """The visitor's picture and what to call it, or else the first example."""
     if picture:
-        path = picture.get("orig_name") or picture.get("path") or ""
-        return picture, Path(str(path)).name
+        return picture, name_of(picture)
     examples = sample_pictures()
     if not examples:
         raise PictureError("No picture was chosen: choose one in Compare first.")

@@ -6,14 +6,14 @@ import contextlib
 import dataclasses
 import html
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import gradio as gr
 from gradio.context import Context
 from gradio.events import api
 
-from app.catalog import Entry, catalog, find, size_in_words
+from app.catalog import Entry, size_in_words
 from app.handlers import spoken
 from app.service import ModelService
 from app.strings import MODELS
@@ -84,14 +84,13 @@ class ModelsTab:
     refresh: Callable[[str | None], str]
 
 
-def models_tab(service: ModelService, offered: Sequence[str]) -> ModelsTab:
+def models_tab(service: ModelService) -> ModelsTab:
     """Build the content of the tab, inside ``with gr.Tab(…)``.
 
     Args:
-        service: who fetches.
-        offered: names, paths and repository ids the app was started with.
+        service: who fetches; its catalog is listed.
     """
-    handlers = ModelsHandlers(service, offered)
+    handlers = ModelsHandlers(service)
     entries = handlers.entries()
     first = entries[0].source if entries else None
     gr.Markdown(MODELS["intro"], elem_id="models-intro")
@@ -136,18 +135,18 @@ def models_tab(service: ModelService, offered: Sequence[str]) -> ModelsTab:
 class ModelsHandlers:
     """The tab's callbacks, bound to the service that fetches."""
 
-    def __init__(self, service: ModelService, offered: Sequence[str]) -> None:
+    def __init__(self, service: ModelService) -> None:
         self._service = service
-        self._offered = tuple(offered)
+        self._catalog = service.catalog
         self._cancelled: dict[str, threading.Event] = {}
 
     def entries(self, chosen: str | None = None) -> list[Entry]:
         """The catalog, and at its end the chosen model where the visitor typed it."""
-        entries = catalog(self._offered)
+        entries = self._catalog.entries()
         if chosen and chosen.strip() not in {entry.source for entry in entries}:
             # What nobody knows is refused where something is done with it.
             with contextlib.suppress(CheckpointError):
-                entries.append(find(chosen, self._offered))
+                entries.append(self._catalog.find(chosen))
         return entries
 
     def listing(self, chosen: str | None) -> str:
@@ -247,7 +246,7 @@ class ModelsHandlers:
     def _find(self, chosen: str | None) -> Entry:
         if not chosen or not chosen.strip():
             raise ConfigError(MODELS["nothing_chosen"])
-        return find(chosen, self._offered)
+        return self._catalog.find(chosen)
 
 
 class _CancelledError(Exception):

@@ -22,15 +22,15 @@ class Run:
     """One comparison.
 
     Attributes:
-        picture: the raw value of the picture component.
+        picture: the raw value of the picture component; None where it is empty.
         sources: the models, left first.
         score: the anomaly score.
         truth: the raw value of the ground truth component, or of the example's; None without one.
         white_is_anomaly: what 255 means in it.
     """
 
-    picture: Mapping[str, Any]
-    sources: tuple[str, str]
+    picture: Mapping[str, Any] | None
+    sources: tuple[str, ...]
     score: str
     truth: Mapping[str, Any] | None = None
     white_is_anomaly: bool = False

@@ -30,6 +30,12 @@ def sample_pictures(folder: Path = FOLDER) -> list[Path]:
     return sorted(pictures, key=lambda path: (is_indoor(path), path.name))
 
 
+def example_files() -> set[Path]:
+    """The examples and their ground truth: what may be read without having been uploaded."""
+    pictures = sample_pictures()
+    return {*pictures, *filter(None, map(truth_of, pictures))}
+
+
 def gallery() -> gr.HTML:
     """The component: small pictures in two tabs; it triggers ``example_chosen`` with a name."""
     return component(

@@ -24,10 +24,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from app.catalog import Catalog, Model, offered_models, typed_paths_allowed
 from app.fetches import Fetches, Report
 from app.strings import MODELS
 from mask2kan.checkpoints import load_model
-from mask2kan.checkpoints.hub import cache_state, cached_only, hub_address
+from mask2kan.checkpoints.hub import Address, cache_state, cached_only
 from mask2kan.comparison import Comparison
 from mask2kan.config import ModelConfig
 from mask2kan.devices import (
@@ -36,7 +37,7 @@ from mask2kan.devices import (
     release_memory,
     resolve_device,
 )
-from mask2kan.errors import CheckpointError, Mask2KANError, OutOfMemoryError
+from mask2kan.errors import Mask2KANError, OutOfMemoryError
 from mask2kan.execution import run_plainly
 from mask2kan.kan import KAN
 from mask2kan.kan_view import head_inputs, kan_head
@@ -87,11 +88,13 @@ class ModelService:
 
     Args:
         device: where models live; ``"auto"`` takes the accelerator if there is one.
+        catalog: which models may be asked for; by default what the environment says.
     """
 
-    def __init__(self, *, device: str = "auto") -> None:
+    def __init__(self, *, device: str = "auto", catalog: Catalog | None = None) -> None:
+        self.catalog = catalog or Catalog(offered_models(), typed_paths=typed_paths_allowed())
         self._device = device
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._fetches = Fetches()
         self._models: OrderedDict[str, Predictor] = OrderedDict()
         self._answers: OrderedDict[tuple[str, str], Answer] = OrderedDict()
@@ -110,11 +113,30 @@ class ModelService:
                 passes through; the download ends when nobody waits for it any more.
 
         Raises:
-            CheckpointError: for a repository that cannot be read.
+            CheckpointError: for a repository that cannot be read, or a model that is not offered.
         """
-        address = hub_address(source)
-        if address is not None:
-            self._fetches.fetch(address, progress)
+        model = self.catalog.admit(source)
+        if isinstance(model.place, Address):
+            self._fetches.fetch(model.place, progress)
+
+    @contextlib.contextmanager
+    def turn(
+        self, sources: Sequence[str | None] = (), progress: Report | None = None
+    ) -> Iterator[None]:
+        """A visitor's turn: nobody else decodes or computes anything meanwhile.
+
+        Pictures take most of the memory and much of the time, so they are read within it, too.
+
+        Args:
+            sources: the models that will be asked for; they are fetched before the turn begins.
+            progress: as of ``fetch``.
+
+        Raises:
+            CheckpointError: as ``fetch``.
+        """
+        self._fetch_missing([self.catalog.admit(source) for source in sources], progress)
+        with self._lock:
+            yield
 
     def answers(
         self,
@@ -129,7 +151,7 @@ class ModelService:
         here yet are fetched first; those that are here are used as they are.
 
         Args:
-            sources: each a bundled name, a local file or folder, or a Hub repository id.
+            sources: each a name that the catalog admits.
             picture: (H, W, 3) RGB.
             score: the anomaly score that will be asked for.
             progress: as of ``fetch``.
@@ -140,10 +162,10 @@ class ModelService:
         Raises:
             Mask2KANError: for a checkpoint or picture that cannot be used, or too little memory.
         """
-        names = [_named(source) for source in sources]
-        self._fetch_missing(names, progress)
+        models = [self.catalog.admit(source) for source in sources]
+        self._fetch_missing(models, progress)
         with self._computing(picture):
-            return self._compute(names, picture, score)
+            return self._compute(models, picture, score)
 
     def inside(
         self, source: str | None, picture: NDArray[np.uint8], progress: Report | None = None
@@ -161,12 +183,12 @@ class ModelService:
         Raises:
             Mask2KANError: as ``answers``; also for a model whose head is no KAN.
         """
-        name = _named(source)
-        self._fetch_missing([name], progress)
+        model = self.catalog.admit(source)
+        self._fetch_missing([model], progress)
         with self._computing(picture):
-            predictor = self._predictor(name)
+            predictor = self._predictor(model)
             kan = kan_head(predictor.model)
-            key = (_identity(name), _fingerprint(picture))
+            key = (_identity(model), _fingerprint(picture))
             if key not in self._head_inputs:
                 with head_inputs(predictor.model) as seen:
                     predictor(picture, run=run_plainly)
@@ -201,9 +223,8 @@ class ModelService:
         def load() -> None:
             for source in sources:
                 try:
-                    self._fetch_missing([source], None)
-                    with self._lock:
-                        predictor = self._predictor(source)
+                    with self.turn([source]):
+                        predictor = self._predictor(self.catalog.admit(source))
                         predictor(np.zeros(_WARM_SIZE, np.uint8))
                 except Mask2KANError as error:
                     logger.warning("Could not load %s: %s", source, error)
@@ -212,41 +233,39 @@ class ModelService:
         thread.start()
         return thread
 
-    def _fetch_missing(self, sources: Sequence[str], progress: Report | None) -> None:
+    def _fetch_missing(self, models: Sequence[Model], progress: Report | None) -> None:
         missing = [
-            source
-            for source in dict.fromkeys(sources)
-            if hub_address(source) is not None and cache_state(source).state == "absent"
+            model.place
+            for model in dict.fromkeys(models)
+            if isinstance(model.place, Address) and cache_state(model.place).state == "absent"
         ]
-        for source in missing:
-            self.fetch(source, progress)
+        for address in missing:
+            self._fetches.fetch(address, progress)
         if missing and progress is not None:
             progress(1.0, MODELS["loading"])
 
     def _compute(
-        self, sources: Sequence[str], picture: NDArray[np.uint8], score: str
+        self, models: Sequence[Model], picture: NDArray[np.uint8], score: str
     ) -> list[Answer]:
         fingerprint = _fingerprint(picture)
-        keys = [(_identity(source), fingerprint) for source in sources]
+        keys = [(_identity(model), fingerprint) for model in models]
         found = {key: self._answers[key] for key in keys if key in self._answers}
-        missing = {
-            key: source for key, source in zip(keys, sources, strict=True) if key not in found
-        }
+        missing = {key: model for key, model in zip(keys, models, strict=True) if key not in found}
         if missing:
             comparison = self._comparison_of(tuple(missing.values()))
-            for (key, source), predictor, prediction in zip(
+            for (key, asked), predictor, prediction in zip(
                 missing.items(), comparison.predictors, comparison(picture), strict=True
             ):
                 model: Any = predictor.model
                 found[key] = Answer(
-                    source,
+                    asked.name,
                     model.config,
                     prediction,
                     device=_device_in_words(predictor.device),
                     dtype=str(predictor.dtype).removeprefix("torch."),
                 )
                 height, width = picture.shape[:2]
-                logger.info("%s looked at a picture of %d × %d", source, width, height)
+                logger.info("%s looked at a picture of %d × %d", asked.name, width, height)
         for key, answer in found.items():
             answer.prediction.prepare((score,))
             if _pixels(answer) <= _LARGEST_ANSWER_KEPT:
@@ -259,23 +278,23 @@ class ModelService:
             kept -= _pixels(self._answers.popitem(last=False)[1])
         return [found[key] for key in keys]
 
-    def _comparison_of(self, sources: tuple[str, ...]) -> Comparison:
+    def _comparison_of(self, models: tuple[Model, ...]) -> Comparison:
         """The last one where it still fits: finding out what models share reads their weights."""
-        wanted = {_identity(source) for source in sources}
-        predictors = tuple(self._predictor(source, wanted) for source in sources)
+        wanted = {_identity(model) for model in models}
+        predictors = tuple(self._predictor(model, wanted) for model in models)
         if self._comparison is None or self._comparison.predictors != predictors:
             self._comparison = Comparison(*predictors)
         return self._comparison
 
-    def _predictor(self, source: str, wanted: Collection[str] = ()) -> Predictor:
+    def _predictor(self, model: Model, wanted: Collection[str] = ()) -> Predictor:
         """A model from memory, or from its file once there is room; ``wanted`` ones stay."""
-        key = _identity(source)
+        key = _identity(model)
         if key not in self._models:
-            self._make_room(_size_of(source), wanted)
+            self._make_room(_size_of(model), wanted)
             # What is on this machine is what was fetched: nobody waits for the Hub in here.
             with cached_only():
-                model = load_model(source, device=self._device)
-            self._models[key] = Predictor(model, device=self._device)
+                loaded = load_model(model.place, device=self._device)
+            self._models[key] = Predictor(loaded, device=self._device)
         self._models.move_to_end(key)
         return self._models[key]
 
@@ -302,35 +321,29 @@ class ModelService:
         release_memory(resolve_device(self._device))
 
 
-def _named(source: str | None) -> str:
-    name = (source or "").strip()
-    if not name:
-        raise CheckpointError(
-            "No model was chosen: pick one, or type a checkpoint's path or Hub repository id."
-        )
-    return name
-
-
 def _pixels(answer: Answer) -> int:
     height, width = answer.prediction.size
     return height * width
 
 
-def _identity(source: str) -> str:
+def _identity(model: Model) -> str:
     """The name, and the version: when a file was written, at which commit a repository is."""
-    path = Path(source)
-    if path.exists():
-        return f"{source}@{path.stat().st_mtime_ns}"
-    folder = cache_state(source).folder if hub_address(source) is not None else None
-    return f"{source}@{folder.name}" if folder is not None else source
+    if isinstance(model.place, Address):
+        folder = cache_state(model.place).folder
+        return model.name if folder is None else f"{model.name}@{folder.name}"
+    path = Path(model.place).expanduser()
+    return f"{model.name}@{path.stat().st_mtime_ns}" if path.exists() else model.name
 
 
-def _size_of(source: str) -> int:
+def _size_of(model: Model) -> int:
     """Bytes on disk of what is about to be loaded; 0 for what is not there."""
-    path = Path(source)
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-    return path.stat().st_size if path.is_file() else cache_state(source).bytes
+    if not isinstance(model.place, Address):
+        path = Path(model.place).expanduser()
+        if path.is_dir():
+            return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+        if path.is_file():
+            return path.stat().st_size
+    return cache_state(model.place).bytes
 
 
 def _device_in_words(device: torch.device) -> str:

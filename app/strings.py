@@ -39,13 +39,18 @@ PAGE: dict[str, str] = {
     "preset_indoor": "Indoor",
     "left": "Left model",
     "right": "Right model",
-    "model_note": "Or type a path or a Hub repository id.",
+    "model_note": "Or type a Hub repository id.",
+    "model_note_here": "Or type a path or a Hub repository id.",
     "score": "Anomaly score",
     "score_note": "The higher, the less is explained.",
     "compare": "Compare",
     "no_models": (
         "No bundled models were found in weights/.\n"
-        "Type a checkpoint's path or a Hub repository id into both model fields."
+        "Type a Hub repository id into both model fields."
+    ),
+    "not_taken": (
+        "The app can't use what was sent: give pictures as uploaded files, and everything else as "
+        "its API describes it."
     ),
 }
 
@@ -363,6 +368,7 @@ MODELS: dict[str, str] = {
     "hours": "{n} h",
     "loading": "Computing…",
     "nothing_chosen": "Choose a model, or type a Hub repository id.",
+    "none_chosen": "No model was chosen: pick one, or type a Hub repository id (owner/name).",
     "is_here": "{title} needs no download.",
     "done": "{title} is here: {size}.",
     "cancelled": "The download of {title} was cancelled.",

@@ -2,12 +2,18 @@
 
 Gradio's own image preprocessing is switched off for every event: it decodes animations to palette
 indices, saturates 16-bit pictures and hides the reason when it fails. What arrives here is the
-uploaded file itself, which ``mask2kan.pictures`` decodes. Gradio has checked before that the path
-lies in its upload folder.
+uploaded file itself, which ``mask2kan.pictures`` decodes.
+
+A request says where that file lies, and Gradio checks it only where the value carries a mark that
+the sender may leave out. So ``stored`` decides, for whatever is opened on a visitor's behalf.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,18 +23,63 @@ from gradio.utils import get_upload_folder
 from numpy.typing import NDArray
 from PIL import Image
 
+from app.samples import example_files
 from mask2kan.errors import PictureError
-from mask2kan.pictures import read_picture
+from mask2kan.pictures import FORMATS, read_picture
 
 _EXPECTED = "0 for known, 1 for anomaly and 255 for void"
+_LONGEST_NAME = 100
+_NOT_HERE = (
+    "The picture did not arrive, or is no longer kept here: upload it again, or choose an example."
+)
 _MASK_MODES = ("1", "L", "P", "RGB", "RGBA")
+
+
+def stored(payload: object) -> Path:
+    """Where an uploaded file lies: in Gradio's upload folder, or among the examples.
+
+    A path is judged by its text first. Already to look whether another one exists could ask a
+    machine of somebody's choice for it, and would tell strangers which files there are.
+
+    Args:
+        payload: Gradio's description of an uploaded file (``path`` is its place on disk), or what
+            a request gave for one.
+
+    Returns:
+        The path of a regular file, without links.
+
+    Raises:
+        PictureError: when there is no picture; for every other path in the same words, whether or
+            not there is such a file.
+    """
+    if not payload:
+        raise PictureError("No picture was given: upload one, paste one or choose an example.")
+    path = payload.get("path") if isinstance(payload, Mapping) else None
+    if not isinstance(path, str) or not path:
+        raise PictureError("The picture was not sent as a file: upload a JPEG, PNG or WebP file.")
+    named, folder = _absolute(path), _absolute(get_upload_folder())
+    examples = example_files()
+    if "\0" not in path and (named in examples or _inside(named, folder, folder.resolve())):
+        with contextlib.suppress(OSError, RuntimeError):  # the latter for links in a circle
+            real = named.resolve(strict=True)
+            allowed = named in examples or _inside(real, folder.resolve())
+            if allowed and stat.S_ISREG(real.stat().st_mode):
+                return real
+    raise PictureError(_NOT_HERE)
+
+
+def name_of(payload: Mapping[str, Any] | None) -> str:
+    """What the visitor calls an uploaded file, fit to name others by."""
+    said = payload or {}
+    name = Path(str(said.get("orig_name") or said.get("path") or "picture")).name
+    return re.sub(r"[\0-\x1f\x7f]", "", name)[-_LONGEST_NAME:] or "picture"
 
 
 def read_upload(payload: Mapping[str, Any] | None) -> NDArray[np.uint8]:
     """The picture behind an image component's raw value.
 
     Args:
-        payload: Gradio's description of an uploaded file (``path`` is its place on disk).
+        payload: as of ``stored``.
 
     Returns:
         (H, W, 3) RGB.
@@ -36,24 +87,22 @@ def read_upload(payload: Mapping[str, Any] | None) -> NDArray[np.uint8]:
     Raises:
         PictureError: when there is no picture, or it cannot be read or is too large.
     """
-    if not payload:
-        raise PictureError("No picture was given: upload one, paste one or choose an example.")
-    return read_picture(_path(payload).read_bytes())
+    path = stored(payload)
+    try:
+        content = path.read_bytes()
+    except OSError as error:  # cleaned up this moment
+        raise PictureError(_NOT_HERE) from error
+    return read_picture(content)
 
 
 def given(event: object) -> dict[str, str]:
     """The picture that a component of ours says it has uploaded.
 
-    What a browser says is not to be trusted: only files in the upload folder are taken.
-
     Raises:
-        PictureError: for any other path.
+        PictureError: as ``stored``.
     """
     said = event if isinstance(event, Mapping) else {}
-    path, folder = Path(str(said.get("path", ""))), Path(get_upload_folder()).resolve()
-    if not path.is_file() or folder not in path.resolve().parents:
-        raise PictureError("The picture did not arrive: try again, or use the upload field.")
-    return {"path": str(path), "orig_name": Path(str(said.get("name", path.name))).name}
+    return {"path": str(stored(said)), "orig_name": Path(str(said.get("name", ""))).name}
 
 
 def read_truth(
@@ -62,7 +111,7 @@ def read_truth(
     """The ground truth mask behind a component's raw value.
 
     Args:
-        payload: as for ``read_upload``.
+        payload: as of ``stored``.
         size: (H, W) of the picture it belongs to.
         white_is_anomaly: 255 means "anomaly", as in black and white masks, instead of "void".
 
@@ -72,8 +121,9 @@ def read_truth(
     Raises:
         PictureError: when it is no mask, has another size, or values that mean nothing.
     """
+    path = stored(payload)
     try:
-        with Image.open(_path(payload)) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             _check_mask(opened, size)
             # The indices of a palette, the first of equal channels; 1-bit masks are 0 and 255.
             values = np.asarray(opened.convert("L") if opened.mode == "1" else opened)
@@ -103,8 +153,10 @@ def _check_mask(opened: Image.Image, size: tuple[int, int]) -> None:
         raise PictureError(f"The ground truth is no 8-bit mask: it needs {_EXPECTED}.")
 
 
-def _path(payload: Mapping[str, Any]) -> Path:
-    path = payload.get("path")
-    if not isinstance(path, str) or not path:
-        raise PictureError("The picture was not sent as a file: upload a JPEG, PNG or WebP file.")
-    return Path(path)
+def _absolute(path: str) -> Path:
+    """By its text alone, ``..`` too."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 (pathlib looks at the disk for ``..``)
+
+
+def _inside(path: Path, *folders: Path) -> bool:
+    return any(folder in path.parents for folder in folders)

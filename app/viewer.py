@@ -24,6 +24,7 @@ from PIL import Image
 from app.component import component, packed, served
 from app.service import Answer
 from app.strings import SCORE_TITLES, STAGES, VIEWER
+from mask2kan.checkpoints.hub import is_repo_id
 from mask2kan.drawing import color_table
 from mask2kan.exports import quantize
 from mask2kan.predictor import Prediction
@@ -109,7 +110,7 @@ def sampled(values: NDArray[Any]) -> NDArray[Any]:
 
 def title(source: str) -> str:
     """What a model is called on the page: its bundled name or repository id, or its file's name."""
-    return Path(source).name if Path(source).exists() else source
+    return source if is_repo_id(source) else Path(source).name
 
 
 def _side(side: str, answer: Answer, score: str) -> dict[str, Any]:

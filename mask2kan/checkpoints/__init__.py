@@ -19,6 +19,7 @@ from mask2kan.checkpoints.files import Contents, read_file, read_json
 from mask2kan.checkpoints.hub import (
     BESIDE,
     INDICES,
+    Address,
     bundled_file,
     fetch,
     is_repo_id,
@@ -37,7 +38,7 @@ __all__ = ["describe", "list_weights", "load_model", "save_model"]
 
 
 def load_model(
-    source: str | Path,
+    source: str | Path | Address,
     *,
     file: str | None = None,
     revision: str | None = None,
@@ -46,7 +47,8 @@ def load_model(
     """Load a model, in evaluation mode.
 
     Args:
-        source: a file or folder, a name from ``list_weights()``, or a Hub repository id.
+        source: a file or folder, a name from ``list_weights()``, or a Hub repository id; an
+            ``Address`` of the Hub is never taken for a file or folder of that name.
         file: the weights' file, when a folder or repository holds several.
         revision: a branch, tag or commit of a Hub repository.
         device: ``auto`` (a CUDA card where there is one), or any name torch knows.
@@ -61,7 +63,7 @@ def load_model(
 
 
 def describe(
-    source: str | Path, *, file: str | None = None, revision: str | None = None
+    source: str | Path | Address, *, file: str | None = None, revision: str | None = None
 ) -> dict[str, Any]:
     """What a checkpoint is, without building the model.
 
@@ -103,8 +105,11 @@ def describe(
     }
 
 
-def _open(source: str | Path, file: str | None, revision: str | None) -> Checkpoint:
+def _open(source: str | Path | Address, file: str | None, revision: str | None) -> Checkpoint:
     """Find a checkpoint: a path that exists, then a bundled name, then a Hub repository."""
+    if isinstance(source, Address):
+        folder, name = fetch(source.repo, file or source.file, revision or source.revision)
+        return _open_folder(folder, name, source.repo)
     origin = str(source)
     if not origin.strip() or "\0" in origin:
         raise CheckpointError("No checkpoint was named; give a path, a bundled name or a Hub id.")

@@ -40,7 +40,7 @@ WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 BESIDE = ("config.json", "preprocessor_config.json")
-_REPO_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _WEIGHTS = (".safetensors", ".pth", ".pkl", ".pt", ".bin")
 _README = "README.md"
@@ -115,7 +115,7 @@ def bundled_file(entry: dict[str, Any]) -> tuple[Path, str]:
 
 def is_repo_id(source: str) -> bool:
     """Whether a source reads like ``owner/name``."""
-    return bool(_REPO_ID.match(source)) and ".." not in source and not source.endswith(_WEIGHTS)
+    return bool(_REPO_ID.fullmatch(source)) and ".." not in source and not source.endswith(_WEIGHTS)
 
 
 def pick_files(names: Iterable[str], file: str | None) -> list[str]:
@@ -183,6 +183,18 @@ def hub_address(source: str) -> Address | None:
     """
     if not source.strip() or "\0" in source or Path(source).expanduser().exists():
         return None
+    return named_address(source)
+
+
+def named_address(source: str) -> Address | None:
+    """Where on the Hub a source would be, going by its text alone.
+
+    Nothing of this machine is looked at but the manifest: what strangers name must not show which
+    files there are.
+
+    Raises:
+        CheckpointError: when the manifest is damaged.
+    """
     entry = _entry(source)
     if entry is None:
         return Address(source) if is_repo_id(source) else None
@@ -191,22 +203,23 @@ def hub_address(source: str) -> Address | None:
     return Address(str(entry["hub"]), entry.get("hub_file"), entry.get("revision"))
 
 
-def cache_state(source: str) -> CacheState:
+def cache_state(source: str | Address) -> CacheState:
     """Whether a bundled name or a Hub repository is here, without asking the network.
 
     Args:
-        source: a name from ``list_weights()`` or ``owner/name``. Anything else is absent.
+        source: a name from ``list_weights()``, ``owner/name`` or an address. Anything else is
+            absent.
 
     Raises:
         CheckpointError: when the manifest is damaged.
     """
-    entry = _entry(source)
+    entry = None if isinstance(source, Address) else _entry(source)
     if entry is not None and entry.get("file"):
         path, _ = bundled_file(entry)
         if path.is_file():
             return CacheState("bundled", path.stat().st_size, path.parent)
         return CacheState("absent")
-    address = hub_address(source)
+    address = source if isinstance(source, Address) else hub_address(source)
     if address is None:
         return CacheState("absent")
     try:
@@ -216,10 +229,10 @@ def cache_state(source: str) -> CacheState:
     return CacheState("cached", sum((folder / name).stat().st_size for name in present), folder)
 
 
-def readme_of(source: str) -> str | None:
+def readme_of(source: str | Address) -> str | None:
     """The README fetched with a Hub checkpoint; None where there is none on this machine."""
-    folder = cache_state(source).folder
-    path = folder / _README if folder is not None and hub_address(source) else None
+    here = cache_state(source)
+    path = here.folder / _README if here.folder is not None and here.state == "cached" else None
     if path is None or not path.is_file():
         return None
     with path.open("rb") as file:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from app import service as service_module
 from app.service import ModelService
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _uploads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests write counts as uploaded; nothing else on the machine does."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.getbasetemp()))
+        yield
 
 
 @pytest.fixture

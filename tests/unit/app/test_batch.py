@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gc
 import io
@@ -230,9 +231,10 @@ class Fresh:
         self.given: list[weakref.ref[Any]] = []
         self.alive: list[int] = []
 
-    def answers(
-        self, sources: Sequence[str], picture: np.ndarray, score: str, **_: Any
-    ) -> list[Answer]:
+    def turn(self, *_: Any) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def answers(self, sources: Sequence[str], picture: np.ndarray, score: str) -> list[Answer]:
         gc.collect()
         self.alive.append(sum(reference() is not None for reference in self.given))
         predictions = [Predictor(self.model, device="cpu")(picture) for _ in sources]
@@ -326,8 +328,9 @@ def test_a_video_that_breaks_off_says_so(
         (None, "No picture was given"),
         ([], "No picture was given"),
         ("/etc/passwd", "not sent as files"),
-        (["/etc/passwd"], "not sent as files"),
-        ([{"path": None}], "not sent as files"),
+        (["/etc/passwd"], "not sent as a file"),
+        ([{"path": None}], "not sent as a file"),
+        ([{"path": "/etc/passwd"}], "did not arrive"),
         ([{"path": "x.png"}] * (MAX_PICTURES + 1), f"at most {MAX_PICTURES}"),
     ],
 )
@@ -462,6 +465,7 @@ def test_names_make_safe_folders_and_cells(tmp_path: Path) -> None:
     assert stem("Straße, nass.JPEG") == "Straße_nass"
     assert stem("clip.mp4 · 3.2 s") == "clip_3.2_s"
     assert stem("….png") == "picture"
+    (tmp_path / "x.png").touch()
     [item] = items_of([{"path": str(tmp_path / "x.png"), "orig_name": "../../../etc/passwd"}])
     assert item.name == "passwd"
     [row] = csv.DictReader(io.StringIO(write_csv([BatchRow(1, 'a, "b"\n.png')]).decode()))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.catalog import Entry, catalog, find, size_in_words
-from mask2kan.checkpoints import hub, save_model
+from app.catalog import Catalog, Entry, size_in_words, typed_paths_allowed
+from mask2kan.checkpoints import hub, load_model, save_model
 from mask2kan.errors import CheckpointError
 from tests.fake_hub import FakeHub
 from tests.tiny_models import tiny
@@ -44,7 +44,7 @@ def by_source(entries: list[Entry]) -> dict[str, Entry]:
 
 
 def test_all_of_the_manifest_is_listed_and_what_is_offered_comes_first(served: FakeHub) -> None:
-    entries = catalog(["mask2kan_camvid", "someone/tiny", "mask2former_camvid"])
+    entries = Catalog(["mask2kan_camvid", "someone/tiny", "mask2former_camvid"]).entries()
     sources = [entry.source for entry in entries]
     assert sources[:3] == ["mask2kan_camvid", "someone/tiny", "mask2former_camvid"]
     assert set(sources) == {entry["name"] for entry in hub.manifest()} | {"someone/tiny"}
@@ -53,7 +53,7 @@ def test_all_of_the_manifest_is_listed_and_what_is_offered_comes_first(served: F
 
 
 def test_bundled_models(served: FakeHub) -> None:
-    entry = by_source(catalog([]))["mask2kan_camvid"]
+    entry = by_source(Catalog([]).entries())["mask2kan_camvid"]
     assert entry.title == "Mask2KAN, CamVid (KAN head)"
     assert (entry.kind, entry.scene, entry.state) == ("bundled", "road", "bundled")
     assert entry.licence == "CC BY-NC 4.0"
@@ -64,16 +64,16 @@ def test_bundled_models(served: FakeHub) -> None:
 
 def test_every_entry_of_the_manifest_says_its_scene() -> None:
     assert {entry["scene"] for entry in hub.manifest()} == {"road", "indoor"}
-    assert by_source(catalog([]))[ADE].scene == "indoor"
+    assert by_source(Catalog([]).entries())[ADE].scene == "indoor"
 
 
 def test_a_hub_model_before_and_after_it_was_fetched(served: FakeHub) -> None:
-    before = by_source(catalog([]))[ADE]
+    before = by_source(Catalog([]).entries())[ADE]
     assert (before.kind, before.state, before.bytes) == ("hub", "absent", 0)
     assert before.state_text == "Not downloaded"
     assert f"({served.url}/{ADE})" in before.card
     hub.fetch(ADE, None, None)
-    after = by_source(catalog([]))[ADE]
+    after = by_source(Catalog([]).entries())[ADE]
     assert after.state == "cached"
     assert after.bytes == (served.repositories[ADE] / "model.safetensors").stat().st_size
     assert after.state_text == f"Downloaded, {size_in_words(after.bytes)}"
@@ -85,7 +85,7 @@ def test_a_readme_loads_nothing_from_elsewhere_and_its_links_lead_to_its_page(
     served: FakeHub,
 ) -> None:
     hub.fetch("someone/tiny", None, None)
-    card = find("someone/tiny", []).card
+    card = Catalog([]).find("someone/tiny").card
     assert "# Tiny" in card
     assert "a street" in card
     for gone in ("license:", "![", "<img", "street.png", "x.png", "script", "alert"):
@@ -97,7 +97,7 @@ def test_a_readme_loads_nothing_from_elsewhere_and_its_links_lead_to_its_page(
 
 def test_files_on_this_machine(served: FakeHub, tmp_path: Path) -> None:
     path = str(tmp_path / "tiny" / "model.safetensors")
-    [entry, folder, *_] = catalog([path, str(tmp_path / "tiny")])
+    [entry, folder, *_] = Catalog([path, str(tmp_path / "tiny")]).entries()
     assert (entry.title, entry.kind, entry.state) == ("model.safetensors", "file", "file")
     assert entry.bytes == Path(path).stat().st_size
     assert str(tmp_path) not in entry.card
@@ -105,23 +105,83 @@ def test_files_on_this_machine(served: FakeHub, tmp_path: Path) -> None:
 
 
 def test_an_offered_file_that_is_gone_stays_as_absent(served: FakeHub) -> None:
-    entry = catalog(["/nowhere/model.safetensors"])[0]
+    entry = Catalog(["/nowhere/model.safetensors"]).entries()[0]
     assert (entry.kind, entry.state, entry.bytes) == ("file", "absent", 0)
 
 
 def test_any_repository_is_found_and_nothing_else(served: FakeHub, tmp_path: Path) -> None:
-    entry = find(" someone/new ", [])
+    entry = Catalog([]).find(" someone/new ")
     assert (entry.source, entry.title, entry.kind) == ("someone/new", "someone/new", "hub")
     assert (entry.scene, entry.licence) == ("", "see its page")
     path = str(tmp_path / "tiny" / "model.safetensors")
-    assert find(path, [path]).kind == "file"
+    assert Catalog([path]).find(path).kind == "file"
     for source in (path, "nothing", "/etc/passwd", "../x", ""):
         with pytest.raises(CheckpointError, match="owner/name"):
-            find(source, [])
+            Catalog([]).find(source)
+
+
+def test_paths_are_taken_where_they_may_be_typed_and_where_they_are_offered(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "model.safetensors"
+    path.touch()
+    source = str(path)
+    assert Catalog([], typed_paths=True).admit(f" {source} ") == (source, source)
+    assert Catalog([source]).admit(source) == (source, source)
+    refused = (source, str(tmp_path), f"file://{source}", f"//localhost{source}", "~", "x" * 5000)
+    for name in (*refused, "a\0b", r"\\host\share\x.pth"):
+        with pytest.raises(CheckpointError, match="owner/name"):
+            Catalog([]).admit(name)
+    for name in ("nowhere.safetensors", "a\0b", "x" * 5000):
+        with pytest.raises(CheckpointError, match="Unknown model"):
+            Catalog([], typed_paths=True).admit(name)
+    for nothing in (None, "", "  "):
+        with pytest.raises(CheckpointError, match="No model was chosen"):
+            Catalog([source], typed_paths=True).admit(nothing)
+
+
+def test_a_repository_is_one_whatever_lies_here(
+    served: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of that name is only whose who may type paths; strangers do not learn of it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "someone" / "tiny").mkdir(parents=True)
+    assert Catalog([]).admit("someone/tiny").place == hub.Address("someone/tiny")
+    assert Catalog([]).find("someone/tiny").kind == "hub"
+    assert Catalog([], typed_paths=True).admit("someone/tiny").place == "someone/tiny"
+    assert Catalog(["someone/tiny"]).find("someone/tiny").kind == "file"
+    model = load_model(hub.Address("someone/tiny"), device="cpu")
+    assert model.config.family == "mask2kan"
+
+
+@pytest.mark.parametrize(
+    ("host", "public", "allowed"),
+    [
+        (None, None, True),
+        ("localhost", "", True),
+        ("127.0.0.9", "0", True),
+        ("[::1]", "false", True),
+        ("127.0.0.1", "1", False),
+        (None, "yes", False),
+        ("0.0.0.0", None, False),
+        ("::", None, False),
+        ("192.168.1.5", "0", False),
+        ("example.org", None, False),
+        ("", None, False),
+    ],
+)
+def test_who_may_type_paths(
+    monkeypatch: pytest.MonkeyPatch, host: str | None, public: str | None, allowed: bool
+) -> None:
+    for name, value in (("GRADIO_SERVER_NAME", host), ("MASK2KAN_PUBLIC", public)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert typed_paths_allowed() == allowed
 
 
 def test_clients_get_plain_values() -> None:
-    told = by_source(catalog([]))["mask2kan_camvid"].to_json()
+    told = by_source(Catalog([]).entries())["mask2kan_camvid"].to_json()
     assert list(told) == ["source", "title", "kind", "scene", "licence", "state", "bytes"]
 
 

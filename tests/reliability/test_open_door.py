@@ -1,0 +1,347 @@
+"""No request makes the server open a path of its machine.
+
+The app's own configuration tells which endpoints and events there are and what each takes. Every
+one of them is sent paths of files that exist, as picture, as ground truth, as one of a batch's
+files, as event, and as model. The app runs in a process that writes down what it opens and may take
+a limited address space only: unguarded code reads /dev/zero until the machine has no memory left.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import re
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from mask2kan.checkpoints import save_model
+from tests.serving import EXAMPLE, serving, tiny_models
+from tests.tiny_models import tiny
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="FIFOs, links and limits of Linux")
+
+CANARY = "mask2kan_canary"  # in the name of everything that must stay closed
+ADDRESS_SPACE = 12 * 2**30
+SECONDS = 60
+VISITORS = 6
+WATCHED = f"""
+import os, resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_AS, ({ADDRESS_SPACE}, {ADDRESS_SPACE}))
+log = open(os.environ["OPENED"], "a", buffering=1)
+def watch(event, arguments):
+    if event in ("open", "os.listdir", "os.scandir"):
+        path = str(arguments[0])
+        if {CANARY!r} in path or path == "/dev/zero":
+            print(event, path, file=log)
+sys.addaudithook(watch)
+sys.argv = ["app.py"]
+sys.path.insert(0, "")
+runpy.run_path("app.py", run_name="__main__")
+"""
+# With Gradio's mark its own check comes first; ours has to hold where that lets something pass.
+MARKED = ("a file", "a pipe among the uploads", "a link among the uploads")
+# What takes a model's name without looking at any: lists, and choices handed on to where it counts.
+HANDED_ON = {"listing", "listing_1", "end_3", "fail", "lambda_1", "lambda_2", "open_link"}
+
+
+class Answer(NamedTuple):
+    """What came back: an error's sentence, or None and the data."""
+
+    error: str | None
+    data: Any
+
+
+class Visitor:
+    """A browser or a program: a session that joins the queue and waits for its answers."""
+
+    def __init__(self, url: str) -> None:
+        self._http = httpx.Client(base_url=url, timeout=SECONDS, trust_env=False)
+        self.session = uuid.uuid4().hex
+        told = self._http.get("/config").json()
+        self.components = {one["id"]: one for one in told["components"]}
+        self.events = [one for one in told["dependencies"] if one["backend_fn"]]
+        self._picture = self.upload(EXAMPLE)
+        self.upload_folder = Path(self._picture["path"]).parents[1]
+
+    def another(self) -> Visitor:
+        return Visitor(str(self._http.base_url))
+
+    def event(self, name: str) -> dict[str, Any]:
+        [event] = (one for one in self.events if one["api_name"] == name)
+        return event
+
+    def upload(self, path: Path) -> dict[str, Any]:
+        sent = self._http.post("/gradio_api/upload", files={"files": path.open("rb")})
+        return {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
+
+    def usual(self, event: dict[str, Any]) -> list[Any]:
+        """What the page sends: pictures where there are fields for them, else the defaults."""
+        picture, values = self._picture, []
+        for number in event["inputs"]:
+            component = self.components[number]
+            value = component["props"].get("value")
+            if component["type"] == "image":
+                value = None if self.role(number) == "truth" else picture
+            elif component["type"] == "file":
+                value = [picture]
+            elif component["type"] == "number":
+                value = value or 0
+            values.append(value)
+        return values
+
+    def role(self, number: int) -> str | None:
+        """What an attacker could put a path into, of the component of that number."""
+        props = self.components[number]["props"]
+        kind = self.components[number]["type"]
+        if kind == "image":
+            named = (props.get("elem_id"), props.get("label"))
+            return "truth" if "truth" in named else "picture"
+        if kind == "file":
+            return "file"
+        return "model" if kind == "dropdown" and props.get("allow_custom_value") else None
+
+    def ask(
+        self, event: dict[str, Any], data: list[Any], event_data: Any = None, **query: str
+    ) -> Answer:
+        body = {
+            "data": data,
+            "fn_index": event["id"],
+            "session_hash": self.session,
+            "event_data": event_data,
+        }
+        self._http.post("/gradio_api/queue/join", json=body, params=query).raise_for_status()
+        deadline = time.monotonic() + SECONDS  # heartbeats arrive for ever, answers may not
+        with self._http.stream(
+            "GET", "/gradio_api/queue/data", params={"session_hash": self.session}
+        ) as stream:
+            for line in stream.iter_lines():
+                message = json.loads(line.removeprefix("data:")) if line else {}
+                if time.monotonic() > deadline:
+                    break
+                if message.get("msg") == "process_completed":
+                    output = message["output"]
+                    if message["success"]:
+                        return Answer(None, output["data"])
+                    return Answer(output.get("error") or "", None)
+        raise AssertionError(f"{event['api_name']} never answered {str(data)[:200]}")
+
+    def call_server(self, component: int, function: str, data: Any) -> Answer:
+        body = {
+            "session_hash": self.session,
+            "component_id": component,
+            "fn_name": function,
+            "data": data,
+        }
+        told = self._http.post("/gradio_api/component_server", json=body).json()
+        return Answer(told.get("error"), told)
+
+    def post(self, address: str, data: list[Any]) -> int:
+        return self._http.post(address, json={"data": data}).status_code
+
+    def get(self, address: str) -> int:
+        return self._http.get(address).status_code
+
+
+class Door(NamedTuple):
+    """The app, its visitor, and what must stay closed."""
+
+    visitor: Visitor
+    opened: Path
+    closed: dict[str, dict[str, str]]  # by role, by form
+
+    def was_opened(self) -> str:
+        return self.opened.read_text(encoding="utf-8")
+
+
+def _forms(path: Path, upload_folder: Path) -> dict[str, str]:
+    """Ways to name a file, and things that are no files."""
+    pipe, link = (upload_folder / f"{CANARY}_{kind}{path.suffix}" for kind in ("pipe", "link"))
+    for special in (pipe, link):
+        special.unlink(missing_ok=True)
+    os.mkfifo(pipe)
+    link.symlink_to(path)
+    return {
+        "a file": str(path),
+        "absent": str(path.with_stem(f"{CANARY}_absent")),
+        "a folder": str(path.parent),
+        "a pipe among the uploads": str(pipe),
+        "a link among the uploads": str(link),
+        "a device": "/dev/zero",
+        "out of the uploads": f"{upload_folder}/x/../../{path.parent.name}/{path.name}",
+        "file:": path.as_uri(),
+        "UNC": f"//localhost{path}",
+        "UNC of Windows": rf"\\localhost\share\{path.name}",
+        "with NUL": f"{path}\0.png",
+    }
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    folder = tmp_path_factory.mktemp("app")
+    outside = folder / f"{CANARY}_folder"
+    outside.mkdir()
+    picture, truth, model = (
+        outside / f"{CANARY}{suffix}" for suffix in ("_picture.png", "_truth.png", ".safetensors")
+    )
+    Image.open(EXAMPLE).save(picture)
+    Image.fromarray(np.zeros((512, 1024), np.uint8)).save(truth)
+    save_model(tiny("mask2kan", num_classes=11, num_decoder_layers=1), model)
+    opened = folder / "opened.txt"
+    opened.touch()
+    with serving(
+        folder,
+        tiny_models(folder),
+        command=("-c", WATCHED),
+        MASK2KAN_PUBLIC="1",
+        OPENED=str(opened),
+    ) as app:
+        visitor = Visitor(app.url)
+        files = {"picture": picture, "truth": truth, "file": picture, "model": model}
+        closed = {role: _forms(path, visitor.upload_folder) for role, path in files.items()}
+        yield Door(visitor, opened, closed)
+
+
+def _payloads(role: str, form: str, path: str) -> Iterator[tuple[str, Any]]:
+    """A path as this kind of input takes one: as text, as a file with and without its mark."""
+    if role == "model":
+        yield "as text", path
+        return
+    plain = {"path": path, "orig_name": "x.png"}
+    marked = {**plain, "meta": {"_type": "gradio.FileData"}}
+    yield "plain", [plain] if role == "file" else plain
+    if form in MARKED:
+        yield "marked", [marked] if role == "file" else marked
+        yield "as text", path
+
+
+def _attacks(door: Door, event: dict[str, Any]) -> Iterator[tuple[str, str, list[Any]]]:
+    """All ways to put a closed path into what an event takes: role, words, the event's data."""
+    usual = door.visitor.usual(event)
+    for place, number in enumerate(event["inputs"]):
+        role = door.visitor.role(number)
+        for form, path in door.closed.get(role or "", {}).items():
+            for how, payload in _payloads(str(role), form, path):
+                data = [*usual[:place], payload, *usual[place + 1 :]]
+                yield str(role), f"{event['api_name']}, input {place}: {form}, {how}", data
+
+
+def _is_a_sentence(error: str | None) -> bool:
+    return bool(error) and "\n" not in str(error) and str(error).rstrip().endswith((".", "?"))
+
+
+def _faults(door: Door, event: dict[str, Any]) -> list[str]:
+    """What an event does with closed paths other than to refuse them in a sentence."""
+    visitor, faults = door.visitor.another(), []
+    begin = visitor.event("begin")
+    attacks = list(_attacks(door, event))
+    for role, words, data in attacks:
+        if event["api_name"] == "run":  # goes on with the batch that was begun
+            visitor.ask(begin, visitor.usual(begin))
+        answer = visitor.ask(event, data)
+        silent = role == "model" and event["api_name"] in HANDED_ON
+        if not (silent or _is_a_sentence(answer.error)):
+            faults.append(f"{words}: {answer.error!r}, {str(answer.data)[:80]}")
+    return faults
+
+
+def test_every_event_refuses_every_path(door: Door) -> None:
+    with ThreadPoolExecutor(VISITORS) as several:
+        faults = several.map(functools.partial(_faults, door), door.visitor.events)
+        assert not list(itertools.chain(*faults))
+    assert not door.was_opened()
+    tried = {role for event in door.visitor.events for role, *_ in _attacks(door, event)}
+    assert tried == set(door.closed)
+
+
+def test_what_a_component_says_of_a_file_is_not_believed(door: Door) -> None:
+    """Events with data of their own: whatever is named there, nothing is opened for it."""
+    visitor = door.visitor
+    paths = door.closed["picture"]
+    for event in visitor.events:
+        ours = {target[1] for target in event["targets"]} & {"picture_given", "example_chosen"}
+        for path in paths.values() if ours else [paths["a file"]]:
+            said = {"path": path, "name": path, "source": path, "value": {"image": {"path": path}}}
+            answer = visitor.ask(event, visitor.usual(event), said)
+            assert not ours or _is_a_sentence(answer.error), (event["api_name"], path)
+    functions = [
+        (number, name)
+        for number, component in visitor.components.items()
+        for name in component["props"].get("server_fns") or ()
+    ]
+    assert len(functions) == 3
+    for (number, name), path in itertools.product(functions, paths.values()):
+        said = {"run": path, "path": path, "picture": {"path": path}, "x": 1, "y": 1}
+        assert _is_a_sentence(visitor.call_server(number, name, said).error), name
+    assert not door.was_opened()
+
+
+def test_a_link_names_no_path(door: Door) -> None:
+    visitor = door.visitor
+    [event] = (one for one in visitor.events if [t[1] for t in one["targets"]][:1] == ["load"]
+               and len(one["inputs"]) == 3)  # fmt: skip
+    for path in door.closed["model"].values():
+        usual = visitor.usual(event)
+        answer = visitor.ask(event, usual, left=path, right=path, example=EXAMPLE.stem)
+        assert _is_a_sentence(answer.error), path
+        visitor.ask(event, usual, example=path)
+    assert not door.was_opened()
+
+
+def test_whether_a_file_exists_is_not_told(door: Door) -> None:
+    """The same words for a file and for none; only what was said comes back."""
+    visitor = door.visitor
+    for name, role in (("segment", "picture"), ("export", "truth"), ("segment", "model")):
+        event = visitor.event(name)
+        [*_, place] = (i for i, n in enumerate(event["inputs"]) if visitor.role(n) == role)
+        told = set()
+        for form in ("a file", "absent", "a folder"):
+            path = door.closed[role][form]
+            data = visitor.usual(event)
+            data[place] = path if role == "model" else {"path": path}
+            error = visitor.ask(event, data).error
+            nearest = r" Nearest: .*? Known:"  # goes by the text
+            told.add(re.sub(nearest, " Known:", str(error).replace(path, "…")))
+        assert len(told) == 1, told
+    # Two parts that read like a repository, and are a folder here or nothing.
+    event = visitor.event("segment")
+    told = set()
+    for source in ("mask2kan/ops", "mask2kan/xyz"):
+        data = visitor.usual(event)
+        data[1] = source
+        told.add(str(visitor.ask(event, data).error).replace(source, "…"))
+    assert len(told) == 1, told
+    assert "Hub" in told.pop()
+
+
+def test_nothing_passes_by_the_queue(door: Door) -> None:
+    visitor = door.visitor
+    for event in visitor.events:
+        for address in ("run", "api") if event["queue"] else ():
+            place = f"/gradio_api/{address}/{event['api_name']}"
+            assert visitor.post(place, visitor.usual(event)) == 404, place
+    for path in door.closed["picture"].values():
+        if "\0" not in path and Path(path).is_file():
+            assert visitor.get(f"/gradio_api/file={path}") in (403, 404), path
+    assert not door.was_opened()
+
+
+def test_the_next_visitor_is_served(door: Door) -> None:
+    visitor = door.visitor
+    event = visitor.event("segment")
+    answer = visitor.ask(event, visitor.usual(event))
+    assert answer.error is None
+    summary, files = answer.data
+    assert summary["model"]["score"] == "msp"
+    assert len(files) == 4
