@@ -9,6 +9,7 @@
 from mask2kan.checkpoints import list_weights, load_model, save_model
 from mask2kan.comparison import Comparison
 from mask2kan.errors import Mask2KANError
+from mask2kan.explain import PixelExplanation, explain_pixel
 from mask2kan.model import create_model, list_models
 from mask2kan.predictor import Prediction, Predictor
 
@@ -17,9 +18,11 @@ __version__ = "0.1.0"
 __all__ = [
     "Comparison",
     "Mask2KANError",
+    "PixelExplanation",
     "Prediction",
     "Predictor",
     "create_model",
+    "explain_pixel",
     "list_models",
     "list_weights",
     "load_model",
