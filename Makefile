@@ -1,7 +1,7 @@
 # Targets for people who work on Mask2KAN; the README's two commands need no make.
 PYTHON ?= .venv/bin/python
 
-.PHONY: venv app check lint types contracts test slow
+.PHONY: venv app check lint types contracts test slow floors
 
 .venv/bin/python:
 	python3 -m venv .venv
@@ -30,3 +30,6 @@ test:
 
 slow:
 	$(PYTHON) -m pytest -m "slow and not gpu"
+
+floors:
+	$(PYTHON) tests/floors.py

@@ -75,6 +75,7 @@ def serving(
     models: tuple[Path, ...] = (),
     *,
     command: Sequence[str] = ("app.py",),
+    python: str = sys.executable,
     **environment: str,
 ) -> Iterator[App]:
     """``python app.py``, offline.
@@ -83,6 +84,7 @@ def serving(
         folder: for its log and what it keeps.
         models: offered instead of the bundled ones.
         command: what Python is started with.
+        python: which one.
         environment: further variables.
     """
     port = _free_port()
@@ -99,7 +101,7 @@ def serving(
     log = folder / "log.txt"
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env=variables, stdout=output, stderr=output
+            [python, *command], cwd=ROOT, env=variables, stdout=output, stderr=output
         )
     running = App(f"http://127.0.0.1:{port}", log, models)
     try:
