@@ -7,6 +7,7 @@ here asks the network.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
 import os
@@ -261,6 +262,9 @@ def _harmless(readme: str, page: str) -> str:
 
 
 def _size(path: Path) -> int:
-    if path.is_file():
+    """Bytes of a file or of a folder's files; 0 where that is not to be known."""
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
         return path.stat().st_size
-    return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    return 0

@@ -50,7 +50,8 @@ class _Page(gr.Blocks):
         except gr.Error:
             raise
         except Exception as error:
-            logger.warning("A request was refused", exc_info=True)
+            ours = not isinstance(error, ValueError)  # what Gradio raises for values it refuses
+            logger.warning("Refused a request: %.200s", error, exc_info=ours)
             raise gr.Error(PAGE["not_taken"], duration=20, print_exception=False) from error
 
 

@@ -28,10 +28,11 @@ from mask2kan.errors import PictureError
 from mask2kan.pictures import FORMATS, read_picture
 
 _EXPECTED = "0 for known, 1 for anomaly and 255 for void"
-_LONGEST_NAME = 100
+_LONGEST_NAME = 60  # characters: file systems take 255 bytes, of which one has up to four
 _NOT_HERE = (
     "The picture did not arrive, or is no longer kept here: upload it again, or choose an example."
 )
+_UNFIT = re.compile("[\\0-\\x1f\\x7f\\ud800-\\udfff]")  # control characters, halves of characters
 _MASK_MODES = ("1", "L", "P", "RGB", "RGBA")
 
 
@@ -72,7 +73,7 @@ def name_of(payload: Mapping[str, Any] | None) -> str:
     """What the visitor calls an uploaded file, fit to name others by."""
     said = payload or {}
     name = Path(str(said.get("orig_name") or said.get("path") or "picture")).name
-    return re.sub(r"[\0-\x1f\x7f]", "", name)[-_LONGEST_NAME:] or "picture"
+    return _UNFIT.sub("", name)[-_LONGEST_NAME:] or "picture"
 
 
 def read_upload(payload: Mapping[str, Any] | None) -> NDArray[np.uint8]:

@@ -7,8 +7,10 @@ import json
 import logging
 import math
 import os
+import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,13 @@ import pytest
 import torch
 from PIL import Image
 
+from app import batch as batch_module
 from app import service as service_module
-from app import viewer
+from app import uploads, viewer
+from app.batch_tab import BatchHandlers
 from app.demo import INDOOR, build_demo, offered_models
 from app.handlers import Handlers, answered, spoken
+from app.kan_tab import KanHandlers
 from app.runs import Run, Runs
 from app.samples import FOLDER, sample_pictures
 from app.service import ModelService
@@ -203,6 +208,41 @@ def test_a_shown_result_answers_why_and_is_exported(
     ):
         asked = {"run": value["run"], **question}
         assert message in answered(handlers.export_run)(asked)["error"]
+
+
+def test_pictures_are_decoded_one_at_a_time(
+    service: ModelService, models: list[str], picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever asks for it: events in the queue, and what pages ask for beside it."""
+    busy, most = 0, 0
+    decode = uploads.read_picture
+
+    def counted(source: Any) -> Any:
+        nonlocal busy, most
+        busy += 1
+        most = max(most, busy)
+        time.sleep(0.02)
+        pixels = decode(source)
+        busy -= 1
+        return pixels
+
+    payload = {"path": str(picture)}
+    handlers, kan, batch = Handlers(service), KanHandlers(service), BatchHandlers(service)
+    run = _look(handlers, payload, models)["run"]
+    edge = {"run": kan.see(payload, models[0])["run"], "layer": 0, "input": 0, "output": 0}
+    monkeypatch.setattr(uploads, "read_picture", counted)
+    monkeypatch.setattr(batch_module, "read_picture", counted)
+    asked: list[Callable[[], Any]] = [
+        lambda: handlers.explain_run({"run": run, "x": 1, "y": 1}),
+        lambda: handlers.export_run({"run": run, "kind": "npz"}),
+        lambda: handlers.segment(payload, models[1], "msp"),
+        lambda: kan.kan_edge(edge),
+        lambda: batch.batch([payload] * 3, *models[:2], "msp", "order given"),
+    ]
+    with ThreadPoolExecutor(len(asked)) as several:
+        for waiting in [several.submit(ask) for ask in asked]:
+            waiting.result()
+    assert most == 1
 
 
 def test_the_oldest_runs_are_forgotten() -> None:

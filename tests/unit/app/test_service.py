@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -183,6 +185,18 @@ def test_what_is_no_repository_is_not_asked_for(service: ModelService, served: F
     with pytest.raises(CheckpointError, match="owner/name"):
         service.fetch("not a repository")
     assert not served.requests
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="FIFOs")
+def test_a_typed_path_that_is_no_file_is_not_opened(service: ModelService, tmp_path: Path) -> None:
+    """Where paths may be typed, too: reading these would never end."""
+    os.mkfifo(tmp_path / "model.safetensors")
+    for source in (tmp_path / "model.safetensors", "/dev/zero"):
+        assert service.catalog.find(str(source)).bytes == 0
+        with pytest.raises(CheckpointError, match="no regular file"):
+            service.answers([str(source)], PICTURE, "msp")
+    with pytest.raises(CheckpointError, match=r"no \.safetensors"):
+        service.answers([str(tmp_path)], PICTURE, "msp")
 
 
 @pytest.mark.parametrize(
