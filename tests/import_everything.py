@@ -11,6 +11,7 @@ import abc
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import sys
 import traceback
 import types
@@ -106,7 +107,8 @@ def main():
     stand_ins, root = sys.argv[1].split(","), Path(sys.argv[2])
     sys.path.insert(0, str(root))
     sys.dont_write_bytecode = True
-    sys.meta_path.append(_StandIns(stand_ins))
+    if importlib.util.find_spec("torch") is None:  # else it has everything: no mixture of both
+        sys.meta_path.append(_StandIns(stand_ins))
     failed = 0
     names = [name for name in modules(root) if not name.endswith("__main__")]
     for name in names:

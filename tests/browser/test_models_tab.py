@@ -130,7 +130,7 @@ def test_a_download_that_fails_says_why_and_can_be_tried_again(
 
 
 def test_what_is_no_model_is_refused(page: Page) -> None:
-    _type(page, "/etc/passwd")
+    _type(page, "/nowhere/model.safetensors")
     expect(page.locator(".toast-body")).to_contain_text("owner/name", timeout=WAIT)
 
 

@@ -15,7 +15,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from mask2kan.errors import ConfigError, NumericsError
 from mask2kan.exports import CODES, at_threshold, coco_regions, quantize, run_lengths, write_export
-from mask2kan.page import comparison_page, write_comparison_page
+from mask2kan.page import comparison_page, write_page
 from mask2kan.predictor import Prediction, Predictor
 from mask2kan.results import outlined_classes
 from tests.tiny_models import tiny
@@ -243,9 +243,8 @@ def test_a_page_is_written(
 ) -> None:
     truth = np.zeros((HEIGHT, WIDTH), np.uint8)
     truth[10:20, 10:30] = 1
-    path = write_comparison_page(
-        tmp_path / f"page{suffix}", predictions, "rba", [None, -0.5], name="a.png", truth=truth
-    )
+    drawn = comparison_page(predictions, "rba", [None, -0.5], name="a.png", truth=truth)
+    path = write_page(tmp_path / f"page{suffix}", drawn)
     start = path.read_bytes()[:8]
     assert start.startswith(b"%PDF" if suffix == ".pdf" else b"\x89PNG")
     page = comparison_page(predictions, "rba", [None, None])
@@ -260,8 +259,7 @@ def test_a_page_refuses_another_pictures_truth(
         comparison_page(predictions, "msp", [None, None], truth=np.ones((5, 5), np.uint8))
 
 
-def test_a_page_in_an_unknown_format_is_refused(
-    predictions: list[tuple[str, Prediction]], tmp_path: Path
-) -> None:
+def test_a_page_in_an_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\.docx"):
-        write_comparison_page(tmp_path / "page.docx", predictions, "msp", [None, None])
+        write_page(tmp_path / "page.docx", np.zeros((8, 8, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
