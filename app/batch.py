@@ -65,6 +65,7 @@ _NO_SCORE = float("-inf")
 _PICTURES_FAULT = (PictureError, OutOfMemoryError, NumericsError)
 
 Report = Callable[[float, str], None]
+Turn = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +76,13 @@ class BatchItem:
         name: what its file is called.
         path: where the file lies.
         frame: which of a video's evenly spaced frames, from 0; None for a picture.
+        fault: why it will not be read; empty where nothing is known against it.
     """
 
     name: str
     path: Path
     frame: int | None = None
+    fault: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +153,7 @@ ORDERS: dict[str, Callable[[BatchRow], float]] = {
 
 def check_order(order: str) -> None:
     """Raise ``ConfigError`` for an order that does not exist."""
-    if order not in ORDERS:
+    if not isinstance(order, str) or order not in ORDERS:
         raise ConfigError(unknown("order", str(order), ORDERS))
 
 
@@ -167,11 +170,12 @@ def ordered(rows: Iterable[BatchRow], order: str) -> list[BatchRow]:
     return sorted(rows, key=lambda row: value(row) if row.models else _NO_SCORE, reverse=True)
 
 
-def items_of(files: Any) -> list[BatchItem]:
+def items_of(files: Any, turn: Turn = contextlib.nullcontext) -> list[BatchItem]:
     """What a file component's raw value asks for; videos become their frames.
 
     Args:
         files: Gradio's descriptions of uploaded files: a list, one alone, or None.
+        turn: within it a file is looked at: counting frames may take seconds.
 
     Raises:
         PictureError: when there is nothing, too much, or something that is no upload.
@@ -183,8 +187,10 @@ def items_of(files: Any) -> list[BatchItem]:
         raise PictureError(BATCH["not_files"])
     items: list[BatchItem] = []
     if len(given) <= MAX_PICTURES:
+        counts: dict[Path, int | str] = {}
         for file in given:
-            items += _items_of_file(file)
+            with turn():
+                items += _items_of_file(file, counts)
             if len(items) > MAX_PICTURES:
                 break
     count = max(len(items), len(given))
@@ -416,6 +422,8 @@ class _Reader:
 
     def read(self, item: BatchItem) -> tuple[float | None, RGB]:
         """Seconds into the video, or None, and the picture."""
+        if item.fault:
+            raise PictureError(item.fault)
         if item.frame is None:
             if not item.path.is_file():
                 raise PictureError(BATCH["gone"])
@@ -438,14 +446,19 @@ class _Reader:
         self._frames, self._video, self._next = iter(()), None, 0
 
 
-def _items_of_file(file: Any) -> list[BatchItem]:
+def _items_of_file(file: Any, counts: dict[Path, int | str]) -> list[BatchItem]:
+    """The picture, or the frames of the video; ``counts`` remembers how many, or why none."""
     path, name = stored(file), name_of(file)
     if not is_video(path):
         return [BatchItem(name, path)]
-    try:
-        count = count_frames(path, max_frames=FRAMES_PER_VIDEO)
-    except PictureError:
-        count = 1  # reading it says in its row what is wrong
+    if path not in counts:
+        try:
+            counts[path] = count_frames(path, max_frames=FRAMES_PER_VIDEO)
+        except PictureError as error:
+            counts[path] = str(error)
+    count = counts[path]
+    if isinstance(count, str):
+        return [BatchItem(name, path, 0, count)]
     return [BatchItem(name, path, frame) for frame in range(count)]
 
 

@@ -19,6 +19,7 @@ from app.batch import (
     ORDERS,
     Batch,
     BatchRow,
+    Turn,
     check_order,
     items_of,
     ordered,
@@ -150,8 +151,7 @@ class BatchHandlers:
             chosen picture and the button that opens it.
         """
         check_order(order)
-        with self._service.turn():  # videos are opened
-            batch = _new_batch(files)
+        batch = _new_batch(files, self._service.turn)
         batch.order = order
         _let_go(before)
         hidden = gr.update(visible=False)
@@ -233,7 +233,9 @@ class BatchHandlers:
         if batch is None or name not in rows:
             raise PictureError(BATCH["no_such_picture"])
         told = BATCH["open_named"].format(name=rows[name].label)
-        return str(_file_of(batch, rows[name])), gr.update(visible=True, value=told)
+        with self._service.turn():
+            path = _file_of(batch, rows[name])
+        return str(path), gr.update(visible=True, value=told)
 
     def batch(
         self, files: Any, left: str, right: str, score: str, order: str
@@ -251,8 +253,7 @@ class BatchHandlers:
             order: "anomalous area", "highest score", "models disagree" or "order given".
         """
         check_order(order)
-        with self._service.turn():
-            batch = _new_batch(files, thumbnails=False)
+        batch = _new_batch(files, self._service.turn, thumbnails=False)
         try:
             for _ in run_batch(self._service, batch.items, left, right, score, batch):
                 pass
@@ -345,10 +346,10 @@ def _again(label: str, picker: gr.Dropdown) -> gr.Dropdown:
     return gr.Dropdown(choices, value=picker.value, label=label, allow_custom_value=typed)
 
 
-def _new_batch(files: Any, *, thumbnails: bool = True) -> Batch:
+def _new_batch(files: Any, turn: Turn, *, thumbnails: bool = True) -> Batch:
     """A batch in a folder that Gradio serves from and nobody can guess."""
     folder = Path(get_upload_folder()) / f"batch_{secrets.token_hex(16)}"
-    return Batch(folder.resolve(), items_of(files), thumbnails=thumbnails)
+    return Batch(folder.resolve(), items_of(files, turn), thumbnails=thumbnails)
 
 
 def _let_go(batch: Batch | None) -> None:

@@ -150,8 +150,16 @@ class Catalog:
         if name in known:
             return Model(name, name)
         raise CheckpointError(
-            f"{unknown('model', name[:120], known)} A Hub repository reads like owner/name."
+            f"{unknown('model', name, known)} A Hub repository reads like owner/name."
         )
+
+    def name(self, name: str | None) -> str:
+        """The name of a model that is admitted, as pickers hold it.
+
+        Raises:
+            CheckpointError: as ``admit``.
+        """
+        return self.admit(name).name
 
     def entries(self) -> list[Entry]:
         """Everything the pickers list: what is offered first, then the rest of the manifest.

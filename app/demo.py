@@ -35,6 +35,8 @@ _QUICK: dict[str, Any] = {
     "show_progress": "hidden",
     "api_visibility": "private",
 }
+# In the queue without waiting in it: what fails outside of it says so nowhere on the page.
+_AT_ONCE = {**_QUICK, "queue": True, "concurrency_limit": None}
 QUEUED: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 1}
 
 
@@ -47,7 +49,9 @@ class _Page(gr.Blocks):
     async def process_api(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return await super().process_api(*args, **kwargs)
-        except gr.Error:
+        except gr.Error as error:
+            # A message may repeat what was sent; halves of characters would end the connection.
+            error.message = error.message.encode(errors="backslashreplace").decode()
             raise
         except Exception as error:
             ours = not isinstance(error, ValueError)  # what Gradio raises for values it refuses
@@ -96,10 +100,11 @@ def build_demo(
             with gr.Tab(PAGE["tab_models"], id="models") as models_page:
                 listed = models_tab(service)
         models_page.select(listed.refresh, listed.choice, listed.listing, **_QUICK)
+        named = service.catalog.name
         for chosen in (
             preset.input(lambda scene: _pair(scene, names), preset, [left, right], **_QUICK),
-            listed.use_left.click(lambda source: source, listed.choice, left, **_QUICK),
-            listed.use_right.click(lambda source: source, listed.choice, right, **_QUICK),
+            listed.use_left.click(spoken(named), listed.choice, left, **_AT_ONCE),
+            listed.use_right.click(spoken(named), listed.choice, right, **_AT_ONCE),
         ):
             compare.look(chosen.then)
         batch.open.click(

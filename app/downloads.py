@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import zipfile
@@ -74,9 +75,13 @@ def settings_of(question: Mapping[str, Any], score: str) -> Settings:
 def _number(value: Any, what: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    number = math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # a whole number of hundreds of digits
+            number = float(value)
+    if not math.isfinite(number):
         raise ConfigError(f"For {what} {value!r:.40} was given; it must be a finite number.")
-    return float(value)
+    return number
 
 
 def write(

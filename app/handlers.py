@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 Picture = Mapping[str, Any] | None
 
 _VALUES_KEPT = 16
+_LARGEST_WHOLE = 2**53  # beyond it JSON's numbers have gaps
 _OUR_FAULT = "Something went wrong inside the app; its log says what. Nothing was computed."
 
 _P = ParamSpec("_P")
@@ -191,15 +192,20 @@ class Handlers:
             where the link says nothing, or nothing that exists.
         """
         asked = request.query_params
-        left, right = asked.get("left") or left, asked.get("right") or right
-        score = asked["score"] if asked.get("score") in SCORES else score
+        name = self._service.catalog.name
+        named = {key: name(asked[key]) for key in ("left", "right") if asked.get(key)}
+        if asked.get("score") in SCORES:
+            named["score"] = asked["score"]
+        kept = [named.get(key, gr.skip()) for key in ("left", "right", "score")]
         path = sample(asked.get("example", ""))
         if path is None:
-            return left, right, score, gr.skip(), gr.skip(), gr.skip()
+            return *kept, gr.skip(), gr.skip(), gr.skip()
+        left, right = named.get("left", left), named.get("right", right)
+        score = named.get("score", score)
         shown = self.look(
             {"path": str(path)}, None, "void", left, right, score, path.stem, progress
         )
-        return left, right, score, str(path), path.stem, shown
+        return *kept, str(path), path.stem, shown
 
     def _show(self, run: Run, example: str, progress: gr.Progress) -> dict[str, Any]:
         pixels, truth, answers = self._answers(run, _told(progress))
@@ -246,13 +252,13 @@ class Handlers:
         """Files of a shown result, with the settings of the page."""
         run = self._runs.find(question.get("run"))
         settings = downloads.settings_of(question, run.score)
-        pixels, truth, answers = self._answers(run)
-        height, width = viewer.shown_size(pixels)
-        scale = pixels.shape[0] * pixels.shape[1] / (height * width)
-        # The page counts pixels that it shows; files hold all of them.
-        settings = dataclasses.replace(settings, least=round(settings.least * scale))
-        name = name_of(run.picture)
-        with tempfile.TemporaryDirectory() as folder:
+        with self._service.turn(run.sources), tempfile.TemporaryDirectory() as folder:
+            pixels, truth, answers = self._answers(run)
+            height, width = viewer.shown_size(pixels)
+            scale = pixels.shape[0] * pixels.shape[1] / (height * width)
+            # The page counts pixels that it shows; files hold all of them.
+            settings = dataclasses.replace(settings, least=round(settings.least * scale))
+            name = name_of(run.picture)
             written = downloads.write(Path(folder), answers, settings, name=name, truth=truth)
             return {
                 "files": [
@@ -346,7 +352,8 @@ def whole(value: Any, what: str) -> int:
     Raises:
         ConfigError: for anything else.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value % 1:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or value % 1 or abs(value) > _LARGEST_WHOLE:
         raise ConfigError(f"For {what} {value!r:.40} was given; it must be a whole number.")
     return int(value)
 

@@ -143,7 +143,7 @@ class ModelsHandlers:
     def entries(self, chosen: str | None = None) -> list[Entry]:
         """The catalog, and at its end the chosen model where the visitor typed it."""
         entries = self._catalog.entries()
-        if chosen and chosen.strip() not in {entry.source for entry in entries}:
+        if _text(chosen) and _text(chosen) not in {entry.source for entry in entries}:
             # What nobody knows is refused where something is done with it.
             with contextlib.suppress(CheckpointError):
                 entries.append(self._catalog.find(chosen))
@@ -151,7 +151,7 @@ class ModelsHandlers:
 
     def listing(self, chosen: str | None) -> str:
         """The list as HTML."""
-        chosen = (chosen or "").strip()
+        chosen = _text(chosen)
         rows = (_row(entry, entry.source == chosen) for entry in self.entries(chosen))
         return f'<ul class="rows" aria-label="{html.escape(MODELS["list"])}">{"".join(rows)}</ul>'
 
@@ -234,8 +234,8 @@ class ModelsHandlers:
     def end(self, chosen: str | None, request: gr.Request) -> tuple[str, str, Any, Any]:
         """After a download, or when it was cancelled: list, card, Download; Cancel goes."""
         self._cancelled.pop(str(request.session_hash), None)
-        sought = (chosen or "").strip()
-        entry = next((one for one in self.entries(chosen) if one.source == sought), None)
+        entries = self.entries(chosen)
+        entry = next((one for one in entries if one.source == _text(chosen)), None)
         card = entry.card if entry else ""
         return self.listing(chosen), card, _download_for(entry), gr.update(visible=False)
 
@@ -244,7 +244,7 @@ class ModelsHandlers:
         return *self.end(chosen, request), gr.update(visible=False)
 
     def _find(self, chosen: str | None) -> Entry:
-        if not chosen or not chosen.strip():
+        if not _text(chosen):
             raise ConfigError(MODELS["nothing_chosen"])
         return self._catalog.find(chosen)
 
@@ -296,6 +296,11 @@ def _button(
         min_width=130,
         elem_id=f"models-{name.replace('_', '-')}",
     )
+
+
+def _text(chosen: object) -> str:
+    """What was typed; a request may hold anything in its place."""
+    return chosen.strip() if isinstance(chosen, str) else ""
 
 
 def _download_for(entry: Entry | None) -> Any:

@@ -32,7 +32,8 @@ _LONGEST_NAME = 60  # characters: file systems take 255 bytes, of which one has 
 _NOT_HERE = (
     "The picture did not arrive, or is no longer kept here: upload it again, or choose an example."
 )
-_UNFIT = re.compile("[\\0-\\x1f\\x7f\\ud800-\\udfff]")  # control characters, halves of characters
+# Control characters, line ends, and halves of characters.
+_UNFIT = re.compile("[\\0-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 _MASK_MODES = ("1", "L", "P", "RGB", "RGBA")
 
 
@@ -61,7 +62,8 @@ def stored(payload: object) -> Path:
     named, folder = _absolute(path), _absolute(get_upload_folder())
     examples = example_files()
     if "\0" not in path and (named in examples or _inside(named, folder, folder.resolve())):
-        with contextlib.suppress(OSError, RuntimeError):  # the latter for links in a circle
+        # RuntimeError for links in a circle, ValueError for what no file system can name.
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
             real = named.resolve(strict=True)
             allowed = named in examples or _inside(real, folder.resolve())
             if allowed and stat.S_ISREG(real.stat().st_mode):

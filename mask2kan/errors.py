@@ -38,6 +38,9 @@ class OutOfMemoryError(Mask2KANError):
     """The device has not enough memory for this picture and model."""
 
 
+_SHOWN = 120  # characters of what was given that a message repeats
+
+
 def unknown(kind: str, found: str, known: Iterable[str]) -> str:
     """Message for an unknown name: what was found, the nearest names, and all of them.
 
@@ -47,6 +50,8 @@ def unknown(kind: str, found: str, known: Iterable[str]) -> str:
         known: every name that would have been right.
     """
     names = sorted(known)
+    found = str(found)  # what JSON holds may be anything
+    found = found if len(found) <= _SHOWN else f"{found[:_SHOWN]}…"
     nearest = difflib.get_close_matches(found, names, n=3, cutoff=0.4)
     hint = f"Nearest: {', '.join(nearest)}. " if nearest else ""
     return f"Unknown {kind} {found!r}. {hint}Known: {', '.join(names)}."

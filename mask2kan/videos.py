@@ -1,14 +1,17 @@
 """Frames of a short video as pictures, or one clear line why not.
 
 What a stranger can upload passes through here, so only files that begin like a video are handed to
-the decoder: FFmpeg would also take play lists, which name further files and addresses to read. A
-video is read from its beginning to its end and never sought in, because where a seek lands depends
-on the format and on how the video was encoded.
+the decoder, and it may read them as nothing else: FFmpeg would also take play lists, numbered
+series and subtitles, which lead to further files and addresses. A video is read from its beginning
+to its end and never sought in, because where a seek lands depends on the format and on how the
+video was encoded.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,9 @@ _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # MP4 and Quick
 _STILL_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
 _STARTS = (b"\x1a\x45\xdf\xa3", b"OggS", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")
 _TRANSPORT_PACKET = 188
+_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+_READERS = "mov,matroska,webm,avi,ogg,mpeg,mpegts,mpegvideo"
+_opening = threading.Lock()
 
 
 def is_video(path: str | Path) -> bool:
@@ -144,8 +150,19 @@ def _rate(capture: Any) -> float:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    # FFmpeg and nothing else: other readers take a name with a % for a series of files.
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    # FFmpeg alone, and of its readers those of video files only: it goes by the name as well as by
+    # the content, and would take one with a % for a series of files. OpenCV has no other way to
+    # tell it than this variable, which stays set for no longer than an opening takes.
+    with _opening:
+        before = os.environ.get(_OPTIONS)
+        os.environ[_OPTIONS] = f"format_whitelist;{_READERS}|protocol_whitelist;file"
+        try:
+            capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        finally:
+            if before is None:
+                del os.environ[_OPTIONS]
+            else:
+                os.environ[_OPTIONS] = before
     try:
         if not capture.isOpened():
             raise _refusal("it is damaged, or encoded in an unknown way")

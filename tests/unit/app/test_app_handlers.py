@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -21,8 +22,9 @@ import torch
 from PIL import Image
 
 from app import batch as batch_module
+from app import batch_tab, uploads, viewer
 from app import service as service_module
-from app import uploads, viewer
+from app.batch import Batch, BatchItem, BatchRow
 from app.batch_tab import BatchHandlers
 from app.demo import INDOOR, build_demo, offered_models
 from app.handlers import Handlers, answered, spoken
@@ -211,7 +213,11 @@ def test_a_shown_result_answers_why_and_is_exported(
 
 
 def test_pictures_are_decoded_one_at_a_time(
-    service: ModelService, models: list[str], picture: Path, monkeypatch: pytest.MonkeyPatch
+    service: ModelService,
+    models: list[str],
+    picture: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever asks for it: events in the queue, and what pages ask for beside it."""
     busy, most = 0, 0
@@ -232,7 +238,12 @@ def test_pictures_are_decoded_one_at_a_time(
     edge = {"run": kan.see(payload, models[0])["run"], "layer": 0, "input": 0, "output": 0}
     monkeypatch.setattr(uploads, "read_picture", counted)
     monkeypatch.setattr(batch_module, "read_picture", counted)
+    monkeypatch.setattr(batch_tab, "read_item", lambda item: counted(item.path))
+    shown = Batch(tmp_path / "shown", [BatchItem("clip", picture, 0)], thumbnails=False)
+    shown.add(BatchRow(1, "clip", thumbnail=picture), None)
+    event: Any = SimpleNamespace(value={"image": {"path": str(picture)}})
     asked: list[Callable[[], Any]] = [
+        lambda: batch.choose(shown, event),
         lambda: handlers.explain_run({"run": run, "x": 1, "y": 1}),
         lambda: handlers.export_run({"run": run, "kind": "npz"}),
         lambda: handlers.segment(payload, models[1], "msp"),

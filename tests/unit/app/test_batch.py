@@ -10,7 +10,7 @@ import json
 import threading
 import weakref
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -347,6 +347,31 @@ def test_frames_count_towards_the_limit(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(items_of([{"path": str(path)}])) == 8
     with pytest.raises(PictureError, match="16 pictures or more, at most 10"):
         items_of([{"path": str(path)}] * 2)
+
+
+def test_a_video_that_is_refused_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counting may take seconds: not for each time it was given, nor again when it is its turn."""
+    path = _video(tmp_path / "clip.avi")
+    counted, turns = [], []
+
+    def refuse(source: Path, **_: Any) -> int:
+        counted.append(source)
+        raise PictureError("it is too long")
+
+    @contextlib.contextmanager
+    def turn() -> Iterator[None]:
+        turns.append(len(counted))
+        yield
+
+    monkeypatch.setattr(batch_module, "count_frames", refuse)
+    items = items_of([{"path": str(path)}] * 3, turn)
+    assert [item.fault for item in items] == ["it is too long"] * 3
+    assert len(counted) == 1
+    assert len(turns) == 3
+    with pytest.raises(PictureError, match="too long"):
+        read_item(items[0])
 
 
 def test_a_missing_model_ends_the_batch_and_what_is_done_can_be_had(

@@ -66,6 +66,7 @@ def test_everything_else_is_refused_in_the_same_words(
         *(folder / "abc", folder / "absent.webp", f"{folder}/../outside.webp", f"/{folder}/abc/x"),
         *("/dev/zero", "/dev/stdin", outside.as_uri(), f"//localhost{outside}", "x" * 5000),
         *(rf"\\localhost\share\{outside.name}", f"{folder}/abc/x.webp\0", "~", "outside.webp"),
+        f"{folder}/\ud800/x.webp",
         *(FOLDER / "SOURCES.md", f"{folder}2/x.webp"),
     ]
     monkeypatch.chdir(folder.parent)

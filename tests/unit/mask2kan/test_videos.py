@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -191,3 +192,21 @@ def test_the_file_is_closed_when_the_reader_stops_early(
     next(frames)
     frames.close()
     assert len(released) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sibling"),
+    [
+        ("a%d.png", b"OggS", "a1.png"),  # a numbered series
+        ("x.idx", b"OggS\n# VobSub index file, v7\n", "x.sub"),  # subtitles
+    ],
+)
+def test_a_video_leads_to_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, sibling: str
+) -> None:
+    monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "threads;1")
+    (tmp_path / name).write_bytes(content)
+    Image.new("RGB", (64, 48)).save(tmp_path / sibling, "PNG")
+    with pytest.raises(PictureError):
+        count_frames(tmp_path / name)
+    assert os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] == "threads;1"
