@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -205,19 +204,14 @@ def test_the_page_fits_its_window(
     context.close()
 
 
-def test_first_answer_and_cached_answer_come_in_time(page: Page, app: App) -> None:
-    """From the click to both results drawn; the test's own models are small, so the
-    bundled ones have a test of their own among the slow ones."""
-    start = time.monotonic()
+def test_what_was_seen_before_is_not_computed_again(page: Page, app: App) -> None:
+    """How soon it is there is a matter of the machine: ``test_start.py`` prints it."""
     open_example(page, 3)
-    assert time.monotonic() - start < 2.5
     open_example(page, 4)
-    waits = []
-    while len(waits) < 12 and min(waits, default=1) >= 0.5:  # others may share the cores
-        start = time.monotonic()
-        open_example(page, 3 + len(waits) % 2)
-        waits.append(time.monotonic() - start)
-    assert min(waits) < 0.5, waits
+    runs = app.model_runs()
+    for nth in (3, 4, 3):
+        open_example(page, nth)
+    assert app.model_runs() == runs
     assert read(page, "left", "pixels") >= 0
 
 
