@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import ipaddress
 import os
 import re
@@ -28,8 +29,9 @@ from mask2kan.checkpoints.hub import (
     page_of,
     readme_of,
 )
-from mask2kan.errors import CheckpointError, unknown
+from mask2kan.errors import CheckpointError
 
+_SHOWN = 120  # characters of a name that a message repeats
 _NO = ("", "0", "false", "no", "off")
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
 _LICENCE = re.compile(r"^license:\s*['\"]?([\w.+-]+)", re.MULTILINE)
@@ -149,9 +151,9 @@ class Catalog:
         known = {*self.offered, *(entry["name"] for entry in manifest())}
         if name in known:
             return Model(name, name)
-        raise CheckpointError(
-            f"{unknown('model', name, known)} A Hub repository reads like owner/name."
-        )
+        near = ", ".join(difflib.get_close_matches(name[:_SHOWN], known, n=3))
+        hint = MODELS["nearest"].format(names=near) if near else ""
+        raise CheckpointError(MODELS["unknown"].format(name=repr(name[:_SHOWN]), hint=hint))
 
     def name(self, name: str | None) -> str:
         """The name of a model that is admitted, as pickers hold it.

@@ -369,6 +369,11 @@ MODELS: dict[str, str] = {
     "loading": "Computing…",
     "nothing_chosen": "Choose a model, or type a Hub repository id.",
     "none_chosen": "No model was chosen: pick one, or type a Hub repository id (owner/name).",
+    "unknown": (
+        "There is no model {name} here: choose one that is offered, or type a Hub repository id "
+        "(owner/name).{hint}"
+    ),
+    "nearest": " Nearest: {names}.",
     "is_here": "{title} needs no download.",
     "done": "{title} is here: {size}.",
     "cancelled": "The download of {title} was cancelled.",

@@ -133,8 +133,10 @@ def test_paths_are_taken_where_they_may_be_typed_and_where_they_are_offered(
         with pytest.raises(CheckpointError, match="owner/name"):
             Catalog([]).admit(name)
     for name in ("nowhere.safetensors", "a\0b", "x" * 5000):
-        with pytest.raises(CheckpointError, match="Unknown model"):
+        with pytest.raises(CheckpointError, match="no model"):
             Catalog([], typed_paths=True).admit(name)
+    with pytest.raises(CheckpointError, match=r"Nearest: mask2kan_camvid"):
+        Catalog([]).admit("mask2kan_camvit")
     for nothing in (None, "", "  "):
         with pytest.raises(CheckpointError, match="No model was chosen"):
             Catalog([source], typed_paths=True).admit(nothing)
