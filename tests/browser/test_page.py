@@ -118,6 +118,7 @@ def test_a_model_chosen_on_its_page_is_compared(page: Page) -> None:
     before = open_example(page)
     open_tab(page, "Models")
     page.locator("#models-list [data-source]").nth(1).click()
+    page.wait_for_selector("#models-list li:nth-child(2) [aria-pressed=true]", timeout=WAIT)
     page.click("#models-use-left")
     open_tab(page, "Compare")
     wait_ready(page, before)
