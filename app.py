@@ -3,8 +3,7 @@
 ``GRADIO_SERVER_NAME`` and ``GRADIO_SERVER_PORT`` change where it listens; ``MASK2KAN_MODELS``
 (names or paths, separated like ``PATH``) changes which models the pickers offer. Visitors may type
 paths of checkpoints only where the app listens on a loopback address and ``MASK2KAN_PUBLIC`` is not
-set.
-``GRADIO_MCP_SERVER=true`` offers the endpoints as tools to language models, too.
+set. ``GRADIO_MCP_SERVER=true`` offers the endpoints as tools to language models, too.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ def items_of(files: Any, turn: Turn = contextlib.nullcontext) -> list[BatchItem]
 
     Args:
         files: Gradio's descriptions of uploaded files: a list, one alone, or None.
-        turn: within it a file is looked at: counting frames may take seconds.
+        turn: within it a video's frames are counted, which may take seconds.
 
     Raises:
         PictureError: when there is nothing, too much, or something that is no upload.
@@ -189,8 +189,7 @@ def items_of(files: Any, turn: Turn = contextlib.nullcontext) -> list[BatchItem]
     if len(given) <= MAX_PICTURES:
         counts: dict[Path, int | str] = {}
         for file in given:
-            with turn():
-                items += _items_of_file(file, counts)
+            items += _items_of_file(file, counts, turn)
             if len(items) > MAX_PICTURES:
                 break
     count = max(len(items), len(given))
@@ -446,14 +445,15 @@ class _Reader:
         self._frames, self._video, self._next = iter(()), None, 0
 
 
-def _items_of_file(file: Any, counts: dict[Path, int | str]) -> list[BatchItem]:
+def _items_of_file(file: Any, counts: dict[Path, int | str], turn: Turn) -> list[BatchItem]:
     """The picture, or the frames of the video; ``counts`` remembers how many, or why none."""
     path, name = stored(file), name_of(file)
     if not is_video(path):
         return [BatchItem(name, path)]
     if path not in counts:
         try:
-            counts[path] = count_frames(path, max_frames=FRAMES_PER_VIDEO)
+            with turn():
+                counts[path] = count_frames(path, max_frames=FRAMES_PER_VIDEO)
         except PictureError as error:
             counts[path] = str(error)
     count = counts[path]

@@ -41,7 +41,7 @@ _COLUMNS = ("area", "regions", "largest", "highest")
 # Whole batches wait for each other here; their pictures wait in the service, with everybody's.
 _QUEUED: dict[str, Any] = {"concurrency_id": "batch", "concurrency_limit": 2}
 # In the queue without waiting in it: what fails outside of it says so nowhere on the page.
-_QUICK: dict[str, Any] = {
+UNLIMITED: dict[str, Any] = {
     "concurrency_limit": None,
     "show_progress": "hidden",
     "api_visibility": "private",
@@ -127,7 +127,7 @@ def batch_tab(
         with gr.Column(scale=3, min_width=300):
             gallery = _gallery()
             table = gr.HTML(visible=False, padding=False, elem_id="batch-table")
-    selected = gallery.select(spoken(handlers.choose), batch, [chosen, opener], **_QUICK)
+    selected = gallery.select(spoken(handlers.choose), batch, [chosen, opener], **UNLIMITED)
     tab = BatchTab(
         files, run, cancel, order, note, gallery, table, table_file, archive, opener, chosen,
         selected,
@@ -233,8 +233,7 @@ class BatchHandlers:
         if batch is None or name not in rows:
             raise PictureError(BATCH["no_such_picture"])
         told = BATCH["open_named"].format(name=rows[name].label)
-        with self._service.turn():
-            path = _file_of(batch, rows[name])
+        path = _file_of(batch, rows[name], self._service.turn)
         return str(path), gr.update(visible=True, value=told)
 
     def batch(
@@ -298,7 +297,7 @@ def _wire(
         [tab.files, tab.order, batch],
         [batch, *ended, tab.chosen, tab.open],
         preprocess=False,
-        **_QUICK,
+        **UNLIMITED,
     )
     running = begun.success(
         spoken_steps(handlers.run),
@@ -311,11 +310,11 @@ def _wire(
         **_QUEUED,
     )
     # Gradio does not call ``then`` after a generator that failed, so both ways are named.
-    running.success(spoken(handlers.end), batch, ended, **_QUICK)
-    running.failure(spoken(handlers.end), batch, ended, **_QUICK)
+    running.success(spoken(handlers.end), batch, ended, **UNLIMITED)
+    running.failure(spoken(handlers.end), batch, ended, **UNLIMITED)
     # The event is cancelled in the queue; the batch itself takes no further picture.
-    tab.cancel.click(spoken(handlers.end), batch, ended, cancels=[running], **_QUICK)
-    tab.order.input(spoken(handlers.reorder), [tab.order, batch], results, **_QUICK)
+    tab.cancel.click(spoken(handlers.end), batch, ended, cancels=[running], **UNLIMITED)
+    tab.order.input(spoken(handlers.reorder), [tab.order, batch], results, **UNLIMITED)
 
 
 def _endpoint(
@@ -357,13 +356,14 @@ def _let_go(batch: Batch | None) -> None:
         batch.discard()
 
 
-def _file_of(batch: Batch, row: BatchRow) -> Path:
+def _file_of(batch: Batch, row: BatchRow, turn: Turn) -> Path:
     """The chosen picture's file; a frame is decoded again, since keeping all would fill disks."""
     item = batch.items[row.number - 1]
     if item.frame is None:
         return item.path
     path = batch.folder / f"frame_{row.number:03d}.png"
-    return path if path.is_file() else write_whole(path, png_bytes(read_item(item)))
+    with turn():  # whoever asked for the same frame before has written it by then
+        return path if path.is_file() else write_whole(path, png_bytes(read_item(item)))
 
 
 def _button(

@@ -29,9 +29,8 @@ from mask2kan.checkpoints.hub import (
     page_of,
     readme_of,
 )
-from mask2kan.errors import CheckpointError
+from mask2kan.errors import CheckpointError, shortened
 
-_SHOWN = 120  # characters of a name that a message repeats
 _NO = ("", "0", "false", "no", "off")
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
 _LICENCE = re.compile(r"^license:\s*['\"]?([\w.+-]+)", re.MULTILINE)
@@ -131,6 +130,11 @@ class Catalog:
         self.offered = tuple(offered)
         self.typed_paths = typed_paths
 
+    @classmethod
+    def of_environment(cls, models: Sequence[str] | None = None) -> Catalog:
+        """What ``offered_models`` lists; paths are admitted where they may be typed."""
+        return cls(offered_models(models), typed_paths=typed_paths_allowed())
+
     def admit(self, name: str | None) -> Model:
         """The model of a name: one offered, one of the manifest, or any Hub repository.
 
@@ -151,9 +155,10 @@ class Catalog:
         known = {*self.offered, *(entry["name"] for entry in manifest())}
         if name in known:
             return Model(name, name)
-        near = ", ".join(difflib.get_close_matches(name[:_SHOWN], known, n=3))
+        shown = shortened(name)
+        near = ", ".join(difflib.get_close_matches(shown, known, n=3))
         hint = MODELS["nearest"].format(names=near) if near else ""
-        raise CheckpointError(MODELS["unknown"].format(name=repr(name[:_SHOWN]), hint=hint))
+        raise CheckpointError(MODELS["unknown"].format(name=repr(shown), hint=hint))
 
     def name(self, name: str | None) -> str:
         """The name of a model that is admitted, as pickers hold it.

@@ -11,8 +11,8 @@ from typing import Any
 import gradio as gr
 
 from app import viewer
-from app.batch_tab import batch_tab
-from app.catalog import Catalog, offered_models, typed_paths_allowed
+from app.batch_tab import UNLIMITED, batch_tab
+from app.catalog import Catalog
 from app.handlers import Handlers, answered, spoken
 from app.kan_tab import kan_tab
 from app.models_tab import models_tab
@@ -35,8 +35,6 @@ _QUICK: dict[str, Any] = {
     "show_progress": "hidden",
     "api_visibility": "private",
 }
-# In the queue without waiting in it: what fails outside of it says so nowhere on the page.
-_AT_ONCE = {**_QUICK, "queue": True, "concurrency_limit": None}
 QUEUED: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 1}
 
 
@@ -65,12 +63,11 @@ def build_demo(
     """The whole page.
 
     Args:
-        models: see ``offered_models``; not looked at where a service is given.
+        models: as of ``catalog.offered_models``; not looked at where a service is given.
         service: who runs the models, and whose catalog is offered; a new one when not given.
     """
     if service is None:
-        catalog = Catalog(offered_models(models), typed_paths=typed_paths_allowed())
-        service = ModelService(catalog=catalog)
+        service = ModelService(catalog=Catalog.of_environment(models))
     names = service.catalog.offered
     note = PAGE["model_note_here" if service.catalog.typed_paths else "model_note"]
     handlers = Handlers(service)
@@ -103,8 +100,8 @@ def build_demo(
         named = service.catalog.name
         for chosen in (
             preset.input(lambda scene: _pair(scene, names), preset, [left, right], **_QUICK),
-            listed.use_left.click(spoken(named), listed.choice, left, **_AT_ONCE),
-            listed.use_right.click(spoken(named), listed.choice, right, **_AT_ONCE),
+            listed.use_left.click(spoken(named), listed.choice, left, **UNLIMITED),
+            listed.use_right.click(spoken(named), listed.choice, right, **UNLIMITED),
         ):
             compare.look(chosen.then)
         batch.open.click(

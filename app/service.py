@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.catalog import Catalog, Model, offered_models, typed_paths_allowed
+from app.catalog import Catalog, Model
 from app.fetches import Fetches, Report
 from app.strings import MODELS
 from mask2kan.checkpoints import load_model
@@ -92,7 +92,7 @@ class ModelService:
     """
 
     def __init__(self, *, device: str = "auto", catalog: Catalog | None = None) -> None:
-        self.catalog = catalog or Catalog(offered_models(), typed_paths=typed_paths_allowed())
+        self.catalog = catalog or Catalog.of_environment()
         self._device = device
         self._lock = threading.RLock()
         self._fetches = Fetches()

@@ -38,7 +38,10 @@ class OutOfMemoryError(Mask2KANError):
     """The device has not enough memory for this picture and model."""
 
 
-_SHOWN = 120  # characters of what was given that a message repeats
+def shortened(value: object) -> str:
+    """A value as a message repeats it: a request may hold megabytes in place of a name."""
+    text = str(value)
+    return text if len(text) <= 120 else f"{text[:120]}…"
 
 
 def unknown(kind: str, found: str, known: Iterable[str]) -> str:
@@ -50,8 +53,7 @@ def unknown(kind: str, found: str, known: Iterable[str]) -> str:
         known: every name that would have been right.
     """
     names = sorted(known)
-    found = str(found)  # what JSON holds may be anything
-    found = found if len(found) <= _SHOWN else f"{found[:_SHOWN]}…"
+    found = shortened(found)
     nearest = difflib.get_close_matches(found, names, n=3, cutoff=0.4)
     hint = f"Nearest: {', '.join(nearest)}. " if nearest else ""
     return f"Unknown {kind} {found!r}. {hint}Known: {', '.join(names)}."

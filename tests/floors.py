@@ -15,9 +15,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT))  # of a script, Python sees only the folder
 
-# Run as a script, Python sees this folder only.
 from tests.pythons import pythons  # noqa: E402
 from tests.serving import serving  # noqa: E402
 

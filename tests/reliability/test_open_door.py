@@ -250,8 +250,7 @@ def _faults(door: Door, event: dict[str, Any]) -> list[str]:
     """What an event does with closed paths other than to refuse them in a sentence."""
     visitor, faults = door.visitor.another(), []
     begin = visitor.event("begin")
-    attacks = list(_attacks(door, event))
-    for role, words, data in attacks:
+    for role, words, data in _attacks(door, event):
         if event["api_name"] == "run":  # goes on with the batch that was begun
             visitor.ask(begin, visitor.usual(begin))
         answer = visitor.ask(event, data)
@@ -294,8 +293,7 @@ def test_what_a_component_says_of_a_file_is_not_believed(door: Door) -> None:
 
 def test_a_link_names_no_path(door: Door) -> None:
     visitor = door.visitor
-    [event] = (one for one in visitor.events if [t[1] for t in one["targets"]][:1] == ["load"]
-               and len(one["inputs"]) == 3)  # fmt: skip
+    event = visitor.event("open_link")
     for path in door.closed["model"].values():
         usual = visitor.usual(event)
         answer = visitor.ask(event, usual, left=path, right=path, example=EXAMPLE.stem)

@@ -26,7 +26,8 @@ from app import batch_tab, uploads, viewer
 from app import service as service_module
 from app.batch import Batch, BatchItem, BatchRow
 from app.batch_tab import BatchHandlers
-from app.demo import INDOOR, build_demo, offered_models
+from app.catalog import offered_models
+from app.demo import INDOOR, build_demo
 from app.handlers import Handlers, answered, spoken
 from app.kan_tab import KanHandlers
 from app.runs import Run, Runs
