@@ -29,10 +29,12 @@ class ModelConfig:
     ``num_decoder_layers=9`` builds nine layers.
 
     Attributes:
-        backbone: ``mobilenetv2``, ``r50``, ``swin_t``, ``swin_s``, ``swin_b`` or ``swin_l``.
-        backbone_depths: blocks per stage (7 stages for MobileNetV2, 4 otherwise).
-        backbone_width: channels of the stem (MobileNetV2), of the first stage's bottlenecks (R50)
-            or of the patch embedding (Swin).
+        backbone: ``efficientnet_lite0``, ``mobilenetv2``, ``r50``, ``swin_t``, ``swin_s``,
+            ``swin_b`` or ``swin_l``.
+        backbone_depths: blocks per stage (7 stages for EfficientNet-Lite0 and MobileNetV2, 4
+            otherwise).
+        backbone_width: channels of the stem (EfficientNet-Lite0, MobileNetV2), of the first
+            stage's bottlenecks (R50) or of the patch embedding (Swin).
         backbone_num_heads: attention heads per stage, Swin only.
         backbone_window_size: attention window in tokens, Swin only.
         backbone_drop_path: stochastic depth rate while training, Swin only.
@@ -48,6 +50,9 @@ class ModelConfig:
         mask_embed_width: hidden channels of an MLP head, 0 for C; lets an MLP have a KAN's number
             of parameters.
         grid_size, spline_order, grid_range, base_activation, standalone_spline_scale: of the KAN.
+        scale_noise: spread of the KAN's initial splines.
+        scale_base: spread of its initial base branch, 1 for efficient-kan's.
+        kan_bias: whether its layers have a bias; efficient-kan's and the thesis's have none.
         pixel_mean, pixel_std: per channel, in 0-255 units, RGB.
     """
 
@@ -77,6 +82,9 @@ class ModelConfig:
     grid_range: tuple[float, float] = (-1.0, 1.0)
     base_activation: str = "silu"
     standalone_spline_scale: bool = True
+    scale_noise: float = 0.1
+    scale_base: float = 1.0
+    kan_bias: bool = False
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     pixel_std: tuple[float, float, float] = IMAGENET_STD
 
@@ -154,6 +162,12 @@ _POSITIVE = (
 )
 
 BACKBONES: dict[str, dict[str, Any]] = {
+    "efficientnet_lite0": {
+        "backbone_depths": (1, 2, 2, 3, 3, 4, 1),
+        "backbone_width": 32,
+        "pixel_mean": (127.0, 127.0, 127.0),
+        "pixel_std": (128.0, 128.0, 128.0),
+    },
     "mobilenetv2": {
         "backbone_depths": (1, 2, 3, 4, 3, 3, 1),
         "backbone_width": 32,

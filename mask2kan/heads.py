@@ -46,6 +46,9 @@ def build_mask_embed(config: ModelConfig) -> nn.Module:
         grid_range=config.grid_range,
         base_activation=config.base_activation,
         standalone_spline_scale=config.standalone_spline_scale,
+        scale_noise=config.scale_noise,
+        scale_base=config.scale_base,
+        bias=config.kan_bias,
     )
 
 

@@ -1,7 +1,7 @@
 """Kolmogorov-Arnold layers: a learnable function on every edge, a B-spline plus a base activation.
 
 An edge from input i to output o carries ``phi(x) = b * act(x) + s * sum_c w_c * B_c(x)``; a layer
-sums its edges (no bias) and a network chains layers. The KAN is Liu et al. (arXiv 2404.19756);
+sums its edges (and a bias, where asked for) and a network chains layers. The KAN is Liu et al. (arXiv 2404.19756);
 the thesis takes the matrix form of efficient-kan, whose parameter names, shapes and initialisation
 are kept so that its checkpoints load.
 
@@ -94,6 +94,7 @@ class KANLinear(nn.Module):
         base_activation: one of ``config.BASE_ACTIVATIONS``.
         standalone_spline_scale: whether each spline has a factor of its own, ``spline_scaler``.
         grid_eps: share of the uniform grid in ``update_grid``; the rest follows the quantiles.
+        bias: whether a constant is added to every output. Without one the splines serve as it.
 
     Raises:
         ConfigError: for a size, range or activation no layer can be built from.
@@ -115,6 +116,7 @@ class KANLinear(nn.Module):
         base_activation: str = "silu",
         standalone_spline_scale: bool = True,
         grid_eps: float = 0.02,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         _check_sizes(
@@ -149,11 +151,14 @@ class KANLinear(nn.Module):
         )
         if standalone_spline_scale:
             self.spline_scaler = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the weights: uniform base and scaler, splines through small noise at the knots."""
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
         nn.init.kaiming_uniform_(self.base_weight, a=math.sqrt(5) * self.scale_base)
         if self.standalone_spline_scale:
             nn.init.kaiming_uniform_(self.spline_scaler, a=math.sqrt(5) * self.scale_spline)
@@ -189,7 +194,8 @@ class KANLinear(nn.Module):
             rows = x.reshape(-1, self.in_features).to(self._compute_dtype(x))
             if weight is None:
                 weight = self.edge_weight()
-            total = F.linear(self._features(rows), weight.to(rows.dtype))
+            bias = None if self.bias is None else self.bias.to(rows.dtype)
+            total = F.linear(self._features(rows), weight.to(rows.dtype), bias)
             return total.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
     def edge_weight(self) -> Tensor:
@@ -425,7 +431,8 @@ class KANLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"grid_size={self.grid_size}, spline_order={self.spline_order}, "
             f"base_activation={self.base_activation!r}, "
-            f"standalone_spline_scale={self.standalone_spline_scale}"
+            f"standalone_spline_scale={self.standalone_spline_scale}, "
+            f"bias={self.bias is not None}"
         )
 
 

@@ -22,7 +22,7 @@ HEAD = "transformer_decoder.mask_embed"
 HEADS = tuple(f"transformer_decoder.{part}" for part in PARTS)
 HEAD_OPTIONS = (
     *("mask_embed", "mask_embed_width", "grid_size", "spline_order", "grid_range"),
-    *("base_activation", "standalone_spline_scale"),
+    *("base_activation", "standalone_spline_scale", "scale_noise", "scale_base", "kan_bias"),
 )
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """The backbone a configuration asks for.
 
-ResNet and MobileNetV2 come from timm, whose arithmetic is the reference's (ResNet strides in the
+ResNet, MobileNetV2 and EfficientNet-Lite0 come from timm, whose arithmetic is the reference's (ResNet strides in the
 3x3 convolution, like detectron2's with ``STRIDE_IN_1X1: False``). Swin is our own: timm's rolls
 before it pads, Mask2Former's pads before it rolls, and the two differ wherever a map is not a
 multiple of the window.
@@ -27,11 +27,26 @@ MOBILENETV2_STAGES = (
     "ir_r{}_k3_s2_e6_c160",
     "ir_r{}_k3_s1_e6_c320",
 )
-MOBILENETV2_STEM = 32
+# EfficientNet-Lite0's (Tan and Le, ICML 2019, table 1, in the Lite variant without squeeze and
+# excitation, with ReLU6)
+EFFICIENTNET_LITE0_STAGES = (
+    "ds_r{}_k3_s1_e1_c16",
+    "ir_r{}_k3_s2_e6_c24",
+    "ir_r{}_k5_s2_e6_c40",
+    "ir_r{}_k3_s2_e6_c80",
+    "ir_r{}_k5_s1_e6_c112",
+    "ir_r{}_k5_s2_e6_c192",
+    "ir_r{}_k3_s1_e6_c320",
+)
+STEM = 32  # channels of either stem
+EFFICIENTNETS = {
+    "efficientnet_lite0": (EFFICIENTNET_LITE0_STAGES, 1e-3),  # stages, epsilon of batch norms
+    "mobilenetv2": (MOBILENETV2_STAGES, 1e-5),
+}
 
-# Depthwise convolutions gain nothing from bfloat16, and MobileNetV2's narrow bottlenecks lose the
-# most: on CamVid nine tenths of the pixels that changed class under bfloat16 were due to them.
-FULL_PRECISION_BACKBONES = ("mobilenetv2",)
+# Depthwise convolutions gain nothing from bfloat16, and narrow bottlenecks lose the most: on CamVid
+# nine tenths of the pixels that changed class under bfloat16 were due to MobileNetV2's.
+FULL_PRECISION_BACKBONES = tuple(EFFICIENTNETS)
 
 
 def build_backbone(config: ModelConfig) -> tuple[nn.Module, list[int]]:
@@ -43,38 +58,40 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, list[int]]:
     Raises:
         ConfigError: when the number of depths does not fit the backbone.
     """
-    stages = 7 if config.backbone == "mobilenetv2" else 4
+    stages = 7 if config.backbone in EFFICIENTNETS else 4
     if len(config.backbone_depths) != stages:
         raise ConfigError(
             f"backbone_depths has {len(config.backbone_depths)} entries; "
             f"{config.backbone} has {stages} stages."
         )
-    if config.backbone == "mobilenetv2":
-        return _mobilenetv2(config)
+    if config.backbone in EFFICIENTNETS:
+        return _efficientnet(config)
     if config.backbone == "r50":
         return _resnet(config)
     return _swin(config)
 
 
-def _mobilenetv2(config: ModelConfig) -> tuple[nn.Module, list[int]]:
+def _efficientnet(config: ModelConfig) -> tuple[nn.Module, list[int]]:
     # timm is imported where it is needed: it takes seconds, and the app's page need not wait.
     from timm.layers.create_act import get_act_layer
     from timm.models._efficientnet_builder import decode_arch_def, round_channels
     from timm.models.efficientnet import EfficientNetFeatures
 
-    stages = [
-        [stage.format(depth)]
-        for stage, depth in zip(MOBILENETV2_STAGES, config.backbone_depths, strict=True)
-    ]
+    stages, epsilon = EFFICIENTNETS[config.backbone]
     backbone = EfficientNetFeatures(
-        block_args=decode_arch_def(stages),
+        block_args=decode_arch_def(
+            [
+                [stage.format(depth)]
+                for stage, depth in zip(stages, config.backbone_depths, strict=True)
+            ]
+        ),
         out_indices=(1, 2, 3, 4),
-        stem_size=MOBILENETV2_STEM,
+        stem_size=STEM,
         # A stride-2 convolution pads right and below only, as the pretrained weights expect.
         pad_type="same",
         act_layer=get_act_layer("relu6"),
-        norm_layer=nn.BatchNorm2d,
-        round_chs_fn=partial(round_channels, multiplier=config.backbone_width / MOBILENETV2_STEM),
+        norm_layer=partial(nn.BatchNorm2d, eps=epsilon),
+        round_chs_fn=partial(round_channels, multiplier=config.backbone_width / STEM),
     )
     return backbone, list(backbone.feature_info.channels())
 

@@ -33,6 +33,7 @@ _UNREADABLE = (
 
 # What ``pretrained_backbone=True`` downloads, by timm's name
 TIMM_WEIGHTS = {
+    "efficientnet_lite0": "tf_efficientnet_lite0.in1k",
     "mobilenetv2": "mobilenetv2_100.ra_in1k",
     "r50": "resnet50.tv_in1k",
     "swin_t": "swin_tiny_patch4_window7_224.ms_in1k",

@@ -194,6 +194,7 @@ def _head(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "spline_order": order,
         "grid_range": (round(float(row[order]), 6), round(float(row[-order - 1]), 6)),
         "standalone_spline_scale": f"{layer}spline_scaler" in state,
+        "kan_bias": f"{layer}bias" in state,
     }
 
 
