@@ -12,10 +12,11 @@ the original draws anew for every mask and layer: the expected loss is the same,
 masks at the same points takes a third of the time. The class loss is averaged over the queries of
 all processes where the original averages per process, so that the loss of a batch does not depend
 on how it is spread. Void pixels are in no mask, as there: they count as background of every mask;
-so do pasted outliers.
+so do pasted outliers. Void that says nothing (``IGNORED``) counts nowhere. A label may be a group
+of classes: its probability is then that of its classes together.
 
-Shapes: S predicted sets (decoder layers), B batch, Q queries, K classes, T masks of a picture, n
-matched pairs of a picture in a set, P points.
+Shapes: S predicted sets (decoder layers), B batch, Q queries, K classes, G groups, T masks of a
+picture, n matched pairs of a picture in a set, N of all pictures, P points, R drawn points.
 """
 
 from __future__ import annotations
@@ -29,26 +30,40 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mask2kan.kan import KAN
-from training.data.transforms import OUTLIER
+from training.data.label_space import Groups, membership
+from training.data.transforms import IGNORED, VOID
 from training.distributed import mean_over_processes
-from training.matcher import HungarianMatcher, Match, Target
+from training.matcher import (
+    HungarianMatcher,
+    Match,
+    Target,
+    padded_masks,
+    point_weights,
+    together,
+)
 from training.point_sampling import point_sample, sample_masks, uncertain_points
 
 
 def semantic_targets(labels: Tensor) -> list[dict[str, Tensor]]:
-    """One mask per class present, from label maps.
+    """One mask per class or group present, from label maps.
 
     Args:
-        labels: (B, H, W) int64 class indices, 255 = void, 254 = outlier.
+        labels: (B, H, W) int64, values as in ``training.data.label_space``.
 
     Returns:
-        B targets with ``labels`` (T,) int64 and ``masks`` (T, H, W) bool.
+        B targets as ``training.matcher.Target`` has them.
     """
+    pictures = torch.arange(len(labels), device=labels.device)[:, None]
+    values = (labels.flatten(1) + pictures * (VOID + 1)).flatten()
+    counts = torch.bincount(values, minlength=len(labels) * (VOID + 1)).view(len(labels), -1)
     targets = []
-    for label in labels:
-        counts = torch.bincount(label.flatten(), minlength=OUTLIER)[:OUTLIER]
-        classes = counts.nonzero().flatten()  # sorting the label, as unique does, takes longer
-        targets.append({"labels": classes, "masks": label[None] == classes[:, None, None]})
+    for label, present in zip(labels, counts.cpu(), strict=True):
+        classes = present[:IGNORED].nonzero().flatten()
+        classes = classes.to(labels.device)
+        target = {"labels": classes, "masks": label[None] == classes[:, None, None]}
+        if present[IGNORED]:
+            target["ignored"] = label == IGNORED
+        targets.append(target)
     return targets
 
 
@@ -63,6 +78,7 @@ class SetCriterion(nn.Module):
         oversample_ratio: candidates for uncertain points, as a multiple of P.
         importance_ratio: share of P that are uncertain points; the others are uniform.
         regularization_weight: λ1 of the KAN's regularisation.
+        groups: what labels from K on stand for.
     """
 
     def __init__(
@@ -77,16 +93,20 @@ class SetCriterion(nn.Module):
         oversample_ratio: float = 3.0,
         importance_ratio: float = 0.75,
         regularization_weight: float = 0.0,
+        groups: Groups = (),
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.members: Tensor | None
+        members = membership(num_classes, groups) if groups else None
+        self.register_buffer("members", members, persistent=False)
         self.weights = {"loss_ce": class_weight, "loss_mask": mask_weight, "loss_dice": dice_weight}
         self.matcher = HungarianMatcher(class_weight, mask_weight, dice_weight, num_points)
         self.num_points = num_points
         self._important = int(importance_ratio * num_points)
         self._drawn = int(oversample_ratio * num_points) + num_points - self._important
         self.regularization_weight = regularization_weight
-        weight = torch.ones(num_classes + 1)
+        weight = torch.ones(num_classes + len(groups) + 1)
         weight[-1] = no_object_weight
         self.class_weights: Tensor
         self.register_buffer("class_weights", weight, persistent=False)
@@ -118,7 +138,8 @@ class SetCriterion(nn.Module):
         masks = [output["pred_masks"] for output in every]
         if draws is None:
             draws = functools.partial(_draw, len(targets), logits.device)
-        matches = self.matcher(logits, masks, targets, draws(self.num_points))
+        points = draws(self.num_points)
+        matches = self.matcher(logits, masks, targets, points, self.members)
         with torch.autocast(logits.device.type, enabled=False):
             per_set = {
                 "loss_ce": self._class_losses(logits, targets, matches),
@@ -152,18 +173,37 @@ class SetCriterion(nn.Module):
         self, logits: Tensor, targets: Sequence[Target], matches: Sequence[Match]
     ) -> Tensor:
         """Weighted cross-entropy of each set: (S,)."""
-        expected = torch.full(
-            logits.shape[:3], self.num_classes, dtype=torch.int64, device=logits.device
+        nothing = len(self.class_weights) - 1
+        expected = torch.full(logits.shape[:3], nothing, dtype=torch.int64, device=logits.device)
+        pictures = torch.cat(
+            [torch.full_like(match.query, b) for b, match in enumerate(matches)], dim=1
         )
-        for b, (target, match) in enumerate(zip(targets, matches, strict=True)):
-            expected[:, b].scatter_(1, match.query, target["labels"][match.mask])
-        loss = F.cross_entropy(
-            logits.flatten(0, 2), expected.flatten(), self.class_weights, reduction="none"
-        )
+        found = [
+            target["labels"][match.mask] for target, match in zip(targets, matches, strict=True)
+        ]
+        sets = torch.arange(len(logits), device=logits.device)[:, None]
+        queries = torch.cat([match.query for match in matches], dim=1)
+        expected[sets, pictures, queries] = torch.cat(found, dim=1)
         weight = self.class_weights[expected]
+        if self.members is None:
+            loss = F.cross_entropy(
+                logits.flatten(0, 2), expected.flatten(), self.class_weights, reduction="none"
+            ).view_as(weight)
+        else:
+            chances = self._with_groups(logits.log_softmax(-1), self.members)
+            loss = -weight * chances.gather(-1, expected[..., None])[..., 0]
         total = mean_over_processes(weight.sum((1, 2)))
         # without any match and with a no-object weight of 0 there is nothing to divide by
-        return loss.view_as(weight).sum((1, 2)) / total.clamp(min=torch.finfo(total.dtype).eps)
+        return loss.sum((1, 2)) / total.clamp(min=torch.finfo(total.dtype).eps)
+
+    def _with_groups(self, log_chances: Tensor, members: Tensor) -> Tensor:
+        """Logarithms of probabilities (…, K+1), those of groups put in: (…, K+G+1)."""
+        classes, nothing = log_chances[..., :-1], log_chances[..., -1:]
+        groups = [
+            classes[..., chosen].logsumexp(-1, keepdim=True)
+            for chosen in members[self.num_classes :]
+        ]
+        return torch.cat([classes, *groups, nothing], dim=-1)
 
     def _mask_losses(
         self,
@@ -191,34 +231,83 @@ class SetCriterion(nn.Module):
         )
         # Without any match still a function of the masks: every parameter gets a (zero) gradient.
         losses = drawn.new_zeros(2, len(masks)) + (0.0 if any(counts) else chosen.sum())
-        for b, predicted in enumerate(chosen.split(counts, dim=1)):
-            if counts[b]:
-                truth = targets[b]["masks"], matches[b].mask
-                losses = losses + self._picture_losses(predicted, *truth, drawn[b])
+        start = 0
+        for some in together(len(counts), drawn.device):
+            pairs = sum(counts[some])
+            if pairs:
+                predicted = chosen[:, start : start + pairs]
+                losses = losses + self._matched_losses(
+                    predicted, targets[some], matches[some], drawn[some]
+                )
+            start += pairs
         cross_entropy, dice = losses / num_masks
         return {"loss_mask": cross_entropy, "loss_dice": dice}
 
-    def _picture_losses(
-        self, predicted: Tensor, masks: Tensor, index: Tensor, drawn: Tensor
+    def _matched_losses(
+        self,
+        predicted: Tensor,
+        targets: Sequence[Target],
+        matches: Sequence[Match],
+        drawn: Tensor,
     ) -> Tensor:
-        """Sums over the matched masks of one picture: (2, S), cross-entropy and dice.
+        """Sums over the matched masks of some pictures: (2, S), cross-entropy and dice.
 
         Args:
-            predicted: (S, n, h, w) float32 logits of the matched queries.
-            masks: (T, H, W) bool ground truth.
-            index: (S, n) which of it a query answers for.
-            drawn: (R, 2) uniform points.
+            predicted: (S, N, h, w) float32 logits of the matched queries, picture by picture.
+            targets: of B pictures.
+            matches: of B pictures.
+            drawn: (B, R, 2) uniform points.
         """
-        flat = predicted.flatten(0, 1)
-        chosen = uncertain_points(flat.detach(), drawn, self.num_points, self._important)
-        truth = sample_masks(masks, drawn)[index.flatten()].gather(1, chosen)
-        points = drawn.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)
-        values = point_sample(flat[:, None], points)[:, 0]
-        cross_entropy = F.binary_cross_entropy_with_logits(values, truth, reduction="none").mean(1)
+        weights = point_weights(targets, drawn)
+        counts = [match.query.shape[1] for match in matches]
+        # each pair's picture, and its place among the picture's pairs
+        pictures = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        places = torch.cat([torch.arange(count) for count in counts])
+        pictures, places = pictures.to(drawn.device), places.to(drawn.device)
+        chosen = self._choose(predicted.detach(), drawn, pictures, places, max(counts), weights)
+        index = torch.cat([match.mask for match in matches], dim=1)
+        truth = sample_masks(padded_masks(targets), drawn)[pictures, index].gather(2, chosen)
+        picked = pictures[:, None].expand_as(chosen)
+        points = drawn[picked, chosen]  # (S, N, P, 2)
+        values = point_sample(predicted.flatten(0, 1)[:, None], points.flatten(0, 1))
+        values = values[:, 0].view_as(truth)
+        cross_entropy = F.binary_cross_entropy_with_logits(values, truth, reduction="none")
         probability = values.sigmoid()
-        overlap = 2.0 * (probability * truth).sum(1)
-        dice = 1.0 - (overlap + 1.0) / (probability.sum(1) + truth.sum(1) + 1.0)
-        return torch.stack([cross_entropy, dice]).view(2, *index.shape).sum(2)
+        area = probability
+        if weights is None:
+            cross_entropy = cross_entropy.mean(2)
+        else:
+            weight = weights[picked, chosen]
+            cross_entropy = (cross_entropy * weight).sum(2) / weight.sum(2).clamp(min=1.0)
+            truth, area = truth * weight, probability * weight
+        overlap = 2.0 * (probability * truth).sum(2)
+        dice = 1.0 - (overlap + 1.0) / (area.sum(2) + truth.sum(2) + 1.0)
+        return torch.stack([cross_entropy, dice]).sum(2)
+
+    def _choose(
+        self,
+        predicted: Tensor,
+        drawn: Tensor,
+        pictures: Tensor,
+        places: Tensor,
+        most: int,
+        weights: Tensor | None,
+    ) -> Tensor:
+        """Uncertain points of every matched mask: (S, N, P) indices into its picture's.
+
+        The masks of a picture are read together, those of several padded to one number of masks.
+        """
+        sets, size = len(predicted), predicted.shape[-2:]
+        maps = predicted.transpose(0, 1)  # (N, S, h, w)
+        if len(drawn) > 1:
+            padded = predicted.new_zeros(len(drawn), most, sets, *size)
+            padded[pictures, places] = maps
+        else:
+            padded = maps[None]
+        chosen = uncertain_points(
+            padded.flatten(1, 2), drawn, self.num_points, self._important, weights
+        )
+        return chosen.unflatten(1, (most, sets))[pictures, places].transpose(0, 1)
 
 
 def _draw(pictures: int, device: torch.device, num_points: int) -> Tensor:

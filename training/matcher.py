@@ -6,9 +6,13 @@ cross-entropy and the dice distance of the masks at uniformly drawn points.
 Departs from the original: the predictions of all layers are matched in one go on one set of
 points per picture (a fresh set per step), because thirty small matchings cost more in overhead
 than in arithmetic; and a non-finite cost stops with a message that says whose it is, where the
-original lets the assignment solver fail.
+original lets the assignment solver fail. Pixels that say nothing count in no cost.
 
-Shapes: S predicted sets (decoder layers), B batch, Q queries, K classes, T masks of a picture.
+Pictures are worked on together on a GPU, where many small kernels cost more than their arithmetic,
+and one by one on a CPU, whose cache then holds a whole picture (``together``).
+
+Shapes: S predicted sets (decoder layers), B batch, Q queries, K classes, G groups of classes, T
+masks of a picture, or the most of any picture where several are padded to one size, P points.
 """
 
 from __future__ import annotations
@@ -21,13 +25,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
+from torch import Tensor, nn
 
 from mask2kan.errors import NumericsError
 from training.point_sampling import MapTable, sample_masks
 
 Target = Mapping[str, Tensor]
-"""One picture's ground truth: ``labels`` (T,) int64 and ``masks`` (T, h, w) bool."""
+"""One picture's ground truth.
+
+``labels`` (T,) int64, classes and groups (see ``training.data.label_space``), and ``masks`` (T, h,
+w) bool; also ``ignored`` (h, w) bool where some of its pixels say nothing.
+"""
 
 _PIECE = 1024  # points
 
@@ -42,6 +50,42 @@ class Match(NamedTuple):
 
     query: Tensor
     mask: Tensor
+
+
+def together(pictures: int, device: torch.device) -> list[slice]:
+    """Which pictures of a batch to work on at once: all on a GPU, one by one on a CPU."""
+    if device.type != "cpu":
+        return [slice(0, pictures)] if pictures else []
+    return [slice(b, b + 1) for b in range(pictures)]
+
+
+def padded_masks(targets: Sequence[Target]) -> Tensor:
+    """Ground-truth masks of several pictures, empty ones added: (B, T, h, w) bool."""
+    if len(targets) == 1:
+        return targets[0]["masks"][None]
+    return nn.utils.rnn.pad_sequence([target["masks"] for target in targets], batch_first=True)
+
+
+def point_weights(targets: Sequence[Target], points: Tensor) -> Tensor | None:
+    """Which points count: not those with a pixel that says nothing among the four they read.
+
+    There a true mask would fade out, though nobody said that it ends.
+
+    Args:
+        targets: of B pictures.
+        points: (B, P, 2).
+
+    Returns:
+        (B, P) of 1 and 0, or None where every pixel of every picture counts.
+    """
+    if not any("ignored" in target for target in targets):
+        return None
+    shape = targets[0]["masks"].shape[1:]
+    ignored = [
+        target.get("ignored", torch.zeros(shape, dtype=torch.bool, device=points.device))
+        for target in targets
+    ]
+    return (sample_masks(torch.stack(ignored)[:, None], points)[:, 0] == 0).float()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +109,7 @@ class HungarianMatcher:
         masks: Sequence[Tensor],
         targets: Sequence[Target],
         points: Tensor | None = None,
+        members: Tensor | None = None,
     ) -> list[Match]:
         """Match every predicted set of every picture.
 
@@ -73,6 +118,7 @@ class HungarianMatcher:
             masks: S tensors (B, Q, h, w) of mask logits.
             targets: B pictures' ground truth; a picture may have no mask at all.
             points: (B, P, 2) where to compare, (x, y) in [0, 1]; drawn uniformly when absent.
+            members: (K+G, K) bool, which classes a label stands for; None where it is a class.
 
         Returns:
             One match per picture.
@@ -82,59 +128,94 @@ class HungarianMatcher:
         """
         if points is None:
             points = torch.rand(len(targets), self.num_points, 2, device=logits.device)
-        matches = []
-        for b, target in enumerate(targets):
-            with torch.autocast(logits.device.type, enabled=False):
-                cost = self._cost(
-                    logits[:, b].float(), [one[b] for one in masks], target, points[b]
-                )
-            _require_finite(cost, logits, masks, b)
-            pairs = [linear_sum_assignment(table) for table in cost.cpu().numpy()]
-            query, mask = (torch.from_numpy(np.stack(side)) for side in zip(*pairs, strict=True))
-            matches.append(Match(query.to(logits.device), mask.to(logits.device)))
-        return matches
+        counts = [len(target["labels"]) for target in targets]
+        costs: list[Tensor] = []
+        with torch.autocast(logits.device.type, enabled=False):
+            probability = logits.float().softmax(-1)
+            if members is not None:
+                probability = probability[..., :-1] @ members.T.to(probability.dtype)
+            for some in together(len(targets), logits.device):
+                costs.append(self._cost(probability, masks, targets[some], points[some], some))
+        tables = _padded_rows(costs, max(counts, default=0)).cpu()
+        _require_finite(tables, counts, logits, masks)
+        pairs = [
+            [linear_sum_assignment(table[:, :count]) for table in of_picture]
+            for of_picture, count in zip(tables.numpy(), counts, strict=True)
+        ]
+        sizes = [min(count, logits.shape[2]) for count in counts]
+        found = [
+            torch.from_numpy(np.stack([np.stack(pair) for pair in of_picture], 1))  # (2, S, n)
+            for of_picture in pairs
+        ]
+        both = torch.cat(found, dim=2).to(logits.device) if found else torch.empty(2, 0, 0)
+        return [Match(*part) for part in both.split(sizes, dim=2)] if found else []
 
     def _cost(
-        self, logits: Tensor, masks: Sequence[Tensor], target: Target, points: Tensor
+        self,
+        probability: Tensor,
+        masks: Sequence[Tensor],
+        targets: Sequence[Target],
+        points: Tensor,
+        some: slice,
     ) -> Tensor:
-        """Cost of every query of every set for every mask of a picture: (S, Q, T).
+        """Cost of every query of some pictures for every ground-truth mask: (B, S, Q, T)."""
+        labels = nn.utils.rnn.pad_sequence(
+            [target["labels"] for target in targets], batch_first=True
+        )
+        chances = probability[:, some].transpose(0, 1)  # (B, S, Q, K+G)
+        index = labels[:, None, None].expand(-1, *chances.shape[1:3], -1)
+        truth = sample_masks(padded_masks(targets), points)
+        mask_cost = self._mask_cost(
+            [one[some] for one in masks], truth, points, point_weights(targets, points)
+        )
+        return mask_cost.transpose(1, 2).view(index.shape) - self.class_weight * chances.gather(
+            -1, index
+        )
 
-        Args:
-            logits: (S, Q, K+1).
-            masks: S tensors (Q, h, w).
-            target: T masks.
-            points: (P, 2).
+    def _mask_cost(
+        self, masks: Sequence[Tensor], truth: Tensor, points: Tensor, weights: Tensor | None
+    ) -> Tensor:
+        """Of every predicted mask for every true one, (B, T, P), at (B, P, 2) points: (B, T, S·Q).
+
+        A CPU adds the points up piece by piece, while a piece is in its cache.
         """
-        labels = target["labels"]
-        if not len(labels):
-            return logits.new_zeros(*logits.shape[:2], 0)
-        class_cost = -logits.softmax(-1)[..., labels]
-        mask_cost = self._mask_cost(masks, sample_masks(target["masks"], points), points)
-        return self.class_weight * class_cost + mask_cost.T.view_as(class_cost)
-
-    def _mask_cost(self, masks: Sequence[Tensor], truth: Tensor, points: Tensor) -> Tensor:
-        """Of every predicted mask for every true one, (T, P), at P points: (T, S·Q)."""
         table = MapTable(masks)
-        # A processor adds the points up piece by piece, while a piece is in its cache.
-        step = _PIECE if points.device.type == "cpu" else len(points)
+        count = points.shape[1]
+        step = _PIECE if points.device.type == "cpu" else max(count, 1)
         sums: list[Tensor] = []
-        for some, there in zip(points.split(step), truth.split(step, dim=1), strict=True):
-            predicted = table.at(some)  # (P, S·Q)
+        for start in range(0, count, step):
+            piece = slice(start, start + step)
+            predicted = table.at(points[:, piece])  # (B, P, S·Q)
+            there = truth[..., piece]
             # BCE(x, y) = softplus(x) - x y, so one product with the truth covers every pair.
-            cross_entropy = F.softplus(predicted).sum(0) - there @ predicted
+            plain = F.softplus(predicted)
+            weight = None if weights is None else weights[:, piece, None]
+            if weight is not None:
+                plain, there = plain * weight, there * weight.transpose(1, 2)
+            part = [plain.sum(1, keepdim=True) - there @ predicted]
             probability = predicted.sigmoid_()
-            part = [cross_entropy, there @ probability, probability.sum(0)]
+            part.append(there @ probability)
+            counted = probability if weight is None else probability * weight
+            part += [counted.sum(1, keepdim=True), there.sum(-1, keepdim=True)]
             sums = [whole + new for whole, new in zip(sums, part, strict=True)] if sums else part
-        cross_entropy, overlap, area = sums
-        dice = 1.0 - (2.0 * overlap + 1.0) / (area + truth.sum(-1, keepdim=True) + 1.0)
-        return self.mask_weight * cross_entropy / len(points) + self.dice_weight * dice
+        cross_entropy, overlap, area, size = sums
+        total = count if weights is None else weights.sum(1)[:, None, None].clamp(min=1.0)
+        dice = 1.0 - (2.0 * overlap + 1.0) / (area + size + 1.0)
+        return self.mask_weight * cross_entropy / total + self.dice_weight * dice
 
 
-def _require_finite(cost: Tensor, logits: Tensor, masks: Sequence[Tensor], picture: int) -> None:
-    """Stop with the place of the first number that is not finite in a picture's (S, Q, T) cost."""
-    if torch.isfinite(cost).all():
+def _padded_rows(costs: Sequence[Tensor], masks: int) -> Tensor:
+    """Costs of all pictures as one tensor, (B, S, Q, T) each, to leave the GPU in one transfer."""
+    return torch.cat([F.pad(cost, (0, masks - cost.shape[-1])) for cost in costs])
+
+
+def _require_finite(
+    costs: Tensor, counts: Sequence[int], logits: Tensor, masks: Sequence[Tensor]
+) -> None:
+    """Stop with the place of the first number that is not finite in (B, S, Q, T) costs."""
+    if torch.isfinite(costs).all():
         return
-    layer = int(torch.nonzero(~torch.isfinite(cost))[0, 0])
+    picture, layer = torch.nonzero(~torch.isfinite(costs))[0, :2].tolist()
     place = f"layer output {layer}, picture {picture} of the batch"
     for name, tensor in (("pred_logits", logits), ("pred_masks", masks)):
         broken = int((~torch.isfinite(tensor[layer][picture])).sum())
@@ -144,6 +225,6 @@ def _require_finite(cost: Tensor, logits: Tensor, masks: Sequence[Tensor], pictu
                 "finite numbers. Lower the learning rate, or train in float32."
             )
     raise NumericsError(
-        f"Matching failed: the cost of {place} ({cost.shape[2]} masks) is not finite although its "
-        "predictions are; they are too large."
+        f"Matching failed: the cost of {place} ({counts[picture]} masks) is not finite although "
+        "its predictions are; they are too large."
     )

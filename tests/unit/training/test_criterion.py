@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mask2kan.kan import KAN
 from training import criterion as criterion_module
+from training import matcher as matcher_module
 from training.criterion import SetCriterion, semantic_targets
-from training.data.transforms import OUTLIER
+from training.data.transforms import IGNORED, OUTLIER
 from training.distributed import PointDraws
 from training.point_sampling import point_sample
 
@@ -52,7 +55,7 @@ def test_losses_equal_the_definition(monkeypatch):
     monkeypatch.setattr(
         criterion_module,
         "uncertain_points",
-        lambda masks, *_: torch.arange(300).expand(len(masks), -1),
+        lambda masks, *_: torch.arange(300).expand(*masks.shape[:2], -1),
     )
     kept = []
     matcher = criterion.matcher
@@ -118,6 +121,68 @@ def test_a_picture_draws_the_same_points_in_any_batch():
     for key in ("loss_mask", "loss_dice", "loss_mask_0", "loss_dice_0"):
         weighted = sum(part[key] * n for part, n in zip(parts, (2, 3, 1), strict=True)) / 6
         torch.testing.assert_close(together[key], weighted, rtol=1e-5, atol=1e-6)
+
+
+def test_pictures_together_cost_what_they_cost_one_by_one(monkeypatch):
+    outputs, targets = _outputs(4, 3), _targets([2, 0, 3, 1])
+    targets[2]["ignored"] = torch.rand(32, 32) > 0.7
+    criterion = SetCriterion(K, num_points=64)
+    points = {count: torch.rand(4, count, 2) for count in (64, 64 * 3 + 16)}
+    found = []
+    for gather in (matcher_module.together, lambda count, _: [slice(0, count)]):
+        monkeypatch.setattr(matcher_module, "together", gather)
+        monkeypatch.setattr(criterion_module, "together", gather)
+        found.append(criterion(outputs, targets, points.get))
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_set_without_groups_and_ignored_pixels_costs_what_it_did():
+    outputs, targets = _outputs(2, 2), _targets([2, 3])
+    points = {count: torch.rand(2, count, 2) for count in (64, 64 * 3 + 16)}
+    plain = SetCriterion(K, num_points=64)(outputs, targets, points.get)
+    marked = [target | {"ignored": torch.zeros(32, 32, dtype=torch.bool)} for target in targets]
+    other = SetCriterion(K, num_points=64, groups=((1,), (0, 2)))(outputs, marked, points.get)
+    for key, value in plain.items():
+        torch.testing.assert_close(other[key], value, rtol=1e-6, atol=1e-6)
+
+
+def test_the_class_loss_of_a_group_by_hand():
+    # Two queries; the first answers for "class 0 or 2" with chances 1/2, 1/8, 1/4 and 1/8 of
+    # nothing, the second for nothing with chance 1/2.
+    logits = torch.tensor([[[4.0, 1.0, 2.0, 1.0], [1.0, 1.0, 1.0, 3.0]]]).log()
+    masks = torch.stack([torch.full((8, 8), 20.0), torch.full((8, 8), -20.0)])[None]
+    target = {"labels": torch.tensor([3]), "masks": torch.ones(1, 8, 8, dtype=torch.bool)}
+    criterion = SetCriterion(3, num_points=64, groups=((0, 2),))
+    losses = criterion({"pred_logits": logits, "pred_masks": masks}, [target])
+    expected = (-math.log(3 / 4) - 0.1 * math.log(1 / 2)) / 1.1
+    assert losses["loss_ce"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_mask_losses_with_pixels_that_say_nothing_by_hand():
+    # One mask, the left half; the prediction says so on the left and is wrong on the right.
+    columns = torch.arange(32).expand(32, 32)
+    truth = columns < 16
+    predicted = torch.full((1, 1, 32, 32), 30.0)
+    outputs = {"pred_logits": torch.zeros(1, 1, K + 1), "pred_masks": predicted}
+    target = {"labels": torch.tensor([0]), "masks": truth[None]}
+    inside = (torch.rand(1, 2000, 2) * 0.9 + 0.05,)  # clear of the border, where zeros mix in
+    criterion = SetCriterion(K, num_points=500, importance_ratio=0.0)
+    whole = criterion(outputs, [target], lambda count: inside[0][:, :count])
+    left = criterion(outputs, [target | {"ignored": ~truth}], lambda count: inside[0][:, :count])
+    assert whole["loss_mask"].item() > 10
+    assert left["loss_mask"].item() < 1e-6
+    assert left["loss_dice"].item() < 1e-3
+    assert whole["loss_dice"].item() > 0.3
+
+
+def test_semantic_targets_name_groups_and_what_says_nothing():
+    label = torch.full((2, 4, 4), 255)
+    label[0, 0], label[0, 1], label[0, 2] = 3, 20, IGNORED
+    first, second = semantic_targets(label)
+    assert first["labels"].tolist() == [3, 20]
+    assert torch.equal(first["ignored"], label[0] == IGNORED)
+    assert "ignored" not in second
 
 
 def test_pasted_outliers_are_of_no_class():

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
+import training.matcher as matcher_module
 from mask2kan.errors import NumericsError
+from training.data.label_space import membership
 from training.matcher import HungarianMatcher
 
 Q, K, H, W = 7, 5, 12, 16
@@ -50,6 +52,14 @@ def test_matches_the_assignment_of_costs_computed_pair_by_pair():
     assert target.tolist() == [expected[1].tolist()]
 
 
+@pytest.fixture(params=["one by one", "together"])
+def gathering(request, monkeypatch):
+    """Work on pictures as a CPU does, and as a GPU does."""
+    if request.param == "together":
+        monkeypatch.setattr(matcher_module, "together", lambda count, _: [slice(0, count)])
+
+
+@pytest.mark.usefixtures("gathering")
 def test_batched_equals_single():
     logits, masks, targets = _case([3, 0, 5, 2], sets=3)
     points = torch.rand(4, 50, 2)
@@ -106,3 +116,45 @@ def test_float16_predictions_are_compared_in_float32():
         logits.half().float(), (masks * 5000).half().float(), targets, points
     )
     assert torch.equal(half[0], full[0])
+
+
+def test_a_group_costs_what_its_classes_cost_together():
+    logits, masks, targets = _case([1])
+    points = torch.rand(1, 100, 2)
+    targets[0]["labels"] = torch.tensor([K])
+    members = membership(K, ((1, 3),))
+    chance = logits.softmax(-1)
+    matcher = HungarianMatcher(mask_weight=0.0, dice_weight=0.0)
+    [(query, _)] = matcher(logits, masks, targets, points, members)
+    assert query.item() == (chance[0, 0, :, 1] + chance[0, 0, :, 3]).argmax()
+
+
+def test_a_group_of_one_class_is_that_class():
+    logits, masks, targets = _case([3, 2], sets=2)
+    points = torch.rand(2, 100, 2)
+    plain = HungarianMatcher()(logits, masks, targets, points)
+    members = membership(K, ((2,),))
+    renamed = [
+        one | {"labels": torch.where(one["labels"] == 2, K, one["labels"])} for one in targets
+    ]
+    grouped = HungarianMatcher()(logits, masks, renamed, points, members)
+    for one, other in zip(plain, grouped, strict=True):
+        assert torch.equal(one.query, other.query)
+        assert torch.equal(one.mask, other.mask)
+
+
+def test_pixels_that_say_nothing_do_not_count():
+    logits, masks, _ = _case([1])
+    columns = torch.arange(W).expand(H, W)
+    truth, left = columns < 4, columns < W // 2
+    # Query 2 is right on the left half and wrong on the right one, where nothing is known;
+    # query 3 is half right on the left and right on the other.
+    masks[:] = -10.0
+    masks[0, 0, 2] = torch.where(truth | ~left, 10.0, -10.0)
+    masks[0, 0, 3] = torch.where(columns < 2, 10.0, -10.0)
+    target = {"labels": torch.tensor([0]), "masks": truth[None]}
+    matcher = HungarianMatcher(class_weight=0.0)
+    [(query, _)] = matcher(logits, masks, [target], _pixel_centres())
+    assert query.item() == 3
+    [(query, _)] = matcher(logits, masks, [target | {"ignored": ~left}], _pixel_centres())
+    assert query.item() == 2
