@@ -46,6 +46,21 @@ CAMVID: dict[str, Color] = {
     "bicyclist": (0, 128, 192),
 }
 
+# What CamVid's 11 classes are among Cityscapes' 19, by the 32 classes CamVid itself made them of
+CAMVID_IN_CITYSCAPES: dict[str, tuple[str, ...]] = {
+    "sky": ("sky",),
+    "building": ("building", "wall"),
+    "pole": ("pole",),
+    "road": ("road",),
+    "pavement": ("sidewalk",),
+    "tree": ("vegetation", "terrain"),
+    "sign symbol": ("traffic light", "traffic sign"),
+    "fence": ("fence",),
+    "car": ("car", "truck", "bus", "train"),
+    "pedestrian": ("person",),
+    "bicyclist": ("rider", "motorcycle", "bicycle"),
+}
+
 ADE20K: tuple[str, ...] = tuple(
     """wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk,
     person, earth, door, table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf,
@@ -92,3 +107,14 @@ def palette_for(class_names: tuple[str, ...]) -> tuple[Color, ...]:
         if all(name in known for name in class_names):
             return tuple(known[name] for name in class_names)
     return spread_palette(len(class_names))
+
+
+def meanings_of(class_names: tuple[str, ...], among: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """What the names of a coarser label set stand for in a finer one; empty where it has its own.
+
+    Args:
+        class_names: of the coarser set.
+        among: of the finer one.
+    """
+    coarser = class_names == tuple(CAMVID) and among == tuple(CITYSCAPES)
+    return CAMVID_IN_CITYSCAPES if coarser else {}

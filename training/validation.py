@@ -19,6 +19,7 @@ from mask2kan.drawing import colorize
 from mask2kan.model import Mask2KAN
 from mask2kan.postprocess import Geometry, View, reduce_pixels
 from training.data import LabelledPictures
+from training.data.label_space import plain_labels
 from training.metrics import SegmentationEvaluator
 
 
@@ -80,9 +81,10 @@ def validate(
             return None
         image, label = pictures[index]
         prediction = semantic_map(model, image)
-        evaluator.update(prediction, label.numpy())
+        known = plain_labels(label.numpy().astype(np.uint8), model.config.num_classes)
+        evaluator.update(prediction, known)
         if not sample.size:
-            truth = colorize(label.numpy().astype(np.uint8), model.palette)
+            truth = colorize(known, model.palette)
             shown = colorize(prediction, model.palette)
             sample = np.concatenate([pictures.arrays(index)[0], shown, truth])
     result = evaluator.compute()
@@ -108,6 +110,7 @@ class TeacherLabels:
         self.names = pictures.names
         self.num_classes = teacher.config.num_classes
         self.class_names = teacher.class_names
+        self.groups: tuple[tuple[int, ...], ...] = ()
         self.palette = tuple((int(r), int(g), int(b)) for r, g, b in teacher.palette)
 
     def __len__(self) -> int:

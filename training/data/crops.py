@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from mask2kan.errors import Mask2KANError
 from training.data import LabelledPictures
+from training.data.mixture import Mixture
 from training.data.transforms import Augmentation
 from training.outliers import OutlierPaster
 
@@ -23,7 +24,8 @@ from training.outliers import OutlierPaster
 class Batch(TypedDict):
     """Training crops.
 
-    ``images`` (B, 3, h, w) float32 in [0, 1]; ``labels`` (B, h, w) int64, 255 void, 254 outlier;
+    ``images`` (B, 3, h, w) float32 in [0, 1]; ``labels`` (B, h, w) int64 as in
+    ``training.data.label_space``;
     of each crop its picture's name, its number in the run, and its ``view``, which is equal for
     crops that are equal (its number, unless crops repeat).
     """
@@ -75,6 +77,8 @@ def collate(drawn: Sequence[Crop | Unreadable]) -> Batch | Unreadable:
 class TrainingCrops(Dataset[Crop | Unreadable]):
     """All crops of a run, in order; every pass sees each picture once, in a new order.
 
+    Of a mixture every crop is drawn anew, by the weights of its parts.
+
     Args:
         pictures: where crops are cut from.
         augmentation: how.
@@ -112,11 +116,10 @@ class TrainingCrops(Dataset[Crop | Unreadable]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = self.start + index
-        epoch, position = divmod(number, len(self.pictures))
-        chosen = int(self._permutation(epoch)[position])
+        chosen, turn = self._choose(number)
         view = number
         if self.views:
-            view = chosen * self.views + (epoch + chosen) % self.views
+            view = chosen * self.views + (turn + chosen) % self.views
         rng = np.random.default_rng((self.seed, 1, view))
         try:
             picture, label = self.pictures.arrays(chosen)
@@ -127,6 +130,13 @@ class TrainingCrops(Dataset[Crop | Unreadable]):
             return Unreadable(error)
         picture, label = self.augmentation(picture, label, rng)
         return Crop(picture, label, self.pictures.names[chosen], number, view)
+
+    def _choose(self, number: int) -> tuple[int, int]:
+        """The picture of a crop, and which of its turns this is."""
+        if isinstance(self.pictures, Mixture):
+            return self.pictures.choose(np.random.default_rng((self.seed, 3, number))), number
+        epoch, position = divmod(number, len(self.pictures))
+        return int(self._permutation(epoch)[position]), epoch
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
         """The order of a pass; kept, since every crop of the pass asks for it."""

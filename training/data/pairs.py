@@ -42,13 +42,17 @@ class LabelledPictures(Protocol):
     num_classes: int
     class_names: tuple[str, ...]
     palette: tuple[Color, ...]
+    groups: tuple[tuple[int, ...], ...]
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]: ...
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """The picture (H, W, 3) RGB and its label (H, W), 255 = void, as bytes; do not write."""
+        """The picture (H, W, 3) RGB and its label (H, W) as bytes; do not write.
+
+        Label values are those of ``training.data.label_space``.
+        """
         ...
 
 
@@ -319,6 +323,7 @@ class SegmentationPictures(PairedPictures, Dataset[tuple[Tensor, Tensor]], abc.A
         class_names: in the order of the label values.
         palette: RGB of each class.
         num_classes: how many.
+        groups: what label values from ``num_classes`` on stand for: "one of these classes".
         splits: that the data set has.
 
     Raises:
@@ -329,6 +334,7 @@ class SegmentationPictures(PairedPictures, Dataset[tuple[Tensor, Tensor]], abc.A
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     class_names: tuple[str, ...]
     palette: tuple[Color, ...]
+    groups: tuple[tuple[int, ...], ...] = ()
 
     def __init__(self, root: str | Path, split: str) -> None:
         if split not in self.splits:

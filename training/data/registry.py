@@ -1,7 +1,8 @@
 """Every data set by name, and how a folder is recognised: the one place to add another.
 
 What a user writes after ``--data`` is one of the names below, a folder whose layout is recognised
-by what it holds, or both: ``name=folder``. ``synthetic``, ``synthetic:cityscapes``,
+by what it holds, or both: ``name=folder``; or several of these, see ``training.data.mixture``.
+``synthetic``, ``synthetic:cityscapes``,
 ``synthetic:ade20k`` and ``synthetic_anomaly`` need no files.
 """
 
@@ -18,12 +19,16 @@ from training.data.ade20k import ADE20KPictures
 from training.data.camvid import CamVid
 from training.data.camvid_anomaly import CamVidAnomaly
 from training.data.cityscapes import Cityscapes
+from training.data.cityscapes256 import Cityscapes256, CityscapesClips
 from training.data.fishyscapes import FishyscapesLostAndFound, FishyscapesStatic
 from training.data.folders import data_places, find_data
 from training.data.image_folder import ImageFolder
 from training.data.lost_and_found import LostAndFound
 from training.data.mask_folders import AnomalySet
+from training.data.mixture import Mixture, Part, parts_of
 from training.data.pairs import AnomalyPictures, LabelledPictures, SegmentationPictures
+from training.data.rendered import FOLDERS as RENDERED_FOLDERS
+from training.data.rendered import RenderedAnomalies, RenderedStreets
 from training.data.road_anomaly import RoadAnomaly
 from training.data.smiyc import RoadAnomaly21, RoadObstacle21
 from training.data.synthetic import SyntheticAnomalies, SyntheticRooms, SyntheticStreets
@@ -124,6 +129,9 @@ SEGMENTATION_SETS: Mapping[str, SegmentationEntry] = MappingProxyType(
         "folder": SegmentationEntry(ImageFolder),
         "cityscapes": SegmentationEntry(Cityscapes, ("cityscapes", "Cityscapes")),
         "ade20k": SegmentationEntry(ADE20KPictures, ("ade20k", "ADE20K", "ADEChallengeData2016")),
+        "cityscapes256": SegmentationEntry(Cityscapes256, ("cityscapes256",)),
+        "cityscapes_clips": SegmentationEntry(CityscapesClips, ("cityscapes_clips",)),
+        "rendered_street": SegmentationEntry(RenderedStreets, RENDERED_FOLDERS),
         "camvid": SegmentationEntry(CamVid, ("camvid", "CamVid")),
     }
 )
@@ -146,6 +154,7 @@ ANOMALY_SETS: Mapping[str, AnomalyEntry] = MappingProxyType(
             "fishyscapes_lost_and_found": FishyscapesLostAndFound,
             "lost_and_found": LostAndFound,
             "camvid_anomaly": CamVidAnomaly,
+            "rendered_anomaly": RenderedAnomalies,
             "synthetic_anomaly": None,
         }.items()
     }
@@ -192,8 +201,9 @@ def name_of(data: str | Path) -> str:
     Raises:
         ConfigError: when there is nothing, or its layout is not known.
     """
-    if str(data) in SYNTHETIC_SETS:
-        return str(data)
+    data = parts_of(str(data))[0].data
+    if data in SYNTHETIC_SETS:
+        return data
     pictures, _ = find_split_data(data)
     names = [name for name, entry in SEGMENTATION_SETS.items() if entry.pictures is pictures]
     return str(data) if pictures is ImageFolder else names[0]
@@ -213,16 +223,28 @@ def open_split(data: str | Path, split: str) -> LabelledPictures:
 
     Args:
         data: a name (``camvid``, ``cityscapes``, ``ade20k``, ``synthetic``, …), a folder whose
-            layout is recognised, or ``name=folder``.
+            layout is recognised, ``name=folder``, or several with their weights:
+            ``"3 cityscapes256 + 1 camvid"``.
         split: ``train``, ``val`` or ``test``.
 
     Raises:
         ConfigError: when there is no such data set or split, or pictures or labels are missing.
     """
-    if str(data) in SYNTHETIC_SETS:
-        return SYNTHETIC_SETS[str(data)](split)
+    parts = parts_of(str(data))
+    if len(parts) > 1:
+        return _open_mixture(parts, split)
+    data = parts[0].data
+    if data in SYNTHETIC_SETS:
+        return SYNTHETIC_SETS[data](split)
     pictures, root = find_split_data(data)
     return pictures(root, split)
+
+
+def _open_mixture(parts: list[Part], split: str) -> LabelledPictures:
+    """``train`` is drawn from all parts; other splits are the first part's, whose classes count."""
+    if split != "train":
+        return open_split(parts[0].data, split)
+    return Mixture([(part.weight, open_split(part.data, split)) for part in parts])
 
 
 def open_anomaly(name: str, root: str | Path | None = None) -> AnomalyPictures:

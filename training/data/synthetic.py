@@ -119,6 +119,7 @@ class _Drawn(Dataset[tuple[Tensor, Tensor]], abc.ABC):
     num_classes: int
     class_names: tuple[str, ...]
     palette: tuple[Color, ...]
+    groups: tuple[tuple[int, ...], ...] = ()
 
     def __init__(self, split: str, length: int = 64, size: Size = SIZE) -> None:
         if split not in SPLITS:

@@ -24,6 +24,7 @@ from training.limits import require, require_pair
 
 VOID = 255
 OUTLIER = 254  # in label maps: a pixel of a pasted object, of no class
+IGNORED = 253  # in label maps: void that says nothing, left out of every loss
 CROP_TRIES = 10
 SHORTEST_SIDE = 32  # of a crop
 LONGEST_SIDE = 4  # of a picture, in crop heights; see ``relative_to``
@@ -135,7 +136,9 @@ class Augmentation:
         """Top left corner of the window."""
         room = (label.shape[0] - window[0], label.shape[1] - window[1])
         if rng.random() < self.class_focus:
-            classes = np.flatnonzero(np.bincount(label.ravel(), minlength=VOID + 1)[:VOID])
+            present = np.bincount(label.ravel(), minlength=VOID + 1)[:VOID]
+            present[IGNORED] = 0
+            classes = np.flatnonzero(present)
             if len(classes):
                 pixels = np.flatnonzero(label == rng.choice(classes))
                 row, column = divmod(int(rng.choice(pixels)), label.shape[1])
@@ -147,7 +150,7 @@ class Augmentation:
             counts = np.bincount(
                 label[top : top + window[0] : 4, left : left + window[1] : 4].ravel(),
                 minlength=VOID + 1,
-            )[:OUTLIER]
+            )[:IGNORED]
             if counts.max() <= self.max_class_share * max(1, counts.sum()):
                 break
         return top, left

@@ -35,6 +35,7 @@ class UnlabelledPictures:
     num_classes = 0
     class_names: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
+    groups: tuple[tuple[int, ...], ...] = ()
 
     def __init__(self, root: str | Path, split: str) -> None:
         root = Path(root)

@@ -1,0 +1,108 @@
+"""Several data sets as one to train on, each with a weight: ``"3 cityscapes256 + 1 camvid"``.
+
+The first one's classes are the model's; what a coarser one knows becomes groups of them (see
+``training.data.label_space``). Crops are drawn by the weights, with replacement inside a set, so
+that a small set is not seen ten times as often as a large one unless its weight says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from mask2kan.classes import meanings_of
+from mask2kan.errors import ConfigError
+from training.data.label_space import Translation
+from training.data.pairs import LabelledPictures, as_tensors
+from training.data.reading import Array
+
+_PART = re.compile(r"\s*(?:(\d+(?:\.\d+)?)\s+)?(\S.*?)\s*$")
+
+
+class Part(NamedTuple):
+    """A data set as a user wrote it, and its share of the crops relative to the others'."""
+
+    weight: float
+    data: str
+
+
+def parts_of(data: str) -> list[Part]:
+    """What ``--data`` names: one part, or several joined by `` + ``.
+
+    Raises:
+        ConfigError: for a part without a name or with a weight of 0.
+    """
+    if " + " not in data:
+        return [Part(1.0, data)]
+    parts = []
+    for text in data.split(" + "):
+        match = _PART.match(text)
+        weight = float(match[1] or 1) if match else 0.0
+        if match is None or weight <= 0:
+            raise ConfigError(
+                f"{text!r} in --data {data!r} is no part of a mixture; expected a weight above 0 "
+                "and a data set, as in '3 cityscapes256 + 1 camvid'."
+            )
+        parts.append(Part(weight, match[2]))
+    return parts
+
+
+class Mixture:
+    """Pictures of several data sets, labelled in the classes of the first; see the module.
+
+    Args:
+        parts: at least one data set, with its weight.
+
+    Raises:
+        ConfigError: when a part's classes have no meaning among the first one's.
+    """
+
+    def __init__(self, parts: Sequence[tuple[float, LabelledPictures]]) -> None:
+        first = parts[0][1]
+        self.num_classes = first.num_classes
+        self.class_names = tuple(first.class_names)
+        self.palette = tuple(first.palette)
+        self.groups: tuple[tuple[int, ...], ...] = ()
+        self._parts = [pictures for _, pictures in parts]
+        self._translate: list[Translation] = []
+        for pictures in self._parts:
+            names = tuple(pictures.class_names)
+            translation = Translation(
+                names,
+                pictures.groups,
+                self.class_names,
+                meanings_of(names, self.class_names),
+                self.groups,
+            )
+            self._translate.append(translation)
+            self.groups = translation.groups
+        self._ends = np.cumsum([len(pictures) for pictures in self._parts])
+        weights = np.array([weight for weight, _ in parts])
+        self._shares = np.cumsum(weights / weights.sum())
+        self.names = [name for pictures in self._parts for name in pictures.names]
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return int(self._ends[-1])
+
+    def choose(self, rng: np.random.Generator) -> int:
+        """A picture's index: its part by weight, then one of the part's."""
+        part = min(int(np.searchsorted(self._shares, rng.random(), "right")), len(self._parts) - 1)
+        return int(self._start(part) + rng.integers(len(self._parts[part])))
+
+    def arrays(self, index: int) -> tuple[Array, Array]:
+        """The picture (H, W, 3) RGB and its label (H, W) in the common classes."""
+        part = int(np.searchsorted(self._ends, index, "right"))
+        picture, label = self._parts[part].arrays(index - self._start(part))
+        return picture, self._translate[part](label)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image and label as tensors."""
+        return as_tensors(*self.arrays(index))
+
+    def _start(self, part: int) -> int:
+        return int(self._ends[part - 1]) if part else 0

@@ -1,0 +1,87 @@
+"""Streets that were rendered: exact labels, and an object of no class in most of them.
+
+    <root>/images/street_<seed>_<object>.webp     512x256; <object> may be "none"
+    <root>/labels/street_<seed>_<object>.png      Cityscapes' training ids; 255 void, the object too
+    <root>/anomaly/street_<seed>_<object>.png     0 known, 1 the object, 255 void
+
+Scenes with odd seeds are for training, where the object says nothing (``transforms.IGNORED``);
+those with even seeds are only measured on, as class labels (``val``) and as anomalies
+(``RenderedAnomalies``, named ``rendered_street``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mask2kan.classes import CITYSCAPES
+from training.data.folders import any_exists
+from training.data.mask_folders import ZERO_ONE, AnomalySet
+from training.data.pairs import Scan, SegmentationPictures, class_labels
+from training.data.reading import VOID, Array, LabelReader
+from training.data.transforms import IGNORED
+
+FOLDERS = ("rendered/street", "rendered_street")
+
+
+class RenderedStreets(SegmentationPictures):
+    """One split of the rendered streets; see ``SegmentationPictures``."""
+
+    title = "Rendered streets"
+    splits = ("train", "val")
+    class_names = tuple(CITYSCAPES)
+    palette = tuple(CITYSCAPES.values())
+
+    def arrays(self, index: int) -> tuple[Array, Array]:
+        """As in ``PairedPictures``."""
+        picture, label = super().arrays(index)
+        return picture, np.where(label == VOID, np.uint8(IGNORED), label)
+
+    @classmethod
+    def recognised(cls, root: Path) -> bool:
+        """Whether pictures with a mask of the object are there."""
+        return _recognised(root)
+
+    @classmethod
+    def scan(cls, root: Path, split: str) -> Scan:
+        """What a folder holds of a split."""
+        reader = class_labels(len(CITYSCAPES))
+        return _scan(cls.title, root, "labels", reader, odd=split == "train")
+
+
+class RenderedAnomalies(AnomalySet):
+    """The rendered streets of even seeds, and where their object is; see ``AnomalySet``."""
+
+    title = "Rendered streets"
+    folders = FOLDERS
+
+    @classmethod
+    def recognised(cls, root: Path) -> bool:
+        """Whether pictures with a mask of the object are there."""
+        return _recognised(root)
+
+    @classmethod
+    def scan(cls, root: Path) -> Scan:
+        """What a folder holds."""
+        return _scan(cls.title, root, "anomaly", ZERO_ONE, odd=False)
+
+
+def _recognised(root: Path) -> bool:
+    return any_exists(root, "anomaly") and any_exists(root, "images")
+
+
+def _scan(title: str, root: Path, labels: str, reader: LabelReader, *, odd: bool) -> Scan:
+    scan = Scan(f"{title} at {root}")
+    chosen = [
+        {key: path for key, path in scan.index(root / folder).items() if _is_odd(key) == odd}
+        for folder in ("images", labels)
+    ]
+    scan.match(*chosen, reader, expected=f"{labels}/{{key}}.png")
+    return scan.finish(root)
+
+
+def _is_odd(name: str) -> bool:
+    """Of ``street_<seed>_<object>``."""
+    seed = name.split("_")[1] if name.count("_") else ""
+    return seed.isdigit() and int(seed) % 2 == 1
