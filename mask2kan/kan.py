@@ -1,9 +1,9 @@
 """Kolmogorov-Arnold layers: a learnable function on every edge, a B-spline plus a base activation.
 
 An edge from input i to output o carries ``phi(x) = b * act(x) + s * sum_c w_c * B_c(x)``; a layer
-sums its edges (and a bias, where asked for) and a network chains layers. The KAN is Liu et al. (arXiv 2404.19756);
-the thesis takes the matrix form of efficient-kan, whose parameter names, shapes and initialisation
-are kept so that its checkpoints load.
+sums its edges (and a bias, where asked for) and a network chains layers. The KAN is Liu et al.
+(arXiv 2404.19756); the thesis takes the matrix form of efficient-kan, whose parameter names, shapes
+and initialisation are kept so that its checkpoints load.
 
 Departures, and why:
 
@@ -211,7 +211,7 @@ class KANLinear(nn.Module):
 
     def _features(self, rows: Tensor) -> Tensor:
         """(N, I) to (N, I·(P + 1)): the activation and the basis of every input."""
-        activated = self._activate(rows)
+        activated = self.activate(rows)
         # Compilers fuse, and other programs know, the plain operators; so do graphics cards.
         if rows.device.type == "cpu" and not torch.compiler.is_compiling():
             return edge_features(rows, activated, self._feature_table(rows.dtype))
@@ -235,7 +235,8 @@ class KANLinear(nn.Module):
             return self.spline_weight.to(dtype)
         return self.spline_weight.to(dtype) * self.spline_scaler.to(dtype).unsqueeze(-1)
 
-    def _activate(self, x: Tensor) -> Tensor:
+    def activate(self, x: Tensor) -> Tensor:
+        """The base activation of inputs, without the weight."""
         return _ACTIVATIONS[self.base_activation](x)
 
     def _compute_dtype(self, x: Tensor) -> torch.dtype:
@@ -388,7 +389,7 @@ class KANLinear(nn.Module):
         share = torch.linspace(0, 1, num_points, dtype=knots.dtype, device=knots.device)
         x = torch.lerp(knots[0], knots[-1], share)
         weight = self.scaled_spline_weight(x.dtype)[output_index, input_index]
-        base = self._activate(x) * self.base_weight[output_index, input_index]
+        base = self.activate(x) * self.base_weight[output_index, input_index]
         basis = spline_basis(x.unsqueeze(1), knots.unsqueeze(0), self.spline_order)
         spline = basis.squeeze(1) @ weight
         arrays = (part.float().cpu().numpy() for part in (x, base, spline, base + spline, knots))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,18 @@ from mask2kan.pixel_decoder import PixelDecoder
 from mask2kan.transformer_decoder import Prediction, TransformerDecoder
 
 STRIDE = 32  # pictures are padded to a multiple of this
+
+
+class Features(NamedTuple):
+    """What the trunk gives.
+
+    Attributes:
+        mask_features: (B, C, h, w) at 1/4 of the padded picture.
+        levels: three (B, C, H_l, W_l) maps at 1/32, 1/16 and 1/8.
+    """
+
+    mask_features: Tensor
+    levels: list[Tensor]
 
 
 class Mask2KAN(nn.Module):
@@ -72,8 +84,17 @@ class Mask2KAN(nn.Module):
             ``pred_logits`` (B, Q, K+1), ``pred_masks`` (B, Q, ceil32(H)/4, ceil32(W)/4) as logits,
             and ``aux_outputs``, the same of the learnable queries and of every layer but the last.
         """
-        mask_features, levels = self.pixel_decoder(self.see(images))
-        result: Prediction = self.transformer_decoder(levels, mask_features, with_aux=with_aux)
+        return self.decode(self.trunk(images), with_aux=with_aux)
+
+    def trunk(self, images: Tensor) -> Features:
+        """Backbone and pixel decoder: what all heads on it have in common."""
+        return Features(*self.pixel_decoder(self.see(images)))
+
+    def decode(self, features: Features, *, with_aux: bool = True) -> Prediction:
+        """Queries of the trunk's features; see ``forward``."""
+        result: Prediction = self.transformer_decoder(
+            features.levels, features.mask_features, with_aux=with_aux
+        )
         return result
 
     def see(self, images: Tensor) -> list[Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mask2kan.model import Mask2KAN
+from training.pair import Trained
 from training.sharding import share, share_of, whole
 
 
@@ -27,7 +27,7 @@ class WeightAverage:
         updates: steps seen.
     """
 
-    def __init__(self, model: Mask2KAN, decay: float) -> None:
+    def __init__(self, model: Trained, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0
@@ -39,7 +39,7 @@ class WeightAverage:
         self._copied = [key for key, value in changing.items() if not value.is_floating_point()]
 
     @torch.no_grad()
-    def follow(self, model: Mask2KAN) -> None:
+    def follow(self, model: Trained) -> None:
         """Keep only this process's share from here on, where the model is sharded.
 
         Args:
@@ -51,7 +51,7 @@ class WeightAverage:
                 self._values[key] = part.clone()
 
     @torch.no_grad()
-    def update(self, model: Mask2KAN) -> None:
+    def update(self, model: Trained) -> None:
         """Move the average towards the model."""
         self.updates += 1
         if not self.decay:
@@ -67,14 +67,14 @@ class WeightAverage:
             self._values[key].copy_(current[key])
 
     @torch.no_grad()
-    def restart(self, name: str, model: Mask2KAN) -> None:
+    def restart(self, name: str, model: Trained) -> None:
         """Copy one submodule as it is: its weights changed their meaning (a new spline grid)."""
         for key, value in model.state_dict().items():
             if key.startswith(f"{name}."):
                 self._values[key].copy_(share(value))
 
     @torch.no_grad()
-    def settle(self, model: Mask2KAN) -> None:
+    def settle(self, model: Trained) -> None:
         """Bring ``self.model`` up to date; all processes must call it together.
 
         Args:

@@ -21,12 +21,13 @@ Settings = TypeVar("Settings", "TrainConfig", Augmentation, OutlierExposure)
 NOT_NEGATIVE = (
     *("views", "workers", "warmup_steps", "save_every", "batch_norm_batches", "eval_pictures"),
     *("cache_gigabytes", "backbone_factor", "weight_decay", "no_object_weight", "save_minutes"),
-    *("regularization_weight", "contrastive_weight", "contrastive_margin"),
+    *("regularization_weight", "contrastive_weight", "contrastive_margin", "spline_factor"),
 )
 PARTS = ("mask_embed", "class_embed")
 TRAINABLE = ("all", "frozen_backbone", "heads")
 OBJECTIVES = ("segmentation", "distillation")
 CONTRASTIVE_FORMS = ("published", "well_posed")
+SCHEDULES = ("poly", "constant", "falling")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,10 @@ class TrainConfig:
         init: checkpoint to start from (anything ``load_model`` takes) instead of random weights.
             The architecture is then the checkpoint's; of the model's configuration only the
             options of ``mask_embed`` count, where it is made anew.
+        heads: the heads trained on one trunk, ``("kan", "mlp")``; empty for the model's own alone.
+            ``model`` is then the KAN model's name and ``init`` a folder with both.
+        branch_of: run folder whose weights, optimizer and average to go on from, in a run of its
+            own: a milestone of a run with a constant learning rate.
         fresh: parts of the checkpoint to make anew, of ``mask_embed`` and ``class_embed``.
         trainable: ``all``, ``frozen_backbone`` (the thesis's "encoder"), or ``heads``: only
             ``mask_embed`` and ``class_embed``.
@@ -60,8 +65,12 @@ class TrainConfig:
         lr: peak learning rate outside the backbone.
         backbone_factor: the backbone's share of it.
         weight_decay: of weights; see ``training.optimizer``.
+        spline_factor: the share of ``lr`` for a KAN's splines.
+        decay_splines: whether weight decay pulls splines to zero too.
+        schedule: ``poly`` (Mask2Former's decay), ``constant`` (prolonged at will), or ``falling``
+            in a straight line to 0 (the end of a constant run: a branch of it).
         clip_norm: largest norm of the whole model's gradient.
-        warmup_steps: of linear warm-up before the polynomial decay.
+        warmup_steps: of linear warm-up.
         num_points: per mask in the losses and per picture in the matching.
         no_object_weight: of the no-object class in the class loss.
         regularization_weight: λ1 of the KAN's regularisation; nothing on an MLP.
@@ -87,6 +96,8 @@ class TrainConfig:
     model_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     pretrained_backbone: str = ""
     init: str = ""
+    heads: tuple[str, ...] = ()
+    branch_of: str = ""
     fresh: tuple[str, ...] = ()
     trainable: Literal["all", "frozen_backbone", "heads"] = "all"
     objective: Literal["segmentation", "distillation"] = "segmentation"
@@ -100,6 +111,9 @@ class TrainConfig:
     lr: float = 6e-4
     backbone_factor: float = 0.33
     weight_decay: float = 0.05
+    spline_factor: float = 1.0
+    decay_splines: bool = True
+    schedule: Literal["poly", "constant", "falling"] = "poly"
     clip_norm: float = 0.01
     warmup_steps: int = 50
     num_points: int = 1024
@@ -142,9 +156,17 @@ class TrainConfig:
             ("trainable", TRAINABLE),
             ("objective", OBJECTIVES),
             ("contrastive_form", CONTRASTIVE_FORMS),
+            ("schedule", SCHEDULES),
         ):
             if getattr(self, field) not in choices:
                 raise ConfigError(unknown(field, str(getattr(self, field)), choices))
+        if self.heads and (self.heads != ("kan", "mlp") or self.trainable == "heads"):
+            raise ConfigError(
+                f"heads is {self.heads!r} with trainable={self.trainable!r}; expected "
+                "('kan', 'mlp') on a trunk that learns, or () for the model's own head alone."
+            )
+        if self.heads and not self.model.startswith("mask2kan_"):
+            raise ConfigError(f"model is {self.model!r}; a pair of heads needs a mask2kan model.")
         for part in self.fresh:
             if part not in PARTS:
                 raise ConfigError(unknown("part to make anew", part, PARTS))

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mask2kan.postprocess import MASK_STRIDE
-from training.data.transforms import OUTLIER, VOID
+from training.data.transforms import IGNORED, OUTLIER, VOID
 from training.distributed import mean_over_processes
 
 Form = Literal["published", "well_posed"]
@@ -73,7 +73,7 @@ def contrastive_loss(
 
     Args:
         l_n: (B, H, W), from ``negative_likelihood`` and ``at_pixels``.
-        labels: (B, H, W): 254 is an outlier, 255 void, everything else known.
+        labels: (B, H, W): 253 says nothing, 254 is an outlier, 255 void, everything else known.
         margin: m.
         form: whether void counts as known (``published``) or not.
 
@@ -81,7 +81,9 @@ def contrastive_loss(
         A scalar; a kind of pixel that does not occur contributes 0.
     """
     outlier = labels == OUTLIER
-    known = ~outlier if form == "published" else ~outlier & (labels != VOID)
+    known = labels < IGNORED
+    if form == "published":
+        known = known | (labels == VOID)
     counts = mean_over_processes(torch.stack([known.sum(), outlier.sum()]).float()).clamp(min=1.0)
     cost = torch.where(outlier, (margin - l_n).clamp(min=0.0), l_n).square()
     return 0.5 * ((cost * known).sum() / counts[0] + (cost * outlier).sum() / counts[1])

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -259,15 +259,11 @@ class SetCriterion(nn.Module):
             drawn: (B, R, 2) uniform points.
         """
         weights = point_weights(targets, drawn)
-        counts = [match.query.shape[1] for match in matches]
-        # each pair's picture, and its place among the picture's pairs
-        pictures = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        places = torch.cat([torch.arange(count) for count in counts])
-        pictures, places = pictures.to(drawn.device), places.to(drawn.device)
-        chosen = self._choose(predicted.detach(), drawn, pictures, places, max(counts), weights)
+        slots = _Slots.of([match.query.shape[1] for match in matches], drawn.device)
+        chosen = self._choose(predicted.detach(), drawn, slots, weights)
         index = torch.cat([match.mask for match in matches], dim=1)
-        truth = sample_masks(padded_masks(targets), drawn)[pictures, index].gather(2, chosen)
-        picked = pictures[:, None].expand_as(chosen)
+        truth = sample_masks(padded_masks(targets), drawn)[slots.picture, index].gather(2, chosen)
+        picked = slots.picture[:, None].expand_as(chosen)
         points = drawn[picked, chosen]  # (S, N, P, 2)
         values = point_sample(predicted.flatten(0, 1)[:, None], points.flatten(0, 1))
         values = values[:, 0].view_as(truth)
@@ -288,9 +284,7 @@ class SetCriterion(nn.Module):
         self,
         predicted: Tensor,
         drawn: Tensor,
-        pictures: Tensor,
-        places: Tensor,
-        most: int,
+        slots: _Slots,
         weights: Tensor | None,
     ) -> Tensor:
         """Uncertain points of every matched mask: (S, N, P) indices into its picture's.
@@ -299,15 +293,36 @@ class SetCriterion(nn.Module):
         """
         sets, size = len(predicted), predicted.shape[-2:]
         maps = predicted.transpose(0, 1)  # (N, S, h, w)
+        padded = maps[None]
         if len(drawn) > 1:
-            padded = predicted.new_zeros(len(drawn), most, sets, *size)
-            padded[pictures, places] = maps
-        else:
-            padded = maps[None]
+            padded = predicted.new_zeros(len(drawn), slots.most, sets, *size)
+            padded[slots.picture, slots.place] = maps
         chosen = uncertain_points(
             padded.flatten(1, 2), drawn, self.num_points, self._important, weights
         )
-        return chosen.unflatten(1, (most, sets))[pictures, places].transpose(0, 1)
+        by_mask: Tensor = chosen.unflatten(1, (-1, sets))[slots.picture, slots.place]
+        return by_mask.transpose(0, 1)
+
+
+class _Slots(NamedTuple):
+    """Where the N matched masks of some pictures belong.
+
+    Attributes:
+        picture: (N,) its index.
+        place: (N,) the mask's place among its picture's.
+        most: masks of any picture.
+    """
+
+    picture: Tensor
+    place: Tensor
+    most: int
+
+    @classmethod
+    def of(cls, counts: Sequence[int], device: torch.device) -> _Slots:
+        """Of so many masks per picture."""
+        picture = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        place = torch.cat([torch.arange(count) for count in counts])
+        return cls(picture.to(device), place.to(device), max(counts))
 
 
 def _draw(pictures: int, device: torch.device, num_points: int) -> Tensor:

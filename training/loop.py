@@ -26,12 +26,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from mask2kan.errors import ConfigError, NumericsError
 from mask2kan.kan import KAN
-from mask2kan.model import Mask2KAN
 from training import state
 from training.averaging import WeightAverage
 from training.batch_norm import reestimate_statistics
@@ -40,11 +40,12 @@ from training.data import LabelledPictures, open_split
 from training.data.crops import Batch, TrainingCrops, Unreadable, collate
 from training.data.unlabelled import PREFIX, UnlabelledPictures
 from training.meeting import meeting
-from training.models import HEAD, build_model, training_mode
+from training.models import build_model, training_mode
 from training.numerics import require_finite_gradient, require_finite_losses
 from training.objectives import DistillationObjective, Objective, SegmentationObjective
 from training.optimizer import build_optimizer, build_schedule
 from training.outliers import OutlierPaster
+from training.pair import Trained, kan_head, lead, members
 from training.run_card import describe_run
 from training.runs import RunFolder
 from training.sharding import choose_parts, sharding_asked_for, update_grid
@@ -66,12 +67,13 @@ class Trainer:
         mixed_precision: ``no``, ``bf16`` or ``fp16``; None for what accelerate is configured for.
         progress: show a progress bar.
         tracker: ``tensorboard``, or also ``wandb`` or ``trackio``.
+        minutes: stop as if asked to after this long; None to go on to the last step.
 
     Attributes:
-        model: the model itself, whatever accelerate wraps around it.
+        model: the model itself, whatever accelerate wraps around it; or a pair of them.
         average: its averaged copy.
         step: updates done.
-        best: highest validation mIoU so far.
+        best: highest validation mIoU so far; of a pair, the mean of both.
         interrupted: True once the run was asked to stop.
         order: digest of all crops so far, in order.
     """
@@ -85,8 +87,10 @@ class Trainer:
         mixed_precision: str | None = None,
         progress: bool = True,
         tracker: str = "tensorboard",
+        minutes: float | None = None,
     ) -> None:
         self.config = config
+        self.minutes = minutes
         self.accelerator = Accelerator(
             mixed_precision=mixed_precision,
             rng_types=[],
@@ -103,7 +107,7 @@ class Trainer:
         self.train_pictures = _open(config, "train")
         self.step, self.best, self.interrupted, self.order = 0, -1.0, False, ""
         self._validated = 0  # the step of the last validation
-        self._last_validation: Validation | None = None
+        self._last_validation: dict[str, Validation] = {}
         self._paste = OutlierPaster(config.outliers) if config.outliers.active else None
         self.run = RunFolder(folder, tracker)
         resume = self._main_says(resume and self.run.has_state)
@@ -118,9 +122,12 @@ class Trainer:
             lr=config.lr,
             backbone_factor=config.backbone_factor,
             weight_decay=config.weight_decay,
+            spline_factor=config.spline_factor,
+            decay_splines=config.decay_splines,
         )
+        self._rates = [group["lr"] for group in optimizer.param_groups]
         self.average = WeightAverage(self.model, config.average_decay)
-        saved = self.run.load_state() if resume else None
+        saved = self.run.load_state() if resume else self._parent_state()
         if saved is not None:
             with state.must_fit(folder):
                 self.average.load_state_dict(saved["average"])
@@ -128,16 +135,40 @@ class Trainer:
             choose_parts(self.accelerator.state.fsdp_plugin, self.model)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
         self.average.follow(self.model)
-        self.schedule = build_schedule(
-            optimizer, steps=config.steps, warmup_steps=config.warmup_steps
-        )
+        self.schedule = self._new_schedule(optimizer)
         if saved is not None:
             with state.must_fit(folder):
-                self._restore(saved)
+                state.restore(self.model, self.optimizer.optimizer, saved)
+                if resume:
+                    self._restore(saved)
+                else:
+                    self.schedule = self._new_schedule(optimizer)
         if self.accelerator.is_main_process:
             self.run.open(config, resume=resume)
 
-    def _build_model(self, *, fresh: bool) -> Mask2KAN:
+    def _parent_state(self) -> dict[str, Any] | None:
+        """The state of the run this one is a branch of; None where it is none."""
+        if not self.config.branch_of:
+            return None
+        parent = RunFolder(Path(self.config.branch_of))
+        if not parent.has_state:
+            raise ConfigError(
+                f"branch_of is {self.config.branch_of!r}, which holds no state.pt; expected the "
+                "folder of a run."
+            )
+        return parent.load_state()
+
+    def _new_schedule(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
+        """From step 0, whatever rates a restored optimizer was left with."""
+        for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate
+            group.pop("initial_lr", None)
+        config = self.config
+        return build_schedule(
+            optimizer, config.schedule, steps=config.steps, warmup_steps=config.warmup_steps
+        )
+
+    def _build_model(self, *, fresh: bool) -> Trained:
         """The model on its device, from the recipe's start."""
         config = self.config
         model = build_model(config, self.train_pictures, pretrained=fresh)
@@ -151,11 +182,13 @@ class Trainer:
                 _readable(collate([crops[n * size + k] for k in range(size)]))["images"]
                 for n in range(config.batch_norm_batches)
             )
-            changed = reestimate_statistics(model, (images.to(model.device) for images in batches))
+            device = self.accelerator.device
+            changed = reestimate_statistics(model, (images.to(device) for images in batches))
             logger.info("batch norm statistics of %d layers estimated", changed)
-        many_cards = self.accelerator.num_processes > 1 and model.device.type == "cuda"
+        many_cards = self.accelerator.num_processes > 1 and self.accelerator.device.type == "cuda"
         if many_cards and config.trainable == "all" and config.train_batch_norm:
-            model.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(model.backbone)
+            first = lead(model)
+            first.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(first.backbone)
         return model
 
     def _build_objective(self) -> Objective:
@@ -163,12 +196,13 @@ class Trainer:
         trunk = None
         if config.trainable == "heads" and config.views:
             neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
-            trunk = TrunkCache(self.model, config.cache_gigabytes / neighbours)
+            trunk = TrunkCache(lead(self.model), config.cache_gigabytes / neighbours)
         if config.objective == "distillation":
-            objective = DistillationObjective(self.model, config, trunk)
+            objective = DistillationObjective(lead(self.model), config, trunk)
             self.val_pictures = TeacherLabels(self.val_pictures, objective.teacher)
             return cast(Objective, objective.to(self.accelerator.device))
-        segmentation = SegmentationObjective(self.model, config, trunk)
+        groups = self.train_pictures.groups
+        segmentation = SegmentationObjective(self.model, config, trunk, groups)
         return cast(Objective, segmentation.to(self.accelerator.device))
 
     @property
@@ -205,6 +239,7 @@ class Trainer:
             mininterval=1.0,
         )
         saved, window, since = time.monotonic(), [], time.monotonic()
+        started = saved
         with self._stop_signals(), contextlib.closing(self.run):
             if self.step and self._validation_is_due():  # the run was stopped before or while it
                 self._validate()
@@ -222,6 +257,8 @@ class Trainer:
                 if self._validation_is_due():
                     self._validate()
                     since = time.monotonic()
+                if self.minutes is not None and time.monotonic() - started > 60.0 * self.minutes:
+                    self.interrupted = True
                 stop = self._agree_to_stop()
                 if last or stop or self._save_is_due(saved):
                     self._save()
@@ -279,16 +316,20 @@ class Trainer:
         torch.manual_seed(_mix(config.seed, self.step, self.accelerator.process_index))
         training_mode(self.model, config.trainable, batch_norm=config.train_batch_norm)
         captured: list[Tensor] = []
-        grid_due = self.step + 1 in config.grid_update_steps and isinstance(self._head, KAN)
-        hook = self._head.register_forward_pre_hook(
-            lambda _, inputs: captured.append(inputs[0].detach()) if grid_due else None
-        )
+        grid_due = self.step + 1 in config.grid_update_steps
+        head = kan_head(self.model) if grid_due else None
+        hook = None
+        if head is not None:
+            hook = head[1].register_forward_pre_hook(
+                lambda _, inputs: captured.append(inputs[0].detach())
+            )
         try:
             losses = self.wrapped(batch)
         except NumericsError as error:
             raise NumericsError(f"Stopped before the update at {where}: {error}") from error
         finally:
-            hook.remove()
+            if hook is not None:
+                hook.remove()
         require_finite_losses(losses, where)
         self.optimizer.zero_grad()
         self.accelerator.backward(losses["loss"])
@@ -314,18 +355,15 @@ class Trainer:
         text = f"{self.order} {' '.join(map(str, numbers))}"
         self.order = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    @property
-    def _head(self) -> nn.Module:
-        return self.model.get_submodule(HEAD)
-
     def _update_grid(self, inputs: Tensor) -> None:
-        """Fit the head's grids to what all processes' queries gave it."""
-        head = self._head
-        assert isinstance(head, KAN)
-        plain = self.average.model.get_submodule(HEAD)
+        """Fit the KAN head's grids to what all processes' queries gave it."""
+        found = kan_head(self.model)
+        assert found is not None
+        name, head = found
+        plain = self.average.model.get_submodule(name)
         assert isinstance(plain, KAN)
         update_grid(head, plain, self.accelerator.gather(inputs))
-        self.average.restart(HEAD, self.model)
+        self.average.restart(name, self.model)
         logger.info("spline grids fitted at step %d", self.step)
 
     def _log(self, window: list[dict[str, Tensor]], seconds: float) -> dict[str, float]:
@@ -346,30 +384,45 @@ class Trainer:
         if self._agree_to_stop():
             return
         self.average.settle(self.model)
-        found = None
+        found: dict[str, Validation] = {}
         if self.accelerator.is_main_process:
-            found = validate(
-                self.average.model,
-                self.val_pictures,
-                self.config.eval_pictures,
-                stop=lambda: self.interrupted,
-            )
-        if found is not None:
-            self.run.log(self.step, {f"val/{key}": value for key, value in found.values.items()})
-            self.run.show(self.step, found)
-            self._last_validation = found
-            miou = found.values["miou"]
-            tqdm.write(f"step {self.step}: val mIoU {miou:.4f}", file=sys.stderr)
-            if math.isfinite(miou) and miou > self.best:
-                self.best = miou
-                self._save_weights("best")
+            for name, model in members(self.average.model).items():
+                one = validate(
+                    model,
+                    self.val_pictures,
+                    self.config.eval_pictures,
+                    stop=lambda: self.interrupted,
+                )
+                if one is None:
+                    found = {}
+                    break
+                found[name] = one
+        if found:
+            self._note_validation(found)
             self._validated = self.step
         self.accelerator.wait_for_everyone()
 
+    def _note_validation(self, found: dict[str, Validation]) -> None:
+        """Log a validation of every member, and keep the weights when their mean is the best."""
+        miou = sum(one.values["miou"] for one in found.values()) / len(found)
+        values = {"val/miou": miou}
+        for name, one in found.items():
+            prefix = f"val/{name}/" if name else "val/"
+            values |= {f"{prefix}{key}": value for key, value in one.values.items()}
+            self.run.show(self.step, one, name)
+        self.run.log(self.step, values)
+        self._last_validation = found
+        each = ", ".join(f"{name} {one.values['miou']:.4f}" for name, one in found.items() if name)
+        told = f"step {self.step}: val mIoU {miou:.4f}" + (f" ({each})" if each else "")
+        tqdm.write(told, file=sys.stderr)
+        if math.isfinite(miou) and miou > self.best:
+            self.best = miou
+            self._save_weights("best")
+
     def _save_weights(self, name: str) -> None:
-        model = self.average.model
-        model.card = describe_run(self.config, self.run.provenance, self.step, self.best)
-        self.run.save_weights(name, model)
+        for member, model in members(self.average.model).items():
+            model.card = describe_run(self.config, self.run.provenance, self.step, self.best)
+            self.run.save_weights(name, model, member)
 
     def _save(self, *, draw: bool = True) -> None:
         """Write weights and state, and draw the curves; all processes together."""
@@ -392,12 +445,11 @@ class Trainer:
                 }
             )
             if draw:
-                names = self.average.model.class_names
+                names = lead(self.average.model).class_names
                 self.run.draw(self.step, self._last_validation, names)
         self.accelerator.wait_for_everyone()
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        state.restore(self.model, self.optimizer.optimizer, saved)
         self.schedule.load_state_dict(saved["schedule"])
         if self.accelerator.scaler is not None and saved["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(saved["scaler"])

@@ -17,6 +17,7 @@ from mask2kan.heads import build_mask_embed
 from mask2kan.model import Mask2KAN, create_model
 from training.config import PARTS, TrainConfig
 from training.data import LabelledPictures, find_data
+from training.pair import HeadPair, Trained, lead, load_pair
 
 HEAD = "transformer_decoder.mask_embed"
 HEADS = tuple(f"transformer_decoder.{part}" for part in PARTS)
@@ -28,7 +29,7 @@ HEAD_OPTIONS = (
 logger = logging.getLogger(__name__)
 
 
-def build_model(config: TrainConfig, pictures: LabelledPictures, *, pretrained: bool) -> Mask2KAN:
+def build_model(config: TrainConfig, pictures: LabelledPictures, *, pretrained: bool) -> Trained:
     """The model before its first step, on the processor.
 
     Args:
@@ -40,15 +41,21 @@ def build_model(config: TrainConfig, pictures: LabelledPictures, *, pretrained: 
         ConfigError: when configuration, checkpoint and data do not fit together.
         CheckpointError: when ``init`` or the backbone's weights cannot be read.
     """
-    model = _from_checkpoint(config, pictures) if config.init else None
-    if model is None:
+    model: Trained
+    if config.heads and config.init:
+        model = load_pair(config.init)
+        _require_classes(lead(model).config.num_classes, pictures, config)
+    elif config.init:
+        model = _from_checkpoint(config, pictures)
+    else:
         model = _from_scratch(config, pictures, pretrained=pretrained)
+        model = HeadPair(model) if config.heads else model
     choose_trainable(model, config.trainable)
     if not config.train_batch_norm:
         for norm in _batch_norms(model):
             norm.requires_grad_(False)
     if config.objective == "distillation":
-        model.transformer_decoder.class_embed.requires_grad_(False)
+        lead(model).transformer_decoder.class_embed.requires_grad_(False)
     return model
 
 
@@ -120,7 +127,7 @@ def _require_classes(count: int, pictures: LabelledPictures, config: TrainConfig
         )
 
 
-def choose_trainable(model: Mask2KAN, which: str) -> None:
+def choose_trainable(model: Trained, which: str) -> None:
     """Let only part of a model learn.
 
     Args:
@@ -129,13 +136,13 @@ def choose_trainable(model: Mask2KAN, which: str) -> None:
     """
     model.requires_grad_(which != "heads")
     if which == "frozen_backbone":
-        model.backbone.requires_grad_(False)
+        lead(model).backbone.requires_grad_(False)
     if which == "heads":
         for name in HEADS:
             model.get_submodule(name).requires_grad_(True)
 
 
-def training_mode(model: Mask2KAN, which: str, *, batch_norm: bool) -> None:
+def training_mode(model: Trained, which: str, *, batch_norm: bool) -> None:
     """Set train mode on what learns and evaluation mode on what does not.
 
     Args:
@@ -145,7 +152,7 @@ def training_mode(model: Mask2KAN, which: str, *, batch_norm: bool) -> None:
     """
     model.train(which != "heads")
     if which == "frozen_backbone":
-        model.backbone.eval()
+        lead(model).backbone.eval()
     if which == "heads":
         for name in HEADS:
             model.get_submodule(name).train()

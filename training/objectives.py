@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Protocol
 
 import torch
@@ -19,16 +20,18 @@ from training.config import TrainConfig
 from training.contrastive import at_pixels, contrastive_loss, negative_likelihood
 from training.criterion import SetCriterion, semantic_targets
 from training.data.crops import Batch
+from training.data.label_space import Groups
 from training.data.transforms import VOID
 from training.distributed import PointDraws
 from training.models import HEAD
+from training.pair import HeadPair, Trained, decoders, lead
 from training.trunk_cache import TrunkCache
 
 
 class Objective(Protocol):
     """A module whose ``loss`` is to be minimised."""
 
-    model: Mask2KAN
+    model: Trained
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Unweighted terms, and ``loss``, their weighted sum."""
@@ -42,45 +45,72 @@ class SegmentationObjective(nn.Module):
         model: to train.
         config: weights of the terms.
         trunk: where features come from when the trunk does not learn; None to compute them.
+        groups: of the data's classes.
     """
 
-    def __init__(self, model: Mask2KAN, config: TrainConfig, trunk: TrunkCache | None) -> None:
+    def __init__(
+        self, model: Trained, config: TrainConfig, trunk: TrunkCache | None, groups: Groups = ()
+    ) -> None:
         super().__init__()
         self.model = model
         self.config = config
         self.trunk = trunk
         self.criterion = SetCriterion(
-            model.config.num_classes,
+            lead(model).config.num_classes,
             num_points=config.num_points,
             no_object_weight=config.no_object_weight,
             regularization_weight=config.regularization_weight,
+            groups=groups,
         )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """See ``Objective``."""
-        images = batch["images"].contiguous(memory_format=torch.channels_last)
-        if self.trunk is None:
-            outputs: Any = self.model(images)
-        else:
-            outputs = self.model.transformer_decoder(*self.trunk(images, batch["views"]))
-        draws = PointDraws(self.config.seed, batch["numbers"], images.device)
-        losses = self.criterion(outputs, semantic_targets(_framed(batch["labels"])), draws)
-        total = self.criterion.total(losses, self.model.get_submodule(HEAD))
-        config = self.config
-        if config.outliers.active and config.contrastive_weight:
-            with torch.autocast(images.device.type, enabled=False):
-                l_n = negative_likelihood(
-                    outputs["pred_logits"], outputs["pred_masks"], config.contrastive_form
-                )
-                height, width = batch["labels"].shape[-2:]
-                losses["loss_contrastive"] = contrastive_loss(
-                    at_pixels(l_n, (height, width)),
-                    batch["labels"],
-                    margin=config.contrastive_margin,
-                    form=config.contrastive_form,
-                )
-            total = total + config.contrastive_weight * losses["loss_contrastive"]
+        outputs = self._outputs(batch)
+        targets = semantic_targets(_framed(batch["labels"]))
+        device = batch["images"].device
+        # every head is compared at the same points
+        draws = functools.cache(PointDraws(self.config.seed, batch["numbers"], device))
+        total = torch.zeros((), device=device)
+        losses: dict[str, Tensor] = {}
+        for name, decoder in decoders(self.model).items():
+            terms = self.criterion(outputs[name], targets, draws)
+            share = self.criterion.total(terms, decoder.mask_embed)
+            if self.config.outliers.active and self.config.contrastive_weight:
+                terms["loss_contrastive"] = self._contrastive(outputs[name], batch["labels"])
+                share = share + self.config.contrastive_weight * terms["loss_contrastive"]
+            total = total + share / len(outputs)
+            prefix = f"{name}/" if name else ""
+            losses |= {prefix + key: value for key, value in terms.items()}
         return {"loss": total, **losses}
+
+    def _outputs(self, batch: Batch) -> dict[str, Any]:
+        """Predictions by the names of ``decoders``."""
+        images = batch["images"].contiguous(memory_format=torch.channels_last)
+        if isinstance(self.model, HeadPair):
+            pair: dict[str, Any] = self.model(images)
+            return pair
+        if self.trunk is None:
+            return {"": self.model(images)}
+        return {"": self.model.transformer_decoder(*self.trunk(images, batch["views"]))}
+
+    def _contrastive(self, outputs: Any, labels: Tensor) -> Tensor:
+        """Summed over all predicted sets, as Mask2Anomaly's code has it."""
+        height, width = labels.shape[-2:]
+        form, margin = self.config.contrastive_form, self.config.contrastive_margin
+        with torch.autocast(labels.device.type, enabled=False):
+            terms = [
+                contrastive_loss(
+                    at_pixels(
+                        negative_likelihood(one["pred_logits"], one["pred_masks"], form),
+                        (height, width),
+                    ),
+                    labels,
+                    margin=margin,
+                    form=form,
+                )
+                for one in (*outputs["aux_outputs"], outputs)
+            ]
+        return torch.stack(terms).sum()
 
 
 def _framed(labels: Tensor) -> Tensor:

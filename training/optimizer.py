@@ -1,8 +1,8 @@
 """AdamW as Mask2Former sets it up: which parameters decay, which learn slower, and when.
 
 Departs from the original: a short linear warm-up before the polynomial decay, because runs here
-are a few thousand steps instead of ninety thousand; and Mask2KAN's spline grids need no rule,
-they are buffers.
+are a few thousand steps instead of ninety thousand; splines may learn faster than the rest and
+without decay; and Mask2KAN's spline grids need no rule, they are buffers.
 """
 
 from __future__ import annotations
@@ -16,67 +16,88 @@ from torch.optim.lr_scheduler import LambdaLR
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
+SPLINE_NAMES = ("spline_weight", "spline_scaler")
 
 
 def parameter_groups(
-    model: nn.Module, *, lr: float, backbone_factor: float, weight_decay: float
+    model: nn.Module,
+    *,
+    lr: float,
+    backbone_factor: float,
+    weight_decay: float,
+    spline_factor: float = 1.0,
+    decay_splines: bool = True,
 ) -> list[dict[str, Any]]:
     """Trainable parameters by learning rate and decay.
 
     Args:
-        model: parameters under ``backbone.`` get ``lr * backbone_factor``.
+        model: parameters of a ``backbone`` get ``lr * backbone_factor``.
         lr: of everything else.
         backbone_factor: see ``model``.
         weight_decay: of weights; norms, embeddings and relative-position tables get none (the
             pixel decoder's ``level_embed`` is no embedding and decays, as there).
+        spline_factor: splines get ``lr * spline_factor``.
+        decay_splines: False for no decay of splines.
 
     Returns:
         Groups for an optimizer, each with a ``name``; only parameters that require gradients.
     """
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    factors = {"backbone": backbone_factor, "head": 1.0, "splines": spline_factor}
+    groups: dict[tuple[str, bool], list[Tensor]] = {}
     seen: set[int] = set()
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(prefix, recurse=False):
             if id(parameter) in seen or not parameter.requires_grad:
                 continue
             seen.add(id(parameter))
+            part = "head"
+            if "backbone" in name.split("."):
+                part = "backbone"
+            elif name.endswith(SPLINE_NAMES) and (spline_factor != 1.0 or not decay_splines):
+                part = "splines"
             undecayed = isinstance(module, (*NORMS, nn.Embedding)) or name.endswith(UNDECAYED_NAMES)
-            groups.setdefault((name.startswith("backbone."), not undecayed), []).append(parameter)
+            decayed = not undecayed and (part != "splines" or decay_splines)
+            groups.setdefault((part, decayed), []).append(parameter)
     return [
         {
-            "name": f"{'backbone' if backbone else 'head'}{'' if decayed else '_undecayed'}",
+            "name": f"{part}{'' if decayed else '_undecayed'}",
             "params": parameters,
-            "lr": lr * (backbone_factor if backbone else 1.0),
+            "lr": lr * factors[part],
             "weight_decay": weight_decay if decayed else 0.0,
         }
-        for (backbone, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+        for (part, decayed), parameters in sorted(groups.items(), key=_order)
     ]
 
 
-def build_optimizer(
-    model: nn.Module, *, lr: float, backbone_factor: float, weight_decay: float
-) -> AdamW:
-    """AdamW over ``parameter_groups``; on a card, one kernel for all of them."""
-    groups = parameter_groups(
-        model, lr=lr, backbone_factor=backbone_factor, weight_decay=weight_decay
-    )
-    on_card = all(parameter.is_cuda for group in groups for parameter in group["params"])
-    return AdamW(groups, lr=lr, fused=True) if on_card else AdamW(groups, lr=lr, foreach=True)
+def _order(item: tuple[tuple[str, bool], list[Tensor]]) -> tuple[int, bool]:
+    part, decayed = item[0]
+    return ("head", "splines", "backbone").index(part), decayed
 
 
-def poly_factor(step: int, *, steps: int, warmup_steps: int, power: float = 0.9) -> float:
-    """Share of the full learning rate at a step: linear up, then ``(1 - progress) ** power``."""
+def build_optimizer(model: nn.Module, *, lr: float, **options: Any) -> AdamW:
+    """AdamW over ``parameter_groups``, whose options these are; on a GPU, one kernel for all."""
+    groups = parameter_groups(model, lr=lr, **options)
+    on_gpu = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    return AdamW(groups, lr=lr, fused=True) if on_gpu else AdamW(groups, lr=lr, foreach=True)
+
+
+def rate_factor(
+    kind: str, step: int, *, steps: int, warmup_steps: int, power: float = 0.9
+) -> float:
+    """Share of the full learning rate at a step: linear up, then by the kind of schedule.
+
+    ``poly`` is ``(1 - progress) ** power``, ``falling`` ``1 - progress``, ``constant`` 1.
+    """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
-    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return float((1.0 - min(progress, 1.0)) ** power)
+    progress = min((step - warmup_steps) / max(1, steps - warmup_steps), 1.0)
+    return float({"poly": (1.0 - progress) ** power, "falling": 1.0 - progress}.get(kind, 1.0))
 
 
 def build_schedule(
-    optimizer: torch.optim.Optimizer, *, steps: int, warmup_steps: int, power: float = 0.9
+    optimizer: torch.optim.Optimizer, kind: str, *, steps: int, warmup_steps: int
 ) -> LambdaLR:
-    """``poly_factor`` on every group's learning rate, advanced once per step."""
+    """``rate_factor`` on every group's learning rate, advanced once per step."""
     return LambdaLR(
-        optimizer,
-        lambda step: poly_factor(step, steps=steps, warmup_steps=warmup_steps, power=power),
+        optimizer, lambda step: rate_factor(kind, step, steps=steps, warmup_steps=warmup_steps)
     )

@@ -68,12 +68,13 @@ class MapTable:
             [(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down], -1
         )
         rows = (corner + self._first).flatten()
-        return F.embedding_bag(
+        found = F.embedding_bag(
             rows[:, None] + self._corners,
             self._rows,
             per_sample_weights=weight.flatten(0, 1).to(self._rows.dtype),
             mode="sum",
-        ).unflatten(0, corner.shape)
+        )
+        return found.view(*corner.shape, found.shape[-1])
 
 
 def sample_masks(masks: Tensor, points: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Recipes: what people train, by name.
 
+- ``road_pair``: the bundled road pair, a KAN and an MLP head on one trunk; a run of constant rate,
+  finished by ``road_pair_end``, its branch with a falling one.
 - ``camvid_kan``, ``camvid_mlp``: the fair pair on CamVid, one configuration with the mask head the
   only difference; a float16 checkpoint is under 8 MB and a run about an hour on two cores.
 - ``thesis_<backbone>_<kan|mlp>``: the thesis's section 3.2 on Cityscapes, with one decoder layer as
@@ -65,6 +67,66 @@ def camvid_kan() -> TrainConfig:
         name="camvid_kan",
         model="mask2kan_mobilenetv2",
         model_options={**mlp.model_options, "mask_embed": "kan"},
+    )
+
+
+ROAD_DATA = "6 cityscapes256 + 1 cityscapes_clips + 2 camvid + 1 rendered_street"
+
+
+def road_pair() -> TrainConfig:
+    """A small Mask2KAN and a small Mask2Former of Cityscapes' classes on one trunk.
+
+    The KAN differs from the thesis's where that made its splines idle: they have no scaler, learn
+    faster and without decay, begin with more and the base branch with less, and a bias spares them
+    serving as the constant.
+    """
+    small = camvid_mlp()
+    sizes = (
+        *("num_queries", "hidden_dim", "num_heads", "num_encoder_layers"),
+        *("encoder_feedforward_dim", "num_decoder_layers", "decoder_feedforward_dim"),
+    )
+    return TrainConfig(
+        name="road_pair",
+        model="mask2kan_efficientnet_lite0",
+        model_options={
+            **{size: small.model_options[size] for size in sizes},
+            "mask_embed": "kan",
+            "grid_range": (-2.5, 2.5),
+            "standalone_spline_scale": False,
+            "scale_noise": 0.5,
+            "scale_base": 2.0,
+            "kan_bias": True,
+        },
+        heads=("kan", "mlp"),
+        pretrained_backbone="backbones/tf_efficientnet_lite0_imagenet.safetensors",
+        data=ROAD_DATA,
+        augmentation=Augmentation(crop=(256, 512), scale=(0.75, 2.25), relative_to="crop"),
+        steps=1_000_000,
+        schedule="constant",
+        warmup_steps=200,
+        spline_factor=2.0,
+        decay_splines=False,
+        grid_update_steps=(200, 500, 1000, 2000, 4000, 8000),
+        average_decay=0.998,
+        batch_norm_batches=0,
+        eval_every=500,
+        eval_pictures=40,
+        save_minutes=10.0,
+    )
+
+
+def road_pair_end() -> TrainConfig:
+    """The end of a ``road_pair`` run: a branch of it (``--branch-of``) with a falling rate."""
+    return dataclasses.replace(
+        road_pair(),
+        name="road_pair_end",
+        steps=500,
+        schedule="falling",
+        warmup_steps=0,
+        grid_update_steps=(),
+        eval_every=500,
+        eval_pictures=0,
+        seed=1,
     )
 
 
@@ -218,6 +280,8 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "camvid_kan": camvid_kan,
     "camvid_mlp": camvid_mlp,
     "distill_kan": distill_kan,
+    "road_pair": road_pair,
+    "road_pair_end": road_pair_end,
     **{f"head_only_{head}": partial(head_only, head) for head in ("kan", "mlp")},
     **{
         f"thesis_{backbone}_{head}{suffix}": partial(thesis, backbone, head, layers)

@@ -16,7 +16,7 @@ import platform
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -177,27 +177,39 @@ class RunFolder:
         if self._service is not None:
             self._service.log(values, step=step)
 
-    def show(self, step: int, found: Validation) -> None:
-        """Keep what a validation looked like."""
-        Image.fromarray(found.sample).save(self.folder / "samples" / f"{step:06d}.png")
+    def show(self, step: int, found: Validation, member: str = "") -> None:
+        """Keep what a validation looked like; of a pair, of the member named."""
+        name = f"{step:06d}_{member}" if member else f"{step:06d}"
+        Image.fromarray(found.sample).save(self.folder / "samples" / f"{name}.png")
         with self._tensorboard() as writer:
             if writer is not None:
-                name = "val/picture_prediction_truth"
+                name = "/".join(
+                    part for part in ("val", member, "picture_prediction_truth") if part
+                )
                 writer.add_image(name, found.sample, step, dataformats="HWC")
 
-    def draw(self, step: int, last: Validation | None, class_names: tuple[str, ...]) -> None:
+    def draw(self, step: int, last: Mapping[str, Validation], class_names: tuple[str, ...]) -> None:
         """Write ``curves.png`` from what was logged, and the last validation's confusion."""
         name = self.folder.name
         draw_curves(self.metrics(), name, self.folder / "curves.png")
-        if last is not None:
-            path = self.folder / "confusion.png"
-            draw_confusion(last.confusion, class_names, f"{name}, step {step}", path)
+        for member, one in last.items():
+            path = self.folder / (f"confusion_{member}.png" if member else "confusion.png")
+            title = f"{name} {member}".rstrip() + f", step {step}"
+            draw_confusion(one.confusion, class_names, title, path)
 
-    def save_weights(self, name: str, model: Mask2KAN) -> None:
-        """Write ``<name>.safetensors``, and its card as ``README.md``."""
-        save_model(model, self.folder / f"{name}.safetensors")
-        page = as_markdown(model.card, self.folder.name, FILES)
-        with atomic_writer(self.folder / "README.md") as file:
+    def save_weights(self, name: str, model: Mask2KAN, member: str = "") -> None:
+        """Write ``<name>.safetensors``, and its card as ``README.md``.
+
+        Args:
+            name: of the weights, ``best`` or ``last``.
+            model: to write.
+            member: the folder inside the run's that a member of a pair lies in.
+        """
+        folder = self.folder / member
+        folder.mkdir(exist_ok=True)
+        save_model(model, folder / f"{name}.safetensors")
+        page = as_markdown(model.card, f"{self.folder.name} {member}".rstrip(), FILES)
+        with atomic_writer(folder / "README.md") as file:
             file.write(page.encode())
 
     def save_state(self, state: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ import torch
 from mask2kan.errors import ConfigError, Mask2KANError
 from training.config import TrainConfig, override
 from training.data.check import check_data
+from training.data.mixture import parts_of
+from training.data.registry import usable_splits
 from training.data.unlabelled import PREFIX
 from training.limits import require
 from training.loop import Trainer
@@ -47,6 +49,12 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--out", type=Path, help="run folder (default: runs/<recipe>)")
     out.add_argument("--init", help="checkpoint to start from: a file, bundled name or Hub id")
     out.add_argument("--steps", type=int, help="optimizer updates of the whole run")
+    out.add_argument(
+        "--branch-of", metavar="RUN", help="go on from that run's state, in a run of its own"
+    )
+    out.add_argument(
+        "--minutes", type=float, help="save and stop after this long; go on with --resume"
+    )
     out.add_argument("--seed", type=int, help="of weights, crops and points")
     out.add_argument(
         "--outliers", help="paste objects: procedural, cutouts:<folder> or coco:<folder>"
@@ -82,7 +90,7 @@ def resolve(arguments: argparse.Namespace) -> TrainConfig:
     config = override(preset, arguments.settings)
     if arguments.data is not None:
         config = dataclasses.replace(config, data=arguments.data)
-    for field in ("init", "steps", "seed"):
+    for field in ("init", "steps", "seed", "branch_of"):
         value = getattr(arguments, field)
         if value is not None:
             config = dataclasses.replace(config, **{field: value})
@@ -103,7 +111,11 @@ def check(config: TrainConfig) -> None:
     """
     if config.data.startswith(PREFIX):
         return
-    faults = check_data(config.data, ("train", "val"), progress=True, remembered=True)
+    faults = [
+        fault
+        for part in parts_of(config.data)
+        for fault in check_data(part.data, usable_splits(part.data), progress=True, remembered=True)
+    ]
     for fault in faults[:FAULTS_SHOWN]:
         print(fault, file=sys.stderr)
     if faults:
@@ -134,6 +146,7 @@ def main(argv: list[str] | None = None) -> int:
             mixed_precision=arguments.mixed_precision,
             progress=not arguments.quiet,
             tracker=arguments.tracker,
+            minutes=arguments.minutes,
         )
         if arguments.resume and main_process:
             print(f"starting at step {trainer.step} of {config.steps}", flush=True)

@@ -1,9 +1,9 @@
 """The backbone a configuration asks for.
 
-ResNet, MobileNetV2 and EfficientNet-Lite0 come from timm, whose arithmetic is the reference's (ResNet strides in the
-3x3 convolution, like detectron2's with ``STRIDE_IN_1X1: False``). Swin is our own: timm's rolls
-before it pads, Mask2Former's pads before it rolls, and the two differ wherever a map is not a
-multiple of the window.
+ResNet, MobileNetV2 and EfficientNet-Lite0 come from timm, whose arithmetic is the reference's
+(ResNet strides in the 3x3 convolution, like detectron2's with ``STRIDE_IN_1X1: False``). Swin is
+our own: timm's rolls before it pads, Mask2Former's pads before it rolls, and the two differ
+wherever a map is not a multiple of the window.
 """
 
 from __future__ import annotations

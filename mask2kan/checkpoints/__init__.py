@@ -37,6 +37,10 @@ from mask2kan.model import Mask2KAN
 __all__ = ["describe", "list_weights", "load_model", "save_model"]
 
 
+BEST = "best.safetensors"  # of a run folder
+WEIGHTS = (".safetensors", ".pth", ".pkl", ".bin")
+
+
 def load_model(
     source: str | Path | Address,
     *,
@@ -47,8 +51,9 @@ def load_model(
     """Load a model, in evaluation mode.
 
     Args:
-        source: a file or folder, a name from ``list_weights()``, or a Hub repository id; an
-            ``Address`` of the Hub is never taken for a file or folder of that name.
+        source: a file or folder (a training run's too: its best), a name from ``list_weights()``,
+            or a Hub repository id; an ``Address`` of the Hub is never taken for a file or folder
+            of that name.
         file: the weights' file, when a folder or repository holds several.
         revision: a branch, tag or commit of a Hub repository.
         device: ``auto`` (a CUDA card where there is one), or any name torch knows.
@@ -142,6 +147,15 @@ def _open_folder(folder: Path, file: str | None, origin: str) -> Checkpoint:
     names = [path.relative_to(folder).as_posix() for path in folder.iterdir() if path.is_file()]
     if file is not None and "/" in file and ".." not in file and (folder / file).is_file():
         names.append(file)
+    if file is None and BEST in names:  # of a training run, whose other weights are its last
+        file = BEST
+    if file is None and not any(name.endswith(WEIGHTS) for name in names):
+        inside = sorted(path.parent.name for path in folder.glob(f"*/{BEST}"))
+        if inside:
+            raise CheckpointError(
+                f"{origin} holds {len(inside)} models; load one of them: "
+                f"{' or '.join(str(Path(origin) / name) for name in inside)}."
+            )
     try:
         weights = folder / pick_files(names, file)[0]
     except CheckpointError as error:

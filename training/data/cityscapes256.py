@@ -118,9 +118,10 @@ def fill_gaps(label: Array, width: int) -> Array:
     if not void.any() or void.all():
         return label
     kernel = np.ones((width + 1, width + 1), np.uint8)
-    framed = cv2.copyMakeBorder(void, *[width + 1] * 4, cv2.BORDER_REPLICATE)
+    edge = width + 1
+    framed = cv2.copyMakeBorder(void, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
     wide = cv2.morphologyEx(framed, cv2.MORPH_OPEN, kernel)
-    inside = slice(width + 1, -width - 1)
+    inside = slice(edge, -edge)
     gaps = (void == 1) & (wide[inside, inside] == 0)
     _, nearest = cv2.distanceTransformWithLabels(
         void, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL

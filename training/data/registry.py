@@ -218,6 +218,19 @@ def usual_split(data: str | Path) -> str:
     return "test" if name_of(data) == "camvid" else "val"
 
 
+def usable_splits(data: str) -> tuple[str, ...]:
+    """Of ``train`` and ``val``, the splits a data set has.
+
+    Raises:
+        ConfigError: as ``find_split_data``.
+    """
+    wanted = ("train", "val")
+    if data in SYNTHETIC_SETS:
+        return wanted
+    pictures, _ = find_split_data(data)
+    return tuple(split for split in wanted if split in pictures.splits)
+
+
 def open_split(data: str | Path, split: str) -> LabelledPictures:
     """A split of a data set to train on.
 

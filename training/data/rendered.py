@@ -73,11 +73,11 @@ def _recognised(root: Path) -> bool:
 
 def _scan(title: str, root: Path, labels: str, reader: LabelReader, *, odd: bool) -> Scan:
     scan = Scan(f"{title} at {root}")
-    chosen = [
+    pictures, found = (
         {key: path for key, path in scan.index(root / folder).items() if _is_odd(key) == odd}
         for folder in ("images", labels)
-    ]
-    scan.match(*chosen, reader, expected=f"{labels}/{{key}}.png")
+    )
+    scan.match(pictures, found, reader, expected=f"{labels}/{{key}}.png")
     return scan.finish(root)
 
 

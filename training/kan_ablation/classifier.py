@@ -142,7 +142,7 @@ def _fit(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=protocol.learning_rate, weight_decay=protocol.weight_decay
     )
-    schedule = build_schedule(optimizer, steps=steps, warmup_steps=0)
+    schedule = build_schedule(optimizer, "poly", steps=steps, warmup_steps=0)
     for step in range(steps):
         if step % batches == 0:
             shuffled = torch.randperm(len(part), generator=order)

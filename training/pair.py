@@ -1,0 +1,122 @@
+"""One trunk, two heads: a KAN model and an MLP model that share backbone and pixel decoder.
+
+Trained together, the two transformer decoders differ in ``mask_embed`` alone: they start from equal
+weights everywhere else, see the same crops and points, and their losses are averaged, so the trunk
+favours neither. It costs about a tenth more than training one of them. Each is an ordinary model
+with an ordinary checkpoint; a comparison of the two computes the trunk once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mask2kan.checkpoints import load_model
+from mask2kan.config import ModelConfig
+from mask2kan.errors import CheckpointError
+from mask2kan.kan import KAN
+from mask2kan.model import Mask2KAN
+from mask2kan.transformer_decoder import Prediction, TransformerDecoder
+
+KAN_HEAD, MLP_HEAD = HEADS = ("kan", "mlp")
+
+
+class HeadPair(nn.Module):
+    """A trunk with a KAN and an MLP decoder.
+
+    Args:
+        kan: the model with the KAN head; its trunk is the common one.
+        mlp_decoder: the other decoder; None for a new one with the first's weights outside
+            ``mask_embed``.
+
+    Attributes:
+        kan: the KAN model, whole.
+        mlp_decoder: the MLP model's decoder.
+        mlp_config: the MLP model's configuration.
+    """
+
+    def __init__(self, kan: Mask2KAN, mlp_decoder: TransformerDecoder | None = None) -> None:
+        super().__init__()
+        self.kan = kan
+        self.mlp_config = as_mlp(kan.config)
+        if mlp_decoder is None:
+            mlp_decoder = TransformerDecoder(self.mlp_config)
+            common = {
+                key: value
+                for key, value in kan.transformer_decoder.state_dict().items()
+                if not key.startswith("mask_embed.")
+            }
+            mlp_decoder.load_state_dict(common, strict=False)
+        self.mlp_decoder = mlp_decoder
+
+    def forward(self, images: Tensor) -> dict[str, Prediction]:
+        """Both heads' predictions of (B, 3, H, W) images; the trunk runs once."""
+        features = self.kan.trunk(images)
+        mlp: Prediction = self.mlp_decoder(features.levels, features.mask_features)
+        return {KAN_HEAD: self.kan.decode(features), MLP_HEAD: mlp}
+
+    def mlp(self) -> Mask2KAN:
+        """The MLP model, made of the very modules of this one."""
+        with torch.device("meta"):
+            model = Mask2KAN(self.mlp_config)
+        model.backbone, model.pixel_decoder = self.kan.backbone, self.kan.pixel_decoder
+        model.transformer_decoder = self.mlp_decoder
+        model.pixel_mean, model.pixel_std = self.kan.pixel_mean, self.kan.pixel_std
+        return model.train(self.training)
+
+
+Trained = Mask2KAN | HeadPair
+"""What a run trains."""
+
+
+def members(model: Trained) -> dict[str, Mask2KAN]:
+    """The models in it by the folder they are saved in; one alone lies in the run's own."""
+    if isinstance(model, HeadPair):
+        return {KAN_HEAD: model.kan, MLP_HEAD: model.mlp()}
+    return {"": model}
+
+
+def lead(model: Trained) -> Mask2KAN:
+    """The model whose trunk is trained."""
+    return model.kan if isinstance(model, HeadPair) else model
+
+
+def decoders(model: Trained) -> dict[str, TransformerDecoder]:
+    """The decoders, by the names of ``members``."""
+    if isinstance(model, HeadPair):
+        return {KAN_HEAD: model.kan.transformer_decoder, MLP_HEAD: model.mlp_decoder}
+    return {"": model.transformer_decoder}
+
+
+def kan_head(model: Trained) -> tuple[str, KAN] | None:
+    """The KAN ``mask_embed`` and its name among the modules; None where there is none."""
+    for name, module in model.named_modules():
+        if isinstance(module, KAN):
+            return name, module
+    return None
+
+
+def as_mlp(config: ModelConfig) -> ModelConfig:
+    """The configuration of the model that differs from a KAN model in ``mask_embed`` alone."""
+    return dataclasses.replace(config, family="mask2former", mask_embed="mlp")
+
+
+def load_pair(folder: str | Path) -> HeadPair:
+    """The pair of a joint run's folder, or of any folder with ``kan`` and ``mlp`` models.
+
+    Raises:
+        CheckpointError: when one is missing, or their trunks are not the same.
+    """
+    kan, mlp = (load_model(Path(folder) / name, device="cpu") for name in HEADS)
+    for part in ("backbone", "pixel_decoder"):
+        ours, others = (model.get_submodule(part).state_dict() for model in (kan, mlp))
+        same = ours.keys() == others.keys()
+        if not same or any(not torch.equal(ours[key], others[key]) for key in ours):
+            raise CheckpointError(
+                f"{folder} holds two models whose {part} differs; expected a pair with one trunk, "
+                "as a joint run leaves it."
+            )
+    return HeadPair(kan, mlp.transformer_decoder)
