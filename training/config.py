@@ -87,6 +87,10 @@ class TrainConfig:
         eval_pictures: of the validation split; 0 for all.
         save_every: steps between two resumable checkpoints; 0 to go by time alone.
         save_minutes: at most this long between two resumable checkpoints.
+        channels_last: whether maps lie channels last in memory, which is what most convolutions on
+            CPUs and in half types on GPUs are made for.
+        full_precision_backbone: whether a backbone that loses much in half types computes in
+            float32 under mixed precision too.
         seed: of weights, crops and points.
         workers: processes that prepare crops; 0 prepares them in the training process.
     """
@@ -130,6 +134,8 @@ class TrainConfig:
     eval_pictures: int = 25
     save_every: int = 0
     save_minutes: float = 5.0
+    channels_last: bool = True
+    full_precision_backbone: bool = True
     seed: int = 0
     workers: int = 0
 

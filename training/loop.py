@@ -108,7 +108,9 @@ class Trainer:
         self.step, self.best, self.interrupted, self.order = 0, -1.0, False, ""
         self._validated = 0  # the step of the last validation
         self._last_validation: dict[str, Validation] = {}
-        self._paste = OutlierPaster(config.outliers) if config.outliers.active else None
+        self._paste = None
+        if config.outliers.active:
+            self._paste = OutlierPaster(config.outliers, self.train_pictures.class_names)
         self.run = RunFolder(folder, tracker)
         resume = self._main_says(resume and self.run.has_state)
         if resume:
@@ -173,8 +175,10 @@ class Trainer:
         config = self.config
         model = build_model(config, self.train_pictures, pretrained=fresh)
         model.to(self.accelerator.device)
-        if not self._sharded:  # FSDP takes contiguous weights only
+        if config.channels_last and not self._sharded:  # FSDP takes contiguous weights only
             model.to(memory_format=torch.channels_last)
+        if not config.full_precision_backbone:
+            lead(model).full_precision_backbone = False
         if fresh and config.batch_norm_batches and config.pretrained_backbone:
             crops = self._crops(0, config.batch_norm_batches * config.batch_size)
             size = config.batch_size

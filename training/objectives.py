@@ -85,7 +85,9 @@ class SegmentationObjective(nn.Module):
 
     def _outputs(self, batch: Batch) -> dict[str, Any]:
         """Predictions by the names of ``decoders``."""
-        images = batch["images"].contiguous(memory_format=torch.channels_last)
+        images = batch["images"]
+        if self.config.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
         if isinstance(self.model, HeadPair):
             pair: dict[str, Any] = self.model(images)
             return pair

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mask2kan.errors import ConfigError, PictureError
+from mask2kan.errors import ConfigError, PictureError, unknown
 from mask2kan.pictures import MAX_MEGAPIXELS, read_picture
 from training.data import find_data
 from training.data.transforms import OUTLIER
@@ -36,6 +37,10 @@ ROAD_CLASSES = (
 )
 CUTOUT_TYPES = (".png", ".webp")
 SMALLEST_SIDE = 4  # pixels; a smaller object is not worth pasting
+SMALLEST_OBJECT = 12  # pixels of the longest side of one that stands
+CAMERA_HEIGHT = 1.3  # metres above the ground
+GROUND_WIDTH = 0.05  # share of a row that must be ground, where the ground is said to end
+FOOT_TRIES = 10
 
 Bytes = NDArray[np.uint8]
 
@@ -66,12 +71,20 @@ class OutlierExposure:
             height, drawn log-uniformly; (0, 0) keeps the object's own size. An object larger
             than the picture is shrunk to fit either way.
         feather: width in pixels over which the edge is blended; 0 for a hard edge.
+        ground: names of classes an object stands on, its foot at one of their pixels and its size
+            fitting that row; empty to paste anywhere.
+        metres: lowest and highest size, longest side of an object that stands, drawn
+            log-uniformly; ``scale`` is not asked then.
+        without: beginnings of the names of cut-outs to leave out.
     """
 
     source: str = ""
     probability: float = 0.2
     scale: tuple[float, float] = (0.0, 0.0)
     feather: float = 0.0
+    ground: tuple[str, ...] = ()
+    metres: tuple[float, float] = (0.4, 2.5)
+    without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing.
@@ -87,6 +100,9 @@ class OutlierExposure:
                 "object's own size."
             )
         require("outliers.feather", self.feather, 0.0)
+        require_pair("outliers.metres", self.metres)
+        if not 0.0 < self.metres[0] <= self.metres[1]:
+            raise ConfigError(f"outliers.metres is {self.metres}; expected 0 < low <= high.")
 
     @property
     def active(self) -> bool:
@@ -97,13 +113,22 @@ class OutlierExposure:
 class OutlierPaster:
     """Pastes objects of a source as an ``OutlierExposure`` says.
 
+    Args:
+        exposure: what and how.
+        class_names: of the labels, to know the ground by.
+
     Raises:
-        ConfigError: for a source that does not exist or holds nothing to paste.
+        ConfigError: for a source that does not exist or holds nothing to paste, or a ground that
+            is no class.
     """
 
-    def __init__(self, exposure: OutlierExposure) -> None:
+    def __init__(self, exposure: OutlierExposure, class_names: Sequence[str] = ()) -> None:
         self.exposure = exposure
-        self._source = open_source(exposure.source)
+        self._source = open_source(exposure.source, exposure.without)
+        for name in exposure.ground:
+            if name not in class_names:
+                raise ConfigError(unknown("class of outliers.ground", name, class_names))
+        self._ground = [list(class_names).index(name) for name in exposure.ground]
 
     def __call__(
         self, picture: Bytes, label: Bytes, rng: np.random.Generator
@@ -121,19 +146,70 @@ class OutlierPaster:
         """
         if rng.random() >= self.exposure.probability:
             return picture, label
-        found = fit(self._source.draw(rng), label.shape[0], label.shape[1], self.exposure, rng)
-        if found is None:
+        drawn = self._source.draw(rng)
+        if self._ground:
+            placed = self._stand(drawn, label, rng)
+        else:
+            placed = self._anywhere(drawn, label, rng)
+        if placed is None:
             return picture, label
+        found, top, left = placed
+        height, width = found.alpha.shape
+        # what sticks out of the picture is cut off
+        inside = (
+            slice(max(0, -top), min(height, label.shape[0] - top)),
+            slice(max(0, -left), min(width, label.shape[1] - left)),
+        )
+        place = (
+            slice(max(0, top), min(label.shape[0], top + height)),
+            slice(max(0, left), min(label.shape[1], left + width)),
+        )
+        opacity = _opacity(found.alpha, self.exposure.feather)[inside]
+        out, out_label = picture.copy(), label.copy()
+        mixed = opacity * found.picture[inside] + (1 - opacity) * out[place]
+        out[place] = np.rint(mixed).astype(np.uint8)
+        out_label[place][found.alpha[inside] >= OPAQUE] = OUTLIER
+        return out, out_label
+
+    def _anywhere(
+        self, drawn: CutOut, label: Bytes, rng: np.random.Generator
+    ) -> tuple[CutOut, int, int] | None:
+        """The object at its size, and its upper left corner."""
+        found = fit(drawn, label.shape[0], label.shape[1], self.exposure, rng)
+        if found is None:
+            return None
         height, width = found.alpha.shape
         top = int(rng.integers(label.shape[0] - height + 1))
         left = int(rng.integers(label.shape[1] - width + 1))
-        place = (slice(top, top + height), slice(left, left + width))
-        opacity = _opacity(found.alpha, self.exposure.feather)
-        out, out_label = picture.copy(), label.copy()
-        mixed = opacity * found.picture + (1 - opacity) * out[place]
-        out[place] = np.rint(mixed).astype(np.uint8)
-        out_label[place][found.alpha >= OPAQUE] = OUTLIER
-        return out, out_label
+        return found, top, left
+
+    def _stand(
+        self, drawn: CutOut, label: Bytes, rng: np.random.Generator
+    ) -> tuple[CutOut, int, int] | None:
+        """The object on the ground, as large as it would be there, and its upper left corner.
+
+        On flat ground seen from ``CAMERA_HEIGHT`` metres, a metre takes (row - horizon) / height
+        pixels at a row. The horizon is taken to be where the ground ends.
+        """
+        ground = np.isin(label, self._ground)
+        rows = np.flatnonzero(ground.sum(1) >= GROUND_WIDTH * label.shape[1])
+        if not rows.size:
+            return None
+        feet = np.flatnonzero(ground)
+        low, high = np.log(self.exposure.metres)
+        for _ in range(FOOT_TRIES):
+            row, column = divmod(int(rng.choice(feet)), label.shape[1])
+            metres = float(np.exp(rng.uniform(low, high)))
+            longest = metres * (row - rows[0]) / CAMERA_HEIGHT
+            if longest < SMALLEST_OBJECT:
+                continue
+            factor = longest / max(drawn.alpha.shape)
+            found = _resized(drawn, factor)
+            if found is None:
+                return None
+            height, width = found.alpha.shape
+            return found, row - height + 1, column - width // 2
+        return None
 
 
 def fit(
@@ -145,7 +221,12 @@ def fit(
     factor = 1.0
     if high:
         factor = float(np.exp(rng.uniform(np.log(low), np.log(high)))) * height / max(tall, wide)
-    factor = min(factor, height / tall, width / wide)
+    return _resized(cut_out, min(factor, height / tall, width / wide))
+
+
+def _resized(cut_out: CutOut, factor: float) -> CutOut | None:
+    """The object so many times as large, or None when too little is left."""
+    tall, wide = cut_out.alpha.shape
     size = (max(1, int(wide * factor)), max(1, int(tall * factor)))
     if min(size) < SMALLEST_SIDE:
         return None
@@ -167,8 +248,12 @@ def _opacity(alpha: Bytes, feather: float) -> NDArray[np.float32]:
     return solid[..., None]
 
 
-def open_source(source: str) -> ObjectSource:
+def open_source(source: str, without: Sequence[str] = ()) -> ObjectSource:
     """The objects behind ``OutlierExposure.source``.
+
+    Args:
+        source: as there.
+        without: beginnings of the names of cut-outs to leave out.
 
     Raises:
         ConfigError: when it is unknown, missing or empty.
@@ -177,7 +262,7 @@ def open_source(source: str) -> ObjectSource:
     if kind == "procedural" and not folder:
         return ProceduralObjects()
     if kind == "cutouts" and folder:
-        return CutOutFolder(Path(folder))
+        return CutOutFolder(find_data(folder), without)
     if kind == "coco" and folder:
         return CocoObjects(find_data(folder))
     raise ConfigError(
@@ -219,10 +304,14 @@ class ProceduralObjects:
 class CutOutFolder:
     """A folder of pictures with an alpha channel, one object each."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, without: Sequence[str] = ()) -> None:
         if not folder.is_dir():
             raise ConfigError(f"No cut-outs at {folder}: it is no folder.")
-        self._paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in CUTOUT_TYPES)
+        self._paths = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in CUTOUT_TYPES and not path.name.startswith(tuple(without))
+        )
         if not self._paths:
             raise ConfigError(f"{folder} holds no cut-out ({', '.join(CUTOUT_TYPES)} with alpha).")
 

@@ -105,12 +105,15 @@ def as_mlp(config: ModelConfig) -> ModelConfig:
 
 
 def load_pair(folder: str | Path) -> HeadPair:
-    """The pair of a joint run's folder, or of any folder with ``kan`` and ``mlp`` models.
+    """The pair of a joint run's folder, or of any folder with ``kan`` and ``mlp`` models or files.
 
     Raises:
         CheckpointError: when one is missing, or their trunks are not the same.
     """
-    kan, mlp = (load_model(Path(folder) / name, device="cpu") for name in HEADS)
+    files = [Path(folder) / f"{name}.safetensors" for name in HEADS]
+    kan, mlp = (
+        load_model(file if file.is_file() else file.with_suffix(""), device="cpu") for file in files
+    )
     for part in ("backbone", "pixel_decoder"):
         ours, others = (model.get_submodule(part).state_dict() for model in (kan, mlp))
         same = ours.keys() == others.keys()

@@ -1,7 +1,8 @@
 """Recipes: what people train, by name.
 
 - ``road_pair``: the bundled road pair, a KAN and an MLP head on one trunk; a run of constant rate,
-  finished by ``road_pair_end``, its branch with a falling one.
+  finished by ``road_pair_end``, its branch with a falling one, or ``road_pair_outliers``, the same
+  with natural outliers.
 - ``camvid_kan``, ``camvid_mlp``: the fair pair on CamVid, one configuration with the mask head the
   only difference; a float16 checkpoint is under 8 MB and a run about an hour on two cores.
 - ``thesis_<backbone>_<kan|mlp>``: the thesis's section 3.2 on Cityscapes, with one decoder layer as
@@ -127,6 +128,29 @@ def road_pair_end() -> TrainConfig:
         eval_every=500,
         eval_pictures=0,
         seed=1,
+    )
+
+
+# DAVIS's sequences that show people, who are a class
+WITH_PEOPLE = (
+    *("soapbox", "stroller", "soccerball", "paragliding-launch", "kite-surf"),
+    *("horsejump-low", "horsejump-high"),
+)
+
+
+def road_pair_outliers() -> TrainConfig:
+    """``road_pair_end`` with natural objects that stand on the ground, marked as outliers."""
+    return dataclasses.replace(
+        road_pair_end(),
+        name="road_pair_outliers",
+        outliers=OutlierExposure(
+            source="cutouts:cutouts",
+            probability=0.3,
+            feather=1.0,
+            ground=("road", "sidewalk", "terrain"),
+            without=WITH_PEOPLE,
+        ),
+        contrastive_weight=0.5,
     )
 
 
@@ -282,6 +306,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "distill_kan": distill_kan,
     "road_pair": road_pair,
     "road_pair_end": road_pair_end,
+    "road_pair_outliers": road_pair_outliers,
     **{f"head_only_{head}": partial(head_only, head) for head in ("kan", "mlp")},
     **{
         f"thesis_{backbone}_{head}{suffix}": partial(thesis, backbone, head, layers)

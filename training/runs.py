@@ -50,7 +50,7 @@ FILES = {
 MAY_CHANGE = frozenset(
     (
         *("steps", "workers", "data", "pretrained_backbone", "cache_gigabytes"),
-        *("save_every", "save_minutes", "eval_every", "eval_pictures"),
+        *("save_every", "save_minutes", "eval_every", "eval_pictures", "channels_last"),
     )
 )
 TRACKERS = ("tensorboard", "wandb", "trackio")

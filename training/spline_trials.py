@@ -28,7 +28,7 @@ import torch
 from mask2kan.anomaly import check_score
 from mask2kan.checkpoints import load_model
 from mask2kan.errors import Mask2KANError
-from mask2kan.kan import KAN
+from mask2kan.kan import KAN, KANLinear
 from mask2kan.kan_activity import collect_queries, head_activity
 from mask2kan.model import Mask2KAN
 from mask2kan.predictor import Predictor
@@ -119,6 +119,7 @@ def without_splines(model: Mask2KAN) -> Mask2KAN:
     for module in changed.modules():
         if isinstance(module, KAN):
             for layer in module.layers:
+                assert isinstance(layer, KANLinear)
                 torch.nn.init.zeros_(layer.spline_weight)
     return changed
 

@@ -28,13 +28,20 @@ from mask2kan.checkpoints.hub import (
     pick_files,
     shards_of,
 )
-from mask2kan.checkpoints.native import is_native, read_native, save_model
+from mask2kan.checkpoints.native import (
+    TRUNK_KEY,
+    is_native,
+    read_native,
+    save_model,
+    save_pair,
+    with_trunk,
+)
 from mask2kan.checkpoints.transformers import is_transformers, read_transformers
 from mask2kan.devices import resolve_device
 from mask2kan.errors import CheckpointError, unknown
 from mask2kan.model import Mask2KAN
 
-__all__ = ["describe", "list_weights", "load_model", "save_model"]
+__all__ = ["describe", "list_weights", "load_model", "save_model", "save_pair"]
 
 
 BEST = "best.safetensors"  # of a run folder
@@ -188,7 +195,9 @@ def _translate(contents: Contents, folder: Path, origin: str) -> Checkpoint:
     """Tell the format by the keys, and translate."""
     state = contents.tensors
     if is_native(contents):
-        return read_native(contents, origin)
+        return read_native(with_trunk(contents, folder), origin)
+    if TRUNK_KEY in contents.metadata:
+        raise CheckpointError("It is the trunk of other checkpoints beside it; load one of those.")
     if is_detectron2(state):
         return read_detectron2(state, origin)
     if is_transformers(state):

@@ -4,6 +4,9 @@ The metadata's key ``mask2kan`` is a JSON object: ``format`` (1), ``config`` (``
 class names and palette filled in), ``calibration`` (per anomaly score) and ``card`` (whatever its
 maker wants known). Weights may be float16; KAN knots and running statistics stay float32, since
 half precision would collapse knots and can overflow a variance.
+
+Models that stand on one trunk may share its file: theirs then hold the transformer decoder only,
+and the metadata's ``trunk`` names the file beside them, with its sha256.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -21,12 +24,13 @@ from torch import Tensor
 
 from mask2kan.atomic import atomic_writer
 from mask2kan.checkpoints.architecture import Checkpoint, checked_config
-from mask2kan.checkpoints.files import Contents, parse_json
+from mask2kan.checkpoints.files import Contents, parse_json, read_file, sha256_of
 from mask2kan.config import ModelConfig
 from mask2kan.errors import CheckpointError
 from mask2kan.model import Mask2KAN
 
 METADATA_KEY = "mask2kan"
+TRUNK_KEY = "mask2kan_trunk"  # of a file that holds a trunk alone
 FORMAT = 1
 
 _FULL_PRECISION = (".grid", ".running_mean", ".running_var")
@@ -43,9 +47,54 @@ def save_model(model: Mask2KAN, path: str | Path, dtype: torch.dtype | None = No
     Raises:
         CheckpointError: when a weight is not finite in that type, or the file cannot be written.
     """
-    path = Path(path)
-    if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
-        raise CheckpointError(f"Can't save as {dtype}; use float32, float16 or bfloat16.")
+    _write(path, model.state_dict(), {METADATA_KEY: _about(model, path)}, dtype)
+
+
+def save_pair(
+    models: Mapping[str, Mask2KAN],
+    folder: str | Path,
+    trunk: str,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write models that stand on one trunk, the trunk once.
+
+    Args:
+        models: by the names of their files, without the ending.
+        folder: where to; made when absent.
+        trunk: the name of the trunk's file, without the ending.
+        dtype: as for ``save_model``.
+
+    Raises:
+        CheckpointError: as ``save_model``, and when their trunks differ.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shared, *others = (_split(model.state_dict())[0] for model in models.values())
+    for other in others:
+        same = shared.keys() == other.keys()
+        if not same or any(not torch.equal(shared[key], other[key]) for key in shared):
+            raise CheckpointError(
+                f"Can't save {', '.join(models)} on one trunk: their trunks differ."
+            )
+    path = folder / f"{trunk}.safetensors"
+    _write(path, shared, {TRUNK_KEY: "{}"}, dtype)
+    beside = {"file": path.name, "sha256": sha256_of(path)}
+    for name, model in models.items():
+        path = folder / f"{name}.safetensors"
+        metadata = {METADATA_KEY: _about(model, path, trunk=beside)}
+        _write(path, _split(model.state_dict())[1], metadata, dtype)
+
+
+def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The trunk's weights, and the decoder's."""
+    parts: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+    for key, value in state.items():
+        parts[key.startswith("transformer_decoder.")][key] = value
+    return parts
+
+
+def _about(model: Mask2KAN, path: str | Path, **more: Any) -> str:
+    """The metadata of a model as JSON."""
     config = dataclasses.replace(
         model.config,
         class_names=tuple(model.class_names),
@@ -58,15 +107,22 @@ def save_model(model: Mask2KAN, path: str | Path, dtype: torch.dtype | None = No
         "card": model.card,
     }
     try:
-        metadata = {METADATA_KEY: json.dumps(about, allow_nan=False)}
+        return json.dumps({**about, **more}, allow_nan=False)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"Can't save {path}: calibration or card: {error}.") from error
-    tensors = {
-        key: _stored(key, value, dtype or torch.float32)
-        for key, value in model.state_dict().items()
-    }
+
+
+def _write(
+    path: str | Path,
+    state: Mapping[str, Tensor],
+    metadata: dict[str, str],
+    dtype: torch.dtype | None,
+) -> None:
+    if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
+        raise CheckpointError(f"Can't save as {dtype}; use float32, float16 or bfloat16.")
+    tensors = {key: _stored(key, value, dtype or torch.float32) for key, value in state.items()}
     data = save(tensors, metadata=metadata)
-    with atomic_writer(path) as file:
+    with atomic_writer(Path(path)) as file:
         file.write(data)
 
 
@@ -86,6 +142,31 @@ def _stored(key: str, value: Tensor, dtype: torch.dtype) -> Tensor:
 def is_native(contents: Contents) -> bool:
     """Whether a file is one of ours."""
     return METADATA_KEY in contents.metadata
+
+
+def with_trunk(contents: Contents, folder: Path) -> Contents:
+    """A file's contents with those of the trunk it names, where it names one.
+
+    Raises:
+        CheckpointError: when that is missing, damaged or another one.
+    """
+    trunk = parse_json(contents.metadata.get(METADATA_KEY, "{}"), "metadata").get("trunk")
+    if trunk is None:
+        return contents
+    name, digest = (str(trunk.get(key, "")) for key in ("file", "sha256"))
+    if PurePath(name).name != name or not name.endswith(".safetensors") or len(digest) != 64:
+        raise CheckpointError(
+            f"Its trunk is {name!r:.60}; expected a plain file name and a sha256."
+        )
+    if not (folder / name).is_file():
+        raise CheckpointError(
+            f"It is a head; its trunk {name} is not beside it. Put both into one folder."
+        )
+    found = read_file(folder / name, name, digest)
+    twice = found.tensors.keys() & contents.tensors.keys()
+    if twice:
+        raise CheckpointError(f"Both it and its trunk {name} hold {min(twice)}.")
+    return Contents({**found.tensors, **contents.tensors}, contents.metadata)
 
 
 def read_native(contents: Contents, origin: str) -> Checkpoint:

@@ -1,0 +1,173 @@
+"""``python -m training.pack``: data sets in one small file, to train from elsewhere.
+
+    python -m training.pack road.tar.xz --data "6 cityscapes256 + 2 camvid" --longest-side 512
+    tar -xJf road.tar.xz && MASK2KAN_DATA=road python -m training.train road_pair
+
+Only what training reads is packed, in the layout it is read in: pictures and labels of the training
+split, a few of the validation split, and files or folders named with ``--extra``. Pictures are
+shrunk and encoded again as WebP, labels as PNGs without compression of their own, which the archive
+compresses far better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from mask2kan.errors import ConfigError, Mask2KANError
+from training.data.folders import data_places, find_data
+from training.data.mixture import parts_of
+from training.data.pairs import PICTURE_TYPES, Pair
+from training.data.reading import Array, decode_label, decode_picture, read_file
+from training.data.registry import find_split_data, usable_splits
+from training.limits import require
+
+ROOT = "data"  # inside the archive
+VALIDATION = 40  # pictures
+
+
+def pack(
+    archive: Path, data: str, extras: Sequence[str], *, quality: int, longest_side: int
+) -> int:
+    """Write the archive.
+
+    Args:
+        archive: a ``.tar.xz``.
+        data: as of ``--data``; synthetic sets need no packing.
+        extras: files or folders below one of the usual places, kept under their names there.
+        quality: of WebP, 1 to 100.
+        longest_side: of pictures, in pixels; larger ones are shrunk, with their labels.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        ConfigError: for data that is not there.
+    """
+    beside = archive.with_name(f".{archive.name}.partial")
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tarfile.open(beside, "w:xz", preset=6) as tar:
+            for name, content in _contents(data, extras, quality, longest_side):
+                entry = tarfile.TarInfo(f"{ROOT}/{name}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+        beside.replace(archive)
+    finally:
+        beside.unlink(missing_ok=True)
+    return archive.stat().st_size
+
+
+def _contents(
+    data: str, extras: Sequence[str], quality: int, longest_side: int
+) -> Iterator[tuple[str, bytes]]:
+    """Names below the data folder, and bytes; labels of a set last, next to each other."""
+    for part in parts_of(data):
+        pictures, root = find_split_data(part.data)
+        pairs: list[Pair] = []
+        for split in usable_splits(part.data):
+            found = pictures.scan(root, split).require_usable().pairs
+            pairs += found if split == "train" else found[:: max(1, len(found) // VALIDATION)]
+        sizes = {}
+        for pair in tqdm(pairs, desc=part.data, unit="picture"):
+            picture = decode_picture(pair.picture, read_file(pair.picture))
+            picture = _shrunk(picture, longest_side, cv2.INTER_AREA)
+            sizes[pair.label] = picture.shape[:2]
+            yield _inside(pair.picture.with_suffix(".webp")), _webp(picture, quality)
+        for pair in pairs:
+            label = decode_label(pair.label, read_file(pair.label))
+            height, width = sizes[pair.label]
+            label = np.asarray(
+                cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8
+            )
+            yield _inside(pair.label.with_suffix(".png")), _plain_png(label)
+    for extra in extras:
+        path = find_data(extra)
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                yield _inside(file), _extra(file, quality, longest_side)
+
+
+def _inside(path: Path) -> str:
+    """A path below the folder data lies in."""
+    for place in data_places():
+        if path.resolve().is_relative_to(place.resolve()):
+            return path.resolve().relative_to(place.resolve()).as_posix()
+    raise ConfigError(
+        f"{path} lies in none of {', '.join(map(str, data_places()))}; set MASK2KAN_DATA to the "
+        "folder that holds it."
+    )
+
+
+def _extra(file: Path, quality: int, longest_side: int) -> bytes:
+    """A file as it is; a picture with transparency, such as a cut-out, smaller."""
+    content = file.read_bytes()
+    if file.suffix.lower() not in PICTURE_TYPES:
+        return content
+    with Image.open(io.BytesIO(content)) as opened:
+        if opened.mode != "RGBA":
+            return content
+        pixels = _shrunk(np.asarray(opened), longest_side // 2, cv2.INTER_AREA)
+    smaller = _webp(pixels, quality)
+    return smaller if len(smaller) < len(content) else content
+
+
+def _shrunk(picture: Array, longest_side: int, interpolation: int) -> Array:
+    factor = longest_side / max(picture.shape[:2])
+    if factor >= 1:
+        return picture
+    size = (round(picture.shape[1] * factor), round(picture.shape[0] * factor))
+    return np.asarray(cv2.resize(picture, size, interpolation=interpolation), np.uint8)
+
+
+def _webp(picture: Array, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "WEBP", quality=quality, method=4)
+    return buffer.getvalue()
+
+
+def _plain_png(label: Array) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(label).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.pack", description="Data sets in one small file."
+    )
+    parser.add_argument("archive", type=Path, help="the .tar.xz to write")
+    parser.add_argument("--data", required=True, help="data set, or a mixture")
+    parser.add_argument("--extra", action="append", default=[], metavar="NAME", help="repeatable")
+    parser.add_argument("--quality", type=int, default=80, help="of WebP (default: %(default)s)")
+    parser.add_argument("--longest-side", type=int, default=512, help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    try:
+        require("--quality", options.quality, 1, 100)
+        require("--longest-side", options.longest_side, 32)
+        size = pack(
+            options.archive,
+            options.data,
+            options.extra,
+            quality=options.quality,
+            longest_side=options.longest_side,
+        )
+    except (Mask2KANError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.archive}: {size / 2**20:.1f} MiB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
