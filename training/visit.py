@@ -188,8 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     cv2.setNumThreads(1)
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
+    if torch.cuda.is_available():  # on a CPU the same word means half types, emulated on most
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
     try:
         require("--minutes", options.minutes, 0.0, above=True)
         require("--end-minutes", options.end_minutes, 0.0, above=True)
