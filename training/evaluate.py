@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, cast
 from mask2kan.anomaly import SCORES, check_score
 from mask2kan.checkpoints import load_model
 from mask2kan.checkpoints.files import sha256_of
+from mask2kan.classes import meanings_of
 from mask2kan.devices import DTYPES
 from mask2kan.errors import ConfigError, Mask2KANError, unknown
 from mask2kan.predictor import Predictor
@@ -161,7 +162,7 @@ def evaluate(
             folder.mkdir(parents=True, exist_ok=True)
             title = f"{result['weights']} on {data} {split}"
             path = folder / "confusion.png"
-            draw_confusion(evaluator.confusion, model.class_names, title, path)
+            draw_confusion(evaluator.confusion, tuple(labelled.class_names), title, path)
     result["seconds"] = round(time.perf_counter() - start, 1)
     result["device"] = str(predictor.device)
     result["dtype"] = str(predictor.dtype).removeprefix("torch.")
@@ -200,7 +201,7 @@ def _folder(weights: str, result: dict[str, Any], out: Path | None) -> Path | No
 def _require_classes(names: tuple[str, ...], pictures: LabelledPictures, data: str) -> None:
     wanted = tuple(pictures.class_names)
     unnamed = tuple(f"class_{index}" for index in range(len(wanted)))
-    if names not in (wanted, unnamed):
+    if names not in (wanted, unnamed) and not meanings_of(wanted, names):
         raise ConfigError(
             f"The checkpoint has {len(names)} classes ({', '.join(names[:3])}, …); {data} needs "
             f"its own {len(wanted)} ({', '.join(wanted[:3])}, …). Measure it on an anomaly data "

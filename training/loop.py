@@ -37,7 +37,7 @@ from training.averaging import WeightAverage
 from training.batch_norm import reestimate_statistics
 from training.config import TrainConfig
 from training.data import LabelledPictures, open_split
-from training.data.crops import Batch, TrainingCrops, Unreadable, collate
+from training.data.crops import Batch, TrainingCrops, Unreadable, collate, prepared
 from training.data.unlabelled import PREFIX, UnlabelledPictures
 from training.meeting import meeting
 from training.models import build_model, training_mode
@@ -497,7 +497,7 @@ def _open(config: TrainConfig, split: str) -> LabelledPictures:
 def _readable(batch: Batch | Unreadable) -> Batch:
     if isinstance(batch, Unreadable):
         raise batch.error
-    return batch
+    return prepared(batch)
 
 
 def _mix(seed: int, step: int, process: int) -> int:

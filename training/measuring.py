@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mask2kan.anomaly import SCORES
+from mask2kan.classes import meanings_of
 from mask2kan.predictor import Prediction, Predictor
 from training.data import LabelledPictures
 from training.data.cityscapes import Cityscapes
+from training.data.label_space import plain_labels
 from training.metrics import AnomalyEvaluator, SegmentationEvaluator
 from training.metrics.cityscapes import CityscapesEvaluator
 from training.metrics.pixel import ANOMALY, VOID
@@ -44,9 +46,13 @@ def evaluate_segmentation(
 ) -> tuple[dict[str, Any], SegmentationEvaluator]:
     """Overlap of the predicted class map with the truth.
 
+    Where the data set's classes are coarser than the model's (see ``classes.meanings_of``), a
+    pixel's class is that whose members' class scores add up to the most.
+
     Args:
-        predictor: of a model with the data set's classes.
-        pictures: with labels in [0, K), 255 = void.
+        predictor: of a model with the data set's classes, or finer ones.
+        pictures: with labels as in ``training.data.label_space``; what is no single class counts
+            as void.
         limit: use only that many pictures, evenly spread.
         watch: called per picture with its name, prediction, label and own mIoU.
 
@@ -55,19 +61,22 @@ def evaluate_segmentation(
         class does not occur), on Cityscapes also ``iou``, ``iiou``, ``category_iou``,
         ``category_iiou``; and what counted the pixels.
     """
-    names: tuple[str, ...] = cast(Any, predictor.model).class_names
+    names = tuple(pictures.class_names)
+    coarser = coarse_classes(tuple(cast(Any, predictor.model).class_names), names)
     evaluator = SegmentationEvaluator(len(names))
     benchmark = CityscapesEvaluator() if isinstance(pictures, Cityscapes) else None
     chosen = evenly_spread(pictures, limit)
     for index in tqdm(chosen, unit="picture"):
         picture, label = pictures.arrays(index)
+        label = plain_labels(label, len(names))
         prediction = predictor(picture)
-        evaluator.update(prediction.semantic, label)
+        semantic = prediction.semantic if coarser is None else coarser(prediction.class_scores)
+        evaluator.update(semantic, label)
         if benchmark is not None and isinstance(pictures, Cityscapes):
             ids = pictures.label_ids(index), pictures.instance_ids(index)
             benchmark.update(prediction.semantic, *ids)
         if watch is not None:
-            watch(pictures.names[index], prediction, label, _own_miou(prediction, label, names))
+            watch(pictures.names[index], prediction, label, _own_miou(semantic, label, len(names)))
     found = evaluator.compute()
     iou = [None if np.isnan(value) else value for value in found["iou"]]
     result = {
@@ -82,9 +91,34 @@ def evaluate_segmentation(
     return result, evaluator
 
 
-def _own_miou(prediction: Prediction, label: NDArray[np.uint8], names: tuple[str, ...]) -> float:
-    alone = SegmentationEvaluator(len(names))
-    alone.update(prediction.semantic, label)
+def coarse_classes(
+    names: tuple[str, ...], wanted: tuple[str, ...]
+) -> Callable[[NDArray[np.float32]], NDArray[np.uint8]] | None:
+    """How a model's class scores (K, H, W) become a map (H, W) of a data set's coarser classes.
+
+    Args:
+        names: of the model's classes.
+        wanted: of the data set's.
+
+    Returns:
+        None where the classes are the model's own.
+    """
+    meanings = meanings_of(wanted, names)
+    if not meanings:
+        return None
+    members = [[names.index(one) for one in meanings[name]] for name in wanted]
+
+    def coarse_map(class_scores: NDArray[np.float32]) -> NDArray[np.uint8]:
+        sums = np.stack([class_scores[chosen].sum(0) for chosen in members])
+        found: NDArray[np.uint8] = sums.argmax(0).astype(np.uint8)
+        return found
+
+    return coarse_map
+
+
+def _own_miou(semantic: NDArray[np.uint8], label: NDArray[np.uint8], num_classes: int) -> float:
+    alone = SegmentationEvaluator(num_classes)
+    alone.update(semantic, label)
     return float(alone.compute()["miou"]) if (label != VOID).any() else float("nan")
 
 

@@ -40,8 +40,9 @@ class RenderedStreets(SegmentationPictures):
 
     @classmethod
     def recognised(cls, root: Path) -> bool:
-        """Whether pictures with a mask of the object are there."""
-        return _recognised(root)
+        """Whether it holds the masks of the objects, or is named so and holds pictures."""
+        named = "street" in root.resolve().name and any_exists(root, "images")
+        return named or _recognised(root)
 
     @classmethod
     def scan(cls, root: Path, split: str) -> Scan:
