@@ -43,11 +43,11 @@ from mask2kan.errors import (
 from mask2kan.pictures import RGB, read_picture
 from mask2kan.predictor import Prediction
 from mask2kan.results import (
-    MIN_REGION_PIXELS,
     OVERLAY_ALPHA,
     png_bytes,
     score_picture16,
     semantic_overlay,
+    smallest_region,
     summarize,
     write_whole,
 )
@@ -92,7 +92,7 @@ class ModelNumbers:
     Attributes:
         title: what the model is called.
         anomalous_share: of the picture, 0 to 1.
-        regions: how many of ``MIN_REGION_PIXELS`` or more.
+        regions: how many as large as the model's settings ask for.
         largest_region: in pixels; 0 where there is none.
         highest_score: over all pixels.
         percentile99: of the scores.
@@ -471,7 +471,7 @@ def _looked_at(row: BatchRow, answers: Sequence[Answer], score: str) -> tuple[Ba
         summary = {**summarize(prediction, score), "model": answer.source}
         numbers.append(_numbers(answer, summary, score))
         told[side] = summary
-        values, threshold = prediction.anomaly(score), summary["threshold"]
+        values, threshold = prediction.anomaly_map(score), summary["threshold"]
         facts = {key: summary[key] for key in ("score", "range", "calibrated", "threshold")}
         low, high = summary["range"]
         members[f"{side}_overlay.png"] = png_bytes(semantic_overlay(prediction, score, threshold))
@@ -482,7 +482,7 @@ def _looked_at(row: BatchRow, answers: Sequence[Answer], score: str) -> tuple[Ba
 
 
 def _numbers(answer: Answer, summary: Mapping[str, Any], score: str) -> ModelNumbers:
-    values = answer.prediction.anomaly(score)
+    values = answer.prediction.anomaly_map(score)
     highest = float(values.max())
     low, high = summary["range"]
     return ModelNumbers(
@@ -517,7 +517,8 @@ def _small_overlay(prediction: Prediction, score: str) -> RGB:
     blended = drawing.overlay(prediction.image, colours, OVERLAY_ALPHA)
     small = np.asarray(cv2.resize(blended, size, interpolation=cv2.INTER_AREA), np.uint8)
     threshold, _ = prediction.default_threshold(score)
-    labels, _ = anomalous_regions(prediction.anomaly(score) >= threshold, MIN_REGION_PIXELS)
+    least = smallest_region(prediction, None)
+    labels, _ = anomalous_regions(prediction.anomaly_map(score) >= threshold, least)
     inside = cv2.resize((labels > 0).astype(np.float32), size, interpolation=cv2.INTER_AREA)
     # A quarter of a pixel is enough: small regions are what one looks for.
     return drawing.outline(small, inside >= 0.25, thickness=1)

@@ -30,6 +30,7 @@ from mask2kan.exports import quantize
 from mask2kan.predictor import Prediction
 
 LONGEST = 2048
+LEAST = 50  # pixels of the smallest region shown, where models do not ask for more
 SIDES = ("left", "right")
 COLORMAPS = ("inferno", "viridis", "cividis", "gray")
 _DIVERGING = "BrBG"
@@ -85,8 +86,14 @@ def show(
         "source_size": list(picture.shape[:2]),
         "picture": served(buffer.getvalue(), "picture.jpg"),
         "truth": None if truth is None else packed(sampled(truth), "truth.gz"),
+        "least": _smallest_shown(answers, (height, width)),
         "sides": [_side(side, answer, score) for side, answer in zip(SIDES, answers, strict=True)],
     }
+
+
+def _smallest_shown(answers: Sequence[Answer], shown: tuple[int, int]) -> int:
+    """Shown pixels of the smallest region the models' settings report, at least ``LEAST``."""
+    return max(LEAST, *(one.prediction.settings.smallest_pixels(*shown) for one in answers))
 
 
 def still_there(value: dict[str, Any]) -> bool:
@@ -115,7 +122,7 @@ def title(source: str) -> str:
 
 def _side(side: str, answer: Answer, score: str) -> dict[str, Any]:
     prediction = answer.prediction
-    scores = quantize(sampled(prediction.anomaly(score)))
+    scores = quantize(sampled(prediction.anomaly_map(score)))
     low, high, calibrated = prediction.score_range(score)
     threshold, origin = prediction.default_threshold(score)
     calibration = prediction.calibration.get(score, {})

@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -83,6 +84,17 @@ FROM_CLASS_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "rba": rba,
 }
 SCORES = (*FROM_CLASS_SCORES, "eam")
+
+
+def smoothed(score: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """A score map blurred by a Gaussian, edges mirrored.
+
+    Args:
+        score: (H, W).
+        sigma: in pixels.
+    """
+    blurred = cv2.GaussianBlur(score, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+    return np.asarray(blurred, dtype=np.float32)
 
 
 def check_score(score: str) -> None:

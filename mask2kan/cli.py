@@ -37,7 +37,10 @@ from mask2kan.results import (
 from mask2kan.scale_out import Outcome, run_actors, run_here
 
 SIDES = ("left", "right")
-_PREDICTOR_OPTIONS = ("device", "dtype", "max_side", "flip", "refine", "compile", "graphs")
+_PREDICTOR_OPTIONS = (
+    *("device", "dtype", "max_side", "flip", "refine", "compile", "graphs"),
+    "settings",
+)
 
 _EXAMPLES = {
     "predict": """examples:
@@ -370,7 +373,14 @@ def _command(
 
 def _picture_options(add: Callable[..., Any]) -> None:
     add("pictures", nargs="+", help="pictures, folders and quoted patterns")
-    add("--score", choices=SCORES, default="msp", help="anomaly score (default: %(default)s)")
+    add("--score", choices=SCORES, help="anomaly score (default: the checkpoint's, else msp)")
+    add(
+        "--settings",
+        choices=("checkpoint", "native"),
+        default="checkpoint",
+        help="sizes and smoothing: as the checkpoint's makers say, or one look at the picture's "
+        "own size (default: %(default)s)",
+    )
     add("--threshold", type=float, help="anomalous from here on (default: the calibrated one)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: %(default)s)")
     add(

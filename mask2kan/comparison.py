@@ -101,6 +101,7 @@ class Comparison:
                 predictor.device,
                 predictor.dtype,
                 predictor.max_side,
+                predictor.settings.sides,
             )
             for predictor, hashes in zip(self.predictors, self._hashes, strict=True)
         ]

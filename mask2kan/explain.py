@@ -8,10 +8,9 @@ that lead from there to the score.
 The parts are the float32 numbers that ``mask2kan.postprocess`` computes with, summed in float64, so
 a sum differs from the maps' own only by their rounding (about 1e-6).
 
-With flip averaging a picture has two views, and a score is the mean of the views' own scores, not
-the score of the mean. So the steps of a score are listed per view, while class scores and
-contributions, which are linear, are averaged over the views. A query of one number need not find
-the same thing in both views.
+Looked at in several sizes, or flipped too, a picture has several views. Class scores are averaged
+over them before they become a score, and so are contributions here. A query of one number need not
+find the same thing in every view.
 
 Mask2Anomaly's refinement overrules scores and says nothing about how they came about: the plain
 score is explained, and ``notes`` says so.
@@ -139,12 +138,12 @@ class PixelExplanation:
         x: column, from the left.
         y: row, from the top.
         score: name of the anomaly score.
-        value: of the plain (not refined) score here; the mean of the steps' ``value``.
+        value: of the plain (not refined) score here; the steps' ``value``.
         classes: the classes with the largest scores, largest first; the first is the class the
             semantic map has here.
         queries: the queries with the largest contributions to the first class, largest first.
         rest: sum of all other queries' contributions; with those listed, the first class's score.
-        steps: how the score came about, a mapping per view, all with ``mirrored`` and ``value``:
+        steps: how the score came about, one mapping with ``value``:
 
             - msp: ``index``, ``name``, ``largest_class_score``; value = 1 - that.
             - entropy: ``total`` of the class scores, ``terms`` with ``index``, ``name``, ``share``
@@ -200,7 +199,7 @@ def explain_pixel(
     prediction: Prediction,
     x: int,
     y: int,
-    score: str = "msp",
+    score: str | None = None,
     *,
     num_classes: int = 5,
     num_queries: int = 6,
@@ -211,13 +210,14 @@ def explain_pixel(
         prediction: from a ``Predictor``.
         x: column in the full-size picture, from the left, counted from 0.
         y: row, from the top.
-        score: one of ``mask2kan.anomaly.SCORES``.
+        score: one of ``mask2kan.anomaly.SCORES``; None for the prediction's settings'.
         num_classes: how many classes are listed, at most.
         num_queries: how many queries are listed, at most.
 
     Raises:
         ConfigError: for a pixel outside the picture, an unknown score, or counts below 1.
     """
+    score = score or prediction.settings.score
     check_score(score)
     x, y = _checked_pixel(prediction, x, y)
     _check_counts(num_classes=num_classes, num_queries=num_queries)
@@ -245,7 +245,7 @@ def explain_pixel(
         ),
         queries=queries,
         rest=rest,
-        steps=tuple({"mirrored": look.mirrored, **_STEPS[score](look, listed)} for look in looks),
+        steps=(_STEPS[score](_Mean.of(looks), listed),),
         refined=prediction.refine,
         notes=(note,) if prediction.refine else (),
     )
@@ -281,6 +281,29 @@ class _Look(NamedTuple):
         """(K,)."""
         sums: NDArray[np.float64] = self.probabilities[:, :-1].T @ self.masks
         return sums
+
+
+class _Mean(NamedTuple):
+    """What the views say together."""
+
+    class_scores: NDArray[np.float64]  # (K,)
+    best: NDArray[np.intp]  # (Q,) most probable class of the mean probabilities
+    certainty: NDArray[np.float64]  # (Q,) largest class probability
+    masks: NDArray[np.float64]  # (Q,)
+    claims: NDArray[np.float64]  # (Q,) certainty times mask
+
+    @classmethod
+    def of(cls, looks: Sequence[_Look]) -> _Mean:
+        """Averages of several looks."""
+        known = np.array([look.probabilities[:, :-1] for look in looks])  # (V, Q, K)
+        masks = np.array([look.masks for look in looks])
+        return cls(
+            np.mean([look.class_scores for look in looks], axis=0),
+            known.mean(axis=0).argmax(axis=1),
+            known.max(axis=2).mean(axis=0),
+            masks.mean(axis=0),
+            (known.max(axis=2) * masks).mean(axis=0),
+        )
 
 
 def _looks(prediction: Prediction, x: int, y: int) -> list[_Look]:
@@ -361,8 +384,9 @@ def _thumbnails(
         index = torch.from_numpy(queries).to(view.pred_masks.device)
         with torch.inference_mode():
             masks = view.pred_masks[index].float().sigmoid().cpu().double().numpy()
-        rows = _means_over_parts(computed[0], height, masks.shape[1])
-        columns = _means_over_parts(computed[1], width, masks.shape[2])
+        own = view.computed or computed
+        rows = _means_over_parts(own[0], height, masks.shape[1])
+        columns = _means_over_parts(own[1], width, masks.shape[2])
         small = rows @ masks @ columns.T
         total += small[:, :, ::-1] if view.mirrored else small
     return np.rint(255 * total / len(views)).astype(np.uint8)
@@ -386,7 +410,7 @@ class _Listed(NamedTuple):
 
 
 def _class_terms(
-    look: _Look, listed: _Listed, terms: NDArray[np.float64], **columns: NDArray[np.float64]
+    look: _Mean, listed: _Listed, terms: NDArray[np.float64], **columns: NDArray[np.float64]
 ) -> dict[str, Any]:
     """The terms of the classes with the largest scores, and the sum of the others'."""
     order = np.argsort(-look.class_scores, kind="stable")
@@ -405,7 +429,7 @@ def _class_terms(
     }
 
 
-def _msp_steps(look: _Look, listed: _Listed) -> dict[str, Any]:
+def _msp_steps(look: _Mean, listed: _Listed) -> dict[str, Any]:
     sums = look.class_scores
     best = int(sums.argmax())
     return {
@@ -416,7 +440,7 @@ def _msp_steps(look: _Look, listed: _Listed) -> dict[str, Any]:
     }
 
 
-def _entropy_steps(look: _Look, listed: _Listed) -> dict[str, Any]:
+def _entropy_steps(look: _Mean, listed: _Listed) -> dict[str, Any]:
     sums = look.class_scores
     total = float(sums.sum())
     share = sums / (total if total > 0 else 1)
@@ -431,7 +455,7 @@ def _entropy_steps(look: _Look, listed: _Listed) -> dict[str, Any]:
     }
 
 
-def _energy_steps(look: _Look, listed: _Listed) -> dict[str, Any]:
+def _energy_steps(look: _Mean, listed: _Listed) -> dict[str, Any]:
     sums = look.class_scores
     terms = np.exp(sums)
     logsumexp = float(np.log(terms.sum()))
@@ -442,7 +466,7 @@ def _energy_steps(look: _Look, listed: _Listed) -> dict[str, Any]:
     }
 
 
-def _rba_steps(look: _Look, listed: _Listed) -> dict[str, Any]:
+def _rba_steps(look: _Mean, listed: _Listed) -> dict[str, Any]:
     terms = np.tanh(look.class_scores)
     return {
         **_class_terms(look, listed, terms, class_score=look.class_scores),
@@ -450,19 +474,17 @@ def _rba_steps(look: _Look, listed: _Listed) -> dict[str, Any]:
     }
 
 
-def _eam_steps(look: _Look, listed: _Listed) -> dict[str, Any]:
-    known = look.probabilities[:, :-1]
-    best, certainty = known.argmax(axis=1), known.max(axis=1)
-    terms = certainty * look.masks
+def _eam_steps(look: _Mean, listed: _Listed) -> dict[str, Any]:
+    terms = look.claims
     order = np.argsort(-terms, kind="stable")
     largest, others = order[: listed.num_queries], order[listed.num_queries :]
     return {
         "terms": [
             {
                 "query": int(query),
-                "index": int(best[query]),
-                "name": listed.class_names[best[query]],
-                "class_probability": float(certainty[query]),
+                "index": int(look.best[query]),
+                "name": listed.class_names[look.best[query]],
+                "class_probability": float(look.certainty[query]),
                 "mask_probability": float(look.masks[query]),
                 "term": float(terms[query]),
             }
@@ -473,7 +495,7 @@ def _eam_steps(look: _Look, listed: _Listed) -> dict[str, Any]:
     }
 
 
-_STEPS: dict[str, Callable[[_Look, _Listed], dict[str, Any]]] = {
+_STEPS: dict[str, Callable[[_Mean, _Listed], dict[str, Any]]] = {
     "msp": _msp_steps,
     "entropy": _entropy_steps,
     "energy": _energy_steps,

@@ -140,7 +140,7 @@ def write_export(
     prediction: Prediction,
     folder: str | Path,
     prefix: str,
-    score: str = "msp",
+    score: str | None = None,
     threshold: float | None = None,
     *,
     min_region_pixels: int = 0,
@@ -158,7 +158,7 @@ def write_export(
         prediction: from a ``Predictor``.
         folder: made when it does not exist.
         prefix: what the names begin with.
-        score: one of ``anomaly.SCORES``.
+        score: one of ``anomaly.SCORES``; None for the prediction's settings'.
         threshold: in score units; None for the model's default.
         min_region_pixels: smaller regions are neither outlined nor listed.
         file_name: of the picture, for ``regions.json``.
@@ -171,11 +171,12 @@ def write_export(
         ConfigError: for an unknown score or colour map, or a threshold that is not finite.
         CheckpointError: when the folder cannot be written; files already complete stay.
     """
+    score = score or prediction.settings.score
     check_score(score)
     prediction.prepare((score,))
     value, origin = used_threshold(prediction, score, threshold)
     low, high, calibrated = prediction.score_range(score)
-    values = prediction.anomaly(score)
+    values = prediction.anomaly_map(score)
     codes = quantize(values)
     mask = codes.codes >= codes.threshold_code(value)
     facts = {

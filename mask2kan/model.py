@@ -27,6 +27,7 @@ from mask2kan.classes import class_names_for, palette_for
 from mask2kan.config import ModelConfig, model_config, model_names
 from mask2kan.devices import full_precision
 from mask2kan.pixel_decoder import PixelDecoder
+from mask2kan.settings import InferenceSettings
 from mask2kan.transformer_decoder import Prediction, TransformerDecoder
 
 STRIDE = 32  # pictures are padded to a multiple of this
@@ -51,6 +52,7 @@ class Mask2KAN(nn.Module):
         config: what the model is made of.
         calibration: per anomaly score, its range and thresholds (see ``training.calibrate``);
             empty when the checkpoint carries none.
+        settings: how the checkpoint's makers want it run; None where they do not say.
         card: what the checkpoint's maker wrote into it about data, licence and recipe.
         source: where the weights came from, for messages and pictures.
     """
@@ -63,6 +65,7 @@ class Mask2KAN(nn.Module):
         super().__init__()
         self.config = config
         self.calibration: dict[str, dict[str, Any]] = {}
+        self.settings: InferenceSettings | None = None
         self.card: dict[str, Any] = {}
         self.source = ""
         self.backbone, channels = build_backbone(config)

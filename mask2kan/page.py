@@ -20,7 +20,7 @@ from mask2kan.errors import ConfigError, unknown
 from mask2kan.exports import at_threshold, quantize
 from mask2kan.pictures import RGB
 from mask2kan.predictor import Prediction
-from mask2kan.results import MIN_REGION_PIXELS, semantic_overlay, summarize, write_whole
+from mask2kan.results import semantic_overlay, smallest_region, summarize, write_whole
 
 _FORMATS = {".png": "PNG", ".pdf": "PDF"}
 # Pillow's PDFs hold a JPEG: at its default quality thin outlines and letters get halos
@@ -30,10 +30,10 @@ _PNG_SAVING: dict[str, Any] = {"dpi": (200, 200)}
 
 def comparison_page(
     predictions: Sequence[tuple[str, Prediction]],
-    score: str,
+    score: str | None,
     thresholds: Sequence[float | None],
     *,
-    min_region_pixels: int = MIN_REGION_PIXELS,
+    min_region_pixels: int | None = None,
     name: str = "",
     truth: NDArray[np.uint8] | None = None,
     colormap: str = "inferno",
@@ -42,9 +42,10 @@ def comparison_page(
 
     Args:
         predictions: a title and a prediction of the same picture per model.
-        score: one of ``anomaly.SCORES``.
+        score: one of ``anomaly.SCORES``; None for the first prediction's settings'.
         thresholds: one per model; None for its default.
-        min_region_pixels: smaller regions are neither outlined nor counted.
+        min_region_pixels: smaller regions are neither outlined nor counted; None for the most that
+            the predictions' settings say.
         name: of the picture.
         truth: (H, W) 0 known, 1 anomaly, 255 void.
         colormap: of the heat maps.
@@ -56,6 +57,9 @@ def comparison_page(
         ConfigError: for an unknown score or colour map, or a threshold that is not finite.
     """
     image = predictions[0][1].image
+    score = score or predictions[0][1].settings.score
+    if min_region_pixels is None:
+        min_region_pixels = max(smallest_region(one, None) for _, one in predictions)
     summaries = [
         summarize(prediction, score, threshold, min_region_pixels=min_region_pixels)
         for (_, prediction), threshold in zip(predictions, thresholds, strict=True)
@@ -118,7 +122,7 @@ def _model_column(
 ) -> drawing.Column:
     score, value = summary["score"], summary["threshold"]
     low, high = summary["range"]
-    values = prediction.anomaly(score)
+    values = prediction.anomaly_map(score)
     heat = drawing.outline(
         drawing.heat_map(values, low, high, colormap), values >= value, min_pixels=min_region_pixels
     )
@@ -149,7 +153,7 @@ def _setting(
     )
     if truth is None:
         return f"{told}."
-    quality = at_threshold(quantize(prediction.anomaly(score)), value, truth)
+    quality = at_threshold(quantize(prediction.anomaly_map(score)), value, truth)
     names = {"precision": "precision", "recall": "recall", "f1": "F1", "iou": "IoU"}
     return told + "; " + ", ".join(f"{names[key]} {quality[key]:.3f}" for key in names) + "."
 

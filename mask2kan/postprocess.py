@@ -54,11 +54,17 @@ class View:
         pred_logits: (Q, K+1).
         pred_masks: (Q, h, w) logits at a quarter of the padded computed size.
         mirrored: the picture was flipped left-right before the model saw it.
+        computed: (H, W) the model saw; None for what the picture was computed at.
     """
 
     pred_logits: Tensor
     pred_masks: Tensor
     mirrored: bool = False
+    computed: tuple[int, int] | None = None
+
+    def geometry(self, geometry: Geometry) -> Geometry:
+        """Its own sizes, of a picture of this geometry."""
+        return Geometry(self.computed or geometry.computed, geometry.size)
 
 
 @dataclasses.dataclass
@@ -79,28 +85,37 @@ def class_probabilities(pred_logits: Tensor) -> Tensor:
     return pred_logits.float().softmax(dim=-1)
 
 
+def strip_rows(views: Sequence[View], geometry: Geometry, max_elements: int | None = None) -> int:
+    """Rows of a strip that all views can be read in together."""
+    if max_elements is None:
+        kind = views[0].pred_masks.device.type
+        max_elements = STRIP_ELEMENTS.get(kind, STRIP_ELEMENTS["cpu"])
+    width = geometry.size[1]
+    largest = max(
+        max(width, view.pred_masks.shape[2] * MASK_STRIDE) * view.pred_masks.shape[0]
+        for view in views
+    )
+    step = max(1, max_elements // largest)
+    return step - step % MASK_STRIDE if step > MASK_STRIDE else step
+
+
 def mask_strips(
-    view: View, geometry: Geometry, *, max_elements: int | None = None
+    view: View, geometry: Geometry, *, step: int | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
     """Mask probabilities at full size, a few rows at a time.
 
     Args:
         view: the queries.
         geometry: computed and asked-for size.
-        max_elements: upper bound of n * W * Q (but at least one row); None for the device's own.
+        step: rows of a strip; None for what ``strip_rows`` says.
 
     Yields:
         The rows, and (n, W, Q) float32 probabilities, which the receiver may overwrite.
     """
-    queries = view.pred_masks.shape[0]
-    if max_elements is None:
-        max_elements = STRIP_ELEMENTS.get(view.pred_masks.device.type, STRIP_ELEMENTS["cpu"])
+    step = step or strip_rows([view], geometry)
+    geometry = view.geometry(geometry)
     masks = view.pred_masks.float().permute(1, 2, 0).contiguous()  # (h, w, Q)
-    height, width = geometry.size
-    widest = max(width, masks.shape[1] * MASK_STRIDE)
-    step = max(1, max_elements // (widest * queries))
-    if step > MASK_STRIDE:
-        step -= step % MASK_STRIDE
+    height = geometry.size[0]
     for top in range(0, height, step):
         rows = slice(top, min(top + step, height))
         logits = _strip_logits(masks, geometry, rows)
@@ -119,6 +134,7 @@ def mask_row(view: View, geometry: Geometry, row: int) -> Tensor:
     Returns:
         (W, Q) float32.
     """
+    geometry = view.geometry(geometry)
     masks = view.pred_masks.float().permute(1, 2, 0)  # no copy: only a few rows of it are read
     probabilities = _strip_logits(masks, geometry, slice(row, row + 1))[0].sigmoid()
     return probabilities.flip(0) if view.mirrored else probabilities
@@ -177,7 +193,8 @@ def class_scores(views: Sequence[View], geometry: Geometry) -> NDArray[np.float3
     height, width = geometry.size
     weights = [class_probabilities(view.pred_logits)[:, :-1].T for view in views]
     result = np.empty((weights[0].shape[0], height, width), dtype=np.float32)
-    for strips in zip(*(mask_strips(view, geometry) for view in views), strict=True):
+    step = strip_rows(views, geometry)
+    for strips in zip(*(mask_strips(view, geometry, step=step) for view in views), strict=True):
         rows = strips[0][0]
         sums = [_sum_over_queries(w, m) for w, (_, m) in zip(weights, strips, strict=True)]
         result[:, rows] = _mean(sums).cpu().numpy()
@@ -192,10 +209,10 @@ def reduce_pixels(
 ) -> Pixels:
     """The semantic map and some anomaly scores in one pass, never holding the class scores.
 
-    With several views, class scores and anomaly scores are the averages of the views' own.
+    With several views, class scores and what ``eam`` needs are averaged, then scored.
 
     Args:
-        views: one, or two with flip averaging.
+        views: one, or more with flip averaging or several sizes.
         geometry: computed and asked-for size.
         scores: names from ``anomaly.SCORES``.
         refine_with: class names to apply Mask2Anomaly's refinement with; None for the plain scores.
@@ -210,46 +227,45 @@ def reduce_pixels(
         np.empty(geometry.size, dtype=np.uint8),
         {score: np.empty(geometry.size, dtype=np.float32) for score in scores},
     )
-    for strips in zip(*(mask_strips(view, geometry) for view in views), strict=True):
+    step = strip_rows(views, geometry)
+    for strips in zip(*(mask_strips(view, geometry, step=step) for view in views), strict=True):
         rows = strips[0][0]
-        read = [
-            reader.read(masks, scores) for reader, (_, masks) in zip(readers, strips, strict=True)
-        ]
+        read = [reader.read(masks) for reader, (_, masks) in zip(readers, strips, strict=True)]
+        sums = _mean([of_view for of_view, _ in read])
+        class_sums, claimed = sums[:-1], sums[-1]
         # max is several times faster than argmax along the first axis
-        semantic = _mean([class_sums for class_sums, _ in read]).max(dim=0).indices
+        semantic = class_sums.max(dim=0).indices
         result.semantic[rows] = semantic.to(torch.uint8).cpu().numpy()
+        vetoes = [vetoed for _, vetoed in read if vetoed is not None]
         for score in scores:
-            result.anomaly[score][rows] = _mean([maps[score] for _, maps in read]).cpu().numpy()
+            values = eam(claimed) if score == "eam" else FROM_CLASS_SCORES[score](class_sums)
+            if vetoes:
+                lowest = torch.full_like(values, nominal_range(score, len(class_sums))[0])
+                values = torch.lerp(values, lowest, _mean(vetoes))
+            result.anomaly[score][rows] = values.cpu().numpy()
     return result
 
 
 class _Reader:
-    """Turns strips of one view's masks into class scores and anomaly scores."""
+    """Turns strips of one view's masks into class scores."""
 
     def __init__(self, view: View, refine_with: Sequence[str] | None) -> None:
         probabilities = class_probabilities(view.pred_logits)
         known = probabilities[:, :-1]
-        self.num_classes = known.shape[1]
         # one product gives the K class scores and, as its last row, what eam needs
         self.weights = torch.cat([known, known.amax(dim=1, keepdim=True)], dim=1).T
         self.refining = (
             None if refine_with is None else refining_queries(probabilities, refine_with)
         )
 
-    def read(self, masks: Tensor, scores: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """(n, W, Q) masks to (K, n, W) class scores and (n, W) per score."""
+    def read(self, masks: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(n, W, Q) masks to (K+1, n, W) sums, and (n, W) 1 where the refinement vetoes."""
         sums = _sum_over_queries(self.weights, masks)
-        class_sums, claimed = sums[:-1], sums[-1]
-        maps = {
-            score: eam(claimed) if score == "eam" else FROM_CLASS_SCORES[score](class_sums)
-            for score in scores
-        }
-        if self.refining is not None:
-            kept, certainty = self.refining
-            vetoed = (masks[..., kept] * certainty).amax(dim=-1) >= REFINE_MASK
-            for score, values in maps.items():
-                values.masked_fill_(vetoed, nominal_range(score, self.num_classes)[0])
-        return class_sums, maps
+        if self.refining is None:
+            return sums, None
+        kept, certainty = self.refining
+        vetoed = (masks[..., kept] * certainty).amax(dim=-1) >= REFINE_MASK
+        return sums, vetoed.to(sums.dtype)
 
 
 def _sum_over_queries(weights: Tensor, masks: Tensor) -> Tensor:

@@ -40,14 +40,14 @@ class PredictJob:
     Attributes:
         model: anything ``load_model`` takes.
         out: folder of the results.
-        score: one of ``anomaly.SCORES``.
+        score: one of ``anomaly.SCORES``; None for the checkpoint's settings'.
         threshold: as in ``results.summarize``.
         predictor: options of ``Predictor``.
     """
 
     model: str
     out: Path
-    score: str
+    score: str | None
     threshold: float | None
     predictor: Mapping[str, Any]
 

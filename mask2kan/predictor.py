@@ -28,11 +28,19 @@ from torch import Tensor, nn
 
 from mask2kan import anomaly, postprocess
 from mask2kan.devices import is_out_of_memory, release_memory, resolve_device, resolve_dtype
-from mask2kan.errors import BackendError, ConfigError, NumericsError, OutOfMemoryError
+from mask2kan.errors import (
+    BackendError,
+    ConfigError,
+    NumericsError,
+    OutOfMemoryError,
+    unknown,
+)
 from mask2kan.execution import CompiledRun, GraphRun, Run, run_plainly
 from mask2kan.pictures import RGB, Source, read_picture
 from mask2kan.postprocess import Geometry, View
+from mask2kan.settings import NATIVE, InferenceSettings
 
+SETTINGS = ("checkpoint", "native")
 STAGES = ("backbone", "pixel_decoder", "transformer_decoder")
 SMALLEST_MAX_SIDE = 32
 # Where memory does not suffice: half the pixels again and again, down to this longer side.
@@ -50,6 +58,7 @@ class Predictor:
         model: as given, moved to ``device`` and in evaluation mode.
         device: where it runs.
         dtype: the autocast type; float32 means none.
+        settings: the sizes pictures are computed at, and what is done with scores.
         run: how the model is run.
     """
 
@@ -64,6 +73,7 @@ class Predictor:
         refine: bool = False,
         compile: bool = False,
         graphs: bool = False,
+        settings: InferenceSettings | str = "checkpoint",
     ) -> None:
         """Prepare.
 
@@ -78,6 +88,8 @@ class Predictor:
             compile: run the model through ``torch.compile``; pays for many pictures of one size.
             graphs: record the forward pass of each picture size as a CUDA graph and replay it; pays
                 for many pictures of few sizes.
+            settings: ``checkpoint``, how its makers want the model run, where it says so;
+                ``native``, one look at the picture's own size; or any ``InferenceSettings``.
 
         Raises:
             BackendError: for a device this machine does not have, or graphs without a card.
@@ -91,6 +103,7 @@ class Predictor:
         self.flip = flip
         self.refine = refine
         self.model = model
+        self.settings = chosen_settings(model, settings)
         self._placed = False
         if graphs and self.device.type != "cuda":
             raise BackendError(
@@ -130,6 +143,7 @@ class Predictor:
             timings=clock.milliseconds(),
             notes=notes,
             refine=self.refine,
+            settings=self.settings,
             source=getattr(model, "source", ""),
             num_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
         )
@@ -137,21 +151,17 @@ class Predictor:
     def _fit(
         self, picture: RGB, clock: _Clock, run: Run
     ) -> tuple[tuple[int, int], list[View], list[str]]:
-        """Compute the picture as large as ``max_side`` and memory allow.
+        """Compute the picture at the settings' sizes, as large as ``max_side`` and memory allow.
 
         Returns:
-            The (H, W) it was computed at, its views, and what to say about the size.
+            The largest (H, W) it was computed at, its views, and what to say about the sizes.
         """
-        side = min(self.max_side, max(picture.shape[:2]))
+        limit = self.max_side
         short = False
         while True:
-            with clock.stage("resize"):
-                resized = _resized(picture, side)
+            sides = self.settings.sides_of(max(picture.shape[:2]), limit)
             try:
-                views = [
-                    self._look(resized, clock, run, mirrored=mirrored)
-                    for mirrored in ((False, True) if self.flip else (False,))
-                ]
+                views = [view for side in sides for view in self._looks(picture, side, clock, run)]
                 break
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
@@ -161,16 +171,31 @@ class Predictor:
             if isinstance(self.run, GraphRun):
                 self.run.forget()
             release_memory(self.device)
-            side = int(side * _SHORTAGE_FACTOR)
-            if side < _SMALLEST_ATTEMPT:
+            limit = int(sides[0] * _SHORTAGE_FACTOR)
+            if limit < _SMALLEST_ATTEMPT:
+                height, width = _size_at(picture, sides[0])
                 raise OutOfMemoryError(
                     f"Not enough memory on {self.device} for a {picture.shape[1]}×"
                     f"{picture.shape[0]} picture with this model, not even computed at "
-                    f"{resized.shape[1]}×{resized.shape[0]}. Close what else uses it, or try a "
-                    "smaller model."
+                    f"{width}×{height}. Close what else uses it, or try a smaller model."
                 )
-        size = (resized.shape[0], resized.shape[1])
-        return size, views, _notes_on_size(picture, size, short)
+        size = views[0].computed or (picture.shape[0], picture.shape[1])
+        notes = _notes_on_size(picture, size, short) if len(sides) == 1 else []
+        if len(sides) > 1:
+            notes = [
+                f"Computed at {' + '.join(map(str, sides))} pixels on the longer side and averaged"
+                f"{', smaller than set because memory did not suffice' if short else ''}."
+            ]
+        return size, views, notes
+
+    def _looks(self, picture: RGB, side: int, clock: _Clock, run: Run) -> list[View]:
+        """The views of one size: one, or two with flip averaging."""
+        with clock.stage("resize"):
+            resized = _resized(picture, side)
+        return [
+            self._look(resized, clock, run, mirrored=mirrored)
+            for mirrored in ((False, True) if self.flip else (False,))
+        ]
 
     def _look(self, picture: RGB, clock: _Clock, run: Run, *, mirrored: bool) -> View:
         with _turn(self.model), torch.inference_mode():
@@ -191,7 +216,7 @@ class Predictor:
             logits, masks = output["pred_logits"][0], output["pred_masks"][0]
             for name, values in (("pred_logits", logits), ("pred_masks", masks)):
                 _require_finite(name, values, self.dtype)
-        return View(logits, masks, mirrored)
+        return View(logits, masks, mirrored, (picture.shape[0], picture.shape[1]))
 
     def _place_model(self) -> None:
         parameter = next(self.model.parameters(), None)
@@ -205,15 +230,33 @@ class Predictor:
             self.model.eval()
 
 
+def chosen_settings(model: nn.Module, settings: InferenceSettings | str) -> InferenceSettings:
+    """What ``Predictor``'s argument stands for.
+
+    Raises:
+        ConfigError: for another word.
+    """
+    if isinstance(settings, InferenceSettings):
+        return settings
+    if settings not in SETTINGS:
+        raise ConfigError(unknown("settings", str(settings), SETTINGS))
+    own: InferenceSettings | None = getattr(model, "settings", None)
+    return own if settings == "checkpoint" and own is not None else NATIVE
+
+
+def _size_at(picture: RGB, side: int) -> tuple[int, int]:
+    """(H, W) of the picture with a longer side of at most ``side``."""
+    height, width = picture.shape[:2]
+    scale = min(1.0, side / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
 def _resized(picture: RGB, side: int) -> RGB:
     """The picture with a longer side of at most ``side``."""
-    height, width = picture.shape[:2]
-    longest = max(height, width)
-    if longest <= side:
+    size = _size_at(picture, side)
+    if size == picture.shape[:2]:
         return picture
-    scale = side / longest
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    resized = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)
+    resized = Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR)
     return np.array(resized, dtype=np.uint8)
 
 
@@ -245,6 +288,7 @@ class Prediction:
         source: where the weights came from; may be empty.
         num_parameters: of the model.
         refine: whether anomaly scores are refined unless ``anomaly`` is told otherwise.
+        settings: what the predictor ran with.
         shared: stages taken from another model of the same ``Comparison`` instead of computed.
     """
 
@@ -262,6 +306,7 @@ class Prediction:
         timings: dict[str, float],
         notes: list[str],
         refine: bool = False,
+        settings: InferenceSettings = NATIVE,
         source: str = "",
         num_parameters: int = 0,
     ) -> None:
@@ -274,6 +319,7 @@ class Prediction:
         self.timings = timings
         self.notes = notes
         self.refine = refine
+        self.settings = settings
         self.source = source
         self.num_parameters = num_parameters
         self._views = views
@@ -281,10 +327,11 @@ class Prediction:
         self._class_scores: NDArray[np.float32] | None = None
         self._semantic: NDArray[np.uint8] | None = None
         self._anomaly: dict[tuple[str, bool], NDArray[np.float32]] = {}
+        self._smoothed: dict[str, NDArray[np.float32]] = {}
 
     @property
     def views(self) -> tuple[View, ...]:
-        """The queries of every look at the picture: one, or two with flip averaging."""
+        """The queries of every look at the picture, the largest first: sizes, and flips of each."""
         return tuple(self._views)
 
     @property
@@ -294,7 +341,7 @@ class Prediction:
 
     @functools.cached_property
     def pred_logits(self) -> NDArray[np.float32]:
-        """(Q, K+1), the raw queries."""
+        """(Q, K+1), the raw queries of the largest size."""
         return _numpy(self._views[0].pred_logits)
 
     @functools.cached_property
@@ -318,11 +365,13 @@ class Prediction:
         assert self._semantic is not None
         return self._semantic
 
-    def anomaly(self, score: str = "msp", *, refine: bool | None = None) -> NDArray[np.float32]:
+    def anomaly(
+        self, score: str | None = None, *, refine: bool | None = None
+    ) -> NDArray[np.float32]:
         """How little the known classes explain each pixel.
 
         Args:
-            score: one of ``mask2kan.anomaly.SCORES``.
+            score: one of ``mask2kan.anomaly.SCORES``; None for the settings'.
             refine: apply Mask2Anomaly's refinement; None for the predictor's setting.
 
         Returns:
@@ -331,11 +380,38 @@ class Prediction:
         Raises:
             ConfigError: for an unknown score, or a label set that cannot be refined.
         """
+        score = score or self.settings.score
         anomaly.check_score(score)
         refine = self.refine if refine is None else refine
         if (score, refine) not in self._anomaly:
             self._reduce((score,), refine=refine)
         return self._anomaly[score, refine]
+
+    def anomaly_map(self, score: str | None = None) -> NDArray[np.float32]:
+        """``anomaly``, smoothed as the settings say: what thresholds and regions are read off.
+
+        Args:
+            score: one of ``mask2kan.anomaly.SCORES``; None for the settings'.
+
+        Returns:
+            (H, W); ``anomaly(score)`` itself where nothing is smoothed.
+
+        Raises:
+            ConfigError: as ``anomaly``.
+        """
+        score = score or self.settings.score
+        plain = self.anomaly(score)
+        if not self.settings.sigma:
+            return plain
+        if score not in self._smoothed:
+            with self._timed():
+                sigma = self.settings.sigma * max(self.size)
+                self._smoothed[score] = anomaly.smoothed(plain, sigma)
+        return self._smoothed[score]
+
+    def smallest_region(self, least: int = 0) -> int:
+        """Pixels of the smallest region to report: the settings', at least ``least``."""
+        return self.settings.smallest_pixels(*self.size, least)
 
     def prepare(self, scores: tuple[str, ...], *, refine: bool | None = None) -> None:
         """Compute several anomaly scores and the semantic map in one pass over the masks."""

@@ -38,37 +38,40 @@ OVERLAY_ALPHA = 0.55
 
 def summarize(
     prediction: Prediction,
-    score: str = "msp",
+    score: str | None = None,
     threshold: float | None = None,
     *,
-    min_region_pixels: int = MIN_REGION_PIXELS,
+    min_region_pixels: int | None = None,
 ) -> dict[str, Any]:
     """What the model found, in plain values ready for JSON.
 
     Args:
         prediction: from a ``Predictor``.
-        score: one of ``anomaly.SCORES``.
+        score: one of ``anomaly.SCORES``; None for the prediction's settings'.
         threshold: a pixel is anomalous from here on; None for the calibrated one, or the middle of
             the nominal range.
-        min_region_pixels: smaller regions are not listed.
+        min_region_pixels: smaller regions are not listed; None for the settings', at least
+            ``MIN_REGION_PIXELS``.
 
     Returns:
         ``model``, ``parameters``, ``size`` and ``computed_size`` as [height, width], ``score``,
         ``range``, ``calibrated``, ``threshold``, ``threshold_from``, ``classes`` (largest first,
         with their share of the area), ``anomalous_share``, ``regions`` (largest first; boxes as
         [left, top, right, bottom), right and bottom excluded), ``regions_found``,
-        ``milliseconds`` per stage, ``shared`` (stages that another model of the comparison had
-        already computed) and ``notes``.
+        ``smallest_region`` (in pixels), ``settings``, ``milliseconds`` per stage, ``shared``
+        (stages that another model of the comparison had already computed) and ``notes``.
 
     Raises:
         ConfigError: for an unknown score or a threshold that is not a number.
     """
+    score = score or prediction.settings.score
     check_score(score)
     prediction.prepare((score,))
     low, high, calibrated = prediction.score_range(score)
     value, origin = used_threshold(prediction, score, threshold)
-    anomalous = prediction.anomaly(score) >= value
-    regions, found = _regions(prediction.anomaly(score), anomalous, min_region_pixels)
+    anomalous = prediction.anomaly_map(score) >= value
+    least = smallest_region(prediction, min_region_pixels)
+    regions, found = _regions(prediction.anomaly_map(score), anomalous, least)
     notes = list(prediction.notes)
     if not calibrated:
         notes.append(f"The {score} score is uncalibrated for this model: nominal range.")
@@ -87,10 +90,17 @@ def summarize(
         "anomalous_share": float(anomalous.mean()),
         "regions": regions,
         "regions_found": found,
+        "smallest_region": least,
+        "settings": prediction.settings.to_dict(),
         "shared": list(prediction.shared),
         "milliseconds": {stage: round(ms, 2) for stage, ms in prediction.timings.items()},
         "notes": notes,
     }
+
+
+def smallest_region(prediction: Prediction, pixels: int | None) -> int:
+    """Pixels of the smallest region: the given ones, or what the prediction's settings say."""
+    return prediction.smallest_region(MIN_REGION_PIXELS) if pixels is None else pixels
 
 
 def used_threshold(
@@ -156,10 +166,10 @@ def semantic_overlay(
     threshold: float,
     *,
     alpha: float = OVERLAY_ALPHA,
-    min_region_pixels: int = MIN_REGION_PIXELS,
+    min_region_pixels: int | None = None,
 ) -> RGB:
     """Class colours over the picture, anomalies outlined: (H, W, 3)."""
-    mask = prediction.anomaly(score) >= threshold
+    mask = prediction.anomaly_map(score) >= threshold
     return outlined_classes(prediction, mask, alpha=alpha, min_region_pixels=min_region_pixels)
 
 
@@ -168,12 +178,13 @@ def outlined_classes(
     mask: NDArray[np.bool_],
     *,
     alpha: float = OVERLAY_ALPHA,
-    min_region_pixels: int = MIN_REGION_PIXELS,
+    min_region_pixels: int | None = None,
 ) -> RGB:
     """Class colours over the picture, the regions of a (H, W) mask outlined: (H, W, 3)."""
     colours = drawing.colorize(prediction.semantic, prediction.palette)
     blended = drawing.overlay(prediction.image, colours, alpha)
-    return drawing.outline(blended, mask, min_pixels=min_region_pixels)
+    least = smallest_region(prediction, min_region_pixels)
+    return drawing.outline(blended, mask, min_pixels=least)
 
 
 def score_picture16(score: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint16]:
@@ -187,10 +198,10 @@ def write_results(
     prediction: Prediction,
     folder: str | Path,
     prefix: str,
-    score: str = "msp",
+    score: str | None = None,
     threshold: float | None = None,
     *,
-    min_region_pixels: int = MIN_REGION_PIXELS,
+    min_region_pixels: int | None = None,
 ) -> list[Path]:
     """Write the four files of one prediction (see the module's docstring).
 
@@ -198,9 +209,9 @@ def write_results(
         prediction: from a ``Predictor``.
         folder: made when it does not exist.
         prefix: what the names begin with.
-        score: one of ``anomaly.SCORES``.
+        score: one of ``anomaly.SCORES``; None for the prediction's settings'.
         threshold: as in ``summarize``.
-        min_region_pixels: smaller regions are not outlined.
+        min_region_pixels: smaller regions are not outlined; None as in ``summarize``.
 
     Returns:
         The paths, in the order of the docstring.
@@ -208,12 +219,13 @@ def write_results(
     Raises:
         CheckpointError: when the folder cannot be written; files already complete stay.
     """
+    score = score or prediction.settings.score
     check_score(score)
     prediction.prepare((score,))
     folder = Path(folder)
     low, high, calibrated = prediction.score_range(score)
     value, _ = used_threshold(prediction, score, threshold)
-    values = prediction.anomaly(score)
+    values = prediction.anomaly_map(score)
     shown = semantic_overlay(prediction, score, value, min_region_pixels=min_region_pixels)
     facts = {"score": score, "range": [low, high], "calibrated": calibrated, "threshold": value}
     contents = {
@@ -231,7 +243,7 @@ def raw_scores(prediction: Prediction, score: str, threshold: float) -> bytes:
     buffer = io.BytesIO()
     np.savez(
         buffer,
-        score=prediction.anomaly(score),
+        score=prediction.anomaly_map(score),
         name=np.array(score),
         range=np.array([low, high], dtype=np.float64),
         threshold=np.array(threshold, dtype=np.float64),

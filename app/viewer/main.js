@@ -162,6 +162,7 @@ class Viewer {
 
   show(value, photo, sides, truth) {
     const { state } = this;
+    if (!state.leastChosen && value.least) state.least = value.least;
     if (this.photo !== photo) this.photo?.close();
     Object.assign(this, { value, photo, sides, truth, picked: null, cursor: null });
     this.view = new View(value.size[1], value.size[0]);
@@ -305,6 +306,7 @@ class Viewer {
     const least = h('input', {
       type: 'range', id: 'least', min: 0, max: 14, step: 1,
       oninput: () => {
+        state.leastChosen = true;
         state.least = least.value === '0' ? 1 : Math.round(10 * 2 ** (Number(least.value) - 1));
         this.showLeast();
         for (const side of this.sides) this.count(side);

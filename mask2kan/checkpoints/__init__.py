@@ -113,6 +113,7 @@ def describe(
         "calibrated": sorted(checkpoint.calibration),
         "config": config.to_dict(),
         "calibration": checkpoint.calibration,
+        "settings": checkpoint.settings.to_dict() if checkpoint.settings else None,
         "card": checkpoint.card,
     }
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from mask2kan.config import BACKBONES, Family, ModelConfig
 from mask2kan.errors import CheckpointError, ConfigError
 from mask2kan.model import Mask2KAN
+from mask2kan.settings import InferenceSettings
 
 StateDict = dict[str, Tensor]
 
@@ -63,6 +64,7 @@ class Checkpoint:
     names: dict[str, str] = dataclasses.field(default_factory=dict)
     calibration: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     card: dict[str, Any] = dataclasses.field(default_factory=dict)
+    settings: InferenceSettings | None = None
 
 
 def infer_config(state: Mapping[str, Tensor], *, num_heads: int = 8, **known: Any) -> ModelConfig:
@@ -240,6 +242,7 @@ def build(checkpoint: Checkpoint) -> Mask2KAN:
     model.load_state_dict(state)
     model.calibration = checkpoint.calibration
     model.card = checkpoint.card
+    model.settings = checkpoint.settings
     model.source = checkpoint.origin
     return model.eval()
 

@@ -1,9 +1,10 @@
 """Our own checkpoints: one safetensors file that carries everything needed to use it.
 
 The metadata's key ``mask2kan`` is a JSON object: ``format`` (1), ``config`` (``ModelConfig``, with
-class names and palette filled in), ``calibration`` (per anomaly score) and ``card`` (whatever its
-maker wants known). Weights may be float16; KAN knots and running statistics stay float32, since
-half precision would collapse knots and can overflow a variance.
+class names and palette filled in), ``calibration`` (per anomaly score), ``settings``
+(``InferenceSettings``; absent for native ones) and ``card`` (whatever its maker wants known).
+Weights may be float16; KAN knots and running statistics stay float32, since half precision would
+collapse knots and can overflow a variance.
 
 Models that stand on one trunk may share its file: theirs then hold the transformer decoder only,
 and the metadata's ``trunk`` names the file beside them, with its sha256.
@@ -26,8 +27,9 @@ from mask2kan.atomic import atomic_writer
 from mask2kan.checkpoints.architecture import Checkpoint, checked_config
 from mask2kan.checkpoints.files import Contents, parse_json, read_file, sha256_of
 from mask2kan.config import ModelConfig
-from mask2kan.errors import CheckpointError
+from mask2kan.errors import CheckpointError, ConfigError
 from mask2kan.model import Mask2KAN
+from mask2kan.settings import InferenceSettings
 
 METADATA_KEY = "mask2kan"
 TRUNK_KEY = "mask2kan_trunk"  # of a file that holds a trunk alone
@@ -106,6 +108,8 @@ def _about(model: Mask2KAN, path: str | Path, **more: Any) -> str:
         "calibration": model.calibration,
         "card": model.card,
     }
+    if model.settings is not None:
+        about["settings"] = model.settings.to_dict()
     try:
         return json.dumps({**about, **more}, allow_nan=False)
     except (ValueError, TypeError) as error:
@@ -193,8 +197,20 @@ def read_native(contents: Contents, origin: str) -> Checkpoint:
         contents.tensors,
         _config(fields),
         calibration=_calibration(about.get("calibration") or {}),
+        settings=_settings(about.get("settings")),
         card=card,
     )
+
+
+def _settings(found: Any) -> InferenceSettings | None:
+    if found is None:
+        return None
+    if not isinstance(found, dict):
+        raise CheckpointError("Its settings are no table.")
+    try:
+        return InferenceSettings.from_dict(found)
+    except ConfigError as error:
+        raise CheckpointError(f"Its settings cannot be used: {error}") from error
 
 
 def _config(fields: Mapping[str, Any]) -> ModelConfig:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 from torch.nn import functional as F
 
 from mask2kan.anomaly import SCORES
@@ -18,6 +19,7 @@ from mask2kan.errors import (
 )
 from mask2kan.model import create_model
 from mask2kan.predictor import Predictor
+from mask2kan.settings import InferenceSettings
 
 TINY = {
     "backbone_depths": (1,) * 7,
@@ -127,6 +129,54 @@ def test_timings_cover_the_stages_and_hooks_are_removed(model):
         assert not module._forward_pre_hooks
 
 
+SEVERAL = InferenceSettings(sides=(32, 48, 4096), score="rba", sigma=0.02, smallest_region=0.01)
+
+
+def test_settings_average_class_scores_over_sizes(model):
+    picture = photo(40, 52)
+    found = Predictor(model, device="cpu", settings=SEVERAL)(picture)
+    each = [Predictor(model, device="cpu", max_side=side)(picture) for side in (48, 32)]
+    mean = np.mean([one.class_scores for one in each], axis=0)
+    np.testing.assert_allclose(found.class_scores, mean, atol=1e-5)
+    np.testing.assert_array_equal(found.semantic, mean.argmax(0))
+    np.testing.assert_allclose(found.anomaly(), -np.tanh(mean).sum(0), atol=1e-5)
+    np.testing.assert_array_equal(found.pred_logits, each[0].pred_logits)
+    assert found.compute_size == each[0].compute_size
+    assert "48 + 32 pixels" in found.notes[0]
+
+
+def test_thresholds_see_the_smoothed_map_and_figures_the_plain_one(model):
+    found = Predictor(model, device="cpu", settings=SEVERAL)(photo(40, 52))
+    plain = found.anomaly("msp")
+    expected = ndimage.gaussian_filter(plain.astype(np.float64), 0.02 * 52, mode="reflect")
+    np.testing.assert_allclose(found.anomaly_map("msp"), expected, atol=2e-3)
+    assert found.anomaly("msp") is plain
+    assert found.smallest_region() == round(0.01 * 40 * 52)
+    assert found.smallest_region(50) == 50
+
+
+def test_settings_are_the_checkpoints_unless_native_is_asked_for(model, monkeypatch):
+    picture = photo(40, 52)
+    native = Predictor(model, device="cpu")(picture)
+    assert native.settings == InferenceSettings()
+    monkeypatch.setattr(model, "settings", SEVERAL)
+    assert Predictor(model, device="cpu")(picture).settings == SEVERAL
+    again = Predictor(model, device="cpu", settings="native")(picture)
+    np.testing.assert_array_equal(again.class_scores, native.class_scores)
+    assert again.anomaly_map("msp") is again.anomaly("msp")
+    with pytest.raises(ConfigError, match="Unknown settings 'best'"):
+        Predictor(model, device="cpu", settings="best")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("sides", (8,)), ("sides", (64.5,)), ("score", "maximum"), ("sigma", -1.0), ("sigma", 3)],
+)
+def test_settings_that_cannot_be_run_are_refused(field, value):
+    with pytest.raises(ConfigError, match="settings|score"):
+        InferenceSettings(**{field: value})
+
+
 def test_flip_averages_with_the_mirrored_picture(model):
     picture = photo(40, 52)
     plain = Predictor(model, device="cpu")
@@ -134,8 +184,7 @@ def test_flip_averages_with_the_mirrored_picture(model):
     one, other = plain(picture), plain(picture[:, ::-1].copy())
     mean = (one.class_scores + other.class_scores[:, :, ::-1]) / 2
     np.testing.assert_allclose(both.class_scores, mean, atol=1e-5)
-    mean = (one.anomaly() + other.anomaly()[:, ::-1]) / 2
-    np.testing.assert_allclose(both.anomaly(), mean, atol=1e-5)
+    np.testing.assert_allclose(both.anomaly("msp"), 1 - mean.max(0), atol=1e-5)
     np.testing.assert_array_equal(both.pred_logits, one.pred_logits)
     assert "flipped" in both.notes[0]
     mirrored = Predictor(model, device="cpu", flip=True)(picture[:, ::-1].copy())
