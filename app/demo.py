@@ -20,6 +20,7 @@ from app.samples import gallery
 from app.service import ModelService
 from app.strings import PAGE, SCORE_TITLES
 from mask2kan.anomaly import SCORES
+from mask2kan.checkpoints.hub import manifest
 
 logger = logging.getLogger(__name__)
 
@@ -256,10 +257,16 @@ def _model_picker(
     )
 
 
+def default_score() -> str:
+    """The score the bundled models' makers show, or the thesis's."""
+    scores = [str(one["score"]) for one in manifest() if one.get("score") in SCORES]
+    return scores[0] if scores else SCORES[0]
+
+
 def _score_picker(elem_id: str, *, visible: bool = True) -> gr.Dropdown:
     return gr.Dropdown(
         choices=[(SCORE_TITLES[name], name) for name in SCORES],
-        value=SCORES[0],
+        value=default_score(),
         label=PAGE["score"],
         info=PAGE["score_note"],
         elem_id=elem_id,

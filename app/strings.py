@@ -16,7 +16,7 @@ PAGE: dict[str, str] = {
     ),
     "small_print": (
         "A research demonstration, not a safety device. Pictures stay on the machine that runs "
-        "this page. The bundled models were trained on CamVid (CC BY-NC): not for commercial use."
+        "this page. The bundled models learnt from Cityscapes and CamVid: research only."
     ),
     "tab_compare": "Compare",
     "tab_batch": "Batch",

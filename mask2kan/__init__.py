@@ -1,7 +1,7 @@
 """Mask2KAN: mask classification with a Kolmogorov-Arnold head, and what no mask explains.
 
 >>> import mask2kan
->>> model = mask2kan.load_model("mask2kan_camvid")
+>>> model = mask2kan.load_model("mask2kan_road")
 >>> prediction = mask2kan.Predictor(model)("road.jpg")
 >>> prediction.anomaly("msp").shape
 """

@@ -60,7 +60,7 @@ _EXAMPLES = {
   python -m mask2kan convert model_final.pth model.safetensors
   python -m mask2kan convert model_final.pth half.safetensors --dtype float16""",
     "export": """examples:
-  python -m mask2kan export mask2kan_camvid model.onnx --height 720 --width 960""",
+  python -m mask2kan export mask2kan_road model.onnx --height 720 --width 960""",
 }
 
 

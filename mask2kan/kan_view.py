@@ -354,7 +354,7 @@ def _checked(head: object) -> KAN:
     found = "missing" if head is None else kind
     raise ConfigError(
         f"This model's mask_embed is {found}; only a KAN has functions on its edges. Take a model "
-        "with mask_embed kan, such as mask2kan_camvid."
+        "with mask_embed kan, such as mask2kan_road."
     )
 
 

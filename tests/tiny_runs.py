@@ -54,7 +54,7 @@ def reduced(name):
     """Settings that make any recipe tiny, beside a checkpoint for those that start from one."""
     config = recipe(name)
     if config.init and "stage2" not in name:
-        return [*QUICK, "steps=2", "init=mask2former_camvid"]
+        return [*QUICK, "steps=2", "init=mask2former_road"]
     backbone = config.model.partition("_")[2]
     small = SMALL_BACKBONES["swin" if backbone.startswith("swin") else backbone]
     decoders = [one for one in SMALL_DECODERS if "decoder_layers" not in one]

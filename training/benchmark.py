@@ -1,8 +1,8 @@
 """All anomaly scores of some checkpoints on all anomaly data sets: one table, curves, pictures.
 
-    python -m training.benchmark mask2kan_camvid mask2former_camvid
+    python -m training.benchmark mask2kan_road mask2former_road
     python -m training.benchmark runs/*/best.safetensors --root data --protocol smiyc
-    python -m training.benchmark mask2kan_camvid --ray --workers 4
+    python -m training.benchmark mask2kan_road --ray --workers 4
 
 Pixel figures are those of ``training.metrics.AnomalyEvaluator``; sets of SegmentMeIfYouCan's tracks
 also get that benchmark's sIoU, PPV and F1*. Checkpoints with a common trunk share it. The scores of
@@ -247,7 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(
         prog="python -m training.benchmark",
         description="All anomaly scores on all anomaly data sets.",
-        epilog="example: python -m training.benchmark mask2kan_camvid mask2former_camvid",
+        epilog="example: python -m training.benchmark mask2kan_road mask2former_road",
     )
     out.add_argument("weights", nargs="+", help="checkpoint files, bundled names or Hub ids")
     out.add_argument("--root", type=Path, help="folder that holds the data sets")

@@ -1,15 +1,16 @@
 """Measure ranges and thresholds of every anomaly score and write them into a checkpoint.
 
-    python -m training.calibrate weights/mask2kan_camvid.safetensors
+    python -m training.calibrate weights/mask2kan_road.safetensors --data fishyscapes_static
 
-From CamVid's validation pictures with their 32-class labels (``training.data.camvid_anomaly``),
-per score: ``range``, the 0.5th and 99.5th percentile over all valid pixels, which pictures of the
-score map to [0, 1]; and thresholds, "anomalous if score >= t": ``fpr05`` flags at most 5 % of the
-known pixels, ``tpr95`` at least 95 % of the held-out classes' pixels, ``best_f1`` balances the
-two. All are exact: every pixel of every picture is ranked.
+From an anomaly data set that was not trained on, per score: ``range``, the 0.5th and 99.5th
+percentile over all valid pixels, which pictures of the score map to [0, 1]; and thresholds,
+"anomalous if score >= t": ``fpr05`` flags at most 5 % of the known pixels, ``tpr95`` at least 95 %
+of the anomalous ones, ``best_f1`` balances the two. All are exact: every pixel of every picture is
+ranked, of the map that thresholds are applied to: at the checkpoint's sizes, and smoothed as its
+settings say (see ``mask2kan.settings``).
 
-These come from pictures of the same city and camera as the training's. Elsewhere the same
-threshold flags another share of the pixels; a threshold is a starting point, not a promise.
+Elsewhere the same threshold flags another share of the pixels; a threshold is a starting point, not
+a promise.
 """
 
 from __future__ import annotations
@@ -23,14 +24,20 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from mask2kan.checkpoints import load_model, save_model
+from mask2kan.checkpoints import load_model, save_again
 from mask2kan.checkpoints.native import METADATA_KEY
 from mask2kan.errors import CheckpointError, Mask2KANError
 from mask2kan.predictor import Predictor
-from training.data import open_anomaly
+from mask2kan.settings import InferenceSettings
+from training.data import ANOMALY_SETS, open_anomaly
 from training.measuring import Pictures, collect_anomaly_scores
+from training.records import read_record
 
 DATA = "camvid_anomaly"
+IN_WORDS = {
+    "camvid_anomaly": "CamVid val, held-out OtherMoving, Child and CartLuggagePram",
+    "fishyscapes_static": "Fishyscapes Static validation",
+}
 
 
 def calibration_of(
@@ -50,7 +57,7 @@ def calibration_of(
     Raises:
         ConfigError: when the pictures hold no anomaly, or nothing else.
     """
-    evaluators, about = collect_anomaly_scores(predictor, pictures, limit=limit)
+    evaluators, about = collect_anomaly_scores(predictor, pictures, limit=limit, smoothed=True)
     words = f"{data}, {about['pictures']} pictures"
     return {
         score: {**evaluator.operating_points(), "data": words}
@@ -62,7 +69,9 @@ def calibrate(
     checkpoint: Path,
     out: Path | None = None,
     *,
+    data: str = DATA,
     root: str | Path | None = None,
+    settings: InferenceSettings | None = None,
     limit: int | None = None,
     device: str = "auto",
 ) -> dict[str, dict[str, Any]]:
@@ -71,7 +80,9 @@ def calibrate(
     Args:
         checkpoint: a ``.safetensors`` file; one not written by ``save_model`` needs ``out``.
         out: where to; the checkpoint itself when None. Replaced in one step.
-        root: CamVid's folder; None to look in the usual places.
+        data: an anomaly data set.
+        root: its folder; None to look in the usual places.
+        settings: to write as well; None for the checkpoint's own.
         limit: use only that many pictures, evenly spread.
         device: of the predictor.
 
@@ -86,15 +97,16 @@ def calibrate(
             f"{checkpoint} is not a .safetensors file; calibration is stored in one. Convert it "
             "first: python -m mask2kan convert."
         )
-    pictures = open_anomaly(DATA, root)
+    pictures = open_anomaly(data, root)
     model = load_model(str(checkpoint), device=device)
+    model.settings = settings or model.settings
     stored = stored_dtype(checkpoint)
     if out is None:
         _require_native(checkpoint)
-    words = "CamVid val, held-out OtherMoving, Child and CartLuggagePram"
+    words = IN_WORDS.get(data, ANOMALY_SETS[data].title)
     found = calibration_of(Predictor(model, device, "float32"), pictures, words, limit=limit)
     model.calibration = found
-    save_model(model, out or checkpoint, dtype=stored)
+    save_again(model, out or checkpoint, stored)
     return found
 
 
@@ -133,18 +145,24 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training.calibrate",
         description="Write ranges and thresholds of every anomaly score into a checkpoint.",
-        epilog="example: python -m training.calibrate weights/mask2kan_camvid.safetensors",
+        epilog="example: python -m training.calibrate weights/mask2kan_road.safetensors",
     )
     parser.add_argument("checkpoint", type=Path, help="a .safetensors file of this project")
     parser.add_argument("--out", type=Path, help="write there instead of into the checkpoint")
+    parser.add_argument("--data", default=DATA, help="anomaly data set (default: %(default)s)")
     parser.add_argument(
         "--root",
         type=Path,
-        help="CamVid's folder (default: looked for in $MASK2KAN_DATA, data and ../shared/data)",
+        help="its folder (default: looked for in $MASK2KAN_DATA, data and ../shared/data)",
     )
+    parser.add_argument("--settings", type=Path, help="JSON file of InferenceSettings to write too")
     parser.add_argument("--limit", type=int, metavar="N", help="only N pictures, evenly spread")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     return parser
+
+
+def _settings(path: Path | None) -> InferenceSettings | None:
+    return None if path is None else InferenceSettings.from_dict(read_record(path))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -154,7 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = calibrate(
             options.checkpoint,
             options.out,
+            data=options.data,
             root=options.root,
+            settings=_settings(options.settings),
             limit=options.limit,
             device=options.device,
         )

@@ -1,8 +1,8 @@
 """How good a checkpoint is on labelled pictures.
 
-    python -m training.evaluate mask2kan_camvid --data camvid --split test
+    python -m training.evaluate mask2kan_road --data camvid --split test
     python -m training.evaluate runs/thesis_swin_t_kan/best.safetensors --data cityscapes
-    python -m training.evaluate weights/mask2kan_camvid.safetensors --data road_anomaly
+    python -m training.evaluate weights/mask2kan_road.safetensors --data road_anomaly
 
 A data set to train on measures the class map: IoU per class, mIoU over the classes that occur,
 pixel accuracy, and on Cityscapes also that benchmark's IoU and iIoU over classes and categories
@@ -236,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training.evaluate",
         description="Measure a checkpoint on labelled pictures.",
-        epilog="example: python -m training.evaluate mask2kan_camvid --data camvid --split test",
+        epilog="example: python -m training.evaluate mask2kan_road --data camvid --split test",
     )
     parser.add_argument("weights", help="checkpoint file, bundled name or Hub repository")
     parser.add_argument("--data", required=True, help=f"{', '.join(DATA_SETS)}, or a folder")

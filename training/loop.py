@@ -40,7 +40,7 @@ from training.data import LabelledPictures, open_split
 from training.data.crops import Batch, TrainingCrops, Unreadable, collate, prepared
 from training.data.unlabelled import PREFIX, UnlabelledPictures
 from training.meeting import meeting
-from training.models import build_model, training_mode
+from training.models import build_model, in_classes_of, training_mode
 from training.numerics import require_finite_gradient, require_finite_losses
 from training.objectives import DistillationObjective, Objective, SegmentationObjective
 from training.optimizer import build_optimizer, build_schedule
@@ -174,6 +174,8 @@ class Trainer:
         """The model on its device, from the recipe's start."""
         config = self.config
         model = build_model(config, self.train_pictures, pretrained=fresh)
+        if config.objective == "segmentation":
+            self.train_pictures = in_classes_of(model, self.train_pictures)
         model.to(self.accelerator.device)
         if config.channels_last and not self._sharded:  # FSDP takes contiguous weights only
             model.to(memory_format=torch.channels_last)
@@ -449,7 +451,7 @@ class Trainer:
                 }
             )
             if draw:
-                names = lead(self.average.model).class_names
+                names = tuple(self.val_pictures.class_names)
                 self.run.draw(self.step, self._last_validation, names)
         self.accelerator.wait_for_everyone()
 

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mask2kan.anomaly import SCORES
-from mask2kan.classes import meanings_of
 from mask2kan.predictor import Prediction, Predictor
 from training.data import LabelledPictures
 from training.data.cityscapes import Cityscapes
-from training.data.label_space import plain_labels
+from training.data.label_space import coarse_classes, plain_labels
 from training.metrics import AnomalyEvaluator, SegmentationEvaluator
 from training.metrics.cityscapes import CityscapesEvaluator
 from training.metrics.pixel import ANOMALY, VOID
@@ -91,31 +90,6 @@ def evaluate_segmentation(
     return result, evaluator
 
 
-def coarse_classes(
-    names: tuple[str, ...], wanted: tuple[str, ...]
-) -> Callable[[NDArray[np.float32]], NDArray[np.uint8]] | None:
-    """How a model's class scores (K, H, W) become a map (H, W) of a data set's coarser classes.
-
-    Args:
-        names: of the model's classes.
-        wanted: of the data set's.
-
-    Returns:
-        None where the classes are the model's own.
-    """
-    meanings = meanings_of(wanted, names)
-    if not meanings:
-        return None
-    members = [[names.index(one) for one in meanings[name]] for name in wanted]
-
-    def coarse_map(class_scores: NDArray[np.float32]) -> NDArray[np.uint8]:
-        sums = np.stack([class_scores[chosen].sum(0) for chosen in members])
-        found: NDArray[np.uint8] = sums.argmax(0).astype(np.uint8)
-        return found
-
-    return coarse_map
-
-
 def _own_miou(semantic: NDArray[np.uint8], label: NDArray[np.uint8], num_classes: int) -> float:
     alone = SegmentationEvaluator(num_classes)
     alone.update(semantic, label)
@@ -129,6 +103,7 @@ def collect_anomaly_scores(
     limit: int | None = None,
     watch: Watcher | None = None,
     watched_score: str = "msp",
+    smoothed: bool = False,
 ) -> tuple[dict[str, AnomalyEvaluator], dict[str, Any]]:
     """Every anomaly score of every picture, one model run per picture.
 
@@ -138,6 +113,7 @@ def collect_anomaly_scores(
         limit: use only that many pictures, evenly spread.
         watch: called per picture with its name, prediction, label and own AP.
         watched_score: the score of that AP.
+        smoothed: measure the map that thresholds are applied to, not the plain score.
 
     Returns:
         One evaluator per score, and ``pictures`` (how many) with ``prevalence``, the share of
@@ -151,7 +127,8 @@ def collect_anomaly_scores(
         prediction = predictor(picture)
         prediction.prepare(SCORES)
         for score, evaluator in evaluators.items():
-            evaluator.update(prediction.anomaly(score), label)
+            values = prediction.anomaly_map(score) if smoothed else prediction.anomaly(score)
+            evaluator.update(values, label)
         anomalous += int((label == ANOMALY).sum())
         valid += int((label != VOID).sum())
         if watch is not None:

@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from mask2kan.checkpoints import load_model
+from mask2kan.classes import class_names_for, meanings_of
 from mask2kan.config import Family, ModelConfig
 from mask2kan.errors import ConfigError
 from mask2kan.heads import build_mask_embed
 from mask2kan.model import Mask2KAN, create_model
 from training.config import PARTS, TrainConfig
 from training.data import LabelledPictures, find_data
+from training.data.mixture import Mixture
 from training.pair import HeadPair, Trained, lead, load_pair
 
 HEAD = "transformer_decoder.mask_embed"
@@ -44,7 +46,7 @@ def build_model(config: TrainConfig, pictures: LabelledPictures, *, pretrained: 
     model: Trained
     if config.heads and config.init:
         model = load_pair(config.init)
-        _require_classes(lead(model).config.num_classes, pictures, config)
+        _require_classes(lead(model).class_names, pictures, config)
     elif config.init:
         model = _from_checkpoint(config, pictures)
     else:
@@ -72,7 +74,8 @@ def _from_scratch(config: TrainConfig, pictures: LabelledPictures, *, pretrained
             "class_names": tuple(pictures.class_names),
             "palette": tuple(pictures.palette),
         }
-    _require_classes(int(options["num_classes"]), pictures, config)
+    names = tuple(options.get("class_names") or class_names_for(int(options["num_classes"])))
+    _require_classes(names, pictures, config)
     weights: Path | bool = False
     if pretrained and config.pretrained_backbone:
         timm = config.pretrained_backbone == "timm"
@@ -103,7 +106,8 @@ def _from_checkpoint(config: TrainConfig, pictures: LabelledPictures) -> Mask2KA
             palette=tuple(pictures.palette),
         )
     if config.objective == "segmentation":
-        _require_classes(changed.num_classes, pictures, config)
+        names = changed.class_names or class_names_for(changed.num_classes)
+        _require_classes(names, pictures, config)
     model.config = changed
     decoder = model.transformer_decoder
     if "mask_embed" in config.fresh:
@@ -118,13 +122,25 @@ def _from_checkpoint(config: TrainConfig, pictures: LabelledPictures) -> Mask2KA
     return model
 
 
-def _require_classes(count: int, pictures: LabelledPictures, config: TrainConfig) -> None:
-    if count != pictures.num_classes:
-        hint = "add class_embed to fresh" if config.init else "leave model.num_classes unset"
-        raise ConfigError(
-            f"The model has {count} classes and {config.data} has {pictures.num_classes}; they "
-            f"must be equal: {hint}, or train on other data."
-        )
+def _require_classes(
+    names: tuple[str, ...], pictures: LabelledPictures, config: TrainConfig
+) -> None:
+    if len(names) == pictures.num_classes or meanings_of(tuple(pictures.class_names), names):
+        return
+    hint = "add class_embed to fresh" if config.init else "leave model.num_classes unset"
+    raise ConfigError(
+        f"The model has {len(names)} classes and {config.data} has {pictures.num_classes}; they "
+        f"must be equal: {hint}, or train on other data."
+    )
+
+
+def in_classes_of(model: Trained, pictures: LabelledPictures) -> LabelledPictures:
+    """Pictures labelled in a model's classes, with groups where theirs are coarser."""
+    names = lead(model).class_names
+    if not meanings_of(tuple(pictures.class_names), names):
+        return pictures
+    palette = tuple((int(r), int(g), int(b)) for r, g, b in lead(model).palette)
+    return Mixture([(1.0, pictures)], (names, palette))
 
 
 def choose_trainable(model: Trained, which: str) -> None:

@@ -273,7 +273,7 @@ def head_only(head: str) -> TrainConfig:
         name=f"head_only_{head}",
         model="mask2kan_swin_t",
         model_options={"mask_embed": head},
-        init="mask2former_camvid",
+        init="mask2former_road",
         fresh=("mask_embed",),
         trainable="heads",
         views=2,

@@ -299,8 +299,8 @@ def _parser() -> argparse.ArgumentParser:
         "--trunks",
         nargs="+",
         metavar="NAME=CHECKPOINT",
-        default=["kan-trained=mask2kan_camvid", "mlp-trained=mask2former_camvid"],
-        help="of head_only (default: the bundled pair)",
+        default=["road=mask2former_road"],
+        help="of head_only (default: the bundled pair's)",
     )
     out.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
     out.add_argument("--steps", type=int, help="of every run (default: the recipe's)")

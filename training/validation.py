@@ -17,9 +17,9 @@ from torch import Tensor
 
 from mask2kan.drawing import colorize
 from mask2kan.model import Mask2KAN
-from mask2kan.postprocess import Geometry, View, reduce_pixels
+from mask2kan.postprocess import Geometry, View, class_scores, reduce_pixels
 from training.data import LabelledPictures
-from training.data.label_space import plain_labels
+from training.data.label_space import coarse_classes, plain_labels
 from training.metrics import SegmentationEvaluator
 
 
@@ -39,12 +39,15 @@ class Validation:
 
 
 @torch.no_grad()
-def semantic_map(model: Mask2KAN, image: Tensor) -> NDArray[np.uint8]:
+def semantic_map(
+    model: Mask2KAN, image: Tensor, class_names: tuple[str, ...] | None = None
+) -> NDArray[np.uint8]:
     """Class of every pixel.
 
     Args:
         model: in evaluation mode.
         image: (3, H, W) float32 RGB in [0, 1].
+        class_names: to tell apart, where they are coarser than the model's.
 
     Returns:
         (H, W).
@@ -52,7 +55,11 @@ def semantic_map(model: Mask2KAN, image: Tensor) -> NDArray[np.uint8]:
     size = (image.shape[-2], image.shape[-1])
     output = model(image[None].to(model.device), with_aux=False)
     view = View(output["pred_logits"][0], output["pred_masks"][0])
-    return reduce_pixels([view], Geometry(size, size), ()).semantic
+    geometry = Geometry(size, size)
+    coarser = coarse_classes(model.class_names, class_names or model.class_names)
+    if coarser is not None:
+        return coarser(class_scores([view], geometry))
+    return reduce_pixels([view], geometry, ()).semantic
 
 
 def validate(
@@ -74,22 +81,24 @@ def validate(
         What was found; None when given up.
     """
     count = min(limit or len(pictures), len(pictures))
-    evaluator = SegmentationEvaluator(model.config.num_classes)
+    names = tuple(pictures.class_names)
+    evaluator = SegmentationEvaluator(len(names))
+    palette = np.array(pictures.palette, np.uint8)
     sample = np.zeros((0, 0, 3), np.uint8)
     for index in np.linspace(0, len(pictures) - 1, count).round().astype(int).tolist():
         if stop():
             return None
         image, label = pictures[index]
-        prediction = semantic_map(model, image)
-        known = plain_labels(label.numpy().astype(np.uint8), model.config.num_classes)
+        prediction = semantic_map(model, image, names)
+        known = plain_labels(label.numpy().astype(np.uint8), len(names))
         evaluator.update(prediction, known)
         if not sample.size:
-            truth = colorize(known, model.palette)
-            shown = colorize(prediction, model.palette)
+            truth = colorize(known, palette)
+            shown = colorize(prediction, palette)
             sample = np.concatenate([pictures.arrays(index)[0], shown, truth])
     result = evaluator.compute()
     values = {"miou": float(result["miou"]), "pixel_accuracy": float(result["pixel_accuracy"])}
-    for name, iou in zip(model.class_names, result["iou"], strict=True):
+    for name, iou in zip(names, result["iou"], strict=True):
         if math.isfinite(iou):
             values[f"iou/{name}"] = float(iou)
     return Validation(values, evaluator.confusion, sample)

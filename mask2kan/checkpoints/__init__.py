@@ -32,6 +32,7 @@ from mask2kan.checkpoints.native import (
     TRUNK_KEY,
     is_native,
     read_native,
+    save_again,
     save_model,
     save_pair,
     with_trunk,
@@ -41,9 +42,13 @@ from mask2kan.devices import resolve_device
 from mask2kan.errors import CheckpointError, unknown
 from mask2kan.model import Mask2KAN
 
-__all__ = ["describe", "list_weights", "load_model", "save_model", "save_pair"]
+__all__ = ["describe", "list_weights", "load_model", "save_again", "save_model", "save_pair"]
 
 
+REPLACED = {  # names that were bundled once
+    "mask2kan_camvid": "mask2kan_road",
+    "mask2former_camvid": "mask2former_road",
+}
 BEST = "best.safetensors"  # of a run folder
 WEIGHTS = (".safetensors", ".pth", ".pkl", ".bin")
 
@@ -140,6 +145,11 @@ def _open(source: str | Path | Address, file: str | None, revision: str | None) 
         path, digest = bundled_file(entry)
         return _interpret(read_file(path, origin, digest), path.parent, origin)
     repo = str(entry["hub"]) if entry is not None and entry.get("hub") else origin
+    if origin in REPLACED:
+        raise CheckpointError(
+            f"{origin} is no longer bundled; {REPLACED[origin]} replaced it, with Cityscapes' 19 "
+            "classes and more to learn from."
+        )
     if not is_repo_id(repo):
         raise CheckpointError(
             f"Can't load {origin}: no such file. {unknown('checkpoint', origin, list_weights())} "

@@ -216,8 +216,10 @@ def cache_state(source: str | Address) -> CacheState:
     entry = None if isinstance(source, Address) else _entry(source)
     if entry is not None and entry.get("file"):
         path, _ = bundled_file(entry)
-        if path.is_file():
-            return CacheState("bundled", path.stat().st_size, path.parent)
+        parts = [path, *(path.with_name(str(one)) for one in [entry.get("trunk")] if one)]
+        if all(part.is_file() for part in parts):
+            size = sum(part.stat().st_size for part in parts)
+            return CacheState("bundled", size, path.parent)
         return CacheState("absent")
     address = source if isinstance(source, Address) else hub_address(source)
     if address is None:

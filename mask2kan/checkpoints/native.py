@@ -20,6 +20,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -85,6 +86,36 @@ def save_pair(
         path = folder / f"{name}.safetensors"
         metadata = {METADATA_KEY: _about(model, path, trunk=beside)}
         _write(path, _split(model.state_dict())[1], metadata, dtype)
+
+
+def save_again(model: Mask2KAN, path: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write a model over a file it was loaded from; a head stays one, beside its trunk.
+
+    Args:
+        model: its weights are the file's, other things may have changed.
+        path: as for ``save_model``; may be new.
+        dtype: as for ``save_model``.
+
+    Raises:
+        CheckpointError: as ``save_model``.
+    """
+    path = Path(path)
+    trunk = trunk_of(path)
+    if trunk is None:
+        save_model(model, path, dtype)
+        return
+    metadata = {METADATA_KEY: _about(model, path, trunk=trunk)}
+    _write(path, _split(model.state_dict())[1], metadata, dtype)
+
+
+def trunk_of(path: Path) -> dict[str, str] | None:
+    """The ``file`` and ``sha256`` of a file's trunk; None where it is whole or not there."""
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        about = (file.metadata() or {}).get(METADATA_KEY, "{}")
+    trunk: dict[str, str] | None = parse_json(about, "metadata").get("trunk")
+    return trunk
 
 
 def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

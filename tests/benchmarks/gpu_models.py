@@ -157,7 +157,7 @@ def rounding(setting: Setting) -> list[measure.Row]:
     """Share of the examples' pixels that keep their class in bfloat16, and the score's shift."""
     rows: list[measure.Row] = []
     pictures = sorted((measure.REPOSITORY / "examples").glob("*.webp"))
-    for name in ("mask2kan_camvid", "mask2former_camvid"):
+    for name in ("mask2kan_road", "mask2former_road"):
         model = load_model(name, device=str(setting.device))
         exact = Predictor(model, setting.device, "float32")
         rounded = Predictor(model, setting.device, "bfloat16")

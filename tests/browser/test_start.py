@@ -71,7 +71,7 @@ def test_the_endpoints_are_tools_for_language_models(bundled: App) -> None:
     assert schemas["export"]["required"] == ["image"]
     assert "column of the pixel" in schemas["explain"]["properties"]["x"]["description"]
     assert not offered.isError
-    assert "mask2kan_camvid" in offered.content[0].text
+    assert "mask2kan_road" in offered.content[0].text
     assert not told.isError, told.content
     assert set(ast.literal_eval(told.content[0].text)) == {"left", "right"}  # as Gradio writes it
 

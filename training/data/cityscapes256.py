@@ -120,7 +120,9 @@ def fill_gaps(label: Array, width: int) -> Array:
     kernel = np.ones((width + 1, width + 1), np.uint8)
     edge = width + 1
     framed = cv2.copyMakeBorder(void, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
-    wide = cv2.morphologyEx(framed, cv2.MORPH_OPEN, kernel)
+    # an opening, by hand: OpenCV's own shifts by a pixel where the kernel's side is even
+    eroded = cv2.erode(framed, kernel, anchor=(0, 0))
+    wide = cv2.dilate(eroded, kernel, anchor=(width, width))
     inside = slice(edge, -edge)
     gaps = (void == 1) & (wide[inside, inside] == 0)
     _, nearest = cv2.distanceTransformWithLabels(

@@ -139,7 +139,7 @@ class TrainingCrops(Dataset[Crop | Unreadable]):
 
     def _choose(self, number: int) -> tuple[int, int]:
         """The picture of a crop, and which of its turns this is."""
-        if isinstance(self.pictures, Mixture):
+        if isinstance(self.pictures, Mixture) and not self.pictures.is_one:
             return self.pictures.choose(np.random.default_rng((self.seed, 3, number))), number
         epoch, position = divmod(number, len(self.pictures))
         return int(self._permutation(epoch)[position]), epoch

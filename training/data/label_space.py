@@ -11,12 +11,14 @@ Label values: 0 to K - 1 are classes, K to K + G - 1 groups, 253 void that says 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from mask2kan.classes import meanings_of
 from mask2kan.errors import ConfigError, unknown
 from training.data.reading import VOID, Array
 from training.data.transforms import IGNORED
@@ -36,6 +38,31 @@ def membership(num_classes: int, groups: Groups) -> Tensor:
 def plain_labels(label: Array, num_classes: int) -> Array:
     """Labels for measuring: everything that is no single class becomes void (255)."""
     return np.where(label < num_classes, label, np.uint8(VOID)).astype(np.uint8)
+
+
+def coarse_classes(
+    names: tuple[str, ...], wanted: tuple[str, ...]
+) -> Callable[[NDArray[np.float32]], NDArray[np.uint8]] | None:
+    """How a model's class scores (K, H, W) become a map (H, W) of a data set's coarser classes.
+
+    Args:
+        names: of the model's classes.
+        wanted: of the data set's.
+
+    Returns:
+        None where the classes are the model's own.
+    """
+    meanings = meanings_of(wanted, names)
+    if not meanings:
+        return None
+    members = [[names.index(one) for one in meanings[name]] for name in wanted]
+
+    def coarse_map(class_scores: NDArray[np.float32]) -> NDArray[np.uint8]:
+        sums = np.stack([class_scores[chosen].sum(0) for chosen in members])
+        found: NDArray[np.uint8] = sums.argmax(0).astype(np.uint8)
+        return found
+
+    return coarse_map
 
 
 class Translation:

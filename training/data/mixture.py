@@ -17,7 +17,7 @@ from torch import Tensor
 from mask2kan.classes import meanings_of
 from mask2kan.errors import ConfigError
 from training.data.label_space import Translation
-from training.data.pairs import LabelledPictures, as_tensors
+from training.data.pairs import Color, LabelledPictures, as_tensors
 from training.data.reading import Array
 
 _PART = re.compile(r"\s*(?:(\d+(?:\.\d+)?)\s+)?(\S.*?)\s*$")
@@ -52,20 +52,24 @@ def parts_of(data: str) -> list[Part]:
 
 
 class Mixture:
-    """Pictures of several data sets, labelled in the classes of the first; see the module.
+    """Pictures of several data sets, labelled in one set of classes; see the module.
 
     Args:
         parts: at least one data set, with its weight.
+        classes: names and colours to label in; None for those of the first part.
 
     Raises:
         ConfigError: when a part's classes have no meaning among the first one's.
     """
 
-    def __init__(self, parts: Sequence[tuple[float, LabelledPictures]]) -> None:
+    def __init__(
+        self,
+        parts: Sequence[tuple[float, LabelledPictures]],
+        classes: tuple[tuple[str, ...], tuple[Color, ...]] | None = None,
+    ) -> None:
         first = parts[0][1]
-        self.num_classes = first.num_classes
-        self.class_names = tuple(first.class_names)
-        self.palette = tuple(first.palette)
+        self.class_names, self.palette = classes or (tuple(first.class_names), tuple(first.palette))
+        self.num_classes = len(self.class_names)
         self.groups: tuple[tuple[int, ...], ...] = ()
         self._parts = [pictures for _, pictures in parts]
         self._translate: list[Translation] = []
@@ -103,6 +107,11 @@ class Mixture:
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Image and label as tensors."""
         return as_tensors(*self.arrays(index))
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it is one data set in other classes, which is gone through pass by pass."""
+        return len(self._parts) == 1
 
     def _start(self, part: int) -> int:
         return int(self._ends[part - 1]) if part else 0

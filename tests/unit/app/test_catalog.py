@@ -44,21 +44,21 @@ def by_source(entries: list[Entry]) -> dict[str, Entry]:
 
 
 def test_all_of_the_manifest_is_listed_and_what_is_offered_comes_first(served: FakeHub) -> None:
-    entries = Catalog(["mask2kan_camvid", "someone/tiny", "mask2former_camvid"]).entries()
+    entries = Catalog(["mask2kan_road", "someone/tiny", "mask2former_road"]).entries()
     sources = [entry.source for entry in entries]
-    assert sources[:3] == ["mask2kan_camvid", "someone/tiny", "mask2former_camvid"]
+    assert sources[:3] == ["mask2kan_road", "someone/tiny", "mask2former_road"]
     assert set(sources) == {entry["name"] for entry in hub.manifest()} | {"someone/tiny"}
     assert len(sources) == len(set(sources))
     assert not served.requests
 
 
 def test_bundled_models(served: FakeHub) -> None:
-    entry = by_source(Catalog([]).entries())["mask2kan_camvid"]
+    entry = by_source(Catalog([]).entries())["mask2kan_road"]
     assert entry.title == "Mask2KAN, CamVid (KAN head)"
     assert (entry.kind, entry.scene, entry.state) == ("bundled", "road", "bundled")
     assert entry.licence == "CC BY-NC 4.0"
-    assert entry.card == (hub.WEIGHTS / "mask2kan_camvid.md").read_text(encoding="utf-8")
-    assert entry.bytes == (hub.WEIGHTS / "mask2kan_camvid.safetensors").stat().st_size
+    assert entry.card == (hub.WEIGHTS / "mask2kan_road.md").read_text(encoding="utf-8")
+    assert entry.bytes == (hub.WEIGHTS / "mask2kan_road.safetensors").stat().st_size
     assert entry.state_text == "Bundled, 7.6 MB"
 
 
@@ -135,7 +135,7 @@ def test_paths_are_taken_where_they_may_be_typed_and_where_they_are_offered(
     for name in ("nowhere.safetensors", "a\0b", "x" * 5000):
         with pytest.raises(CheckpointError, match="no model"):
             Catalog([], typed_paths=True).admit(name)
-    with pytest.raises(CheckpointError, match=r"Nearest: mask2kan_camvid"):
+    with pytest.raises(CheckpointError, match=r"Nearest: mask2kan_road"):
         Catalog([]).admit("mask2kan_camvit")
     for nothing in (None, "", "  "):
         with pytest.raises(CheckpointError, match="No model was chosen"):
@@ -183,7 +183,7 @@ def test_who_may_type_paths(
 
 
 def test_clients_get_plain_values() -> None:
-    told = by_source(Catalog([]).entries())["mask2kan_camvid"].to_json()
+    told = by_source(Catalog([]).entries())["mask2kan_road"].to_json()
     assert list(told) == ["source", "title", "kind", "scene", "licence", "state", "bytes"]
 
 

@@ -181,7 +181,7 @@ def test_every_waiting_visitor_hears_why_it_failed(service: ModelService, served
 
 
 def test_what_is_no_repository_is_not_asked_for(service: ModelService, served: FakeHub) -> None:
-    service.fetch("mask2kan_camvid")
+    service.fetch("mask2kan_road")
     with pytest.raises(CheckpointError, match="owner/name"):
         service.fetch("not a repository")
     assert not served.requests

@@ -122,3 +122,24 @@ def test_a_missing_or_broken_file_says_so(tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"not weights")
     with pytest.raises(CheckpointError, match="Can't read"):
         load_pretrained_backbone(backbone, config, tmp_path / "broken.safetensors")
+
+
+def test_efficientnet_lite0_is_timms() -> None:
+    torch.manual_seed(0)
+    theirs = timm.create_model("tf_efficientnet_lite0", features_only=True).eval()
+    ours, channels = build_backbone(model_config("mask2kan_efficientnet_lite0"))
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.randn(1, 3, 70, 99)
+    with torch.no_grad():
+        expected, found = theirs(images)[1:], ours.eval()(images)
+    assert channels == [one.shape[1] for one in found] == [24, 40, 112, 320]
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_efficientnet_lite0_also_builds_tiny() -> None:
+    sizes = {"backbone_width": 8, "backbone_depths": (1,) * 7}
+    ours, channels = build_backbone(model_config("mask2kan_efficientnet_lite0", **sizes))
+    maps = ours.eval()(torch.randn(1, 3, 64, 64))
+    assert [one.shape[1] for one in maps] == channels
+    assert sum(one.numel() for one in ours.parameters()) < 500_000

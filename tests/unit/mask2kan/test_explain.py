@@ -390,7 +390,7 @@ def test_what_else_cannot_be_explained():
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_street_with_a_sofa(flip):
-    model = load_model("mask2kan_camvid", device="cpu")
+    model = load_model("mask2kan_road", device="cpu")
     picture = ROOT / "examples" / "street_1_sofa.webp"
     prediction = Predictor(model, device="cpu", dtype="float32", flip=flip)(picture)
     prediction.prepare(SCORES)

@@ -153,7 +153,7 @@ def test_distillation_learns_the_old_head_from_pictures_alone(tmp_path):
         Image.fromarray(pictures.arrays(index)[0]).save(folder / f"{name}.png")
     settings = [f"data=pictures:{folder}", "steps=20", "eval_every=20", "eval_pictures=1"]
     settings += ["lr=3e-3", "grid_update_steps=(1,)"]
-    trainer = _head_only(tmp_path / "run", "mask2former_camvid", *settings, name="distill_kan")
+    trainer = _head_only(tmp_path / "run", "mask2former_road", *settings, name="distill_kan")
     start = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     errors = []
     update = trainer._update
@@ -172,7 +172,7 @@ def test_distillation_learns_the_old_head_from_pictures_alone(tmp_path):
 
 
 def test_the_distillation_loss_is_the_squared_error_of_the_masks(tmp_path):
-    trainer = _head_only(tmp_path, "mask2former_camvid", "steps=1", name="distill_kan")
+    trainer = _head_only(tmp_path, "mask2former_road", "steps=1", name="distill_kan")
     batch = next(trainer._batches())
     objective = trainer.objective
     with torch.no_grad():
@@ -221,7 +221,7 @@ def test_what_does_not_fit_together_is_refused(name, settings, message, tmp_path
 def test_another_label_set_gets_a_class_head_of_its_own(tmp_path):
     settings = ["data=synthetic:cityscapes", "fresh=('mask_embed', 'class_embed')", "steps=1"]
     settings += ["eval_every=1", "eval_pictures=1"]
-    trainer = _head_only(tmp_path, "mask2former_camvid", *settings)
+    trainer = _head_only(tmp_path, "mask2former_road", *settings)
     trainer.fit()
     assert load_model(tmp_path / "last.safetensors", device="cpu").class_names[1] == "sidewalk"
 

@@ -12,7 +12,13 @@ from mask2kan.errors import ConfigError, PictureError
 from training.data import Augmentation, SyntheticStreets
 from training.data.crops import TrainingCrops
 from training.data.transforms import OUTLIER
-from training.outliers import CocoObjects, OutlierExposure, OutlierPaster, ProceduralObjects
+from training.outliers import (
+    CocoObjects,
+    OutlierExposure,
+    OutlierPaster,
+    ProceduralObjects,
+    open_source,
+)
 
 PICTURE = np.full((120, 160, 3), 7, np.uint8)
 LABEL = np.full((120, 160), 3, np.uint8)
@@ -144,7 +150,7 @@ def test_crops_carry_outliers():
     [
         ("coco", "Unknown source of outliers 'coco'"),
         ("nothing:here", "Unknown source"),
-        ("cutouts:/nowhere", "it is no folder"),
+        ("cutouts:/nowhere", "No data at /nowhere"),
         ("coco:/nowhere", "No data at /nowhere"),
     ],
 )
@@ -187,3 +193,48 @@ def test_procedural_objects_are_solid_and_varied():
         assert cut_out.picture.shape[:2] == cut_out.alpha.shape
         assert 0.2 < (cut_out.alpha > 0).mean() < 1
     assert len({cut_out.alpha.shape for cut_out in drawn}) > 1
+
+
+def test_an_object_stands_on_the_ground_at_a_size_that_fits_its_row():
+    names = ("sky", "road")
+    label = np.zeros((200, 300), np.uint8)
+    label[80:] = 1
+    picture = np.full((200, 300, 3), 7, np.uint8)
+    exposure = OutlierExposure(
+        "procedural", probability=1.0, ground=("road",), metres=(1.3, 1.3), feather=1.0
+    )
+    paster = OutlierPaster(exposure, names)
+    heights = {}
+    for seed in range(60):
+        _, out = paster(picture, label, np.random.default_rng(seed))
+        rows = np.flatnonzero((out == OUTLIER).any(1))
+        columns = np.flatnonzero((out == OUTLIER).any(0))
+        inside = columns.size and columns[0] > 0 and columns[-1] < 299
+        if inside and rows[-1] < 199:  # not cut off
+            assert rows[-1] > 80
+            heights[int(rows[-1])] = max(np.ptp(rows), np.ptp(columns)) + 1
+    assert len(heights) > 10
+    # a camera at 1.3 m sees 1.3 m as many pixels as the foot lies below the horizon
+    for row, size in heights.items():
+        assert size == pytest.approx(row - 80, abs=6)
+
+
+def test_without_ground_nothing_stands():
+    exposure = OutlierExposure("procedural", probability=1.0, ground=("road",))
+    label = np.zeros((50, 60), np.uint8)
+    picture = np.zeros((50, 60, 3), np.uint8)
+    out, same = OutlierPaster(exposure, ("sky", "road"))(picture, label, np.random.default_rng(0))
+    assert out is picture
+    assert same is label
+    with pytest.raises(ConfigError, match="Unknown class of outliers.ground 'raod'"):
+        OutlierPaster(OutlierExposure("procedural", ground=("raod",)), ("sky", "road"))
+
+
+def test_cut_outs_can_be_left_out_by_name(tmp_path):
+    rgba = np.zeros((20, 20, 4), np.uint8)
+    for name, shade in (("cow", 10), ("soapbox_00001", 200)):
+        rgba[5:15, 5:15] = (shade, shade, shade, 255)
+        Image.fromarray(rgba).save(tmp_path / f"{name}.png")
+    source = open_source(f"cutouts:{tmp_path}", ("soapbox",))
+    shades = {int(source.draw(np.random.default_rng(n)).picture[0, 0, 0]) for n in range(20)}
+    assert shades == {10}

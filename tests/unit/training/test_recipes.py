@@ -16,7 +16,7 @@ from tests.tiny_runs import reduced, tiny_trainer
 from training.batch_norm import reestimate_statistics
 from training.config import override
 from training.loop import Trainer
-from training.optimizer import build_optimizer, build_schedule, parameter_groups, poly_factor
+from training.optimizer import build_optimizer, build_schedule, parameter_groups, rate_factor
 from training.recipes import RECIPES, recipe
 
 
@@ -144,13 +144,13 @@ def test_relative_position_tables_do_not_decay_and_frozen_parameters_are_left_ou
 
 
 def test_the_schedule_warms_up_and_ends_at_zero():
-    factors = [poly_factor(n, steps=100, warmup_steps=10) for n in range(101)]
+    factors = [rate_factor("poly", n, steps=100, warmup_steps=10) for n in range(101)]
     assert factors[0] == pytest.approx(1 / 11)
     assert factors[10] == 1.0
     assert factors[55] == pytest.approx(0.5**0.9)
     assert factors[100] == 0.0
     optimizer = build_optimizer(_tiny(), lr=1e-3, backbone_factor=0.1, weight_decay=0.05)
-    schedule = build_schedule(optimizer, steps=100, warmup_steps=10)
+    schedule = build_schedule(optimizer, "poly", steps=100, warmup_steps=10)
     for _ in range(10):
         optimizer.step()
         schedule.step()
@@ -264,3 +264,23 @@ def test_frozen_batch_norm_is_neither_measured_nor_learnt(tmp_path):
     assert norms
     for norm, known in zip(norms, before, strict=True):
         assert all(torch.equal(value, known[key]) for key, value in norm.state_dict().items())
+
+
+def test_a_constant_rate_stays_and_a_falling_one_ends_at_nothing():
+    constant = [rate_factor("constant", n, steps=100, warmup_steps=10) for n in (9, 10, 99, 500)]
+    assert constant == [10 / 11, 1.0, 1.0, 1.0]
+    falling = [rate_factor("falling", n, steps=100, warmup_steps=0) for n in (0, 25, 100)]
+    assert falling == [1.0, 0.75, 0.0]
+
+
+def test_splines_learn_at_a_rate_and_decay_of_their_own():
+    model = create_model("mask2kan_mobilenetv2", hidden_dim=32, num_heads=4)
+    options = {"lr": 1.0, "backbone_factor": 0.1, "weight_decay": 0.05}
+    plain = parameter_groups(model, **options)
+    assert not any(group["name"].startswith("splines") for group in plain)
+    groups = parameter_groups(model, **options, spline_factor=2.0, decay_splines=False)
+    (splines,) = [group for group in groups if group["name"] == "splines_undecayed"]
+    assert (splines["lr"], splines["weight_decay"]) == (2.0, 0.0)
+    assert len(splines["params"]) == 4  # weights and scalers of two layers
+    count = sum(len(group["params"]) for group in groups)
+    assert count == sum(len(group["params"]) for group in plain)

@@ -16,7 +16,7 @@ from training.statistics import holm, mean_of, paired_difference
 from training.study import HEADS, Plan, Study, head_config, main
 from training.study_report import as_markdown
 
-TRUNKS = {"kan-trained": "mask2kan_camvid", "mlp-trained": "mask2former_camvid"}
+TRUNKS = {"kan-trained": "mask2kan_road", "mlp-trained": "mask2former_road"}
 QUICK = (
     *("steps=2", "batch_size=2", "num_points=32", "eval_pictures=1", "views=1"),
     *("augmentation.crop=(64, 64)", "grid_update_steps=(1,)", "data=synthetic"),
@@ -118,7 +118,7 @@ def test_a_study_runs_each_pair_once_and_goes_on_where_it_was(tmp_path, monkeypa
 @pytest.mark.slow
 def test_heads_share_what_a_trunk_makes_of_the_crops(tmp_path):
     plan = Plan(
-        *("head_only", "synthetic", {"one": "mask2former_camvid"}, 1, QUICK),
+        *("head_only", "synthetic", {"one": "mask2former_road"}, 1, QUICK),
         anomalies=("synthetic_anomaly",),
         limit=1,
     )

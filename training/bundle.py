@@ -1,0 +1,131 @@
+"""``python -m training.bundle``: a trained pair as the checkpoints that come with the project.
+
+    python -m training.bundle runs/road_pair_end --name road --settings weights/road_settings.json
+
+Both are measured first: spline share and curvature of their heads, and what setting the splines to
+zero does, on pictures that were not trained on (``mask2kan.kan_activity``); it stands in their
+metadata, for ``info``, cards and the KAN page.
+
+Writes ``weights/mask2kan_<name>.safetensors``, ``mask2former_<name>.safetensors`` and, once for
+both, ``<name>_trunk.safetensors``, all in float16; with the settings they are to be run with, and
+without a calibration, which ``training.calibrate`` adds. ``training.cards`` writes their cards and
+their lines in the manifest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mask2kan.checkpoints import save_pair
+from mask2kan.errors import Mask2KANError
+from mask2kan.kan_activity import collect_queries, head_activity
+from mask2kan.model import Mask2KAN
+from mask2kan.settings import InferenceSettings
+from training.data import open_split
+from training.measuring import evenly_spread
+from training.pair import KAN_HEAD, load_pair, members
+from training.records import read_record
+from training.spline_trials import without_splines
+from training.validation import validate
+
+QUERY_PICTURES, ZEROED_PICTURES = 25, 100
+FAMILIES = {KAN_HEAD: "mask2kan", "mlp": "mask2former"}
+
+
+def bundle(
+    pair: Path,
+    folder: Path,
+    name: str,
+    settings: InferenceSettings,
+    facts: dict[str, str],
+    *,
+    data: str,
+) -> list[Path]:
+    """Write a pair's files.
+
+    Args:
+        pair: folder of a joint run, or with ``kan`` and ``mlp`` files.
+        folder: where to.
+        name: what the pair is called.
+        settings: how both are to be run.
+        facts: added to what the models' cards say of their training.
+        data: whose validation pictures the heads are measured on.
+
+    Returns:
+        The files of the heads.
+
+    Raises:
+        Mask2KANError: when the pair cannot be read or written.
+    """
+    models = members(load_pair(pair))
+    for model in models.values():
+        model.calibration = {}
+        model.settings = settings
+        model.card = {**model.card, **facts, **activity_facts(model, data)}
+    named = {f"{FAMILIES[head]}_{name}": model for head, model in models.items()}
+    save_pair(named, folder, f"{name}_trunk", torch.float16)
+    return [folder / f"{one}.safetensors" for one in named]
+
+
+def activity_facts(model: Mask2KAN, data: str) -> dict[str, str]:
+    """What a card says of how much of a KAN the head is."""
+    model.eval()
+    pictures = open_split(data, "val")
+    chosen = evenly_spread(pictures, QUERY_PICTURES)
+    queries = collect_queries(model, (pictures[index][0] for index in chosen))
+    found = head_activity(model.transformer_decoder.mask_embed, queries)
+    where = f"on {found.queries} queries of {len(chosen)} pictures of {data} val"
+    facts = {"curvature": f"{found.curvature:.4f}, {where}"}
+    if found.spline_shares:
+        shares = " and ".join(f"{share:.3f}" for share in found.spline_shares)
+        facts["spline share"] = f"{shares} of the layers' variance, {where}"
+        mious = []
+        for one in (model, without_splines(model)):
+            validation = validate(one, pictures, ZEROED_PICTURES)
+            assert validation is not None
+            mious.append(validation.values["miou"])
+        facts["splines set to zero"] = (
+            f"mIoU {mious[0]:.3f} becomes {mious[1]:.3f} on {ZEROED_PICTURES} of the pictures"
+        )
+    return facts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.bundle", description="A trained pair as bundled checkpoints."
+    )
+    parser.add_argument("pair", type=Path, help="folder of a joint run")
+    parser.add_argument("--name", default="road", help="default: %(default)s")
+    parser.add_argument("--settings", type=Path, required=True, help="JSON of InferenceSettings")
+    parser.add_argument("--data", default="cityscapes256", help="to measure the heads on")
+    parser.add_argument("--facts", type=Path, help="JSON of what the cards say of the training")
+    parser.add_argument("--out", type=Path, default=Path("weights"), help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    try:
+        settings = InferenceSettings.from_dict(read_record(options.settings))
+        facts = read_record(options.facts) if options.facts else {}
+        written = bundle(
+            options.pair,
+            options.out,
+            options.name,
+            settings,
+            {key: str(value) for key, value in facts.items()},
+            data=options.data,
+        )
+    except (Mask2KANError, OSError, json.JSONDecodeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for path in written:
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
