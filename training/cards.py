@@ -129,6 +129,14 @@ def _measured(name: str, result: dict[str, Any]) -> str:
             f"{one['best_f1']:.4f} |"
             for score, one in result["scores"].items()
         ]
+        if "regions" in result:
+            regions = result["regions"]
+            lines += [
+                "",
+                f"At the shipped threshold {regions['found']} of {regions['objects']} objects are "
+                "at least half covered, and a picture has a median of "
+                f"{regions['false_median']:g} regions without an anomaly.",
+            ]
         return "\n".join(lines)
     lines += ["| class | IoU |", "|---|---|"]
     lines += [

@@ -209,6 +209,15 @@ def _require_classes(names: tuple[str, ...], pictures: LabelledPictures, data: s
         )
 
 
+def _regions_in_words(result: dict[str, Any]) -> str:
+    regions = result["regions"]
+    return (
+        f"at the calibrated threshold of {result['settings']['score']}: {regions['found']} of "
+        f"{regions['objects']} objects at least half covered; false regions per picture: median "
+        f"{regions['false_median']:g}, mean {regions['false_mean']:.1f}"
+    )
+
+
 def table(result: dict[str, Any]) -> str:
     """The result as lines to read."""
     count = f"{result['pictures']} pictures"
@@ -220,6 +229,8 @@ def table(result: dict[str, Any]) -> str:
                 f"{name:<10}{one['ap']:>8.4f}{one['auroc']:>8.4f}{one['fpr95']:>8.4f}"
                 f"{one['best_f1']:>9.4f}{one['best_f1_threshold']:>10.4f}"
             )
+        if "regions" in result:
+            lines.append(_regions_in_words(result))
         return "\n".join(lines)
     lines = [f"{result['data']} {result['split']}: {count}", f"{'class':<20}{'IoU':>8}"]
     for name, value in result["iou_per_class"].items():

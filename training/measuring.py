@@ -14,12 +14,14 @@ from tqdm import tqdm
 
 from mask2kan.anomaly import SCORES
 from mask2kan.predictor import Prediction, Predictor
+from mask2kan.results import MIN_REGION_PIXELS
 from training.data import LabelledPictures
 from training.data.cityscapes import Cityscapes
 from training.data.label_space import coarse_classes, plain_labels
 from training.metrics import AnomalyEvaluator, SegmentationEvaluator
 from training.metrics.cityscapes import CityscapesEvaluator
 from training.metrics.pixel import ANOMALY, VOID
+from training.metrics.regions import RegionCounter
 
 BENCHMARK_FIGURES = ("iou", "iiou", "category_iou", "category_iiou")
 
@@ -117,11 +119,15 @@ def collect_anomaly_scores(
 
     Returns:
         One evaluator per score, and ``pictures`` (how many) with ``prevalence``, the share of
-        anomalous pixels among the valid ones.
+        anomalous pixels among the valid ones; of a calibrated model also ``regions``, at the
+        threshold of the settings' score (see ``training.metrics.regions``).
     """
     evaluators = {score: AnomalyEvaluator() for score in SCORES}
     chosen = evenly_spread(pictures, limit)
     anomalous = valid = 0
+    counter = RegionCounter()
+    shown = predictor.settings.score
+    calibrated = bool(getattr(predictor.model, "calibration", {}).get(shown))
     for index in tqdm(chosen, unit="picture"):
         picture, label = pictures.arrays(index)
         prediction = predictor(picture)
@@ -129,12 +135,23 @@ def collect_anomaly_scores(
         for score, evaluator in evaluators.items():
             values = prediction.anomaly_map(score) if smoothed else prediction.anomaly(score)
             evaluator.update(values, label)
+        if calibrated:
+            threshold, _ = prediction.default_threshold(shown)
+            reported = prediction.anomaly_map(shown) >= threshold
+            counter.update(reported, label, prediction.smallest_region(MIN_REGION_PIXELS))
         anomalous += int((label == ANOMALY).sum())
         valid += int((label != VOID).sum())
         if watch is not None:
             quality = own_ap(prediction.anomaly(watched_score), label)
             watch(pictures.names[index], prediction, label, quality)
-    return evaluators, {"pictures": len(chosen), "prevalence": anomalous / max(valid, 1)}
+    about: dict[str, Any] = {
+        "pictures": len(chosen),
+        "prevalence": anomalous / max(valid, 1),
+        "settings": predictor.settings.to_dict(),
+    }
+    if calibrated:
+        about["regions"] = counter.compute()
+    return evaluators, about
 
 
 def evenly_spread(pictures: Pictures, limit: int | None) -> list[int]:

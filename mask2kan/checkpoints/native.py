@@ -188,6 +188,8 @@ def with_trunk(contents: Contents, folder: Path) -> Contents:
     trunk = parse_json(contents.metadata.get(METADATA_KEY, "{}"), "metadata").get("trunk")
     if trunk is None:
         return contents
+    if not isinstance(trunk, dict):
+        raise CheckpointError(f"Its trunk is {trunk!r:.60}; expected a table.")
     name, digest = (str(trunk.get(key, "")) for key in ("file", "sha256"))
     if PurePath(name).name != name or not name.endswith(".safetensors") or len(digest) != 64:
         raise CheckpointError(

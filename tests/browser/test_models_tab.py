@@ -136,7 +136,7 @@ def test_what_is_no_model_is_refused(page: Page) -> None:
 
 def test_bundled_models_need_no_download(page: Page) -> None:
     page.click('#models-list [data-source="mask2former_road"]')
-    expect(page.locator("#models-card h1")).to_contain_text("Mask2Former, CamVid")
+    expect(page.locator("#models-card h1")).to_contain_text("Mask2Former, road scenes")
     expect(page.locator("#models-download")).to_have_count(0)
     expect(page.locator("#models-use-left")).to_be_enabled()
     expect(page.locator("#models-use-right")).to_be_enabled()

@@ -54,12 +54,13 @@ def test_all_of_the_manifest_is_listed_and_what_is_offered_comes_first(served: F
 
 def test_bundled_models(served: FakeHub) -> None:
     entry = by_source(Catalog([]).entries())["mask2kan_road"]
-    assert entry.title == "Mask2KAN, CamVid (KAN head)"
+    assert entry.title == "Mask2KAN, road scenes (KAN head)"
     assert (entry.kind, entry.scene, entry.state) == ("bundled", "road", "bundled")
-    assert entry.licence == "CC BY-NC 4.0"
+    assert entry.licence == "non-commercial research"
     assert entry.card == (hub.WEIGHTS / "mask2kan_road.md").read_text(encoding="utf-8")
-    assert entry.bytes == (hub.WEIGHTS / "mask2kan_road.safetensors").stat().st_size
-    assert entry.state_text == "Bundled, 7.6 MB"
+    parts = ("mask2kan_road.safetensors", "road_trunk.safetensors")
+    assert entry.bytes == sum((hub.WEIGHTS / part).stat().st_size for part in parts)
+    assert entry.state_text == f"Bundled, {entry.bytes / 1e6:.1f} MB"
 
 
 def test_every_entry_of_the_manifest_says_its_scene() -> None:
@@ -136,7 +137,7 @@ def test_paths_are_taken_where_they_may_be_typed_and_where_they_are_offered(
         with pytest.raises(CheckpointError, match="no model"):
             Catalog([], typed_paths=True).admit(name)
     with pytest.raises(CheckpointError, match=r"Nearest: mask2kan_road"):
-        Catalog([]).admit("mask2kan_camvit")
+        Catalog([]).admit("mask2kan_raod")
     for nothing in (None, "", "  "):
         with pytest.raises(CheckpointError, match="No model was chosen"):
             Catalog([source], typed_paths=True).admit(nothing)

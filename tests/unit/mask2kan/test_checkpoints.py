@@ -20,6 +20,7 @@ import mask2kan
 from mask2kan.checkpoints import describe, hub, list_weights, load_model, save_model
 from mask2kan.checkpoints.files import sha256_of
 from mask2kan.errors import CheckpointError, Mask2KANError
+from mask2kan.settings import InferenceSettings
 
 TINY = {
     "num_classes": 11,
@@ -160,6 +161,7 @@ def test_stored_mean_and_std_are_used(tmp_path):
 def test_own_checkpoint_carries_everything(tmp_path, name):
     model = tiny(name, class_names=tuple("abcdefghijk"))
     model.calibration = {"msp": {"range": [0.0, 1.0], "fpr05": 0.5, "data": "made up"}}
+    model.settings = InferenceSettings((320, 640), "entropy", 0.01, 0.002)
     model.card = {"licence": "none"}
     save_model(model, tmp_path / "model.safetensors")
     loaded = load_model(tmp_path / "model.safetensors")
@@ -167,6 +169,7 @@ def test_own_checkpoint_carries_everything(tmp_path, name):
     assert loaded.class_names == model.class_names
     assert np.array_equal(loaded.palette, model.palette)
     assert loaded.calibration == model.calibration
+    assert loaded.settings == model.settings
     assert loaded.card == model.card
     for found, expected in zip(answers(loaded), answers(model), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
@@ -232,6 +235,22 @@ FAULTS = {
     "huge": (lambda t, m: m["config"].update(hidden_dim=10**9), r"hidden_dim is 1000000000"),
     "text": (lambda t, m: m["config"].update(num_queries="9"), r"num_queries is '9'"),
     "format": (lambda t, m: m.update(format=2), r"format is 2.*reads 1"),
+    "settings": (
+        lambda t, m: m.update(settings={"sides": [1e9]}),
+        r"settings cannot be used: settings.sides",
+    ),
+    "settings of another kind": (
+        lambda t, m: m.update(settings=[1]),
+        r"settings are no table",
+    ),
+    "a trunk elsewhere": (
+        lambda t, m: m.update(trunk={"file": "../x.safetensors", "sha256": "0" * 64}),
+        r"trunk is '../x.safetensors'; expected a plain file name",
+    ),
+    "a trunk of another kind": (
+        lambda t, m: m.update(trunk="x"),
+        r"trunk is 'x'; expected a table",
+    ),
     "calibration": (
         lambda t, m: m.update(calibration={"msp": {"range": [0, "1"]}}),
         r"calibration of 'msp'",
@@ -504,3 +523,9 @@ def test_a_folder_that_cannot_be_written_leaves_the_old_file(tmp_path, monkeypat
         save_model(model, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["mask2kan_camvid", "mask2former_camvid"])
+def test_names_that_were_bundled_once_say_what_replaced_them(name):
+    with pytest.raises(CheckpointError, match=f"{name.replace('camvid', 'road')} replaced it"):
+        load_model(name)

@@ -275,7 +275,8 @@ def test_a_full_disk_is_said(served: FakeHub, monkeypatch: pytest.MonkeyPatch) -
 def test_states_of_bundled_names_and_of_what_is_neither(served: FakeHub) -> None:
     state = hub.cache_state("mask2kan_road")
     assert state.state == "bundled"
-    assert state.bytes == (hub.WEIGHTS / "mask2kan_road.safetensors").stat().st_size
+    parts = ("mask2kan_road.safetensors", "road_trunk.safetensors")
+    assert state.bytes == sum((hub.WEIGHTS / part).stat().st_size for part in parts)
     for source in ("", "nothing", "a\0b", "../x", str(hub.WEIGHTS)):
         assert hub.cache_state(source).state == "absent"
         assert hub.hub_address(source) is None

@@ -1,0 +1,53 @@
+"""What a person sees on the page: how many objects are found, and how many regions are false.
+
+At one threshold, of the map that thresholds are applied to. A true object is an 8-connected region
+of anomalous pixels; it is found when at least half of it lies in reported regions. A reported
+region is false when it touches no anomalous pixel and is not wholly void.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mask2kan.anomaly import anomalous_regions
+from training.metrics.pixel import ANOMALY, KNOWN
+
+SMALLEST_OBJECT = 50  # pixels
+
+
+class RegionCounter:
+    """Counts over pictures."""
+
+    def __init__(self) -> None:
+        self.objects = self.found = 0
+        self.false: list[int] = []
+
+    def update(self, anomalous: NDArray[np.bool_], label: NDArray[np.uint8], smallest: int) -> None:
+        """Add a picture.
+
+        Args:
+            anomalous: (H, W), score at or above the threshold.
+            label: (H, W) 0 known, 1 anomaly, 255 void.
+            smallest: pixels of the smallest region reported.
+        """
+        truth, objects = anomalous_regions(label == ANOMALY, SMALLEST_OBJECT)
+        regions, count = anomalous_regions(anomalous, smallest)
+        sizes = np.bincount(truth.ravel(), minlength=objects + 1)[1:]
+        covered = np.bincount(truth[regions > 0], minlength=objects + 1)[1:]
+        self.objects += objects
+        self.found += int((2 * covered >= sizes).sum())
+        touching = np.bincount(regions[label == ANOMALY], minlength=count + 1)[1:] > 0
+        known = np.bincount(regions[label == KNOWN], minlength=count + 1)[1:] > 0
+        self.false.append(int((~touching & known).sum()))
+
+    def compute(self) -> dict[str, float]:
+        """Give ``objects``, ``found``, and per picture ``false_median`` and ``false_mean``."""
+        return {
+            "objects": self.objects,
+            "found": self.found,
+            "false_median": float(statistics.median(self.false)) if self.false else 0.0,
+            "false_mean": float(statistics.fmean(self.false)) if self.false else 0.0,
+        }
