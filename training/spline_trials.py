@@ -43,7 +43,14 @@ from training.records import write_record
 from training.tabular import MISSING, Cell, Table, markdown
 from training.validation import validate
 
-ACTIVE: dict[str, Any] = {"standalone_spline_scale": False, "kan_bias": True}
+THESIS: dict[str, Any] = {
+    "standalone_spline_scale": True,
+    "kan_bias": False,
+    "grid_range": (-1.0, 1.0),
+    "scale_noise": 0.1,
+    "scale_base": 1.0,
+}
+ACTIVE: dict[str, Any] = {**THESIS, "standalone_spline_scale": False, "kan_bias": True}
 WIDE: dict[str, Any] = {**ACTIVE, "grid_range": (-2.5, 2.5)}
 EAGER: dict[str, Any] = {"spline_factor": 2.0, "decay_splines": False}
 REPEATED = (20, 60, 120)
@@ -51,8 +58,8 @@ REPEATED = (20, 60, 120)
 # name: (recipe, options of the model, fields of the run)
 TRIALS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "MLP": ("head_only_mlp", {}, {}),
-    "as in the thesis": ("head_only_kan", {}, {}),
-    "no scaler": ("head_only_kan", {"standalone_spline_scale": False}, {}),
+    "as in the thesis": ("head_only_kan", THESIS, {}),
+    "no scaler": ("head_only_kan", {**THESIS, "standalone_spline_scale": False}, {}),
     "no scaler, bias, wide grid": ("head_only_kan", WIDE, {"grid_update_steps": REPEATED}),
     "the same, eager splines": (
         "head_only_kan",

@@ -189,7 +189,7 @@ def test_models_lists_architectures(capsys):
     assert run("models") == 0
     assert "mask2anomaly_swin_b" in capsys.readouterr().out
     assert run("models", "--json") == 0
-    assert len(json.loads(capsys.readouterr().out)["architectures"]) == 18
+    assert len(json.loads(capsys.readouterr().out)["architectures"]) == 21
 
 
 def test_convert_halves_and_keeps_everything(checkpoints, tmp_path, capsys):

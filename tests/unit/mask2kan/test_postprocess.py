@@ -1,5 +1,7 @@
 """Strips against the plain computation: resize everything, then sum over queries."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from mask2kan.postprocess import (
     class_scores,
     mask_strips,
     reduce_pixels,
+    strip_rows,
 )
 
 SIZES = [
@@ -57,7 +60,8 @@ def full_scores(view, geometry):
 def test_strips_equal_resizing_everything(computed, size, max_elements):
     view, geometry = random_view(computed), Geometry(computed, size)
     masks = torch.full((*size, 7), torch.nan)
-    for rows, strip in mask_strips(view, geometry, max_elements=max_elements):
+    step = strip_rows([view], geometry, max_elements)
+    for rows, strip in mask_strips(view, geometry, step=step):
         masks[rows] = strip
     torch.testing.assert_close(
         masks.permute(2, 0, 1), full_masks(view, geometry), atol=1e-5, rtol=0
@@ -72,7 +76,7 @@ def test_class_scores(computed, size):
 
 
 def test_reductions_equal_those_of_the_full_class_scores(monkeypatch):
-    monkeypatch.setitem(mask_strips.__kwdefaults__, "max_elements", 5000)
+    monkeypatch.setitem(STRIP_ELEMENTS, "cpu", 5000)
     geometry = Geometry((50, 77), (120, 100))
     view = random_view((50, 77))
     full = full_scores(view, geometry)
@@ -95,9 +99,23 @@ def test_two_views_are_averaged():
     pixels = reduce_pixels(views, geometry, ("msp", "rba"))
     np.testing.assert_array_equal(pixels.semantic, mean.argmax(0).numpy())
     for score in ("msp", "rba"):
-        maps = [FROM_CLASS_SCORES[score](scores) for scores in full]
-        expected = ((maps[0] + maps[1]) / 2).numpy()
+        expected = FROM_CLASS_SCORES[score](mean).numpy()
         np.testing.assert_allclose(pixels.anomaly[score], expected, atol=1e-5, rtol=0)
+
+
+def test_views_of_several_sizes_are_averaged():
+    size = (120, 100)
+    geometry = Geometry((60, 50), size)
+    sizes = [(60, 50), (120, 100), (24, 20)]
+    views = [
+        dataclasses.replace(random_view(computed, seed=seed), computed=computed)
+        for seed, computed in enumerate(sizes)
+    ]
+    each = [full_scores(view, Geometry(one, size)) for view, one in zip(views, sizes, strict=True)]
+    mean = torch.stack(each).mean(0).numpy()
+    np.testing.assert_allclose(class_scores(views, geometry), mean, atol=1e-5, rtol=0)
+    pixels = reduce_pixels(views, geometry, ("msp",))
+    np.testing.assert_allclose(pixels.anomaly["msp"], 1 - mean.max(0), atol=1e-5, rtol=0)
 
 
 def test_refinement_zeroes_what_certain_background_covers():

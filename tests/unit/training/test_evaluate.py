@@ -161,9 +161,16 @@ def test_other_classes_are_refused(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "cityscapes.safetensors"
-    save_model(create_model("mask2former_mobilenetv2", num_classes=19, **TINY), path)
+    save_model(create_model("mask2former_mobilenetv2", num_classes=7, **TINY), path)
     assert evaluate.main([str(path), "--data", "camvid", "--root", str(data)]) != 0
-    assert "19 classes" in capsys.readouterr().err
+    assert "7 classes" in capsys.readouterr().err
+
+
+def test_finer_classes_are_added_up(tmp_path: Path, data: Path) -> None:
+    path = tmp_path / "cityscapes.safetensors"
+    save_model(create_model("mask2former_mobilenetv2", num_classes=19, **TINY), path)
+    found = evaluate.evaluate(str(path), "camvid", root=data, device="cpu")
+    assert set(found["iou_per_class"]) == set(CAMVID)
 
 
 def test_calibration_is_written_and_true(checkpoint: Path, data: Path, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_the_runs_of_a_pair_differ_in_the_head_alone():
     same = [dataclasses.replace(config, name="", model_options={}) for config in configs.values()]
     assert same[0] == same[1] == same[2]
     assert configs["kan"].model_options == {"mask_embed": "kan"}
-    assert configs["mlp_equal"].model_options == {"mask_embed": "mlp", "mask_embed_width": 458}
+    assert configs["mlp_equal"].model_options == {"mask_embed": "mlp", "mask_embed_width": 429}
     full = [head_config(dataclasses.replace(plan, mode="full"), "", head, 0) for head in HEADS]
     assert {config.init for config in full} == {""}
     differing = {
