@@ -35,7 +35,7 @@ from training.records import read_record
 
 DATA = "camvid_anomaly"
 IN_WORDS = {
-    "camvid_anomaly": "CamVid val, held-out OtherMoving, Child and CartLuggagePram",
+    "camvid_anomaly": "CamVid val, OtherMoving, Child and CartLuggagePram",
     "fishyscapes_static": "Fishyscapes Static validation",
 }
 
