@@ -23,6 +23,7 @@ BACKBONES = {
         "backbone_num_heads": (1, 2, 2, 4),
     },
     "r50": {"backbone_depths": (1, 1, 1, 1), "backbone_width": 8},
+    "efficientnet_lite0": {"backbone_depths": (1,) * 7},
     "mobilenetv2": {"backbone_depths": (1,) * 7},
 }
 

@@ -1,9 +1,10 @@
 """Multi-scale deformable attention: one public op, and the choice of who computes it.
 
 ``ms_deform_attn`` hides its backends: ``reference`` is plain PyTorch (any device, exports, the
-definition of correct), ``cpu`` is fast on the CPU, ``cuda`` is our own kernel for NVIDIA cards.
+definition of correct), ``cpu`` is fast on the CPU, ``fused`` faster still where numba is installed,
+``cuda`` is our own kernel for NVIDIA cards.
 Which one runs is decided by capability before the call, once per device, value type and head size,
-and logged once; ``MASK2KAN_OPS=auto|cuda|cpu|reference`` in the environment forces it for the
+and logged once; ``MASK2KAN_OPS=auto|cuda|fused|cpu|reference`` in the environment forces it for the
 process, :func:`use_backend` for a block, ``backend=`` for one call. A forced backend that cannot
 run is an error, never a silent fall-back.
 
@@ -24,13 +25,13 @@ from torch import Tensor
 
 from mask2kan.errors import BackendError, unknown
 from mask2kan.ops import cpu as _cpu  # noqa: F401  (registers the CPU kernels)
-from mask2kan.ops import cuda
+from mask2kan.ops import cuda, fused
 from mask2kan.ops.operator import ms_deform_attn_operator
 from mask2kan.ops.reference import ms_deform_attn_reference
 
 __all__ = ["BACKENDS", "choose_backend", "ms_deform_attn", "use_backend"]
 
-BACKENDS = ("auto", "cuda", "cpu", "reference")
+BACKENDS = ("auto", "cuda", "fused", "cpu", "reference")
 ENVIRONMENT_VARIABLE = "MASK2KAN_OPS"
 
 _log = logging.getLogger(__name__)
@@ -70,12 +71,15 @@ def ms_deform_attn(
     request = backend or _forced or _environment_backend()
     if request == "auto" and _exporting():
         request = "reference"
-    if _decide(value.device, request, value.dtype, _head_size(value)) == "reference":
+    chosen = _decide(value.device, request, value.dtype, _head_size(value))
+    if chosen == "reference":
         return ms_deform_attn_reference(
             value, spatial_shapes, sampling_locations, attention_weights
         )
     flat_shapes = [size for shape in spatial_shapes for size in shape]
-    return ms_deform_attn_operator(value, flat_shapes, sampling_locations, attention_weights)
+    return ms_deform_attn_operator(
+        value, flat_shapes, sampling_locations, attention_weights, fused=chosen == "fused"
+    )
 
 
 def choose_backend(
@@ -84,7 +88,7 @@ def choose_backend(
     dtype: torch.dtype = torch.float32,
     head_size: int = 32,
 ) -> str:
-    """The backend that computes on a device: ``cuda``, ``cpu`` or ``reference``.
+    """The backend that computes on a device: ``cuda``, ``fused``, ``cpu`` or ``reference``.
 
     Where the answer is ``cuda``, its kernels are compiled and loaded when this returns.
 
@@ -106,10 +110,15 @@ def _choose(
     """The backend, and what kept a card from its kernels; the latter mostly empty."""
     if request not in BACKENDS:
         raise BackendError(unknown("operator backend", request, BACKENDS))
-    if request == "cpu" and device.type != "cpu":
+    if request in ("cpu", "fused") and device.type != "cpu":
         raise BackendError(
-            f"The cpu operator backend was asked for on a {device.type} tensor; move the model to "
-            "the CPU, or use auto or reference."
+            f"The {request} operator backend was asked for on a {device.type} tensor; move the "
+            "model to the CPU, or use auto or reference."
+        )
+    if request == "fused" and (reason := fused.missing()):
+        raise BackendError(
+            f"The fused operator backend was asked for, but its kernels cannot run: {reason}. Or "
+            "use auto or cpu."
         )
     if request == "cuda":
         if reason := cuda.missing(device, dtype, head_size):
@@ -121,7 +130,7 @@ def _choose(
     if request != "auto":
         return request, ""
     if device.type == "cpu":
-        return "cpu", ""
+        return ("cpu" if fused.missing() else "fused"), ""
     if device.type != "cuda" or torch.version.hip is not None:
         return "reference", ""
     reason = cuda.missing(device, dtype, head_size)

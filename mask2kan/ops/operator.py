@@ -1,7 +1,8 @@
 """The dispatcher's view of the op: schema, shapes without data, and gradient.
 
-``mask2kan::ms_deform_attn`` and its backward are registered with ``torch.library``, so that
-``torch.compile``, autocast and autograd treat them as opaque operators. Kernels come from the
+``mask2kan::ms_deform_attn`` and its backward, and a second pair of the same meaning for the kernels
+of ``fused``, are registered with ``torch.library``, so that ``torch.compile``, autocast and
+autograd treat them as opaque operators. Kernels come from the
 backend modules, ``cpu`` and ``cuda``. Second derivatives are not defined; the reference backend
 has them.
 """
@@ -15,17 +16,20 @@ from torch import Tensor
 
 FORWARD = "mask2kan::ms_deform_attn"
 BACKWARD = "mask2kan::ms_deform_attn_backward"
+FUSED_FORWARD = "mask2kan::ms_deform_attn_fused"
+FUSED_BACKWARD = "mask2kan::ms_deform_attn_fused_backward"
 
-torch.library.define(
-    FORWARD,
-    "(Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, "
-    "Tensor attention_weights) -> Tensor",
-)
-torch.library.define(
-    BACKWARD,
-    "(Tensor grad_output, Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, "
-    "Tensor attention_weights) -> (Tensor, Tensor, Tensor)",
-)
+for _forward_name, _backward_name in ((FORWARD, BACKWARD), (FUSED_FORWARD, FUSED_BACKWARD)):
+    torch.library.define(
+        _forward_name,
+        "(Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, "
+        "Tensor attention_weights) -> Tensor",
+    )
+    torch.library.define(
+        _backward_name,
+        "(Tensor grad_output, Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, "
+        "Tensor attention_weights) -> (Tensor, Tensor, Tensor)",
+    )
 
 
 def _forward_fake(
@@ -63,9 +67,20 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, Tens
     return grads[0], None, grads[1], grads[2]
 
 
+def _fused_backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+    value, locations, weights = ctx.saved_tensors
+    grads = torch.ops.mask2kan.ms_deform_attn_fused_backward(
+        grad_output, value, ctx.spatial_shapes, locations, weights
+    )
+    return grads[0], None, grads[1], grads[2]
+
+
 torch.library.register_fake(FORWARD, _forward_fake)
 torch.library.register_fake(BACKWARD, _backward_fake)
 torch.library.register_autograd(FORWARD, _backward, setup_context=_setup_context)
+torch.library.register_fake(FUSED_FORWARD, _forward_fake)
+torch.library.register_fake(FUSED_BACKWARD, _backward_fake)
+torch.library.register_autograd(FUSED_FORWARD, _fused_backward, setup_context=_setup_context)
 
 
 def ms_deform_attn_operator(
@@ -73,13 +88,16 @@ def ms_deform_attn_operator(
     spatial_shapes: list[int],
     sampling_locations: Tensor,
     attention_weights: Tensor,
+    *,
+    fused: bool = False,
 ) -> Tensor:
-    """Call the registered operator on flattened (H, W) pairs.
+    """Call the registered operator on flattened (H, W) pairs; ``fused``: the second pair.
 
     Raises:
         NotImplementedError: no kernel is registered for the device of ``value``.
     """
-    output: Tensor = torch.ops.mask2kan.ms_deform_attn(
-        value, spatial_shapes, sampling_locations, attention_weights
+    operator = (
+        torch.ops.mask2kan.ms_deform_attn_fused if fused else torch.ops.mask2kan.ms_deform_attn
     )
+    output: Tensor = operator(value, spatial_shapes, sampling_locations, attention_weights)
     return output

@@ -88,7 +88,7 @@ def dense_views(prediction):
         dense(
             view.pred_logits,
             view.pred_masks,
-            prediction.compute_size,
+            view.computed or prediction.compute_size,
             prediction.size,
             mirrored=view.mirrored,
         )

@@ -23,6 +23,7 @@ TINY = {
     "decoder_feedforward_dim": 40,
 }
 TINY_BACKBONE = {
+    "efficientnet_lite0": {"backbone_depths": (1,) * 7},
     "mobilenetv2": {"backbone_depths": (1,) * 7},
     "r50": {"backbone_depths": (1, 1, 1, 1), "backbone_width": 8},
     "swin": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -12,14 +13,16 @@ from torch import Tensor
 
 from mask2kan import ops
 from mask2kan.errors import BackendError
-from mask2kan.ops import choose_backend, cpu, ms_deform_attn, use_backend
+from mask2kan.ops import choose_backend, cpu, fused, ms_deform_attn, use_backend
 from tests.attention_cases import SHAPES, Case, make_case, run
 
+FUSED = pytest.param("fused", marks=pytest.mark.skipif(bool(fused.missing()), reason="no numba"))
+FAST = ["cpu", FUSED]
 NAMES = ("output", "value", "locations", "weights")
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
-def assert_agree(case: Case, tolerance: float) -> None:
+def assert_agree(case: Case, tolerance: float, backend: str = "cpu") -> None:
     """Errors below ``tolerance`` of each tensor's largest magnitude.
 
     The output is not differentiable where a location meets a pixel centre, so location gradients
@@ -29,7 +32,7 @@ def assert_agree(case: Case, tolerance: float) -> None:
     extent = torch.tensor([[w, h] for h, w in shapes], dtype=torch.float64)[:, None]
     pixel = locations.double() * extent - 0.5
     smooth = ((pixel - pixel.round()).abs() > 1e-3).all(-1, keepdim=True)
-    expected, found = run(case, "reference"), run(case, "cpu")
+    expected, found = run(case, "reference"), run(case, backend)
     for name, wanted, got in zip(NAMES, expected, found, strict=True):
         assert got.dtype == wanted.dtype
         assert got.shape == wanted.shape
@@ -58,7 +61,7 @@ def by_loops(case: Case) -> Tensor:
     return output.flatten(2)
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", ["reference", *FAST])
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES.keys())
 def test_matches_the_definition(backend: str, shapes: list[tuple[int, int]]) -> None:
     case = make_case(shapes, batch=1, queries=6, heads=2, points=2, dtype=torch.float64)
@@ -69,15 +72,19 @@ def test_matches_the_definition(backend: str, shapes: list[tuple[int, int]]) -> 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("where", ["random", "border", "outside", "mixed"])
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES.keys())
-def test_backends_agree(shapes: list[tuple[int, int]], where: str, dtype: torch.dtype) -> None:
-    assert_agree(make_case(shapes, where, dtype=dtype), TOLERANCE[dtype])
+@pytest.mark.parametrize("backend", FAST)
+def test_backends_agree(
+    shapes: list[tuple[int, int]], where: str, dtype: torch.dtype, backend: str
+) -> None:
+    assert_agree(make_case(shapes, where, dtype=dtype), TOLERANCE[dtype], backend)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_backends_agree_at_encoder_size(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("backend", FAST)
+def test_backends_agree_at_encoder_size(dtype: torch.dtype, backend: str) -> None:
     shapes = [(8, 16), (16, 32), (32, 64)]
     case = make_case(shapes, batch=1, queries=700, heads=8, channels=32, dtype=dtype)
-    assert_agree(case, TOLERANCE[dtype])
+    assert_agree(case, TOLERANCE[dtype], backend)
 
 
 def test_backends_agree_on_maps_too_large_for_short_sort_keys() -> None:
@@ -93,7 +100,8 @@ def test_splitting_the_work_changes_nothing(
     assert_agree(make_case(SHAPES["pyramid"], batch=5, heads=5), 1e-5)
 
 
-def test_inputs_of_any_strides() -> None:
+@pytest.mark.parametrize("backend", FAST)
+def test_inputs_of_any_strides(backend: str) -> None:
     value, shapes, locations, weights = make_case(SHAPES["pyramid"], dtype=torch.float64)
 
     def strided(tensor: Tensor) -> Tensor:
@@ -107,11 +115,12 @@ def test_inputs_of_any_strides() -> None:
     case = (strided(value), shapes, strided(locations), strided(weights))
     assert not case[0].is_contiguous()
     dense = (value, shapes, locations, weights)
-    for wanted, got in zip(run(dense, "cpu"), run(case, "cpu"), strict=True):
+    for wanted, got in zip(run(dense, backend), run(case, backend), strict=True):
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-14)
 
 
-def test_gradients_by_finite_differences() -> None:
+@pytest.mark.parametrize("backend", FAST)
+def test_gradients_by_finite_differences(backend: str) -> None:
     value, shapes, locations, weights = make_case(
         SHAPES["odd"], "random", batch=1, queries=3, heads=2, channels=2, points=2,
         dtype=torch.float64,
@@ -119,15 +128,16 @@ def test_gradients_by_finite_differences() -> None:
     leaves = [tensor.requires_grad_() for tensor in (value, locations, weights)]
 
     def function(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-        return ms_deform_attn(value, shapes, locations, weights, backend="cpu")
+        return ms_deform_attn(value, shapes, locations, weights, backend=backend)
 
     assert torch.autograd.gradcheck(function, leaves)
 
 
-def test_gradient_of_one_input_alone() -> None:
+@pytest.mark.parametrize("backend", FAST)
+def test_gradient_of_one_input_alone(backend: str) -> None:
     value, shapes, locations, weights = make_case(SHAPES["odd"], dtype=torch.float64)
     weights.requires_grad_()
-    ms_deform_attn(value, shapes, locations, weights, backend="cpu").sum().backward()
+    ms_deform_attn(value, shapes, locations, weights, backend=backend).sum().backward()
     got = weights.grad
     weights.grad = None
     ms_deform_attn(value, shapes, locations, weights, backend="reference").sum().backward()
@@ -136,9 +146,10 @@ def test_gradient_of_one_input_alone() -> None:
     torch.testing.assert_close(got, weights.grad, rtol=0, atol=1e-12)
 
 
-def test_backward_is_the_same_every_time() -> None:
+@pytest.mark.parametrize("backend", FAST)
+def test_backward_is_the_same_every_time(backend: str) -> None:
     case = make_case(SHAPES["pyramid"], queries=300)
-    for first, second in zip(run(case, "cpu"), run(case, "cpu"), strict=True):
+    for first, second in zip(run(case, backend), run(case, backend), strict=True):
         assert torch.equal(first, second)
 
 
@@ -154,7 +165,7 @@ def test_opcheck(dtype: torch.dtype) -> None:
     torch.library.opcheck(torch.ops.mask2kan.ms_deform_attn_backward.default, detached)
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", ["reference", *FAST])
 @pytest.mark.parametrize(("batch", "queries"), [(0, 5), (2, 0)])
 def test_nothing_to_do(backend: str, batch: int, queries: int) -> None:
     case = make_case(SHAPES["odd"], batch=batch, queries=queries)
@@ -163,7 +174,7 @@ def test_nothing_to_do(backend: str, batch: int, queries: int) -> None:
     assert [grad.shape for grad in grads] == [case[0].shape, case[2].shape, case[3].shape]
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", ["reference", *FAST])
 def test_wild_locations(backend: str) -> None:
     """Infinite and huge locations read zeros; a NaN makes its own query's head NaN, no other."""
     case = make_case(SHAPES["pyramid"], "random", batch=1)
@@ -183,7 +194,7 @@ def test_wild_locations(backend: str) -> None:
     torch.testing.assert_close(output[0, rest], untouched[0, rest], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", ["reference", *FAST])
 def test_points_outside_do_not_read_a_non_finite_border(backend: str) -> None:
     value, shapes, locations, weights = make_case([(3, 4)], "outside", batch=1)
     locations = torch.where(locations < 0.5, locations - 4, locations + 4)
@@ -191,7 +202,7 @@ def test_points_outside_do_not_read_a_non_finite_border(backend: str) -> None:
     assert torch.equal(output, torch.zeros_like(output))
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", ["reference", *FAST])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_values_are_summed_in_float32(backend: str, dtype: torch.dtype) -> None:
     value, shapes, locations, weights = make_case(SHAPES["pyramid"])
@@ -206,7 +217,7 @@ def test_half_precision_values_are_summed_in_float32(backend: str, dtype: torch.
     torch.testing.assert_close(output, exact.to(dtype), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", ["reference", *FAST])
 def test_autocast_leaves_the_arithmetic_alone(backend: str) -> None:
     case = make_case(SHAPES["pyramid"])
     expected = run(case, backend)
@@ -218,7 +229,7 @@ def test_autocast_leaves_the_arithmetic_alone(backend: str) -> None:
 
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("channels", [5, 8])
-@pytest.mark.parametrize("backend", ["reference", "cpu", "auto"])
+@pytest.mark.parametrize("backend", ["reference", *FAST, "auto"])
 def test_compiles_in_one_graph(backend: str, channels: int, dynamic: bool) -> None:
     value, shapes, locations, weights = make_case(SHAPES["odd"], channels=channels)
 
@@ -281,15 +292,17 @@ def fresh_choice() -> Iterator[Callable[[], None]]:
 
 
 def test_backend_choice() -> None:
-    assert choose_backend("cpu") == "cpu"
+    assert choose_backend("cpu") == ("cpu" if fused.missing() else "fused")
     assert choose_backend("mps") == "reference"
     assert choose_backend("cpu", "reference") == "reference"
-    with pytest.raises(BackendError, match="Known: auto, cpu, cuda, reference"):
+    with pytest.raises(BackendError, match="Known: auto, cpu, cuda, fused, reference"):
         choose_backend("cpu", "gpu")
     with pytest.raises(BackendError, match="need a CUDA card, and the tensors are on cpu"):
         choose_backend("cpu", "cuda")
     with pytest.raises(BackendError, match="on a cuda tensor"):
         choose_backend("cuda", "cpu")
+    with pytest.raises(BackendError, match="fused operator backend was asked for on a cuda"):
+        choose_backend("cuda", "fused")
 
 
 def test_environment_forces_a_backend_and_the_choice_is_logged_once(
@@ -351,3 +364,22 @@ def test_use_backend_forces_and_restores(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_shapes_that_do_not_fit(change: Callable[..., Case], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ms_deform_attn(*change(*make_case(SHAPES["odd"])))
+
+
+def test_without_numba_auto_is_cpu_and_fused_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fused.importlib.util, "find_spec", lambda name: None)
+    assert choose_backend("cpu") == "cpu"
+    with pytest.raises(BackendError, match="pip install -r mask2kan/ops/requirements-cpu.txt"):
+        choose_backend("cpu", "fused")
+
+
+@pytest.mark.skipif(bool(fused.missing()), reason="no numba")
+def test_fused_calls_of_several_threads_do_not_disturb_each_other() -> None:
+    cases = [make_case(SHAPES["pyramid"], queries=50 + 10 * n) for n in range(6)]
+    expected = [run(case, "reference")[0] for case in cases]
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda case: run(case, "fused")[0], cases))
+    for wanted, got in zip(expected, found, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)

@@ -268,6 +268,6 @@ def test_cityscapes_figures_and_pictures_lie_beside_the_run(checkpoints, tmp_pat
 
 
 def test_a_checkpoint_of_other_classes_is_refused(checkpoints, capsys):
-    assert evaluate.main([checkpoints[0], "--data", "synthetic"]) == 2
+    assert evaluate.main([checkpoints[0], "--data", "synthetic:ade20k"]) == 2
     error = capsys.readouterr().err
-    assert "19 classes (road, sidewalk, building, …); synthetic needs its own 11" in error
+    assert "19 classes (road, sidewalk, building, …); synthetic:ade20k needs its own 150" in error

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mask2kan.errors import ConfigError, PictureError
 from training.data import Augmentation, CamVid, SyntheticStreets, find_data, open_split
-from training.data.crops import TrainingCrops, collate
+from training.data.crops import TrainingCrops, collate, prepared
 
 
 def _write_split(root, split="train", size=(24, 32), names=("b", "a")):
@@ -180,7 +180,9 @@ def test_crop_n_depends_on_seed_and_n_alone():
 
 def test_batches_are_channels_last_and_scaled():
     crops = TrainingCrops(open_split("synthetic", "val"), Augmentation(crop=(32, 48)), 8, 0)
-    batch = collate([crops[0], crops[1]])
+    loaded = collate([crops[0], crops[1]])
+    assert loaded["images"].dtype == loaded["labels"].dtype == torch.uint8  # what travels
+    batch = prepared(loaded)
     assert batch["images"].shape == (2, 3, 32, 48)
     assert batch["images"].is_contiguous(memory_format=torch.channels_last)
     assert batch["images"].max() <= 1.0

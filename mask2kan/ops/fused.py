@@ -1,0 +1,108 @@
+"""CPU kernels of multi-scale deformable attention, compiled by numba: the op in two loops.
+
+``cpu.py`` builds the op from PyTorch's own loops, many small products that wait for each other
+whenever another program keeps a core busy. Here an image's head is one piece of work from end to
+end: every point reads its four corners, adds them up, and in the backward pass adds to the
+gradient of ``value`` in place. No two pieces write to the same numbers, so there is one parallel
+loop, nothing is gathered or sorted, and the result is the same in every run.
+
+Needs numba (``mask2kan/ops/requirements-cpu.txt``). Compiled code is kept on disk. Sums may be
+reordered and contracted (vector units and fused multiply-adds need that), but no flag lets a NaN
+or an infinity vanish. Half types are computed in float32.
+
+Dimensions: B batch, S positions of all levels, Q queries, M heads, D channels of a head, L levels,
+P points.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mask2kan.ops.operator import FUSED_BACKWARD, FUSED_FORWARD
+
+logger = logging.getLogger(__name__)
+
+_lock = threading.Lock()  # some of numba's thread pools take one caller at a time
+_kernels: tuple[Any, Any] | None = None
+
+
+def missing() -> str:
+    """Why the kernels cannot run here; empty where they can."""
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed (pip install -r mask2kan/ops/requirements-cpu.txt)"
+    return ""
+
+
+def _compiled() -> tuple[Any, Any]:
+    """The two kernels; numba is imported, and they are compiled or read, at the first call."""
+    global _kernels  # noqa: PLW0603
+    if _kernels is None:
+        from mask2kan.ops.fused_kernels import backward, forward
+
+        _kernels = forward, backward
+    return _kernels
+
+
+def _prepared(value: Tensor, spatial_shapes: list[int], *others: Tensor) -> list[Any]:
+    """Dense arrays in one type, and per level its height, width and first position."""
+    import numpy as np
+
+    dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
+    sizes = np.array(spatial_shapes, dtype=np.int64).reshape(-1, 2)
+    starts = np.concatenate([[0], np.cumsum(sizes.prod(1))[:-1]])
+    arrays = [tensor.detach().to(dtype).contiguous().numpy() for tensor in (value, *others)]
+    return [np.column_stack([sizes, starts]), *arrays]
+
+
+def _run(kernel: Any, *arguments: Any) -> None:
+    import numba
+
+    config: Any = numba.config
+    with _lock:
+        numba.set_num_threads(min(torch.get_num_threads(), config.NUMBA_NUM_THREADS))
+        kernel(*arguments)
+
+
+@torch.library.impl(FUSED_FORWARD, "cpu")
+def _forward(
+    value: Tensor, spatial_shapes: list[int], locations: Tensor, weights: Tensor
+) -> Tensor:
+    batch, _, heads, channels = value.shape
+    levels, *arrays = _prepared(value, spatial_shapes, locations, weights)
+    output = torch.zeros(
+        (batch, locations.shape[1], heads, channels),
+        dtype=torch.float64 if value.dtype == torch.float64 else torch.float32,
+    )
+    if 0 not in (*value.shape, *locations.shape):
+        _run(_compiled()[0], levels, *arrays, output.numpy())
+    return output.flatten(2).to(value.dtype)
+
+
+@torch.library.impl(FUSED_BACKWARD, "cpu")
+def _backward(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: list[int],
+    locations: Tensor,
+    weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grads = grad_output.unflatten(2, value.shape[2:])
+    levels, *arrays = _prepared(value, spatial_shapes, locations, weights, grads)
+    results = [torch.zeros(array.shape, dtype=_type_of(array)) for array in arrays[:3]]
+    if 0 not in (*value.shape, *locations.shape):
+        _run(_compiled()[1], levels, *arrays, *(result.numpy() for result in results))
+    return (
+        results[0].to(value.dtype),
+        results[1].to(locations.dtype),
+        results[2].to(weights.dtype),
+    )
+
+
+def _type_of(array: Any) -> torch.dtype:
+    return torch.float64 if array.dtype.itemsize == 8 else torch.float32
