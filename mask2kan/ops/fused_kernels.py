@@ -48,14 +48,38 @@ def forward(levels: Any, value: Any, locations: Any, weights: Any, output: Any) 
                         continue
                     left, top = math.floor(x), math.floor(y)
                     right, low = x - left, y - top
-                    for corner in range(4):
-                        row, column = top + corner // 2, left + corner % 2
-                        if row < 0 or column < 0 or row >= height or column >= width:
+                    # Corners outside the map are read where the nearest inside is, and count 0.
+                    x0, x1 = max(left, 0), min(left + 1, width - 1)
+                    y0, y1 = max(top, 0), min(top + 1, height - 1)
+                    in_left, in_right = left >= 0, left + 1 < width
+                    in_top, in_low = top >= 0, top + 1 < height
+                    a = value[image, start + y0 * width + x0, head]
+                    b = value[image, start + y0 * width + x1, head]
+                    c = value[image, start + y1 * width + x0, head]
+                    d = value[image, start + y1 * width + x1, head]
+                    if in_left and in_right and in_top and in_low:
+                        share_a = weight * (1 - low) * (1 - right)
+                        share_b = weight * (1 - low) * right
+                        share_c = weight * low * (1 - right)
+                        share_d = weight * low * right
+                        for channel in range(channels):
+                            total[channel] += (
+                                share_a * a[channel]
+                                + share_b * b[channel]
+                                + share_c * c[channel]
+                                + share_d * d[channel]
+                            )
+                        continue
+                    for corner in range(4):  # at a border, where 0 times infinity must not appear
+                        below, beside = corner // 2 == 1, corner % 2 == 1
+                        if not (in_low if below else in_top) or not (
+                            in_right if beside else in_left
+                        ):
                             continue
-                        share = weight
-                        share *= low if corner // 2 else 1 - low
-                        share *= right if corner % 2 else 1 - right
-                        read = value[image, start + row * width + column, head]
+                        share = weight * (low if below else 1 - low)
+                        share *= right if beside else 1 - right
+                        row = top + corner // 2
+                        read = value[image, start + row * width + left + corner % 2, head]
                         for channel in range(channels):
                             total[channel] += share * read[channel]
 
@@ -76,6 +100,7 @@ def backward(  # noqa: PLR0917 - arrays, which numba takes by position
     count, points = weights.shape[3], weights.shape[4]
     for piece in numba.prange(batch * heads):
         image, head = piece // heads, piece % heads
+        dots = np.zeros(4, dtype=grad.dtype)
         for query in range(queries):
             arrived = grad[image, query, head]
             for level in range(count):
@@ -93,24 +118,26 @@ def backward(  # noqa: PLR0917 - arrays, which numba takes by position
                         continue
                     left, top = math.floor(x), math.floor(y)
                     right, low = x - left, y - top
-                    by_weight = by_x = by_y = weight * 0
                     for corner in range(4):
+                        dots[corner] = 0
                         row, column = top + corner // 2, left + corner % 2
                         if row < 0 or column < 0 or row >= height or column >= width:
                             continue
-                        vertical = low if corner // 2 else 1 - low
-                        horizontal = right if corner % 2 else 1 - right
+                        share = weight * (low if corner // 2 else 1 - low)
+                        share *= right if corner % 2 else 1 - right
                         position = start + row * width + column
                         read = value[image, position, head]
                         written = grad_value[image, position, head]
-                        share = weight * vertical * horizontal
                         dot = weight * 0
                         for channel in range(channels):
                             dot += read[channel] * arrived[channel]
                             written[channel] += share * arrived[channel]
-                        by_weight += vertical * horizontal * dot
-                        by_x += (vertical if corner % 2 else -vertical) * dot
-                        by_y += (horizontal if corner // 2 else -horizontal) * dot
-                    grad_weights[image, query, head, level, point] = by_weight
-                    grad_locations[image, query, head, level, point, 0] = by_x * weight * width
-                    grad_locations[image, query, head, level, point, 1] = by_y * weight * height
+                        dots[corner] = dot
+                    upper = dots[0] + right * (dots[1] - dots[0])
+                    lower = dots[2] + right * (dots[3] - dots[2])
+                    across = (1 - low) * (dots[1] - dots[0]) + low * (dots[3] - dots[2])
+                    grad_weights[image, query, head, level, point] = upper + low * (lower - upper)
+                    grad_locations[image, query, head, level, point, 0] = across * weight * width
+                    grad_locations[image, query, head, level, point, 1] = (
+                        (lower - upper) * weight * height
+                    )
