@@ -308,7 +308,8 @@ KAN: dict[str, str] = {
     "facts": (
         "Grid of {grid} intervals, splines of order {order}, base function {base}. Of the values "
         "that reach this layer from {picture}, {inner} lie outside the grid's inner part and "
-        "{knots} beyond its last knots, where only the base function acts."
+        "{knots} beyond its last knots, where only the base function acts. Splines make {share} of "
+        "what differs from query to query here, the base functions the rest."
     ),
     "strongest": "Strongest edges",
     "function": "Function",

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from mask2kan.errors import ConfigError
 from mask2kan.heads import MLP
 from mask2kan.kan import KAN, KANLinear
+from mask2kan.kan_activity import spline_share
 
 NUM_STRONGEST = 12
 
@@ -125,6 +126,7 @@ class LayerView:
         outside_inner: share of the picture's activations outside the inner grid, knot k to knot
             G + k of their input.
         outside_knots: share beyond the first or last knot, where the spline is 0.
+        spline_share: of the layer's variance over the picture's queries (``kan_activity``).
     """
 
     index: int
@@ -138,6 +140,7 @@ class LayerView:
     strongest: tuple[Edge, ...]
     outside_inner: float
     outside_knots: float
+    spline_share: float
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, none rounded; without the two matrices."""
@@ -151,6 +154,7 @@ class LayerView:
             "strongest": [dataclasses.asdict(edge) for edge in self.strongest],
             "outside_inner": self.outside_inner,
             "outside_knots": self.outside_knots,
+            "spline_share": self.spline_share,
         }
 
 
@@ -248,6 +252,7 @@ def layer_views(
                 strongest=_strongest(norms, num_strongest),
                 outside_inner=outside_inner,
                 outside_knots=outside_knots,
+                spline_share=spline_share(layer, rows) if len(rows) > 1 else 0.0,
             )
         )
         rows = layer(rows)

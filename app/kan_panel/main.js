@@ -112,6 +112,7 @@ class Panel {
     this.facts.textContent = t('facts', {
       grid: layer.grid_size, order: layer.spline_order, base: layer.base_activation,
       inner: percent(layer.outside_inner), knots: percent(layer.outside_knots),
+      share: percent(layer.spline_share),
       picture: this.value.picture,
     });
     [this.input.max, this.output.max] = [layer.in_features - 1, layer.out_features - 1];

@@ -11,6 +11,7 @@ from torch import nn
 from mask2kan import Predictor, create_model
 from mask2kan.errors import ConfigError
 from mask2kan.kan import KAN
+from mask2kan.kan_activity import spline_share
 from mask2kan.kan_view import edge_view, head_inputs, kan_head, layer_views
 
 TINY = {
@@ -116,6 +117,15 @@ def test_shares_outside_are_counted_per_edge():
     whole = layer_views(kan, inputs)[0]
     assert whole.outside_inner == pytest.approx(4 / 40)
     assert whole.outside_knots == pytest.approx(2 / 40)
+
+
+def test_a_layer_says_how_much_its_splines_do():
+    kan, _ = make_kan()
+    inputs = torch.randn(30, 5)
+    first, second = layer_views(kan, inputs)
+    assert first.spline_share == spline_share(kan.layers[0], inputs)
+    assert second.to_json()["spline_share"] == spline_share(kan.layers[1], kan.layers[0](inputs))
+    assert layer_views(kan, inputs[:1])[0].spline_share == 0
 
 
 def test_an_edge_without_a_picture_and_as_json():
