@@ -40,7 +40,7 @@ class TrainConfig:
         model_options: overrides of the model's configuration; number, names and colours of the
             classes are the data set's unless given.
         pretrained_backbone: file of ImageNet weights, looked up like data; ``timm`` to download
-            timm's; empty for none.
+            timm's; ``random`` or empty for none.
         init: checkpoint to start from (anything ``load_model`` takes) instead of random weights.
             The architecture is then the checkpoint's; of the model's configuration only the
             options of ``mask_embed`` count, where it is made anew.

@@ -181,7 +181,8 @@ class Trainer:
             model.to(memory_format=torch.channels_last)
         if not config.full_precision_backbone:
             lead(model).full_precision_backbone = False
-        if fresh and config.batch_norm_batches and config.pretrained_backbone:
+        starts = config.pretrained_backbone not in ("", "random")
+        if fresh and config.batch_norm_batches and starts:
             crops = self._crops(0, config.batch_norm_batches * config.batch_size)
             size = config.batch_size
             batches = (

@@ -77,10 +77,26 @@ def _from_scratch(config: TrainConfig, pictures: LabelledPictures, *, pretrained
     names = tuple(options.get("class_names") or class_names_for(int(options["num_classes"])))
     _require_classes(names, pictures, config)
     weights: Path | bool = False
-    if pretrained and config.pretrained_backbone:
-        timm = config.pretrained_backbone == "timm"
-        weights = True if timm else find_data(config.pretrained_backbone)
+    if pretrained and config.pretrained_backbone not in ("", "random"):
+        weights = _backbone_weights(config.pretrained_backbone)
     return create_model(config.model, pretrained_backbone=weights, **options)
+
+
+def _backbone_weights(name: str) -> Path | bool:
+    """The file of ImageNet weights, or True for timm's.
+
+    Raises:
+        ConfigError: when it is not there, saying what else there is.
+    """
+    if name == "timm":
+        return True
+    try:
+        return find_data(name)
+    except ConfigError as error:
+        raise ConfigError(
+            f"The backbone's ImageNet weights are not here. {error} Or choose "
+            "--set pretrained_backbone=timm, which downloads timm's, or random."
+        ) from error
 
 
 def _from_checkpoint(config: TrainConfig, pictures: LabelledPictures) -> Mask2KAN:

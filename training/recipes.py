@@ -77,6 +77,8 @@ ROAD_DATA = "6 cityscapes256 + 1 cityscapes_clips + 2 camvid + 1 rendered_street
 def road_pair() -> TrainConfig:
     """A small Mask2KAN and a small Mask2Former of Cityscapes' classes on one trunk.
 
+    ``--data cityscapes`` trains it on the official layout.
+
     The KAN differs from the thesis's where that made its splines idle: they have no scaler, learn
     faster and without decay, begin with more and the base branch with less, and a bias spares them
     serving as the constant.

@@ -211,6 +211,7 @@ def test_the_contrastive_term_joins_where_outliers_are_pasted(tmp_path):
         ("head_only_kan", ["data=synthetic:ade20k"], "add class_embed to fresh"),
         ("camvid_kan", ["data=synthetic:cityscapes"], "model.num_classes unset"),
         ("camvid_kan", ["data=pictures:/tmp"], "has no labels"),
+        ("camvid_kan", ["pretrained_backbone=gone.pth"], "pretrained_backbone=timm.*or random"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(name, settings, message, tmp_path):
