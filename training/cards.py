@@ -48,6 +48,8 @@ LIMITS = """\
   (truck, bus, train, motorcycle, wall), for others more often than large models do.
 - Anomaly scores say where the known classes explain little. That is also so at class borders, on
   small or distant things and on ordinary things that are rare in its data.
+- Its rendered streets showed objects without a label, and it takes such objects (a sofa, tyres) for
+  the road they stand on more often than real ones.
 - Thresholds were measured on Fishyscapes Static, whose objects are pasted into Cityscapes'
   pictures; elsewhere the same threshold flags another share of the pixels.
 - A demonstration and a baseline for research. Not for driving, nor for judging anybody."""

@@ -71,7 +71,7 @@ def camvid_kan() -> TrainConfig:
     )
 
 
-ROAD_DATA = "6 cityscapes256 + 1 cityscapes_clips + 2 camvid + 1 rendered_street"
+ROAD_DATA = "6 cityscapes256 + 1 cityscapes_clips + 2 camvid + 0.3 rendered_street"
 
 
 def road_pair() -> TrainConfig:

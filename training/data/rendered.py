@@ -4,13 +4,14 @@
     <root>/labels/street_<seed>_<object>.png      Cityscapes' training ids; 255 void, the object too
     <root>/anomaly/street_<seed>_<object>.png     0 known, 1 the object, 255 void
 
-Scenes with odd seeds are for training, where the object says nothing (``transforms.IGNORED``);
-those with even seeds are only measured on, as class labels (``val``) and as anomalies
-(``RenderedAnomalies``, named ``rendered_street``).
+Scenes with odd seeds and without an object are for training: a model that sees objects it is told
+nothing about takes them for the road they stand on. Scenes with even seeds are only measured on, as
+class labels (``val``) and as anomalies (``RenderedAnomalies``, named ``rendered_anomaly``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,8 @@ class RenderedStreets(SegmentationPictures):
     def scan(cls, root: Path, split: str) -> Scan:
         """What a folder holds of a split."""
         reader = class_labels(len(CITYSCAPES))
-        return _scan(cls.title, root, "labels", reader, odd=split == "train")
+        chosen = _is_plain if split == "train" else _is_even
+        return _scan(cls.title, root, "labels", reader, chosen)
 
 
 class RenderedAnomalies(AnomalySet):
@@ -65,24 +67,31 @@ class RenderedAnomalies(AnomalySet):
     @classmethod
     def scan(cls, root: Path) -> Scan:
         """What a folder holds."""
-        return _scan(cls.title, root, "anomaly", ZERO_ONE, odd=False)
+        return _scan(cls.title, root, "anomaly", ZERO_ONE, _is_even)
 
 
 def _recognised(root: Path) -> bool:
     return any_exists(root, "anomaly") and any_exists(root, "images")
 
 
-def _scan(title: str, root: Path, labels: str, reader: LabelReader, *, odd: bool) -> Scan:
+def _scan(
+    title: str, root: Path, labels: str, reader: LabelReader, chosen: Callable[[str], bool]
+) -> Scan:
     scan = Scan(f"{title} at {root}")
     pictures, found = (
-        {key: path for key, path in scan.index(root / folder).items() if _is_odd(key) == odd}
+        {key: path for key, path in scan.index(root / folder).items() if chosen(key)}
         for folder in ("images", labels)
     )
     scan.match(pictures, found, reader, expected=f"{labels}/{{key}}.png")
     return scan.finish(root)
 
 
-def _is_odd(name: str) -> bool:
-    """Of ``street_<seed>_<object>``."""
+def _is_plain(name: str) -> bool:
+    """Of an odd seed, and without an object."""
+    return not _is_even(name) and name.endswith("_none")
+
+
+def _is_even(name: str) -> bool:
+    """Of ``street_<seed>_<object>``; a name without a seed is measured on."""
     seed = name.split("_")[1] if name.count("_") else ""
-    return seed.isdigit() and int(seed) % 2 == 1
+    return not (seed.isdigit() and int(seed) % 2 == 1)
