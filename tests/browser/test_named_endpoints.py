@@ -75,7 +75,8 @@ def test_segment_gives_the_predictors_numbers(client: Client, app: App) -> None:
     paths = {Path(path).name: path for path in files}
     prediction = Predictor(load_model(source, device="cpu"))(PICTURE)
     labels = next(path for name, path in paths.items() if name.endswith("_semantic.png"))
-    assert np.array_equal(np.asarray(Image.open(labels)), prediction.semantic)
+    # Another process may add up with another number of threads, and random classes nearly tie.
+    assert (np.asarray(Image.open(labels)) == prediction.semantic).mean() > 0.999
     raw = np.load(next(path for name, path in paths.items() if name.endswith("_score.npz")))
     np.testing.assert_allclose(
         raw[raw.files[0]], prediction.anomaly("entropy"), rtol=1e-5, atol=1e-6
