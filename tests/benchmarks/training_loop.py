@@ -177,7 +177,7 @@ def alternate(sides: dict[str, Stepper], repeats: int, *, busy: bool) -> measure
 
 def between_checkouts(checkout: Path, threads: int, repeats: int) -> list[measure.Row]:
     """Steps of one head here and in another checkout."""
-    settings = ("data=synthetic:cityscapes",)
+    settings = ("data=synthetic",)
     here = Stepper(measure.REPOSITORY, threads, "camvid_kan", *settings)
     before = Stepper(checkout, threads, "camvid_kan", *settings)
     try:
