@@ -107,13 +107,17 @@ def as_mlp(config: ModelConfig) -> ModelConfig:
 def load_pair(folder: str | Path) -> HeadPair:
     """The pair of a joint run's folder, or of any folder with ``kan`` and ``mlp`` models or files.
 
+    Args:
+        folder: of the two, or two checkpoints: ``mask2kan_road + mask2former_road``.
+
     Raises:
         CheckpointError: when one is missing, or their trunks are not the same.
     """
-    files = [Path(folder) / f"{name}.safetensors" for name in HEADS]
-    kan, mlp = (
-        load_model(file if file.is_file() else file.with_suffix(""), device="cpu") for file in files
-    )
+    sources: list[str | Path] = list(str(folder).split(" + "))
+    if len(sources) != len(HEADS):
+        files = [Path(folder) / f"{name}.safetensors" for name in HEADS]
+        sources = [file if file.is_file() else file.with_suffix("") for file in files]
+    kan, mlp = (load_model(source, device="cpu") for source in sources)
     for part in ("backbone", "pixel_decoder"):
         ours, others = (model.get_submodule(part).state_dict() for model in (kan, mlp))
         same = ours.keys() == others.keys()

@@ -7,6 +7,7 @@ import torch
 
 from mask2kan import load_model
 from mask2kan.checkpoints import save_model, save_pair
+from mask2kan.classes import CITYSCAPES
 from mask2kan.comparison import TrunkHashes
 from mask2kan.errors import CheckpointError, ConfigError
 from tests.tiny_runs import QUICK, SMALL_BACKBONES, SMALL_DECODERS
@@ -180,3 +181,9 @@ def test_models_of_two_trunks_are_no_pair(run, tmp_path):
 def test_pairs_that_cannot_be_are_refused(setting):
     with pytest.raises(ConfigError, match="heads|pair"):
         override(recipe("road_pair"), [setting])
+
+
+def test_the_bundled_pair_can_be_trained_on():
+    pair = load_pair("mask2kan_road + mask2former_road")
+    assert pair.kan.class_names == tuple(CITYSCAPES)
+    assert pair.mlp_config.mask_embed == "mlp"
