@@ -4,7 +4,8 @@
 whenever another program keeps a core busy. Here an image's head is one piece of work from end to
 end: every point reads its four corners, adds them up, and in the backward pass adds to the
 gradient of ``value`` in place. No two pieces write to the same numbers, so there is one parallel
-loop, nothing is gathered or sorted, and the result is the same in every run.
+loop, and nothing is gathered or sorted. Runs on request only: beside other processes a resumed
+training was seen to differ in its last bits.
 
 Needs numba (``mask2kan/ops/requirements-cpu.txt``). Compiled code is kept on disk. Sums may be
 reordered and contracted (vector units and fused multiply-adds need that), but no flag lets a NaN
