@@ -1,8 +1,8 @@
 """Multi-scale deformable attention: one public op, and the choice of who computes it.
 
 ``ms_deform_attn`` hides its backends: ``reference`` is plain PyTorch (any device, exports, the
-definition of correct), ``cpu`` is fast on the CPU, ``fused`` (on request, with numba) is faster
-still to train with, ``cuda`` is our own kernel for NVIDIA cards.
+definition of correct), ``cpu`` is fast on the CPU, ``fused`` faster still where numba is installed,
+``cuda`` is our own kernel for NVIDIA cards.
 Which one runs is decided by capability before the call, once per device, value type and head size,
 and logged once; ``MASK2KAN_OPS=auto|cuda|fused|cpu|reference`` in the environment forces it for the
 process, :func:`use_backend` for a block, ``backend=`` for one call. A forced backend that cannot
@@ -130,7 +130,7 @@ def _choose(
     if request != "auto":
         return request, ""
     if device.type == "cpu":
-        return "cpu", ""  # fused runs where it is asked for
+        return ("cpu" if fused.missing() else "fused"), ""
     if device.type != "cuda" or torch.version.hip is not None:
         return "reference", ""
     reason = cuda.missing(device, dtype, head_size)

@@ -4,8 +4,7 @@
 whenever another program keeps a core busy. Here an image's head is one piece of work from end to
 end: every point reads its four corners, adds them up, and in the backward pass adds to the
 gradient of ``value`` in place. No two pieces write to the same numbers, so there is one parallel
-loop, and nothing is gathered or sorted. Runs on request only: beside other processes a resumed
-training was seen to differ in its last bits.
+loop, nothing is gathered or sorted, and the result is the same in every run.
 
 Needs numba (``mask2kan/ops/requirements-cpu.txt``). Compiled code is kept on disk. Sums may be
 reordered and contracted (vector units and fused multiply-adds need that), but no flag lets a NaN
@@ -65,9 +64,14 @@ def _run(kernel: Any, *arguments: Any) -> None:
     import numba
 
     config: Any = numba.config
+    threads = torch.get_num_threads()
     with _lock:
-        numba.set_num_threads(min(torch.get_num_threads(), config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(threads, config.NUMBA_NUM_THREADS))
         kernel(*arguments)
+    # Starting its threads, numba sets the number of PyTorch's too where both share one OpenMP;
+    # sums over another number of threads differ in their last bits.
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 @torch.library.impl(FUSED_FORWARD, "cpu")

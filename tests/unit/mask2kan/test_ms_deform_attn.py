@@ -5,6 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -292,7 +294,7 @@ def fresh_choice() -> Iterator[Callable[[], None]]:
 
 
 def test_backend_choice() -> None:
-    assert choose_backend("cpu") == "cpu"
+    assert choose_backend("cpu") == ("cpu" if fused.missing() else "fused")
     assert choose_backend("mps") == "reference"
     assert choose_backend("cpu", "reference") == "reference"
     with pytest.raises(BackendError, match="Known: auto, cpu, cuda, fused, reference"):
@@ -383,3 +385,18 @@ def test_fused_calls_of_several_threads_do_not_disturb_each_other() -> None:
         found = list(pool.map(lambda case: run(case, "fused")[0], cases))
     for wanted, got in zip(expected, found, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(bool(fused.missing()), reason="no numba")
+def test_fused_leaves_the_number_of_threads_alone() -> None:
+    code = """
+import torch
+from mask2kan.ops import ms_deform_attn
+torch.set_num_threads(1)  # numba starts a thread per core, and may share OpenMP with PyTorch
+value = torch.randn(1, 4, 1, 8)
+places, weights = torch.rand(1, 3, 1, 1, 2, 2), torch.rand(1, 3, 1, 1, 2)
+ms_deform_attn(value, [(2, 2)], places, weights, backend="fused")
+assert torch.get_num_threads() == 1, torch.get_num_threads()
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
