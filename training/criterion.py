@@ -22,6 +22,7 @@ picture, n matched pairs of a picture in a set, N of all pictures, P points, R d
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -117,23 +118,33 @@ class SetCriterion(nn.Module):
         targets: Sequence[Target],
         draws: Callable[[int], Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Unweighted losses.
+        """Unweighted losses of one model: ``of_heads`` with one."""
+        return self.of_heads([outputs], targets, draws)[0]
+
+    def of_heads(
+        self,
+        outputs: Sequence[Mapping[str, Any]],
+        targets: Sequence[Target],
+        draws: Callable[[int], Tensor] | None = None,
+    ) -> list[dict[str, Tensor]]:
+        """Unweighted losses of one or more heads, compared at the same points.
 
         Args:
-            outputs: the model's ``pred_logits`` (B, Q, K+1), ``pred_masks`` (B, Q, h, w) and
-                ``aux_outputs``.
+            outputs: each head's ``pred_logits`` (B, Q, K+1), ``pred_masks`` (B, Q, h, w) and
+                ``aux_outputs``, as many everywhere.
             targets: B pictures' ground truth, see ``semantic_targets``.
             draws: gives (B, P, 2) uniform points for P, such as ``PointDraws``; torch's own stream
                 when absent.
 
         Returns:
-            ``loss_ce``, ``loss_mask`` and ``loss_dice`` of the last layer, and the same with
-            ``_<i>`` appended for the i-th of ``aux_outputs``.
+            Per head ``loss_ce``, ``loss_mask`` and ``loss_dice`` of the last layer, and the same
+            with ``_<i>`` appended for the i-th of ``aux_outputs``.
 
         Raises:
             NumericsError: when a prediction is not finite.
         """
-        every = [*outputs.get("aux_outputs", []), outputs]
+        layers = [[*one.get("aux_outputs", []), one] for one in outputs]
+        every = list(itertools.chain(*layers))
         logits = torch.stack([output["pred_logits"] for output in every]).float()
         masks = [output["pred_masks"] for output in every]
         if draws is None:
@@ -145,12 +156,15 @@ class SetCriterion(nn.Module):
                 "loss_ce": self._class_losses(logits, targets, matches),
                 **self._mask_losses(masks, targets, matches, draws(self._drawn)),
             }
-        last = len(every) - 1
-        return {
-            name if s == last else f"{name}_{s}": values[s]
-            for s in range(len(every))
-            for name, values in per_set.items()
-        }
+        count = len(layers[0])
+        return [
+            {
+                name if s == count - 1 else f"{name}_{s}": values[head * count + s]
+                for s in range(count)
+                for name, values in per_set.items()
+            }
+            for head in range(len(layers))
+        ]
 
     def total(self, losses: Mapping[str, Tensor], mask_embed: nn.Module) -> Tensor:
         """The number to minimise: L_seg + λ1 L_reg (thesis eq. 2.6).

@@ -30,6 +30,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from mask2kan.devices import keep_freed_memory
 from mask2kan.errors import ConfigError, NumericsError
 from mask2kan.kan import KAN
 from training import state
@@ -103,6 +104,8 @@ class Trainer:
                 f"batch_size is {config.batch_size}; it must be a multiple of the number of "
                 f"processes ({processes})."
             )
+        if self.accelerator.device.type == "cpu":
+            keep_freed_memory()
         self.progress = progress and self.accelerator.is_main_process
         self.train_pictures = _open(config, "train")
         self.step, self.best, self.interrupted, self.order = 0, -1.0, False, ""

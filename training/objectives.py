@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Protocol
 
 import torch
@@ -68,13 +67,13 @@ class SegmentationObjective(nn.Module):
         outputs = self._outputs(batch)
         targets = semantic_targets(_framed(batch["labels"]))
         device = batch["images"].device
-        # every head is compared at the same points
-        draws = functools.cache(PointDraws(self.config.seed, batch["numbers"], device))
+        draws = PointDraws(self.config.seed, batch["numbers"], device)
+        found = self.criterion.of_heads(list(outputs.values()), targets, draws)
         total = torch.zeros((), device=device)
         losses: dict[str, Tensor] = {}
-        for name, decoder in decoders(self.model).items():
-            terms = self.criterion(outputs[name], targets, draws)
-            share = self.criterion.total(terms, decoder.mask_embed)
+        by_name = decoders(self.model)
+        for name, terms in zip(outputs, found, strict=True):
+            share = self.criterion.total(terms, by_name[name].mask_embed)
             if self.config.outliers.active and self.config.contrastive_weight:
                 terms["loss_contrastive"] = self._contrastive(outputs[name], batch["labels"])
                 share = share + self.config.contrastive_weight * terms["loss_contrastive"]

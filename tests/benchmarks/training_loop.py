@@ -99,10 +99,10 @@ def rows_for(checkpoint: str, crop: tuple[int, int], repeats: int) -> measure.Ro
 STEPPER = """
 import sys, tempfile, time
 from pathlib import Path
-import torch
-from training.config import override
+from training.config import override  # before torch, as the command has it
 from training.loop import Trainer
 from training.recipes import recipe
+import torch
 torch.set_num_threads(int(sys.argv[1]))
 name, *settings = sys.argv[2:]
 trainer = Trainer(override(recipe(name), settings), Path(tempfile.mkdtemp()), progress=False)
@@ -124,11 +124,12 @@ class Stepper:
     """A trainer in a process of its own that makes a step when asked to."""
 
     def __init__(self, checkout: Path, threads: int, name: str, *settings: str) -> None:
+        inherited = {name: text for name, text in os.environ.items() if name != "GOMP_SPINCOUNT"}
         command = [sys.executable, "-c", STEPPER, str(threads), name, *SMALL, *settings]
         self._process = subprocess.Popen(
             command,
             cwd=checkout,
-            env={**os.environ, "PYTHONPATH": "."},
+            env={**inherited, "PYTHONPATH": "."},  # ``training`` sets its own
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
