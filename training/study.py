@@ -38,6 +38,7 @@ from mask2kan.errors import ConfigError, Mask2KANError
 from mask2kan.predictor import Predictor
 from training.config import TrainConfig, override
 from training.data import open_anomaly, open_split, usual_split
+from training.data.label_space import coarse_classes, plain_labels
 from training.limits import require
 from training.loop import Trainer
 from training.metrics import AnomalyEvaluator, SegmentationEvaluator
@@ -255,11 +256,15 @@ class Study:
             head: {"head_parameters": head_parameters(model.config)}
             for head, model in models.items()
         }
-        overlap = {head: SegmentationEvaluator(m.config.num_classes) for head, m in models.items()}
+        names = tuple(self._pictures.class_names)
+        overlap = {head: SegmentationEvaluator(len(names)) for head in models}
+        coarser = coarse_classes(tuple(next(iter(models.values())).class_names), names)
         for index in self._chosen(len(self._pictures.names)):
             picture, label = self._pictures.arrays(index)
+            label = plain_labels(label, len(names))
             for head, prediction in zip(models, together(picture), strict=True):
-                overlap[head].update(prediction.semantic, label)
+                semantic = coarser(prediction.class_scores) if coarser else prediction.semantic
+                overlap[head].update(semantic, label)
         for head, evaluator in overlap.items():
             found[head]["miou"] = evaluator.compute()["miou"]
         for name in self.plan.anomalies:

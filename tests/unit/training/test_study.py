@@ -10,12 +10,16 @@ import torch
 from accelerate.state import AcceleratorState
 from scipy import stats
 
+from mask2kan import Predictor, load_model
+from mask2kan.checkpoints.hub import WEIGHTS
 from tests.tiny_runs import TINY
 from training import study as study_module
+from training.measuring import evaluate_segmentation
 from training.statistics import holm, mean_of, paired_difference
 from training.study import HEADS, Plan, Study, head_config, main
 from training.study_report import as_markdown
 
+MEMBERS = {"kan": "mask2kan", "mlp": "mask2former"}
 TRUNKS = {"kan-trained": "mask2kan_road", "mlp-trained": "mask2former_road"}
 QUICK = (
     *("steps=2", "batch_size=2", "num_points=32", "eval_pictures=1", "views=1"),
@@ -209,3 +213,16 @@ def test_a_damaged_plan_is_named(tmp_path, capsys):
     command = ["--data", "synthetic", "--anomalies", "synthetic_anomaly", "--out", str(tmp_path)]
     assert main(command) == 2
     assert "plan.json is damaged" in capsys.readouterr().err
+
+
+def test_finer_models_are_measured_in_the_classes_of_the_data(tmp_path):
+    settings = tuple(one for one in QUICK if not one.startswith(("data=", "eval_pictures")))
+    plan = Plan("head_only", "synthetic:camvid", TRUNKS, 1, settings, anomalies=())
+    weights = {head: WEIGHTS / f"{name}_road.safetensors" for head, name in MEMBERS.items()}
+    study = Study(plan, tmp_path)
+    found = study._measure(weights)
+    for head, path in weights.items():
+        predictor = Predictor(load_model(path, device="cpu"), "cpu", "float32")
+        expected, _ = evaluate_segmentation(predictor, study._pictures)
+        assert found[head]["miou"] == pytest.approx(expected["miou"], abs=1e-6)
+        assert found[head]["miou"] > 0.02
