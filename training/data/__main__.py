@@ -21,6 +21,7 @@ from mask2kan.errors import ConfigError, Mask2KANError
 from training.data.check import Report, inspect_data
 from training.data.faults import NOTES, RULES
 from training.data.folders import data_places
+from training.data.mixture import parts_of
 from training.data.registry import (
     ANOMALY_SETS,
     SEGMENTATION_SETS,
@@ -44,19 +45,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if options.workers is not None:
             require("workers", options.workers, 1)
-        report = inspect_data(
-            options.data,
-            options.split,
-            anomaly=options.anomaly,
-            workers=options.workers,
-            progress=True,
-            remembered=options.remembered,
-        )
+        reports = [
+            inspect_data(
+                part.data,
+                options.split,
+                anomaly=options.anomaly,
+                workers=options.workers,
+                progress=True,
+                remembered=options.remembered,
+            )
+            for part in parts_of(options.data)
+        ]
     except (Mask2KANError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(summary(report))
-    return 1 if report.faults else 0
+    for report in reports:
+        print(summary(report))
+    return int(any(report.faults for report in reports))
 
 
 def summary(report: Report) -> str:
@@ -110,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         description="List every fault of a data set, one line each.",
         epilog="example: python -m training.data check cityscapes=/data/cityscapes --split val",
     )
-    check.add_argument("data", help="a name (see list), a folder, or name=folder")
+    check.add_argument("data", help="a name (see list), a folder, name=folder, or a mixture")
     check.add_argument(
         "--split",
         action="append",

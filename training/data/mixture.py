@@ -95,6 +95,9 @@ class Mixture:
 
     def choose(self, rng: np.random.Generator) -> int:
         """A picture's index: its part by weight, then one of the part's."""
+        first = self._parts[0]
+        if len(self._parts) == 1 and isinstance(first, Mixture):
+            return first.choose(rng)
         part = min(int(np.searchsorted(self._shares, rng.random(), "right")), len(self._parts) - 1)
         return int(self._start(part) + rng.integers(len(self._parts[part])))
 
@@ -111,7 +114,8 @@ class Mixture:
     @property
     def is_one(self) -> bool:
         """Whether it is one data set in other classes, which is gone through pass by pass."""
-        return len(self._parts) == 1
+        first = self._parts[0]
+        return len(self._parts) == 1 and (not isinstance(first, Mixture) or first.is_one)
 
     def _start(self, part: int) -> int:
         return int(self._ends[part - 1]) if part else 0

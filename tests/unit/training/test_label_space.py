@@ -94,6 +94,16 @@ def test_crops_of_a_mixture_follow_the_weights_and_the_seed():
     assert np.array_equal(later[0].label, crops[0][7].label)
 
 
+def test_a_mixture_in_finer_classes_keeps_its_weights():
+    finer = (NAMES, open_split("synthetic:cityscapes", "train").palette)
+    mixed = open_split("9 synthetic:camvid + 1 synthetic:camvid", "train")
+    inner = Mixture([(1.0, mixed)], finer)
+    assert not inner.is_one
+    drawn = [inner.choose(np.random.default_rng(n)) for n in range(1000)]
+    assert 0.07 < np.mean([index >= 64 for index in drawn]) < 0.13
+    assert Mixture([(1.0, open_split("synthetic:camvid", "train"))], finer).is_one
+
+
 def test_other_splits_of_a_mixture_are_the_first_parts():
     pictures = open_split("1 synthetic:cityscapes + 1 synthetic", "val")
     assert tuple(pictures.class_names) == NAMES
