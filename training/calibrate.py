@@ -30,6 +30,7 @@ from mask2kan.errors import CheckpointError, Mask2KANError
 from mask2kan.predictor import Predictor
 from mask2kan.settings import InferenceSettings
 from training.data import ANOMALY_SETS, open_anomaly
+from training.limits import require
 from training.measuring import Pictures, collect_anomaly_scores
 from training.records import read_record
 
@@ -169,6 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
+        if options.limit is not None:
+            require("--limit", options.limit, 1)
         found = calibrate(
             options.checkpoint,
             options.out,

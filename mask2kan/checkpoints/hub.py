@@ -33,6 +33,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from mask2kan.atomic import atomic_writer
 from mask2kan.checkpoints.files import MAX_BYTES, read_json, sha256_of
+from mask2kan.checkpoints.native import trunk_of
 from mask2kan.checkpoints.progress import Meter, Progress, small_steps
 from mask2kan.errors import CheckpointError
 
@@ -342,8 +343,25 @@ def _download_all(address: Address, meter: Meter) -> tuple[Path, str]:
     _download(repo, info.sha, first, siblings)
     meter.expect(total, total - _require_moderate(weights, siblings))
     folder = _download(repo, info.sha, weights, siblings, meter)
+    trunk = [name for name in _trunk_beside(folder, chosen[0]) if name in siblings]
+    if trunk:
+        more = _require_moderate(trunk, siblings)
+        meter.expect(total + more, total)
+        _download(repo, info.sha, trunk, siblings, meter)
     _remember(address, info.sha)
     return folder, chosen[0]
+
+
+def _trunk_beside(folder: Path, name: str) -> list[str]:
+    """The file of the trunk that a fetched head stands on; none where it is a whole model.
+
+    What it must be like is checked where it is loaded.
+    """
+    trunk = trunk_of(folder / name) if name.endswith(".safetensors") else None
+    file = str((trunk or {}).get("file", ""))
+    if not file or PurePosixPath(file).name != file:
+        return []
+    return [str(PurePosixPath(name).with_name(file))]
 
 
 def _require_moderate(names: list[str], siblings: dict[str, Any]) -> int:
@@ -414,6 +432,8 @@ def _find_cached(repo: str, file: str | None, revision: str | None) -> tuple[Pat
     if present[0].endswith(INDICES):
         parent = PurePosixPath(present[0]).parent
         present += [str(parent / name) for name in shards_of(folder / present[0])]
+    if (folder / present[0]).is_file():
+        present += _trunk_beside(folder, present[0])
     for name in present:
         if not (folder / name).is_file():
             raise CheckpointError(f"Its {name} was never fetched and needs the network.")

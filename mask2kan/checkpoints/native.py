@@ -20,7 +20,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -89,31 +89,51 @@ def save_pair(
 
 
 def save_again(model: Mask2KAN, path: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write a model over a file it was loaded from; a head stays one, beside its trunk.
+    """Write a model over a file; where that is a head on the model's own trunk, it stays one.
 
     Args:
-        model: its weights are the file's, other things may have changed.
-        path: as for ``save_model``; may be new.
+        model: whose calibration, settings or card changed.
+        path: as for ``save_model``; may be new, or of another model, which is then replaced.
         dtype: as for ``save_model``.
 
     Raises:
-        CheckpointError: as ``save_model``.
+        CheckpointError: as ``save_model``, and when the file that is there is no checkpoint.
     """
     path = Path(path)
     trunk = trunk_of(path)
-    if trunk is None:
+    if trunk is None or not _stands_on(model, path.with_name(trunk["file"])):
         save_model(model, path, dtype)
         return
     metadata = {METADATA_KEY: _about(model, path, trunk=trunk)}
     _write(path, _split(model.state_dict())[1], metadata, dtype)
 
 
+def _stands_on(model: Mask2KAN, path: Path) -> bool:
+    """Whether a trunk's file holds the model's trunk, as its numbers are stored."""
+    if not path.is_file():
+        return False
+    stored = read_file(path, path.name).tensors
+    ours = _split(model.state_dict())[0]
+    return stored.keys() == ours.keys() and all(
+        torch.equal(value, ours[key].to("cpu", value.dtype)) for key, value in stored.items()
+    )
+
+
 def trunk_of(path: Path) -> dict[str, str] | None:
-    """The ``file`` and ``sha256`` of a file's trunk; None where it is whole or not there."""
+    """The ``file`` and ``sha256`` of a file's trunk; None where it is whole or not there.
+
+    Raises:
+        CheckpointError: when the file is there and is no safetensors file.
+    """
     if not path.is_file():
         return None
-    with safe_open(path, framework="pt") as file:
-        about = (file.metadata() or {}).get(METADATA_KEY, "{}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = (file.metadata() or {}).get(METADATA_KEY, "{}")
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is there and is no safetensors file; choose another name."
+        ) from error
     trunk: dict[str, str] | None = parse_json(about, "metadata").get("trunk")
     return trunk
 

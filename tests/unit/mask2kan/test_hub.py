@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mask2kan.checkpoints import hub, load_model, progress, save_model
+from mask2kan.checkpoints import hub, load_model, progress, save_model, save_pair
 from mask2kan.checkpoints.files import sha256_of
 from mask2kan.errors import CheckpointError
 from tests.fake_hub import FakeHub
@@ -283,3 +283,22 @@ def test_states_of_bundled_names_and_of_what_is_neither(served: FakeHub) -> None
     assert hub.hub_address("mask2kan_road") is None
     assert hub.hub_address("someone/tiny") == ("someone/tiny", None, None)
     assert hub.readme_of("mask2kan_road") is None
+
+
+def test_a_heads_trunk_is_fetched_with_it(
+    served: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pair"
+    model = tiny("mask2kan", "mobilenetv2")
+    save_pair({"kan": model}, folder, "trunk")
+    served.repositories["someone/pair"] = folder
+    reports: list[tuple[int, int]] = []
+    hub.fetch("someone/pair", "kan.safetensors", None, lambda *report: reports.append(report))
+    total = sum(path.stat().st_size for path in folder.iterdir())
+    assert reports[-1] == (total, total)
+    address = hub.Address("someone/pair", "kan.safetensors")
+    assert hub.cache_state(address).bytes == total
+    offline(monkeypatch)
+    loaded = load_model("someone/pair", file="kan.safetensors", device="cpu")
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
