@@ -111,9 +111,7 @@ class Trainer:
         self.step, self.best, self.interrupted, self.order = 0, -1.0, False, ""
         self._validated = 0  # the step of the last validation
         self._last_validation: dict[str, Validation] = {}
-        self._paste = None
-        if config.outliers.active:
-            self._paste = OutlierPaster(config.outliers, self.train_pictures.class_names)
+        self._paste: OutlierPaster | None = None
         self.run = RunFolder(folder, tracker)
         resume = self._main_says(resume and self.run.has_state)
         if resume:
@@ -130,7 +128,9 @@ class Trainer:
             spline_factor=config.spline_factor,
             decay_splines=config.decay_splines,
         )
-        self._rates = [group["lr"] for group in optimizer.param_groups]
+        self._options = [
+            {key: group[key] for key in ("lr", "weight_decay")} for group in optimizer.param_groups
+        ]
         self.average = WeightAverage(self.model, config.average_decay)
         saved = self.run.load_state() if resume else self._parent_state()
         if saved is not None:
@@ -164,9 +164,9 @@ class Trainer:
         return parent.load_state()
 
     def _new_schedule(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
-        """From step 0, whatever rates a restored optimizer was left with."""
-        for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate
+        """From step 0, with this run's rates and decay, whatever a restored optimizer had."""
+        for group, options in zip(optimizer.param_groups, self._options, strict=True):
+            group.update(options)
             group.pop("initial_lr", None)
         config = self.config
         return build_schedule(
@@ -176,9 +176,11 @@ class Trainer:
     def _build_model(self, *, fresh: bool) -> Trained:
         """The model on its device, from the recipe's start."""
         config = self.config
-        model = build_model(config, self.train_pictures, pretrained=fresh)
+        model = build_model(config, self.train_pictures, pretrained=fresh and not config.branch_of)
         if config.objective == "segmentation":
             self.train_pictures = in_classes_of(model, self.train_pictures)
+        if config.outliers.active:  # in the classes that its labels are now in
+            self._paste = OutlierPaster(config.outliers, self.train_pictures.class_names)
         model.to(self.accelerator.device)
         if config.channels_last and not self._sharded:  # FSDP takes contiguous weights only
             model.to(memory_format=torch.channels_last)

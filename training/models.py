@@ -44,6 +44,11 @@ def build_model(config: TrainConfig, pictures: LabelledPictures, *, pretrained: 
         CheckpointError: when ``init`` or the backbone's weights cannot be read.
     """
     model: Trained
+    if config.heads and config.fresh:
+        raise ConfigError(
+            f"Recipe {config.name} trains two heads and fresh is {', '.join(config.fresh)}; a pair "
+            "starts whole from --init, or without it from the beginning."
+        )
     if config.heads and config.init:
         model = load_pair(config.init)
         _require_classes(lead(model).class_names, pictures, config)

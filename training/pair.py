@@ -22,6 +22,10 @@ from mask2kan.model import Mask2KAN
 from mask2kan.transformer_decoder import Prediction, TransformerDecoder
 
 KAN_HEAD, MLP_HEAD = HEADS = ("kan", "mlp")
+KAN_OPTIONS = (
+    *("grid_size", "spline_order", "grid_range", "base_activation"),
+    *("standalone_spline_scale", "scale_noise", "scale_base", "kan_bias"),
+)
 
 
 class HeadPair(nn.Module):
@@ -110,14 +114,28 @@ def load_pair(folder: str | Path) -> HeadPair:
     Args:
         folder: of the two, or two checkpoints: ``mask2kan_road + mask2former_road``.
 
+    Calibration, settings and card are left out: what is trained on is not what they speak of.
+
     Raises:
-        CheckpointError: when one is missing, or their trunks are not the same.
+        CheckpointError: when one is missing, they are no KAN and MLP model that differ in nothing
+            else, or their trunks are not the same.
     """
     sources: list[str | Path] = list(str(folder).split(" + "))
     if len(sources) != len(HEADS):
         files = [Path(folder) / f"{name}.safetensors" for name in HEADS]
         sources = [file if file.is_file() else file.with_suffix("") for file in files]
     kan, mlp = (load_model(source, device="cpu") for source in sources)
+    mask_heads = (kan.config.mask_embed, mlp.config.mask_embed)
+    if mask_heads != HEADS:
+        raise CheckpointError(
+            f"{folder} names models with mask heads {mask_heads[0]} and {mask_heads[1]}; expected "
+            "the KAN model first and the MLP model second."
+        )
+    if as_mlp(kan.config) != as_mlp(_with_kan_options_of(kan.config, mlp.config)):
+        raise CheckpointError(
+            f"{folder} names models that differ in more than mask_embed; expected a pair as a "
+            "joint run leaves it."
+        )
     for part in ("backbone", "pixel_decoder"):
         ours, others = (model.get_submodule(part).state_dict() for model in (kan, mlp))
         same = ours.keys() == others.keys()
@@ -126,4 +144,10 @@ def load_pair(folder: str | Path) -> HeadPair:
                 f"{folder} holds two models whose {part} differs; expected a pair with one trunk, "
                 "as a joint run leaves it."
             )
+    kan.calibration, kan.settings, kan.card = {}, None, {}
     return HeadPair(kan, mlp.transformer_decoder)
+
+
+def _with_kan_options_of(kan: ModelConfig, mlp: ModelConfig) -> ModelConfig:
+    """The MLP model's configuration with what only a KAN reads taken from the other."""
+    return dataclasses.replace(mlp, **{name: getattr(kan, name) for name in KAN_OPTIONS})

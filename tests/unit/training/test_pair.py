@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 
 from mask2kan import load_model
-from mask2kan.checkpoints import save_model, save_pair
+from mask2kan.checkpoints import save_again, save_model, save_pair
 from mask2kan.classes import CITYSCAPES
 from mask2kan.comparison import TrunkHashes
 from mask2kan.errors import CheckpointError, ConfigError
+from mask2kan.transformer_decoder import TransformerDecoder
 from tests.tiny_runs import QUICK, SMALL_BACKBONES, SMALL_DECODERS
 from training.config import override
 from training.data import open_split
+from training.data.transforms import OUTLIER
 from training.loop import Trainer
 from training.models import build_model
 from training.pair import HeadPair, load_pair, members
@@ -187,3 +192,73 @@ def test_the_bundled_pair_can_be_trained_on():
     pair = load_pair("mask2kan_road + mask2former_road")
     assert pair.kan.class_names == tuple(CITYSCAPES)
     assert pair.mlp_config.mask_embed == "mlp"
+
+
+def test_a_pairs_start_keeps_nothing_that_speaks_of_other_weights():
+    assert load_model("mask2kan_road", device="cpu").calibration
+    pair = load_pair("mask2kan_road + mask2former_road")
+    for model in members(pair).values():
+        assert (model.calibration, model.settings, model.card) == ({}, None, {})
+
+
+def test_a_pair_in_the_wrong_order_is_refused():
+    with pytest.raises(CheckpointError, match="the KAN model first"):
+        load_pair("mask2former_road + mask2kan_road")
+
+
+def test_models_that_differ_in_more_than_the_head_are_no_pair(run, tmp_path):
+    kan, mlp = members(run[1].average.model).values()
+    save_model(kan, tmp_path / "kan.safetensors")
+    mlp.config = dataclasses.replace(mlp.config, num_queries=mlp.config.num_queries + 1)
+    mlp.transformer_decoder = TransformerDecoder(mlp.config)
+    save_model(mlp, tmp_path / "mlp.safetensors")
+    with pytest.raises(CheckpointError, match="more than mask_embed"):
+        load_pair(tmp_path)
+
+
+def test_a_pair_has_no_part_made_anew():
+    config = override(recipe("road_pair"), [*SETTINGS, "init=somewhere", "fresh=('class_embed',)"])
+    with pytest.raises(ConfigError, match="a pair starts whole"):
+        build_model(config, open_split(config.data, "train"), pretrained=False)
+
+
+def test_a_branch_decays_as_its_own_recipe_says_and_needs_no_backbone(run, tmp_path):
+    settings = (f'branch_of="{run[0]}"', "weight_decay=0.3", "pretrained_backbone=not/here")
+    branch = _trainer(tmp_path, *settings, name="road_pair_end")
+    assert {group["weight_decay"] for group in branch.optimizer.param_groups} == {0.0, 0.3}
+
+
+def test_objects_stand_on_the_ground_of_the_models_classes(tmp_path):
+    settings = (
+        *("data=synthetic:camvid", "init=mask2kan_road + mask2former_road"),
+        *("outliers.ground=('road',)", "outliers.probability=1.0"),
+    )
+    quick = [one for one in SETTINGS if not one.startswith(("data=", "model."))]
+    config = override(recipe("road_pair"), [*quick, *settings])
+    trainer = Trainer(config, tmp_path, progress=False)
+    crops = trainer._crops(0, 20)
+    assert sum(OUTLIER in np.unique(crops[n].label) for n in range(20)) > 10
+
+
+def test_a_head_is_written_again_on_its_own_trunk_only(run, tmp_path):
+    models = members(run[1].average.model)
+    save_pair(models, tmp_path, "trunk", torch.float16)
+    path = tmp_path / "kan.safetensors"
+    size = path.stat().st_size
+    again = load_model(path, device="cpu")
+    again.card = {"said": "later"}
+    save_again(again, path, torch.float16)
+    assert path.stat().st_size < 1.1 * size
+    assert load_model(path, device="cpu").card == {"said": "later"}
+    with torch.no_grad():
+        next(again.backbone.parameters()).add_(1.0)
+    save_again(again, path, torch.float16)
+    assert path.stat().st_size > 1.5 * size
+    found = load_model(path, device="cpu")
+    for name, value in again.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value.half().to(value.dtype)) or (
+            name.endswith((".grid", ".running_mean", ".running_var", ".num_batches_tracked"))
+        ), name
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError, match="no safetensors file"):
+        save_again(again, path)
