@@ -107,7 +107,7 @@ def choose_backend(
 def _choose(
     device: torch.device, request: str, dtype: torch.dtype, head_size: int
 ) -> tuple[str, str]:
-    """The backend, and what kept a card from its kernels; the latter mostly empty."""
+    """The backend, and what kept faster kernels from running; the latter mostly empty."""
     if request not in BACKENDS:
         raise BackendError(unknown("operator backend", request, BACKENDS))
     if request in ("cpu", "fused") and device.type != "cpu":
@@ -130,7 +130,8 @@ def _choose(
     if request != "auto":
         return request, ""
     if device.type == "cpu":
-        return ("cpu" if fused.missing() else "fused"), ""
+        reason = fused.missing() if fused.installed() else ""
+        return ("fused" if fused.installed() and not reason else "cpu"), reason
     if device.type != "cuda" or torch.version.hip is not None:
         return "reference", ""
     reason = cuda.missing(device, dtype, head_size)
@@ -205,8 +206,7 @@ def _decide_once(device: torch.device, request: str, dtype: torch.dtype, head_si
     _log.info("ms_deform_attn on %s: %s backend (%s asked for)", device, chosen, request)
     if reason:
         _log.warning(
-            "ms_deform_attn on %s is slower than it could be, because the CUDA kernels cannot "
-            "run: %s",
+            "ms_deform_attn on %s is slower than it could be: kernels cannot run: %s",
             device,
             reason,
         )

@@ -16,6 +16,7 @@ P points.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import threading
@@ -32,10 +33,24 @@ _lock = threading.Lock()  # some of numba's thread pools take one caller at a ti
 _kernels: tuple[Any, Any] | None = None
 
 
+def installed() -> bool:
+    """Whether numba is there at all."""
+    return importlib.util.find_spec("numba") is not None
+
+
 def missing() -> str:
     """Why the kernels cannot run here; empty where they can."""
-    if importlib.util.find_spec("numba") is None:
+    if not installed():
         return "numba is not installed (pip install -r mask2kan/ops/requirements-cpu.txt)"
+    return _import_fault()
+
+
+@functools.cache
+def _import_fault() -> str:
+    try:
+        import numba  # noqa: F401
+    except Exception as error:  # most of the time, its version does not fit NumPy's
+        return f"numba cannot be imported: {' '.join(str(error).split())[:200]}"
     return ""
 
 

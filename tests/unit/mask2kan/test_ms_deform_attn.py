@@ -400,3 +400,18 @@ assert torch.get_num_threads() == 1, torch.get_num_threads()
 """
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert not done.returncode, done.stderr
+
+
+@pytest.mark.skipif(bool(fused.missing()), reason="no numba")
+def test_a_numba_that_cannot_be_imported_leaves_auto_to_the_cpu_backend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)  # importing it raises
+    monkeypatch.setattr(fused, "installed", lambda: True)
+    fused._import_fault.cache_clear()
+    try:
+        assert choose_backend("cpu") == "cpu"
+        with pytest.raises(BackendError, match="numba cannot be imported"):
+            choose_backend("cpu", "fused")
+    finally:
+        fused._import_fault.cache_clear()
