@@ -166,6 +166,7 @@ def info(options: argparse.Namespace) -> int:
         "palette": model.palette.tolist(),
         "calibration": model.calibration,
         "card": found.get("card", {}),
+        "settings": found.get("settings"),
     }
     print(json.dumps(facts, indent=2) if options.json else describe_model(facts))
     return 0

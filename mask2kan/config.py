@@ -51,7 +51,7 @@ class ModelConfig:
             of parameters.
         grid_size, spline_order, grid_range, base_activation, standalone_spline_scale: of the KAN.
         scale_noise: spread of the KAN's initial splines.
-        scale_base: spread of its initial base branch, 1 for efficient-kan's.
+        scale_base: 1 for efficient-kan's initial base branch; larger means smaller weights.
         kan_bias: whether its layers have a bias; efficient-kan's and the thesis's have none.
         pixel_mean, pixel_std: per channel, in 0-255 units, RGB.
     """

@@ -151,8 +151,8 @@ def write_export(
 
     ``<prefix>_`` and then ``overlay.png`` (classes over the picture, anomalies outlined),
     ``heat.png`` (the score over the calibrated range), ``semantic.png`` (label values),
-    ``score16.png`` (the codes; their range in the PNG's text), ``score.npz`` (raw float32) and
-    ``regions.json`` (COCO).
+    ``score16.png`` (the codes; their range in the PNG's text), ``score.npz`` (float32, plain and
+    smoothed) and ``regions.json`` (COCO).
 
     Args:
         prediction: from a ``Predictor``.

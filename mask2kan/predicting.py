@@ -58,14 +58,14 @@ class PredictJob:
         """
         try:
             known = json.loads(self._summary_file(task).read_bytes())
-            expected = (task[0], picture_stamp(task[0]), self.settings)
-            found = (known["picture"], known["picture_stamp"], known["settings"])
+            expected = (task[0], picture_stamp(task[0]), self.options)
+            found = (known["picture"], known["picture_stamp"], known["options"])
             return found == expected and all((self.out / name).is_file() for name in known["files"])
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
     @functools.cached_property
-    def settings(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
         """What results depend on, beside the picture, in plain values ready for JSON."""
         options = {key: v for key, v in self.predictor.items() if key not in _SAME_ANSWER}
         return {
@@ -119,7 +119,7 @@ class PredictWorker:
             "picture_stamp": picture_stamp(path),
             **summary,
             "files": [file.name for file in files],
-            "settings": job.settings,
+            "options": job.options,
         }
         written = write_json(job.out / f"{stem}.json", facts)
         return Report(summary, prediction.notes, written)

@@ -133,13 +133,19 @@ class Predictor:
         if self.flip:
             notes.append("Averaged with the left-right flipped picture.")
         model: Any = self.model
+        calibration = getattr(model, "calibration", {})
+        if calibration and not self._as_calibrated():
+            notes.append(
+                "Thresholds and ranges were measured with the checkpoint's own settings; with "
+                "these they are only a start."
+            )
         return Prediction(
             image=picture,
             views=views,
             compute_size=computed,
             class_names=tuple(model.class_names),
             palette=np.asarray(model.palette, dtype=np.uint8),
-            calibration=getattr(model, "calibration", {}),
+            calibration=calibration,
             timings=clock.milliseconds(),
             notes=notes,
             refine=self.refine,
@@ -147,6 +153,11 @@ class Predictor:
             source=getattr(model, "source", ""),
             num_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
         )
+
+    def _as_calibrated(self) -> bool:
+        """Whether the maps are those that the checkpoint's calibration was measured on."""
+        own = chosen_settings(self.model, "checkpoint")
+        return (self.settings.sides, self.settings.sigma) == (own.sides, own.sigma)
 
     def _fit(
         self, picture: RGB, clock: _Clock, run: Run

@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mask2kan.settings import InferenceSettings
+
 
 def tell_results(
     path: Path, summaries: list[tuple[str, dict[str, Any]]], notes: list[str], written: Path
@@ -47,6 +49,8 @@ def describe_model(facts: dict[str, Any]) -> str:
     lines += [f"  {key:26} {value:>12,}" for key, value in facts["parameters"].items()]
     lines.append(f"classes ({len(facts['class_names'])}): {', '.join(facts['class_names'])}")
     lines += [f"{key}: {value}" for key, value in facts["card"].items()]
+    settings = InferenceSettings.from_dict(facts["settings"] or {})
+    lines.append(f"run with: {settings.in_words()}")
     if not facts["calibration"]:
         lines.append("calibration: none; anomaly pictures use nominal ranges")
         return "\n".join(lines)

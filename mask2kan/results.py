@@ -4,8 +4,10 @@ Files of one prediction, after a prefix such as ``left``:
 
 - ``<prefix>_semantic.png``   8-bit gray, label values;
 - ``<prefix>_overlay.png``    to look at: class colours over the picture, anomalies outlined;
-- ``<prefix>_score16.png``    16-bit gray, the score over its stated range (0 = low, 65535 = high);
-- ``<prefix>_score.npz``      ``score`` (H, W) raw float32, with ``name``, ``range``, ``threshold``.
+- ``<prefix>_score16.png``    16-bit gray, the smoothed score over its range (0 to 65535);
+- ``<prefix>_score.npz``      ``score`` (H, W) raw float32, and ``smoothed``, what the threshold is
+  applied to (equal where the settings smooth nothing), with ``name``, ``range``, ``threshold`` and
+  ``sigma``, the smoothing as a share of the longer side.
 
 Every file appears whole or not at all: it is written under another name and then renamed.
 """
@@ -238,12 +240,14 @@ def write_results(
 
 
 def raw_scores(prediction: Prediction, score: str, threshold: float) -> bytes:
-    """An NPZ of ``score`` (H, W) float32, its ``name``, ``range`` and ``threshold``."""
+    """An NPZ of the score, plain and smoothed, and what belongs to it; see the module."""
     low, high, _ = prediction.score_range(score)
     buffer = io.BytesIO()
     np.savez(
         buffer,
-        score=prediction.anomaly_map(score),
+        score=prediction.anomaly(score),
+        smoothed=prediction.anomaly_map(score),
+        sigma=np.array(prediction.settings.sigma, dtype=np.float64),
         name=np.array(score),
         range=np.array([low, high], dtype=np.float64),
         threshold=np.array(threshold, dtype=np.float64),

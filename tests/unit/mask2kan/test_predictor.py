@@ -164,6 +164,12 @@ def test_settings_are_the_checkpoints_unless_native_is_asked_for(model, monkeypa
     again = Predictor(model, device="cpu", settings="native")(picture)
     np.testing.assert_array_equal(again.class_scores, native.class_scores)
     assert again.anomaly_map("msp") is again.anomaly("msp")
+    assert not any("only a start" in note for note in again.notes)
+    monkeypatch.setattr(model, "calibration", {"msp": {"range": [0.0, 1.0], "fpr05": 0.5}})
+    again = Predictor(model, device="cpu", settings="native")(picture)
+    assert any("only a start" in note for note in again.notes)
+    own = Predictor(model, device="cpu")(picture)
+    assert not any("only a start" in note for note in own.notes)
     with pytest.raises(ConfigError, match="Unknown settings 'best'"):
         Predictor(model, device="cpu", settings="best")
 
