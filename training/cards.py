@@ -62,6 +62,7 @@ def render(
     title: str,
     size: int,
     sha256: str,
+    trunk: str = "",
     results: Sequence[dict[str, Any]],
     seen: str,
 ) -> str:
@@ -73,12 +74,13 @@ def render(
         title: one line.
         size: of the file, in bytes.
         sha256: of the file.
+        trunk: the file beside it that it needs, in words; empty where it is whole.
         results: what ``training.evaluate --json`` wrote, one per data set.
         seen: what a person saw in the model's pictures; may be empty.
     """
     parts = [
         f"# {title}",
-        f"`{name}.safetensors`, {size / 1e6:.1f} MB, sha256 `{sha256}`.",
+        f"`{name}.safetensors`, {size / 1e6:.1f} MB, sha256 `{sha256}`{trunk}.",
         _architecture(model),
         "## Data and licence",
         DATA_AND_LICENCE,
@@ -118,7 +120,8 @@ def _facts(model: Mask2KAN) -> str:
 
 def _measured(name: str, result: dict[str, Any]) -> str:
     split = f" --split {result['split']}" if "split" in result else ""
-    command = f"python -m training.evaluate {name} --data {result['data']}{split}"
+    native = " --settings native" if result.get("native") else ""
+    command = f"python -m training.evaluate {name} --data {result['data']}{split}{native}"
     lines = [f"`{command}` ({result['pictures']} pictures):", ""]
     if "scores" in result:
         lines[0] = (
@@ -225,12 +228,14 @@ def write_card(
                 f"{path} measured {result.get('weights')} with sha256 {result.get('sha256')}, not "
                 f"{checkpoint} with {sha256}. Evaluate this file and pass that result."
             )
+    trunk = trunk_of(checkpoint)
     card = render(
         name,
         model,
         title=title,
         size=checkpoint.stat().st_size,
         sha256=sha256,
+        trunk=_trunk_in_words(checkpoint.with_name(trunk["file"])) if trunk else "",
         results=measured,
         seen=seen.read_text(encoding="utf-8") if seen else "",
     )
@@ -246,11 +251,15 @@ def write_card(
         "licence": LICENCE,
         "card": path.name,
     }
-    trunk = trunk_of(checkpoint)
     if trunk:
         entry["trunk"] = trunk["file"]
     update_manifest(checkpoint.with_name("manifest.json"), entry)
     return path
+
+
+def _trunk_in_words(path: Path) -> str:
+    size = path.stat().st_size / 1e6
+    return f"; a head: it needs `{path.name}`, {size:.1f} MB, beside it, the trunk it shares"
 
 
 def _json(path: Path) -> dict[str, Any]:

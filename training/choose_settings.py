@@ -4,9 +4,9 @@
 
 Class scores of every picture are computed once per size, on every fourth pixel of every fourth
 row, and then averaged over combinations of sizes that cost at most ``--cost`` times one look at
-1280×720. The table has AP and FPR95 of every score, best AP first: to choose by, on sets that
-nothing else is measured on. What is chosen is written into ``InferenceSettings`` by hand: how much
-smoothing and how small a region a page should show is a matter of taste as well.
+1280×720. The table has AP and FPR95 of every score made of class scores, best AP first: to choose
+by, on sets that nothing else is measured on. What is chosen is written into ``InferenceSettings``
+by hand: how much smoothing and how small a region a page should show is a matter of taste as well.
 """
 
 from __future__ import annotations
@@ -67,12 +67,16 @@ def _cost(sides: Sequence[int]) -> float:
 def measure(
     checkpoint: str, data: str, root: Path | None, sides: Sequence[int], limit: int | None
 ) -> Iterator[tuple[dict[int, NDArray[np.float32]], NDArray[np.uint8]]]:
-    """Class scores (K, h, w) by size, and the label (h, w), of every picture."""
+    """Class scores (K, h, w) by size, and the label (h, w), of every picture.
+
+    Of a picture smaller than one of the sizes, also those at its own, which has the key 0.
+    """
     model = load_model(checkpoint)
     predictors = {
         side: Predictor(model, dtype="float32", settings=InferenceSettings(sides=(side,)))
         for side in sides
     }
+    own = Predictor(model, dtype="float32", settings=InferenceSettings())
     pictures = open_anomaly(data, root)
     for index in tqdm(evenly_spread(pictures, limit), unit="picture", desc=checkpoint):
         picture, label = pictures.arrays(index)
@@ -81,6 +85,8 @@ def measure(
             for side, predictor in predictors.items()
             if side <= max(label.shape)
         }
+        if len(scores) < len(sides):  # as settings have it where none of a combination's fits
+            scores[0] = own(picture).class_scores[:, ::EVERY, ::EVERY].copy()
         yield scores, label[::EVERY, ::EVERY]
 
 
@@ -93,8 +99,8 @@ def rank(
     for sides in combined:
         evaluators = {score: AnomalyEvaluator() for score in FROM_CLASS_SCORES}
         for scores, label in measured:
-            used = [scores[side] for side in sides if side in scores]
-            mean = torch.from_numpy(np.mean(used or [scores[min(scores)]], axis=0))
+            used = [scores[side] for side in sides if side in scores] or [scores[0]]
+            mean = torch.from_numpy(np.mean(used, axis=0))
             for score, evaluator in evaluators.items():
                 evaluator.update(FROM_CLASS_SCORES[score](mean).numpy(), label)
         for score, evaluator in evaluators.items():
@@ -119,6 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         require("--cost", options.cost, 0.0, above=True)
+        if options.limit is not None:
+            require("--limit", options.limit, 1)
         combined = combinations(sorted(options.sides), options.cost)
         for checkpoint in options.checkpoints:
             found = measure(checkpoint, options.data, options.root, options.sides, options.limit)

@@ -8,8 +8,9 @@ A data set to train on measures the class map: IoU per class, mIoU over the clas
 pixel accuracy, and on Cityscapes also that benchmark's IoU and iIoU over classes and categories
 (the thesis's Table 3.1). An anomaly data set (``python -m training.data list``) measures every
 anomaly score in one pass (AP, AUROC, FPR95, best F1, by the exact protocol);
-``training.benchmark`` does so for many sets and checkpoints. Pictures are computed at their own
-size by the same ``Predictor`` that the command line and the app use.
+``training.benchmark`` does so for many sets and checkpoints. Pictures are computed as the
+checkpoint's settings say (``--settings native``: at their own size) by the same ``Predictor`` that
+the command line and the app use.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from mask2kan.checkpoints.files import sha256_of
 from mask2kan.classes import meanings_of
 from mask2kan.devices import DTYPES
 from mask2kan.errors import ConfigError, Mask2KANError, unknown
-from mask2kan.predictor import Predictor
+from mask2kan.predictor import SETTINGS, Predictor
 from training.data import LabelledPictures, open_split
 from training.data.folders import find_data
 from training.data.registry import (
@@ -101,6 +102,7 @@ def evaluate(
     limit: int | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    settings: str = "checkpoint",
     pictures_to: Path | None = None,
     score: str = "msp",
     out: Path | None = None,
@@ -115,6 +117,8 @@ def evaluate(
         limit: use only that many pictures, evenly spread.
         device: of the predictor.
         dtype: of the predictor; not ``auto``, so that figures do not depend on the processor.
+        settings: ``checkpoint`` for its own inference settings, ``native`` for one pass at the
+            picture's own size.
         pictures_to: folder for one side-by-side picture per input.
         score: the anomaly score those show.
         out: folder for ``evaluation.json``, the confusion matrix and the best and worst pictures;
@@ -140,11 +144,16 @@ def evaluate(
     model = load_model(weights, device=device)
     if not anomalies:
         _require_classes(tuple(model.class_names), cast(LabelledPictures, pictures), data)
-    predictor = Predictor(model, device, dtype)
-    watch = SidePictures(pictures_to, score, anomalies=anomalies) if pictures_to else None
+    predictor = Predictor(model, device, dtype, settings=settings)
+    palette = None if anomalies else cast(LabelledPictures, pictures).palette
+    watch = None
+    if pictures_to:
+        watch = SidePictures(pictures_to, score, anomalies=anomalies, palette=palette)
     result: dict[str, Any] = {**describe_weights(weights), "data": data}
     if not anomalies:
         result["split"] = split
+    if settings == "native":
+        result["native"] = True
     folder = _folder(weights, result, out)
     extremes = Extremes(watch)
     start = time.perf_counter()
@@ -167,7 +176,7 @@ def evaluate(
     result["device"] = str(predictor.device)
     result["dtype"] = str(predictor.dtype).removeprefix("torch.")
     if folder is not None:
-        shown = SidePictures(folder / "best_and_worst", score, anomalies=anomalies)
+        shown = SidePictures(folder / "best_and_worst", score, anomalies=anomalies, palette=palette)
         by_name = {name: index for index, name in enumerate(pictures.names)}
         for name, quality in extremes.chosen(SHOWN):
             picture, label = pictures.arrays(by_name[name])
@@ -267,6 +276,12 @@ def _parser() -> argparse.ArgumentParser:
         help="of the arithmetic (default: %(default)s)",
     )
     parser.add_argument(
+        "--settings",
+        choices=SETTINGS,
+        default="checkpoint",
+        help="native: one pass at the picture's own size (default: the checkpoint's)",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
@@ -296,6 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             limit=options.limit,
             device=options.device,
             dtype=options.dtype,
+            settings=options.settings,
             pictures_to=options.pictures,
             score=options.score,
             out=options.out,

@@ -6,6 +6,7 @@ worst first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,17 +29,26 @@ class SidePictures:
         folder: where to; made when absent.
         score: the anomaly score shown, over the checkpoint's calibrated (else nominal) range.
         anomalies: labels are 0 known, 1 anomaly, 255 void; otherwise class indices.
+        palette: (C, 3) colours of the labels' classes; None for the model's.
 
     Raises:
         ConfigError: for an unknown score.
     """
 
-    def __init__(self, folder: Path, score: str, *, anomalies: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        score: str,
+        *,
+        anomalies: bool,
+        palette: Sequence[tuple[int, int, int]] | None = None,
+    ) -> None:
         check_score(score)
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.score = score
         self.anomalies = anomalies
+        self.palette = None if palette is None else np.asarray(palette, dtype=np.uint8)
 
     def __call__(
         self, name: str, prediction: Prediction, label: NDArray[np.uint8], quality: float
@@ -55,7 +65,9 @@ class SidePictures:
         low, high, _ = prediction.score_range(self.score)
         classes = overlay(photo, colorize(prediction.semantic, prediction.palette), 0.6)
         heat = heat_map(prediction.anomaly(self.score), low, high)
-        truth = self._truth(photo, label, prediction.palette)
+        truth = self._truth(
+            photo, label, prediction.palette if self.palette is None else self.palette
+        )
         rows = [np.hstack([photo, classes]), np.hstack([heat, truth])]
         shown = "none" if np.isnan(quality) else f"{quality:.3f}"
         Image.fromarray(np.vstack(rows)).save(self.folder / f"{shown}_{name}.png")

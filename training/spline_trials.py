@@ -27,7 +27,7 @@ import torch
 
 from mask2kan.anomaly import check_score
 from mask2kan.checkpoints import load_model
-from mask2kan.errors import Mask2KANError
+from mask2kan.errors import ConfigError, Mask2KANError
 from mask2kan.kan import KAN, KANLinear
 from mask2kan.kan_activity import collect_queries, head_activity
 from mask2kan.model import Mask2KAN
@@ -39,7 +39,7 @@ from training.limits import require
 from training.loop import Trainer
 from training.measuring import collect_anomaly_scores, evenly_spread
 from training.recipes import recipe
-from training.records import write_record
+from training.records import read_record, write_record
 from training.tabular import MISSING, Cell, Table, markdown
 from training.validation import validate
 
@@ -72,6 +72,7 @@ TRIALS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {**EAGER, "grid_update_steps": REPEATED},
     ),
 }
+COMMON = ("init", "data", "anomalies", "score", "steps")  # of the runs in one folder
 QUERY_PICTURES = 25
 FIGURES = ("share 0", "share 1", "curvature", "miou", "ap", "zeroed miou", "zeroed ap")
 
@@ -105,7 +106,10 @@ def measure(
 
 def run_trial(config: TrainConfig, folder: Path, anomalies: str, score: str) -> dict[str, float]:
     """Train one configuration and measure what came out."""
-    Trainer(config, folder, resume=True, progress=False).fit()
+    trainer = Trainer(config, folder, resume=True, progress=False)
+    trainer.fit()
+    if trainer.interrupted:
+        raise KeyboardInterrupt
     model = load_model(folder / "last.safetensors", device="cpu")
     pictures = open_split(config.data, "val")
     chosen = evenly_spread(pictures, QUERY_PICTURES)
@@ -145,6 +149,23 @@ def table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     return markdown(Table("Spline trials, mean ± spread over the seeds", "", "", columns, rows))
 
 
+def _require_same(options: argparse.Namespace) -> None:
+    """Remember what the runs of a folder have in common, and refuse to mix others in.
+
+    Raises:
+        ConfigError: when the folder holds runs of other settings.
+    """
+    plan = {name: getattr(options, name) for name in COMMON}
+    path = options.out / "plan.json"
+    if not path.is_file():
+        write_record(path, plan)
+    elif (before := read_record(path)) != plan:
+        differing = [name for name in plan if before.get(name) != plan[name]]
+        raise ConfigError(
+            f"{options.out} holds trials with another {', '.join(differing)}; choose another --out."
+        )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -164,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_score(options.score)
         require("--seeds", options.seeds, 1)
         require("--steps", options.steps, 1)
+        _require_same(options)
         results: dict[str, list[dict[str, float]]] = {trial: [] for trial in TRIALS}
         for seed in range(options.seeds):
             for number, trial in enumerate(TRIALS):
@@ -180,6 +202,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Mask2KANError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on here.", file=sys.stderr)
+        return 130
     print(page)
     return 0
 

@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import lzma
 import os
 import shutil
 import statistics
@@ -30,7 +31,7 @@ import cv2
 import torch
 
 from mask2kan.checkpoints import save_pair
-from mask2kan.errors import CheckpointError, Mask2KANError
+from mask2kan.errors import CheckpointError, ConfigError, Mask2KANError
 from training.config import TrainConfig, override
 from training.data.folders import VARIABLE
 from training.limits import require
@@ -121,12 +122,30 @@ def run(
 
 def visit(options: argparse.Namespace) -> None:
     """Do all of it."""
+    with tempfile.TemporaryDirectory(prefix="visit-") as work:
+        _unpack(options.archive, Path(work))
+        _train(options, Path(work))
+
+
+def _unpack(archive: Path, work: Path) -> None:
+    """The archive's data, and where to look for them.
+
+    Raises:
+        ConfigError: when it is damaged or none of ``training.pack``.
+    """
     start = time.monotonic()
-    work = Path(tempfile.mkdtemp(prefix="visit-"))
-    with tarfile.open(options.archive) as tar:
-        tar.extractall(work, filter="data")
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(work, filter="data")
+    except (tarfile.TarError, EOFError, lzma.LZMAError) as error:
+        raise ConfigError(f"{archive} cannot be unpacked: {error}. Pack it again.") from error
+    if not (work / ROOT).is_dir():
+        raise ConfigError(f"{archive} has no folder {ROOT}; expected what training.pack wrote.")
     os.environ[VARIABLE] = str(work / ROOT)
     print(f"unpacked in {time.monotonic() - start:.0f} s", flush=True)
+
+
+def _train(options: argparse.Namespace, work: Path) -> None:
     shared = [
         f"batch_size={options.batch_size}",
         f"workers={options.workers}",
@@ -195,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require("--minutes", options.minutes, 0.0, above=True)
         require("--end-minutes", options.end_minutes, 0.0, above=True)
         visit(options)
-    except (Mask2KANError, OSError, tarfile.TarError) as error:
+    except (Mask2KANError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
