@@ -173,8 +173,10 @@ def _train(options: argparse.Namespace, work: Path) -> None:
         ending = dataclasses.replace(ending, steps=steps, branch_of=str(work / "constant"))
         trainer = run(ending, work / name, options.precision)
         write_part(trainer.average.model, options.out / f"{name}.tar", name)
-        shutil.copy(work / name / "metrics.jsonl", options.out / f"{name}.jsonl")
-    shutil.copy(work / "constant" / "metrics.jsonl", options.out / "constant.jsonl")
+    for name in ("constant", "end", "outliers"):
+        logged = work / name / "metrics.jsonl"
+        if logged.is_file():  # a run of a few steps logs nothing
+            shutil.copy(logged, options.out / f"{name}.jsonl")
     facts = {
         "steps": constant.step,
         "end steps": steps,
