@@ -206,8 +206,10 @@ def _decide_once(device: torch.device, request: str, dtype: torch.dtype, head_si
     _log.info("ms_deform_attn on %s: %s backend (%s asked for)", device, chosen, request)
     if reason:
         _log.warning(
-            "ms_deform_attn on %s is slower than it could be: kernels cannot run: %s",
+            "ms_deform_attn on %s is slower than it could be, because the %s kernels cannot "
+            "run: %s",
             device,
+            "CUDA" if device.type == "cuda" else "fused",
             reason,
         )
     return chosen

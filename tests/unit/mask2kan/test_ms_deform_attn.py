@@ -405,12 +405,20 @@ assert torch.get_num_threads() == 1, torch.get_num_threads()
 @pytest.mark.skipif(bool(fused.missing()), reason="no numba")
 def test_a_numba_that_cannot_be_imported_leaves_auto_to_the_cpu_backend(
     monkeypatch: pytest.MonkeyPatch,
+    fresh_choice: Callable[[], None],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)  # importing it raises
     monkeypatch.setattr(fused, "installed", lambda: True)
     fused._import_fault.cache_clear()
     try:
         assert choose_backend("cpu") == "cpu"
+        fresh_choice()
+        case = make_case(SHAPES["odd"])
+        with caplog.at_level(logging.WARNING):
+            ms_deform_attn(*case, backend="auto")
+        said = caplog.text
+        assert "because the fused kernels cannot run: numba cannot be imported" in said
         with pytest.raises(BackendError, match="numba cannot be imported"):
             choose_backend("cpu", "fused")
     finally:
