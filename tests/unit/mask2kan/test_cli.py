@@ -248,3 +248,22 @@ def test_summary_regions_and_areas(checkpoints, pictures):
     summary = summarize(prediction, "msp", 0.5, min_region_pixels=0)
     assert summary["regions_found"] == 520
     assert len(summary["regions"]) == results.MAX_REGIONS
+
+
+def test_settings_are_told_and_files_hold_the_plain_and_the_smoothed_score(
+    pictures, tmp_path, capsys
+):
+    assert run("info", "mask2kan_road") == 0
+    assert "run with: msp at 480 + 640 + 960 px, smoothed by 1.2 %" in capsys.readouterr().out
+    out = tmp_path / "out"
+    picture = pictures / "a.png"
+    assert run("predict", picture, "--model", "mask2kan_road", "--device", "cpu", "--out", out) == 0
+    prediction = Predictor(load_model("mask2kan_road", device="cpu"), device="cpu")(picture)
+    stored = np.load(out / "a_score.npz", allow_pickle=False)
+    np.testing.assert_allclose(stored["score"], prediction.anomaly("msp"), atol=1e-5)
+    np.testing.assert_allclose(stored["smoothed"], prediction.anomaly_map("msp"), atol=1e-5)
+    assert float(np.abs(stored["score"] - stored["smoothed"]).max()) > 1e-3
+    assert float(stored["sigma"]) == prediction.settings.sigma
+    record = json.loads((out / "a.json").read_text())
+    assert record["settings"]["sides"] == [480, 640, 960]
+    assert record["options"]["settings"] == "checkpoint"
