@@ -4,7 +4,7 @@ Files of one prediction, after a prefix such as ``left``:
 
 - ``<prefix>_semantic.png``   8-bit gray, label values;
 - ``<prefix>_overlay.png``    to look at: class colours over the picture, anomalies outlined;
-- ``<prefix>_score16.png``    16-bit gray, the smoothed score over its range (0 to 65535);
+- ``<prefix>_score16.png``    16-bit gray, the smoothed score, its stated range as 0 to 65535;
 - ``<prefix>_score.npz``      ``score`` (H, W) raw float32, and ``smoothed``, what the threshold is
   applied to (equal where the settings smooth nothing), with ``name``, ``range``, ``threshold`` and
   ``sigma``, the smoothing as a share of the longer side.

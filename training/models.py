@@ -19,14 +19,11 @@ from mask2kan.model import Mask2KAN, create_model
 from training.config import PARTS, TrainConfig
 from training.data import LabelledPictures, find_data
 from training.data.mixture import Mixture
-from training.pair import HeadPair, Trained, lead, load_pair
+from training.pair import KAN_OPTIONS, HeadPair, Trained, lead, load_pair
 
 HEAD = "transformer_decoder.mask_embed"
 HEADS = tuple(f"transformer_decoder.{part}" for part in PARTS)
-HEAD_OPTIONS = (
-    *("mask_embed", "mask_embed_width", "grid_size", "spline_order", "grid_range"),
-    *("base_activation", "standalone_spline_scale", "scale_noise", "scale_base", "kan_bias"),
-)
+HEAD_OPTIONS = ("mask_embed", "mask_embed_width", *KAN_OPTIONS)
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +48,8 @@ def build_model(config: TrainConfig, pictures: LabelledPictures, *, pretrained: 
         )
     if config.heads and config.init:
         model = load_pair(config.init)
+        # of the weights it starts from; they would make the KAN run otherwise than the MLP
+        model.kan.calibration, model.kan.settings, model.kan.card = {}, None, {}
         _require_classes(lead(model).class_names, pictures, config)
     elif config.init:
         model = _from_checkpoint(config, pictures)

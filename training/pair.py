@@ -114,8 +114,6 @@ def load_pair(folder: str | Path) -> HeadPair:
     Args:
         folder: of the two, or two checkpoints: ``mask2kan_road + mask2former_road``.
 
-    Calibration, settings and card are left out: what is trained on is not what they speak of.
-
     Raises:
         CheckpointError: when one is missing, they are no KAN and MLP model that differ in nothing
             else, or their trunks are not the same.
@@ -144,7 +142,6 @@ def load_pair(folder: str | Path) -> HeadPair:
                 f"{folder} holds two models whose {part} differs; expected a pair with one trunk, "
                 "as a joint run leaves it."
             )
-    kan.calibration, kan.settings, kan.card = {}, None, {}
     return HeadPair(kan, mlp.transformer_decoder)
 
 

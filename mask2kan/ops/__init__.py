@@ -130,8 +130,10 @@ def _choose(
     if request != "auto":
         return request, ""
     if device.type == "cpu":
-        reason = fused.missing() if fused.installed() else ""
-        return ("fused" if fused.installed() and not reason else "cpu"), reason
+        if not fused.installed():
+            return "cpu", ""
+        reason = fused.missing()
+        return ("cpu" if reason else "fused"), reason
     if device.type != "cuda" or torch.version.hip is not None:
         return "reference", ""
     reason = cuda.missing(device, dtype, head_size)
