@@ -80,10 +80,23 @@ class Attention(nn.Module):
             F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x, weight, bias in projections
         )
-        mask = None if allowed is None else allowed[:, None]
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        attended = _attend(q, k, v, None if allowed is None else allowed[:, None])
         result: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return result
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot-product attention; in training on a CPU written out.
+
+    PyTorch's own CPU kernel is made of hundreds of small parallel loops, most of them in backward.
+    Beside another busy program their threads wait for each other again and again.
+    """
+    if query.device.type != "cpu" or not query.requires_grad:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    if mask is not None:
+        scores += torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
+    return scores.softmax(-1) @ value
 
 
 class MaskedAttention(nn.Module):

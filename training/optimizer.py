@@ -75,10 +75,9 @@ def _order(item: tuple[tuple[str, bool], list[Tensor]]) -> tuple[int, bool]:
 
 
 def build_optimizer(model: nn.Module, *, lr: float, **options: Any) -> AdamW:
-    """AdamW over ``parameter_groups``, whose options these are; on a GPU, one kernel for all."""
+    """AdamW over ``parameter_groups``, whose options these are."""
     groups = parameter_groups(model, lr=lr, **options)
-    on_gpu = all(parameter.is_cuda for group in groups for parameter in group["params"])
-    return AdamW(groups, lr=lr, fused=True) if on_gpu else AdamW(groups, lr=lr, foreach=True)
+    return AdamW(groups, lr=lr, fused=True)
 
 
 def rate_factor(
