@@ -25,7 +25,7 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -199,8 +199,10 @@ class Trainer:
             logger.info("batch norm statistics of %d layers estimated", changed)
         many_cards = self.accelerator.num_processes > 1 and self.accelerator.device.type == "cuda"
         if many_cards and config.trainable == "all" and config.train_batch_norm:
+            from timm.layers.norm_act import convert_sync_batchnorm  # keeps activations
+
             first = lead(model)
-            first.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(first.backbone)
+            first.backbone = convert_sync_batchnorm(first.backbone)
         return model
 
     def _build_objective(self) -> Objective:

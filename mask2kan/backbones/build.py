@@ -8,7 +8,6 @@ wherever a map is not a multiple of the window.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -38,7 +37,6 @@ EFFICIENTNET_LITE0_STAGES = (
     "ir_r{}_k5_s2_e6_c192",
     "ir_r{}_k3_s1_e6_c320",
 )
-STEM = 32  # channels of either stem
 EFFICIENTNETS = {
     "efficientnet_lite0": (EFFICIENTNET_LITE0_STAGES, 1e-3),  # stages, epsilon of batch norms
     "mobilenetv2": (MOBILENETV2_STAGES, 1e-5),
@@ -73,27 +71,10 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, list[int]]:
 
 def _efficientnet(config: ModelConfig) -> tuple[nn.Module, list[int]]:
     # timm is imported where it is needed: it takes seconds, and the app's page need not wait.
-    from timm.layers.create_act import get_act_layer
-    from timm.models._efficientnet_builder import decode_arch_def, round_channels
-    from timm.models.efficientnet import EfficientNetFeatures
+    from mask2kan.backbones import efficientnet
 
     stages, epsilon = EFFICIENTNETS[config.backbone]
-    backbone = EfficientNetFeatures(
-        block_args=decode_arch_def(
-            [
-                [stage.format(depth)]
-                for stage, depth in zip(stages, config.backbone_depths, strict=True)
-            ]
-        ),
-        out_indices=(1, 2, 3, 4),
-        stem_size=STEM,
-        # A stride-2 convolution pads right and below only, as the pretrained weights expect.
-        pad_type="same",
-        act_layer=get_act_layer("relu6"),
-        norm_layer=partial(nn.BatchNorm2d, eps=epsilon),
-        round_chs_fn=partial(round_channels, multiplier=config.backbone_width / STEM),
-    )
-    return backbone, list(backbone.feature_info.channels())
+    return efficientnet.build(stages, config.backbone_depths, config.backbone_width, epsilon)
 
 
 def _resnet(config: ModelConfig) -> tuple[nn.Module, list[int]]:

@@ -104,6 +104,12 @@ def choose_backend(
     return _choose(torch.device(device), request, dtype, head_size)[0]
 
 
+def compiles_loops(device: torch.device) -> bool:
+    """Whether numba's loops are what runs on this device (the fused backend)."""
+    request = _forced or _environment_backend()
+    return _decide(device, request, torch.float32, 32) == "fused"
+
+
 def _choose(
     device: torch.device, request: str, dtype: torch.dtype, head_size: int
 ) -> tuple[str, str]:

@@ -30,7 +30,6 @@ from mask2kan.ops.operator import FUSED_BACKWARD, FUSED_FORWARD
 logger = logging.getLogger(__name__)
 
 _lock = threading.Lock()  # some of numba's thread pools take one caller at a time
-_kernels: tuple[Any, Any] | None = None
 
 
 def installed() -> bool:
@@ -54,35 +53,35 @@ def _import_fault() -> str:
     return ""
 
 
-def _compiled() -> tuple[Any, Any]:
-    """The two kernels; numba is imported, and they are compiled or read, at the first call."""
-    global _kernels  # noqa: PLW0603
-    if _kernels is None:
-        from mask2kan.ops.fused_kernels import backward, forward
-
-        _kernels = forward, backward
-    return _kernels
-
-
 def _prepared(value: Tensor, spatial_shapes: list[int], *others: Tensor) -> list[Any]:
-    """Dense arrays in one type, and per level its height, width and first position."""
+    """What the loops take first: levels, places (see there), and dense arrays in one type."""
     import numpy as np
 
     dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
     sizes = np.array(spatial_shapes, dtype=np.int64).reshape(-1, 2)
-    starts = np.concatenate([[0], np.cumsum(sizes.prod(1))[:-1]])
+    ends = np.cumsum((sizes + 2).prod(1))
+    levels = np.column_stack([sizes, np.concatenate([[0], ends[:-1]])])
+    places = [
+        np.pad(np.ones((height, width), dtype=bool), 1).ravel() for height, width in sizes.tolist()
+    ]
     arrays = [tensor.detach().to(dtype).contiguous().numpy() for tensor in (value, *others)]
-    return [np.column_stack([sizes, starts]), *arrays]
+    return [levels, np.flatnonzero(np.concatenate(places)), *arrays]
 
 
-def _run(kernel: Any, *arguments: Any) -> None:
+def run(kernel: str, *arguments: Any) -> None:
+    """Call one of the loops in ``fused_kernels``, on as many threads as PyTorch has.
+
+    numba is imported, and the loops are compiled or read, at the first call.
+    """
     import numba
+
+    from mask2kan.ops import fused_kernels
 
     config: Any = numba.config
     threads = torch.get_num_threads()
     with _lock:
         numba.set_num_threads(min(threads, config.NUMBA_NUM_THREADS))
-        kernel(*arguments)
+        getattr(fused_kernels, kernel)(*arguments)
     # Starting its threads, numba sets the number of PyTorch's too where both share one OpenMP;
     # sums over another number of threads differ in their last bits.
     if torch.get_num_threads() != threads:
@@ -94,13 +93,13 @@ def _forward(
     value: Tensor, spatial_shapes: list[int], locations: Tensor, weights: Tensor
 ) -> Tensor:
     batch, _, heads, channels = value.shape
-    levels, *arrays = _prepared(value, spatial_shapes, locations, weights)
+    arguments = _prepared(value, spatial_shapes, locations, weights)
     output = torch.zeros(
         (batch, locations.shape[1], heads, channels),
         dtype=torch.float64 if value.dtype == torch.float64 else torch.float32,
     )
     if 0 not in (*value.shape, *locations.shape):
-        _run(_compiled()[0], levels, *arrays, output.numpy())
+        run("attention_forward", *arguments, output.numpy())
     return output.flatten(2).to(value.dtype)
 
 
@@ -113,10 +112,10 @@ def _backward(
     weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     grads = grad_output.unflatten(2, value.shape[2:])
-    levels, *arrays = _prepared(value, spatial_shapes, locations, weights, grads)
-    results = [torch.zeros(array.shape, dtype=_type_of(array)) for array in arrays[:3]]
+    arguments = _prepared(value, spatial_shapes, locations, weights, grads)
+    results = [torch.zeros(array.shape, dtype=_type_of(array)) for array in arguments[2:5]]
     if 0 not in (*value.shape, *locations.shape):
-        _run(_compiled()[1], levels, *arrays, *(result.numpy() for result in results))
+        run("attention_backward", *arguments, *(result.numpy() for result in results))
     return (
         results[0].to(value.dtype),
         results[1].to(locations.dtype),

@@ -1,7 +1,15 @@
-"""The loops behind ``mask2kan.ops.fused``, compiled by numba and imported only where they run.
+"""Loops of multi-scale deformable attention and of batch norm, compiled by numba.
 
-A point at (x, y) pixels reads the corners of the cell it lies in. Corners outside the map are zero;
-a NaN lies in no cell and makes its query's head NaN.
+Imported only where they run, by ``fused.py`` and ``batch_norm.py``.
+
+Attention. A point at (x, y) pixels reads the corners of the cell it lies in. Corners outside the
+map are zero; a NaN lies in no cell and makes its query's head NaN. An image's head is first copied,
+its numbers side by side and every level within a border of zeros: points then read close together,
+and none needs to ask which of its corners lie outside. ``levels`` holds height, width and the first
+bordered position of every level, ``places`` the bordered position of every position in ``value``.
+
+Batch norm. The rows of a map are summed in pieces that fit a cache, and the pieces in float64: in
+the same order whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -14,6 +22,7 @@ import numpy as np
 
 # without nnan and ninf, which let a compiler take NaN and infinity for impossible
 FLAGS = {"contract", "reassoc", "nsz", "arcp"}
+PIECE = 65536  # numbers of a map that are summed together
 
 
 def _compile(function: Any) -> Any:
@@ -26,12 +35,18 @@ def _compile(function: Any) -> Any:
 
 
 @_compile
-def forward(levels: Any, value: Any, locations: Any, weights: Any, output: Any) -> None:
+def attention_forward(  # noqa: PLR0917 - arrays, which numba takes by position
+    levels: Any, places: Any, value: Any, locations: Any, weights: Any, output: Any
+) -> None:
     """Add to ``output`` (B, Q, M, D), zero before."""
     batch, queries, heads, channels = output.shape
     count, points = weights.shape[3], weights.shape[4]
+    size = places[-1] + levels[-1, 1] + 4
     for piece in numba.prange(batch * heads):
         image, head = piece // heads, piece % heads
+        maps = np.zeros((size, channels), dtype=value.dtype)
+        for position in range(len(places)):
+            maps[places[position]] = value[image, position, head]
         for query in range(queries):
             total = output[image, query, head]
             for level in range(count):
@@ -48,45 +63,26 @@ def forward(levels: Any, value: Any, locations: Any, weights: Any, output: Any) 
                         continue
                     left, top = math.floor(x), math.floor(y)
                     right, low = x - left, y - top
-                    # Corners outside the map are read where the nearest inside is, and count 0.
-                    x0, x1 = max(left, 0), min(left + 1, width - 1)
-                    y0, y1 = max(top, 0), min(top + 1, height - 1)
-                    in_left, in_right = left >= 0, left + 1 < width
-                    in_top, in_low = top >= 0, top + 1 < height
-                    a = value[image, start + y0 * width + x0, head]
-                    b = value[image, start + y0 * width + x1, head]
-                    c = value[image, start + y1 * width + x0, head]
-                    d = value[image, start + y1 * width + x1, head]
-                    if in_left and in_right and in_top and in_low:
-                        share_a = weight * (1 - low) * (1 - right)
-                        share_b = weight * (1 - low) * right
-                        share_c = weight * low * (1 - right)
-                        share_d = weight * low * right
-                        for channel in range(channels):
-                            total[channel] += (
-                                share_a * a[channel]
-                                + share_b * b[channel]
-                                + share_c * c[channel]
-                                + share_d * d[channel]
-                            )
-                        continue
-                    for corner in range(4):  # at a border, where 0 times infinity must not appear
-                        below, beside = corner // 2 == 1, corner % 2 == 1
-                        if not (in_low if below else in_top) or not (
-                            in_right if beside else in_left
-                        ):
-                            continue
-                        share = weight * (low if below else 1 - low)
-                        share *= right if beside else 1 - right
-                        row = top + corner // 2
-                        read = value[image, start + row * width + left + corner % 2, head]
-                        for channel in range(channels):
-                            total[channel] += share * read[channel]
+                    corner = start + (top + 1) * (width + 2) + left + 1
+                    below = corner + width + 2
+                    a, b, c, d = maps[corner], maps[corner + 1], maps[below], maps[below + 1]
+                    share_a = weight * (1 - low) * (1 - right)
+                    share_b = weight * (1 - low) * right
+                    share_c = weight * low * (1 - right)
+                    share_d = weight * low * right
+                    for channel in range(channels):
+                        total[channel] += (
+                            share_a * a[channel]
+                            + share_b * b[channel]
+                            + share_c * c[channel]
+                            + share_d * d[channel]
+                        )
 
 
 @_compile
-def backward(  # noqa: PLR0917 - arrays, which numba takes by position
+def attention_backward(  # noqa: PLR0917 - arrays, which numba takes by position
     levels: Any,
+    places: Any,
     value: Any,
     locations: Any,
     weights: Any,
@@ -98,9 +94,13 @@ def backward(  # noqa: PLR0917 - arrays, which numba takes by position
     """Add to the three gradients, zero before."""
     batch, queries, heads, channels = grad.shape
     count, points = weights.shape[3], weights.shape[4]
+    size = places[-1] + levels[-1, 1] + 4
     for piece in numba.prange(batch * heads):
         image, head = piece // heads, piece % heads
-        dots = np.zeros(4, dtype=grad.dtype)
+        maps = np.zeros((size, channels), dtype=value.dtype)
+        gathered = np.zeros((size, channels), dtype=value.dtype)
+        for position in range(len(places)):
+            maps[places[position]] = value[image, position, head]
         for query in range(queries):
             arrived = grad[image, query, head]
             for level in range(count):
@@ -118,26 +118,149 @@ def backward(  # noqa: PLR0917 - arrays, which numba takes by position
                         continue
                     left, top = math.floor(x), math.floor(y)
                     right, low = x - left, y - top
-                    for corner in range(4):
-                        dots[corner] = 0
-                        row, column = top + corner // 2, left + corner % 2
-                        if row < 0 or column < 0 or row >= height or column >= width:
-                            continue
-                        share = weight * (low if corner // 2 else 1 - low)
-                        share *= right if corner % 2 else 1 - right
-                        position = start + row * width + column
-                        read = value[image, position, head]
-                        written = grad_value[image, position, head]
-                        dot = weight * 0
-                        for channel in range(channels):
-                            dot += read[channel] * arrived[channel]
-                            written[channel] += share * arrived[channel]
-                        dots[corner] = dot
-                    upper = dots[0] + right * (dots[1] - dots[0])
-                    lower = dots[2] + right * (dots[3] - dots[2])
-                    across = (1 - low) * (dots[1] - dots[0]) + low * (dots[3] - dots[2])
+                    corner = start + (top + 1) * (width + 2) + left + 1
+                    below = corner + width + 2
+                    a, b, c, d = maps[corner], maps[corner + 1], maps[below], maps[below + 1]
+                    dot_a = dot_b = dot_c = dot_d = weight * 0
+                    for channel in range(channels):
+                        dot_a += a[channel] * arrived[channel]
+                        dot_b += b[channel] * arrived[channel]
+                        dot_c += c[channel] * arrived[channel]
+                        dot_d += d[channel] * arrived[channel]
+                    # One loop per corner: a compiler does not know that two of them never overlap.
+                    a, b = gathered[corner], gathered[corner + 1]
+                    c, d = gathered[below], gathered[below + 1]
+                    share_a = weight * (1 - low) * (1 - right)
+                    share_b = weight * (1 - low) * right
+                    share_c = weight * low * (1 - right)
+                    share_d = weight * low * right
+                    for channel in range(channels):
+                        a[channel] += share_a * arrived[channel]
+                    for channel in range(channels):
+                        b[channel] += share_b * arrived[channel]
+                    for channel in range(channels):
+                        c[channel] += share_c * arrived[channel]
+                    for channel in range(channels):
+                        d[channel] += share_d * arrived[channel]
+                    upper = dot_a + right * (dot_b - dot_a)
+                    lower = dot_c + right * (dot_d - dot_c)
+                    across = (1 - low) * (dot_b - dot_a) + low * (dot_d - dot_c)
                     grad_weights[image, query, head, level, point] = upper + low * (lower - upper)
                     grad_locations[image, query, head, level, point, 0] = across * weight * width
                     grad_locations[image, query, head, level, point, 1] = (
                         (lower - upper) * weight * height
                     )
+        for position in range(len(places)):
+            grad_value[image, position, head] = gathered[places[position]]
+
+
+@_compile
+def norm_forward(  # noqa: PLR0917
+    x: Any, weight: Any, bias: Any, epsilon: float, high: Any, y: Any, mean: Any, variance: Any
+) -> None:
+    """Normalise ``x`` (N, C) over N into ``y``, clipped to [0, high] where high > 0."""
+    count, channels = x.shape
+    rows = max(1, PIECE // channels)
+    pieces = (count + rows - 1) // rows
+    means = np.empty((pieces, channels))
+    squares = np.empty((pieces, channels), dtype=x.dtype)
+    for piece in numba.prange(pieces):
+        first, last = piece * rows, min((piece + 1) * rows, count)
+        middle = np.zeros(channels, dtype=x.dtype)
+        for row in range(first, last):
+            for channel in range(channels):
+                middle[channel] += x[row, channel]
+        for channel in range(channels):
+            middle[channel] /= last - first
+        drift, spread = np.zeros(channels, dtype=x.dtype), np.zeros(channels, dtype=x.dtype)
+        for row in range(first, last):
+            for channel in range(channels):
+                distance = x[row, channel] - middle[channel]
+                drift[channel] += distance
+                spread[channel] += distance**2
+        for channel in range(channels):  # what the first sum rounded away
+            means[piece, channel] = middle[channel] + np.float64(drift[channel]) / (last - first)
+            squares[piece, channel] = spread[channel] - drift[channel] ** 2 / (last - first)
+    factor, shift = np.empty(channels, dtype=x.dtype), np.empty(channels, dtype=x.dtype)
+    for channel in range(channels):
+        total = 0.0
+        for piece in range(pieces):
+            total += means[piece, channel] * (min((piece + 1) * rows, count) - piece * rows)
+        mean[channel] = total / count
+        total = 0.0
+        for piece in range(pieces):
+            size = min((piece + 1) * rows, count) - piece * rows
+            total += squares[piece, channel] + size * (means[piece, channel] - mean[channel]) ** 2
+        variance[channel] = total / count
+        scale = weight[channel] / math.sqrt(variance[channel] + epsilon)
+        factor[channel] = scale
+        shift[channel] = bias[channel] - mean[channel] * scale
+    for piece in numba.prange(pieces):
+        for row in range(piece * rows, min((piece + 1) * rows, count)):
+            if high > 0:
+                for channel in range(channels):
+                    number = x[row, channel] * factor[channel] + shift[channel]
+                    number = high * 0 if number < 0 else number  # a NaN stays one
+                    y[row, channel] = high if number > high else number
+            else:
+                for channel in range(channels):
+                    y[row, channel] = x[row, channel] * factor[channel] + shift[channel]
+
+
+@_compile
+def norm_backward(  # noqa: PLR0917
+    x: Any,
+    weight: Any,
+    bias: Any,
+    epsilon: float,
+    high: Any,
+    mean: Any,
+    variance: Any,
+    grad: Any,
+    grad_x: Any,
+    grad_weight: Any,
+    grad_bias: Any,
+) -> None:
+    """The three gradients, from what ``norm_forward`` took and found."""
+    count, channels = x.shape
+    rows = max(1, PIECE // channels)
+    pieces = (count + rows - 1) // rows
+    middle = mean.astype(x.dtype)
+    inverse = 1 / np.sqrt(variance + epsilon)
+    factor = (weight * inverse).astype(x.dtype)
+    shift = (bias - mean * weight * inverse).astype(x.dtype)
+    low = high * 0
+    sums = np.empty((pieces, channels), dtype=x.dtype)
+    dots = np.empty((pieces, channels), dtype=x.dtype)
+    for piece in numba.prange(pieces):
+        total, dot = np.zeros(channels, dtype=x.dtype), np.zeros(channels, dtype=x.dtype)
+        for row in range(piece * rows, min((piece + 1) * rows, count)):
+            for channel in range(channels):
+                number = x[row, channel] * factor[channel] + shift[channel]
+                cut = high > 0 and (number <= low or number >= high)
+                passed = low if cut else grad[row, channel]
+                total[channel] += passed
+                dot[channel] += passed * (x[row, channel] - middle[channel])
+        sums[piece] = total
+        dots[piece] = dot
+    slope, level = np.empty(channels, dtype=x.dtype), np.empty(channels, dtype=x.dtype)
+    for channel in range(channels):
+        total_sum, total_dot = 0.0, 0.0
+        for piece in range(pieces):
+            total_sum += sums[piece, channel]
+            total_dot += dots[piece, channel]
+        grad_bias[channel] = total_sum
+        grad_weight[channel] = total_dot * inverse[channel]
+        scale = weight[channel] * inverse[channel] / count
+        steepness = -total_dot * inverse[channel] ** 2 * scale
+        slope[channel] = steepness
+        level[channel] = -total_sum * scale - mean[channel] * steepness
+    for piece in numba.prange(pieces):
+        for row in range(piece * rows, min((piece + 1) * rows, count)):
+            for channel in range(channels):
+                number = x[row, channel] * factor[channel] + shift[channel]
+                cut = high > 0 and (number <= low or number >= high)
+                passed = low if cut else grad[row, channel]
+                grad_x[row, channel] = (
+                    passed * factor[channel] + x[row, channel] * slope[channel] + level[channel]
+                )

@@ -1,0 +1,70 @@
+"""Batch norm in training on a CPU, with the ReLU6 behind it.
+
+PyTorch reads and writes the maps fourteen times for the two and their gradients, and waits for
+memory most of that time; here it is eight times. The loops are in ``fused_kernels.py``; ``mask2kan.ops.compiles_loops`` says where they run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mask2kan.ops.fused import run
+
+
+def batch_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, *, epsilon: float, high: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalise with the batch's own statistics; scale and shift; clip.
+
+    Args:
+        x: (B, C, H, W), float32 or float64, on the CPU, laid out with channels last.
+        weight: (C,), of the same type.
+        bias: (C,), of the same type.
+        epsilon: added to the variance.
+        high: 6 for a ReLU6 behind the norm, 0 for none.
+
+    Returns:
+        The result (B, C, H, W), laid out the same; mean and biased variance (C,), float64, without gradients.
+    """
+    result: tuple[Tensor, Tensor, Tensor] = _BatchNorm.apply(x, weight, bias, epsilon, high)
+    return result
+
+
+class _BatchNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(  # noqa: PLR0917
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, high: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        y = torch.empty_like(x)
+        mean, variance = x.new_empty((2, x.shape[1]), dtype=torch.float64)
+        arrays = _arrays(x, weight, bias)
+        limit = arrays[0].dtype.type(high)
+        run("norm_forward", *arrays, epsilon, limit, *_arrays(y, mean, variance))
+        ctx.save_for_backward(x, weight, bias, mean, variance)
+        ctx.epsilon, ctx.limit = epsilon, limit
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        x, weight, bias, mean, variance = ctx.saved_tensors
+        grads = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
+        run(
+            "norm_backward",
+            *_arrays(x, weight, bias),
+            ctx.epsilon,
+            ctx.limit,
+            *_arrays(mean, variance, grad.contiguous(memory_format=torch.channels_last), *grads),
+        )
+        return (*grads, None, None)
+
+
+def _arrays(*tensors: Tensor) -> list[Any]:
+    """As NumPy sees them, maps as (B * H * W, C)."""
+    flat = (t.permute(0, 2, 3, 1).flatten(0, 2) if t.dim() == 4 else t for t in tensors)
+    return [tensor.detach().numpy() for tensor in flat]
