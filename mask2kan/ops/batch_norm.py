@@ -1,7 +1,8 @@
 """Batch norm in training on a CPU, with the ReLU6 behind it.
 
 PyTorch reads and writes the maps fourteen times for the two and their gradients, and waits for
-memory most of that time; here it is eight times. The loops are in ``fused_kernels.py``; ``mask2kan.ops.compiles_loops`` says where they run.
+memory most of that time; here it is eight times. The loops are in ``fused_kernels.py``;
+``mask2kan.ops.compiles_loops`` says where they run.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def batch_norm(
         high: 6 for a ReLU6 behind the norm, 0 for none.
 
     Returns:
-        The result (B, C, H, W), laid out the same; mean and biased variance (C,), float64, without gradients.
+        The result (B, C, H, W), laid out the same; mean and biased variance (C,), float64,
+        without gradients.
     """
     result: tuple[Tensor, Tensor, Tensor] = _BatchNorm.apply(x, weight, bias, epsilon, high)
     return result
