@@ -96,7 +96,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> T
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if mask is not None:
         scores += torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
-    return scores.softmax(-1) @ value
+    return torch.matmul(scores.softmax(-1), value)
 
 
 class MaskedAttention(nn.Module):
