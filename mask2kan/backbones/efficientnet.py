@@ -23,7 +23,7 @@ STEM = 32  # channels of either stem
 def build(
     stages: tuple[str, ...], depths: tuple[int, ...], width: int, epsilon: float
 ) -> tuple[nn.Module, list[int]]:
-    """With random weights.
+    """Build with random weights.
 
     Args:
         stages: block arguments in timm's notation, with a place for the number of blocks.
@@ -58,14 +58,14 @@ class ReLU6(nn.ReLU6):
 
 
 class NormReLU6(BatchNormAct2d):
-    """Batch norm and the ReLU6 behind it, if any; in training on a CPU both at once."""
+    """Batch norm and the ReLU6 behind it, if any; in training on a CPU one fused kernel."""
 
     def __init__(self, channels: int, **options: Any) -> None:
         super().__init__(channels, act_layer=ReLU6, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) of the norm's number of channels."""
-        if not self._at_once(x):
+        if not self._can_fuse(x):
             result: Tensor = super().forward(x)
             return result
         clipped = not isinstance(self.act, nn.Identity)
@@ -73,17 +73,17 @@ class NormReLU6(BatchNormAct2d):
             x, self.weight, self.bias, epsilon=self.eps, high=6.0 if clipped else 0.0
         )
         count = x.numel() / x.shape[1]
-        measured = (mean, variance * (count / (count - 1)))
-        assert self.momentum is not None  # which timm's blocks never choose
+        unbiased = variance * (count / (count - 1))
+        assert self.momentum is not None  # timm's blocks never choose a cumulative average
         with torch.no_grad():
-            for running, now in zip((self.running_mean, self.running_var), measured, strict=True):
-                assert running is not None
-                running.lerp_(now.to(running.dtype), self.momentum)
+            for kept, measured in ((self.running_mean, mean), (self.running_var, unbiased)):
+                assert kept is not None
+                kept.lerp_(measured.to(kept.dtype), self.momentum)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
         return y
 
-    def _at_once(self, x: Tensor) -> bool:
+    def _can_fuse(self, x: Tensor) -> bool:
         return (
             self.training
             and torch.is_grad_enabled()
@@ -93,5 +93,5 @@ class NormReLU6(BatchNormAct2d):
             and x.is_contiguous(memory_format=torch.channels_last)
             and x.numel() > x.shape[1]
             and not torch.compiler.is_compiling()
-            and ops.compiles_loops(x.device)
+            and ops.uses_numba(x.device)
         )

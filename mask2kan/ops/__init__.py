@@ -104,8 +104,8 @@ def choose_backend(
     return _choose(torch.device(device), request, dtype, head_size)[0]
 
 
-def compiles_loops(device: torch.device) -> bool:
-    """Whether numba's loops are what runs on this device (the fused backend)."""
+def uses_numba(device: torch.device) -> bool:
+    """Whether the kernels compiled by numba (the fused backend) run on this device."""
     request = _forced or _environment_backend()
     return _decide(device, request, torch.float32, 32) == "fused"
 

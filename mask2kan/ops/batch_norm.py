@@ -2,7 +2,7 @@
 
 PyTorch reads and writes the maps fourteen times for the two and their gradients, and waits for
 memory most of that time; here it is eight times. The loops are in ``fused_kernels.py``;
-``mask2kan.ops.compiles_loops`` says where they run.
+``mask2kan.ops.uses_numba`` says where they run.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ import numpy as np
 
 # without nnan and ninf, which let a compiler take NaN and infinity for impossible
 FLAGS = {"contract", "reassoc", "nsz", "arcp"}
-PIECE = 65536  # numbers of a map that are summed together
+PIECE = 65536  # numbers of a map that are summed together: what a core's cache holds
 
 
 def _compile(function: Any) -> Any:
@@ -41,7 +41,7 @@ def attention_forward(  # noqa: PLR0917 - arrays, which numba takes by position
     """Add to ``output`` (B, Q, M, D), zero before."""
     batch, queries, heads, channels = output.shape
     count, points = weights.shape[3], weights.shape[4]
-    size = places[-1] + levels[-1, 1] + 4
+    size = places[-1] + levels[-1, 1] + 4  # behind the last: its row's border, a row of border
     for piece in numba.prange(batch * heads):
         image, head = piece // heads, piece % heads
         maps = np.zeros((size, channels), dtype=value.dtype)
@@ -94,7 +94,7 @@ def attention_backward(  # noqa: PLR0917 - arrays, which numba takes by position
     """Add to the three gradients, zero before."""
     batch, queries, heads, channels = grad.shape
     count, points = weights.shape[3], weights.shape[4]
-    size = places[-1] + levels[-1, 1] + 4
+    size = places[-1] + levels[-1, 1] + 4  # behind the last: its row's border, a row of border
     for piece in numba.prange(batch * heads):
         image, head = piece // heads, piece % heads
         maps = np.zeros((size, channels), dtype=value.dtype)
@@ -154,18 +154,25 @@ def attention_backward(  # noqa: PLR0917 - arrays, which numba takes by position
             grad_value[image, position, head] = gathered[places[position]]
 
 
+@numba.njit
+def _pieces(count: int, channels: int) -> Any:
+    """Where pieces of rows begin and the last one ends, whatever the number of threads."""
+    rows = max(1, PIECE // channels)
+    return np.append(np.arange(0, count, rows), count)
+
+
 @_compile
 def norm_forward(  # noqa: PLR0917
     x: Any, weight: Any, bias: Any, epsilon: float, high: Any, y: Any, mean: Any, variance: Any
 ) -> None:
     """Normalise ``x`` (N, C) over N into ``y``, clipped to [0, high] where high > 0."""
     count, channels = x.shape
-    rows = max(1, PIECE // channels)
-    pieces = (count + rows - 1) // rows
+    ends = _pieces(count, channels)
+    pieces = len(ends) - 1
     means = np.empty((pieces, channels))
     squares = np.empty((pieces, channels), dtype=x.dtype)
     for piece in numba.prange(pieces):
-        first, last = piece * rows, min((piece + 1) * rows, count)
+        first, last = ends[piece], ends[piece + 1]
         middle = np.zeros(channels, dtype=x.dtype)
         for row in range(first, last):
             for channel in range(channels):
@@ -185,18 +192,18 @@ def norm_forward(  # noqa: PLR0917
     for channel in range(channels):
         total = 0.0
         for piece in range(pieces):
-            total += means[piece, channel] * (min((piece + 1) * rows, count) - piece * rows)
+            total += means[piece, channel] * (ends[piece + 1] - ends[piece])
         mean[channel] = total / count
         total = 0.0
         for piece in range(pieces):
-            size = min((piece + 1) * rows, count) - piece * rows
+            size = ends[piece + 1] - ends[piece]
             total += squares[piece, channel] + size * (means[piece, channel] - mean[channel]) ** 2
         variance[channel] = total / count
         scale = weight[channel] / math.sqrt(variance[channel] + epsilon)
         factor[channel] = scale
         shift[channel] = bias[channel] - mean[channel] * scale
     for piece in numba.prange(pieces):
-        for row in range(piece * rows, min((piece + 1) * rows, count)):
+        for row in range(ends[piece], ends[piece + 1]):
             if high > 0:
                 for channel in range(channels):
                     number = x[row, channel] * factor[channel] + shift[channel]
@@ -223,8 +230,8 @@ def norm_backward(  # noqa: PLR0917
 ) -> None:
     """The three gradients, from what ``norm_forward`` took and found."""
     count, channels = x.shape
-    rows = max(1, PIECE // channels)
-    pieces = (count + rows - 1) // rows
+    ends = _pieces(count, channels)
+    pieces = len(ends) - 1
     middle = mean.astype(x.dtype)
     inverse = 1 / np.sqrt(variance + epsilon)
     factor = (weight * inverse).astype(x.dtype)
@@ -234,7 +241,7 @@ def norm_backward(  # noqa: PLR0917
     dots = np.empty((pieces, channels), dtype=x.dtype)
     for piece in numba.prange(pieces):
         total, dot = np.zeros(channels, dtype=x.dtype), np.zeros(channels, dtype=x.dtype)
-        for row in range(piece * rows, min((piece + 1) * rows, count)):
+        for row in range(ends[piece], ends[piece + 1]):
             for channel in range(channels):
                 number = x[row, channel] * factor[channel] + shift[channel]
                 cut = high > 0 and (number <= low or number >= high)
@@ -256,7 +263,7 @@ def norm_backward(  # noqa: PLR0917
         slope[channel] = steepness
         level[channel] = -total_sum * scale - mean[channel] * steepness
     for piece in numba.prange(pieces):
-        for row in range(piece * rows, min((piece + 1) * rows, count)):
+        for row in range(ends[piece], ends[piece + 1]):
             for channel in range(channels):
                 number = x[row, channel] * factor[channel] + shift[channel]
                 cut = high > 0 and (number <= low or number >= high)

@@ -3,7 +3,7 @@
 ``mask2kan::ms_deform_attn`` and its backward, and a second pair of the same meaning for the kernels
 of ``fused``, are registered with ``torch.library``, so that ``torch.compile``, autocast and
 autograd treat them as opaque operators. Kernels come from the
-backend modules, ``cpu`` and ``cuda``. Second derivatives are not defined; the reference backend
+backend modules, ``cpu``, ``fused`` and ``cuda``. Second derivatives are not defined; the reference backend
 has them.
 """
 
