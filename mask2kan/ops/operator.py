@@ -2,9 +2,8 @@
 
 ``mask2kan::ms_deform_attn`` and its backward, and a second pair of the same meaning for the kernels
 of ``fused``, are registered with ``torch.library``, so that ``torch.compile``, autocast and
-autograd treat them as opaque operators. Kernels come from the
-backend modules, ``cpu``, ``fused`` and ``cuda``. Second derivatives are not defined; the reference backend
-has them.
+autograd treat them as opaque operators. Kernels come from the backend modules, ``cpu``, ``fused``
+and ``cuda``. Second derivatives are not defined; the reference backend has them.
 """
 
 from __future__ import annotations
