@@ -2,11 +2,13 @@
 
     PYTHONPATH=. python tests/benchmarks/compare.py
     PYTHONPATH=. python tests/benchmarks/compare.py --backbone swin_b --json compare.json
+    PYTHONPATH=. python tests/benchmarks/compare.py --bundled
 
 A KAN and an MLP model with random weights, once with backbone and pixel decoder copied from one to
 the other and once each with its own. A round is picture in, class map and msp score out of every
 model. "one" is the mean of the two models by themselves; the peer of the comparison is running
-them one after the other. The results are compared bit for bit.
+them one after the other. The results are compared bit for bit. ``--bundled`` takes the bundled road
+pair as it ships, with its inference settings, on 720x960.
 """
 
 from __future__ import annotations
@@ -20,18 +22,28 @@ import numpy as np
 import torch
 from inference import picture
 
+from mask2kan.checkpoints import load_model
 from mask2kan.comparison import Comparison
 from mask2kan.model import create_model
+from mask2kan.pictures import RGB
 from mask2kan.predictor import Prediction, Predictor
 
-PICTURE = (512, 1024)
+BUNDLED = "bundled"
+FAMILIES = ("mask2kan", "mask2former")
 TRUNK = ("backbone", "pixel_decoder")
+
+
+def pixels_for(backbone: str) -> RGB:
+    """An example in the size that the figures are of."""
+    return picture(*((720, 960) if backbone == BUNDLED else (512, 1024)))
 
 
 def predictors(backbone: str, copied: bool) -> list[Predictor]:
     """A KAN and an MLP predictor."""
+    if backbone == BUNDLED:
+        return [Predictor(load_model(f"{family}_road"), "cpu") for family in FAMILIES]
     models = []
-    for seed, family in enumerate(("mask2kan", "mask2former")):
+    for seed, family in enumerate(FAMILIES):
         torch.manual_seed(seed)
         models.append(create_model(f"{family}_{backbone}"))
     if copied:
@@ -49,19 +61,19 @@ def finished(predictions: list[Prediction]) -> list[Prediction]:
 
 def comparison_setup(backbone: str, copied: bool) -> Callable[[], list[Prediction]]:
     """Both at once."""
-    comparison, pixels = Comparison(*predictors(backbone, copied)), picture(*PICTURE)
+    comparison, pixels = Comparison(*predictors(backbone, copied)), pixels_for(backbone)
     return lambda: finished(comparison(pixels))
 
 
 def single_setup(backbone: str) -> Callable[[], list[Prediction]]:
     """One model."""
-    predictor, pixels = predictors(backbone, copied=False)[0], picture(*PICTURE)
+    predictor, pixels = predictors(backbone, copied=False)[0], pixels_for(backbone)
     return lambda: finished([predictor(pixels)])
 
 
 def row(backbone: str, copied: bool, repeats: int) -> measure.Row:
     """Times and memory of a pair."""
-    pair, pixels = predictors(backbone, copied), picture(*PICTURE)
+    pair, pixels = predictors(backbone, copied), pixels_for(backbone)
     comparison = Comparison(*pair)
     calls = {
         "left": lambda: finished([pair[0](pixels)]),
@@ -103,10 +115,14 @@ def main() -> None:
     """Print the table."""
     parser = measure.parser(__doc__, 5)
     parser.add_argument("--backbone", default="swin_t", help="default swin_t")
+    parser.add_argument("--bundled", action="store_true", help="the bundled road pair")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    facts = {**measure.about(arguments.threads), "picture": PICTURE}
-    rows = [row(arguments.backbone, copied, arguments.repeats) for copied in (True, False)]
+    facts = measure.about(arguments.threads)
+    if arguments.bundled:
+        rows = [row(BUNDLED, True, arguments.repeats)]
+    else:
+        rows = [row(arguments.backbone, copied, arguments.repeats) for copied in (True, False)]
     measure.show(rows, facts)
     measure.write({"rows": rows}, facts, arguments.json)
 
