@@ -13,8 +13,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 COPY requirements.txt .
-COPY mask2kan/ops/requirements.txt mask2kan/ops/requirements.txt
-RUN pip install --no-cache-dir -r requirements.txt -r mask2kan/ops/requirements.txt
+# cuda-core compiles the attention op's CUDA kernel at run time (the extra [cuda] of pyproject.toml).
+RUN pip install --no-cache-dir -r requirements.txt "cuda-core>=1.0,<2"
 
 COPY --chown=user:user app.py ./
 COPY --chown=user:user app ./app

@@ -29,9 +29,6 @@ from app.service import Answer, ModelService
 from app.strings import BATCH
 from app.uploads import name_of, stored
 from app.viewer import SIDES, title
-from mask2kan import drawing
-from mask2kan.anomaly import anomalous_regions, check_score
-from mask2kan.atomic import atomic_writer
 from mask2kan.errors import (
     CheckpointError,
     ConfigError,
@@ -40,9 +37,13 @@ from mask2kan.errors import (
     PictureError,
     unknown,
 )
-from mask2kan.pictures import RGB, read_picture
-from mask2kan.predictor import Prediction
-from mask2kan.results import (
+from mask2kan.inference.predictor import Prediction
+from mask2kan.inference.scores import anomalous_regions, check_score
+from mask2kan.media.files import atomic_writer
+from mask2kan.media.images import RGB, read_picture
+from mask2kan.media.videos import count_frames, is_video, read_frames
+from mask2kan.outputs import drawing
+from mask2kan.outputs.results import (
     OVERLAY_ALPHA,
     png_bytes,
     score_picture16,
@@ -51,7 +52,6 @@ from mask2kan.results import (
     summarize,
     write_whole,
 )
-from mask2kan.videos import count_frames, is_video, read_frames
 
 MAX_PICTURES = 200
 FRAMES_PER_VIDEO = 60
@@ -227,7 +227,7 @@ def run_batch(
         items: from ``items_of``.
         left: a bundled model, a checkpoint's path or a Hub repository id.
         right: likewise.
-        score: a name from ``mask2kan.anomaly.SCORES``.
+        score: a name from ``mask2kan.inference.scores.SCORES``.
         batch: where the results are kept; once it is finished, no further picture is looked at.
         report: told about a download, as of ``ModelService.turn``.
 

@@ -32,8 +32,8 @@ from app.service import ModelService
 from app.strings import BATCH
 from app.viewer import SIDES
 from mask2kan.errors import PictureError
-from mask2kan.results import png_bytes, write_whole
-from mask2kan.videos import SUFFIXES
+from mask2kan.media.videos import SUFFIXES
+from mask2kan.outputs.results import png_bytes, write_whole
 
 # The page is told at most so often: each time it gets the whole gallery and table anew.
 _SECONDS_BETWEEN_UPDATES = 0.7

@@ -19,8 +19,8 @@ from app.models_tab import models_tab
 from app.samples import gallery
 from app.service import ModelService
 from app.strings import PAGE, SCORE_TITLES
-from mask2kan.anomaly import SCORES
 from mask2kan.checkpoints.hub import manifest
+from mask2kan.inference.scores import SCORES
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from app.service import Answer
 from app.viewer import COLORMAPS, SIDES, title
 from mask2kan.errors import ConfigError, unknown
-from mask2kan.exports import write_export
-from mask2kan.page import comparison_page, write_page
-from mask2kan.pictures import RGB
-from mask2kan.results import summarize, write_json
+from mask2kan.media.images import RGB
+from mask2kan.outputs.comparison_figure import comparison_page, write_page
+from mask2kan.outputs.exports import write_export
+from mask2kan.outputs.results import summarize, write_json
 
 _FILES = {
     "overlays": ("overlay.png", "heat.png", "semantic.png"),
@@ -138,7 +138,7 @@ def write_everything(
 
 
 def summary(answers: Sequence[Answer], settings: Settings) -> dict[str, Any]:
-    """What both models found at the settings' thresholds, as ``mask2kan.results.summarize``."""
+    """Summarise both answers at the settings' thresholds, see ``outputs.results.summarize``."""
     return {
         side: {
             **summarize(

@@ -29,11 +29,11 @@ from app.runs import Run, Runs
 from app.samples import sample, truth_of
 from app.service import Answer, ModelService
 from app.uploads import given, name_of, read_truth, read_upload, stored
-from mask2kan.anomaly import SCORES
 from mask2kan.errors import ConfigError, Mask2KANError, unknown
-from mask2kan.explain import explain_pixel
-from mask2kan.pictures import RGB
-from mask2kan.results import summarize, write_results
+from mask2kan.inference.explain import explain_pixel
+from mask2kan.inference.scores import SCORES
+from mask2kan.media.images import RGB
+from mask2kan.outputs.results import summarize, write_results
 
 logger = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from app.service import ModelService
 from app.strings import KAN, SCORE_TITLES
 from app.uploads import name_of, read_upload, stored
 from app.viewer import title
-from mask2kan.drawing import color_table
 from mask2kan.errors import PictureError
-from mask2kan.kan import KAN as KanHead  # noqa: N811 (the strings are KAN here)
-from mask2kan.kan_view import edge_view, layer_views
+from mask2kan.inference.kan_view import edge_view, layer_views
+from mask2kan.modeling.kan.layers import KAN as KanHead  # noqa: N811 (the strings are KAN here)
+from mask2kan.outputs.drawing import color_table
 
 _FOLDER = Path(__file__).resolve().parent / "kan_panel"
 

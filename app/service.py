@@ -29,19 +29,19 @@ from app.fetches import Fetches, Report
 from app.strings import MODELS
 from mask2kan.checkpoints import load_model
 from mask2kan.checkpoints.hub import Address, cache_state, cached_only
-from mask2kan.comparison import Comparison
-from mask2kan.config import ModelConfig
-from mask2kan.devices import (
+from mask2kan.errors import Mask2KANError, OutOfMemoryError
+from mask2kan.inference.comparison import Comparison
+from mask2kan.inference.kan_view import head_inputs, kan_head
+from mask2kan.inference.predictor import Prediction, Predictor
+from mask2kan.inference.runners import run_plainly
+from mask2kan.modeling.config import ModelConfig
+from mask2kan.modeling.kan.layers import KAN
+from mask2kan.runtime.devices import (
     available_memory,
     is_out_of_memory,
     release_memory,
     resolve_device,
 )
-from mask2kan.errors import Mask2KANError, OutOfMemoryError
-from mask2kan.execution import run_plainly
-from mask2kan.kan import KAN
-from mask2kan.kan_view import head_inputs, kan_head
-from mask2kan.predictor import Prediction, Predictor
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 Gradio's own image preprocessing is switched off for every event: it decodes animations to palette
 indices, saturates 16-bit pictures and hides the reason when it fails. What arrives here is the
-uploaded file itself, which ``mask2kan.pictures`` decodes.
+uploaded file itself, which ``mask2kan.media.images`` decodes.
 
 A request says where that file lies, and Gradio checks it only where the value carries a mark that
 the sender may leave out. So ``stored`` decides, for whatever is opened on a visitor's behalf.
@@ -25,7 +25,7 @@ from PIL import Image
 
 from app.samples import example_files
 from mask2kan.errors import PictureError
-from mask2kan.pictures import FORMATS, read_picture
+from mask2kan.media.images import FORMATS, read_picture
 
 _EXPECTED = "0 for known, 1 for anomaly and 255 for void"
 _LONGEST_NAME = 60  # characters: file systems take 255 bytes, of which one has up to four

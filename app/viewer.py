@@ -25,9 +25,9 @@ from app.component import component, packed, served
 from app.service import Answer
 from app.strings import SCORE_TITLES, STAGES, VIEWER
 from mask2kan.checkpoints.hub import is_repo_id
-from mask2kan.drawing import color_table
-from mask2kan.exports import quantize
-from mask2kan.predictor import Prediction
+from mask2kan.inference.predictor import Prediction
+from mask2kan.outputs.drawing import color_table
+from mask2kan.outputs.exports import quantize
 
 LONGEST = 2048
 LEAST = 50  # pixels of the smallest region shown, where models do not ask for more
@@ -74,7 +74,7 @@ def show(
     Args:
         picture: (H, W, 3) RGB.
         answers: the left model's and the right model's.
-        score: a name from ``mask2kan.anomaly.SCORES``.
+        score: a name from ``mask2kan.inference.scores.SCORES``.
         truth: (H, W) 0 known, 1 anomaly, 255 void; None where it is not known.
     """
     height, width = shown_size(picture)

@@ -7,11 +7,11 @@
 """
 
 from mask2kan.checkpoints import list_weights, load_model, save_model
-from mask2kan.comparison import Comparison
 from mask2kan.errors import Mask2KANError
-from mask2kan.explain import PixelExplanation, explain_pixel
-from mask2kan.model import create_model, list_models
-from mask2kan.predictor import Prediction, Predictor
+from mask2kan.inference.comparison import Comparison
+from mask2kan.inference.explain import PixelExplanation, explain_pixel
+from mask2kan.inference.predictor import Prediction, Predictor
+from mask2kan.modeling.mask2kan import create_model, list_models
 
 __version__ = "0.1.0"
 

@@ -1,8 +1,8 @@
-"""``python -m mask2kan``: see ``mask2kan.cli``."""
+"""``python -m mask2kan``: see ``mask2kan.cli.main``."""
 
 import sys
 
-from mask2kan.cli import main
+from mask2kan.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

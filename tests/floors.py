@@ -1,8 +1,8 @@
 """Try the oldest versions we promise: ``python tests/floors.py [--python 3.10] [--folder …]``.
 
-Installs exactly the floors of requirements.txt and training/requirements.txt into an environment of
-their own (a few minutes, 6 GB), under the oldest Python here that pyproject.toml allows, then does
-everything once: lists models, predicts, starts the app and asks it, trains two steps.
+Installs exactly the floors of requirements.txt and of the extra ``[training]`` into an environment
+of their own (a few minutes, 6 GB), under the oldest Python here that pyproject.toml allows, then
+does everything once: lists models, predicts, starts the app and asks it, trains two steps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ sys.path.insert(0, str(ROOT))  # of a script, Python sees only the folder
 from tests.pythons import pythons  # noqa: E402
 from tests.serving import serving  # noqa: E402
 
-REQUIREMENTS = ("requirements.txt", "training/requirements.txt")
 EXAMPLE = "examples/street_7_tyres.webp"
 ASK = f"""
 import sys
@@ -34,7 +33,9 @@ print("the app answered:", ", ".join(summary["model"]))
 
 def floors() -> dict[str, str]:
     """The lower bound of every requirement, by its name."""
-    lines = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in REQUIREMENTS)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    training = re.search(r"^training = \[(.*)\]", project, re.MULTILINE).group(1)
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8") + training.replace('"', "\n")
     return dict(re.findall(r"^([\w-]+)>=([\d.]+)", lines, re.MULTILINE))
 
 
@@ -53,7 +54,7 @@ def install(folder: Path, version: str) -> Path:
     uv = (sys.executable, "-m", "uv")
     run(*uv, "venv", "--clear", "--python", version, folder)
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    wanted = [argument for name in REQUIREMENTS for argument in ("-r", name)]
+    wanted = ("-r", "requirements.txt", "-e", ".[training]")
     run(*uv, "pip", "install", "--python", python, "--resolution", "lowest-direct", *wanted)
     frozen = run(*uv, "pip", "freeze", "--python", python)
     installed = dict(line.split("==") for line in frozen.lower().split() if "==" in line)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from mask2kan import create_model
-from mask2kan.predictor import Predictor
+from mask2kan.inference.predictor import Predictor
 
 TINY = {
     "num_classes": 5,

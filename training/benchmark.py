@@ -23,10 +23,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mask2kan.anomaly import SCORES, check_score
-from mask2kan.devices import DTYPES
 from mask2kan.errors import ConfigError, Mask2KANError, PictureError
-from mask2kan.scale_out import Outcome, run_actors, run_here
+from mask2kan.inference.scale_out import Outcome, run_actors, run_here
+from mask2kan.inference.scores import SCORES, check_score
+from mask2kan.runtime.devices import DTYPES
 from training.benchmark_report import COMPONENT_FIGURES, PIXEL_FIGURES, as_markdown, draw
 from training.data.registry import ANOMALY_SETS, find_anomaly_sets, open_anomaly
 from training.evaluate import describe_weights

@@ -3,8 +3,8 @@
     python -m training.bundle runs/road_pair_end --name road --settings weights/road_settings.json
 
 Both are measured first: spline share and curvature of their heads, and what setting the splines to
-zero does, on pictures that were not trained on (``mask2kan.kan_activity``); it stands in their
-metadata, for ``info``, cards and the KAN page.
+zero does, on pictures that were not trained on (``mask2kan.inference.kan_activity``); it stands in
+their metadata, for ``info``, cards and the KAN page.
 
 Writes ``weights/mask2kan_<name>.safetensors``, ``mask2former_<name>.safetensors`` and, once for
 both, ``<name>_trunk.safetensors``, all in float16; with the settings they are to be run with, and
@@ -24,9 +24,9 @@ import torch
 
 from mask2kan.checkpoints import save_pair
 from mask2kan.errors import Mask2KANError
-from mask2kan.kan_activity import collect_queries, head_activity
-from mask2kan.model import Mask2KAN
-from mask2kan.settings import InferenceSettings
+from mask2kan.inference.kan_activity import collect_queries, head_activity
+from mask2kan.modeling.mask2kan import Mask2KAN
+from mask2kan.modeling.settings import InferenceSettings
 from training.data import open_split
 from training.measuring import evenly_spread
 from training.pair import KAN_HEAD, load_pair, members

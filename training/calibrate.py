@@ -7,7 +7,7 @@ percentile over all valid pixels, which pictures of the score map to [0, 1]; and
 "anomalous if score >= t": ``fpr05`` flags at most 5 % of the known pixels, ``tpr95`` at least 95 %
 of the anomalous ones, ``best_f1`` balances the two. All are exact: every pixel of every picture is
 ranked, of the map that thresholds are applied to: at the checkpoint's sizes, and smoothed as its
-settings say (see ``mask2kan.settings``).
+settings say (see ``mask2kan.modeling.settings``).
 
 Elsewhere the same threshold flags another share of the pixels; a threshold is a starting point, not
 a promise.
@@ -27,8 +27,8 @@ from safetensors import safe_open
 from mask2kan.checkpoints import load_model, save_again
 from mask2kan.checkpoints.native import METADATA_KEY
 from mask2kan.errors import CheckpointError, Mask2KANError
-from mask2kan.predictor import Predictor
-from mask2kan.settings import InferenceSettings
+from mask2kan.inference.predictor import Predictor
+from mask2kan.modeling.settings import InferenceSettings
 from training.data import ANOMALY_SETS, open_anomaly
 from training.limits import require
 from training.measuring import Pictures, collect_anomaly_scores

@@ -23,11 +23,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mask2kan.anomaly import FROM_CLASS_SCORES
 from mask2kan.checkpoints import load_model
 from mask2kan.errors import Mask2KANError
-from mask2kan.predictor import Predictor
-from mask2kan.settings import InferenceSettings
+from mask2kan.inference.predictor import Predictor
+from mask2kan.inference.scores import FROM_CLASS_SCORES
+from mask2kan.modeling.settings import InferenceSettings
 from training.data import open_anomaly
 from training.limits import require
 from training.measuring import evenly_spread

@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from mask2kan.config import ModelConfig
 from mask2kan.errors import ConfigError, unknown
+from mask2kan.modeling.config import ModelConfig
 from training.data.transforms import Augmentation
 from training.limits import require
 from training.outliers import OutlierExposure

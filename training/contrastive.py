@@ -11,9 +11,9 @@ averaged over the pixels of either kind, and the two averages added, as Mask2Ano
 - ``well_posed``: l_N = 1 − max_c S_c, the anomaly score. A known pixel costs nothing when one
   class is certain, an outlier nothing when the score reaches the margin. Void pixels are left out.
 
-S_c = Σ_q p_qc m_q are the class scores (see ``mask2kan.anomaly``). Departs from that code: S is
-computed at the masks' own size and its maximum enlarged to the picture's with the corners' edges,
-not their centres, aligned, like every other mask here.
+S_c = Σ_q p_qc m_q are the class scores (see ``mask2kan.inference.scores``). Departs from that code:
+S is computed at the masks' own size and its maximum enlarged to the picture's with the corners'
+edges, not their centres, aligned, like every other mask here.
 
 Legend: B batch, Q queries, K classes, H W label size, h w mask size.
 """
@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mask2kan.postprocess import MASK_STRIDE
+from mask2kan.inference.postprocess import MASK_STRIDE
 from training.data.transforms import IGNORED, OUTLIER, VOID
 from training.distributed import mean_over_processes
 

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask2kan.kan import KAN
+from mask2kan.modeling.kan.layers import KAN
 from training.data.label_space import Groups, membership
 from training.data.transforms import IGNORED, VOID
 from training.distributed import mean_over_processes

@@ -23,13 +23,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from mask2kan.anomaly import SCORES, check_score
 from mask2kan.checkpoints import load_model
-from mask2kan.checkpoints.files import sha256_of
-from mask2kan.classes import meanings_of
-from mask2kan.devices import DTYPES
+from mask2kan.checkpoints.readers import sha256_of
 from mask2kan.errors import ConfigError, Mask2KANError, unknown
-from mask2kan.predictor import SETTINGS, Predictor
+from mask2kan.inference.predictor import SETTINGS, Predictor
+from mask2kan.inference.scores import SCORES, check_score
+from mask2kan.modeling.classes import meanings_of
+from mask2kan.runtime.devices import DTYPES
 from training.data import LabelledPictures, open_split
 from training.data.folders import find_data
 from training.data.registry import (

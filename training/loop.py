@@ -30,9 +30,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from mask2kan.devices import keep_freed_memory
 from mask2kan.errors import ConfigError, NumericsError
-from mask2kan.kan import KAN
+from mask2kan.modeling.kan.layers import KAN
+from mask2kan.runtime.devices import keep_freed_memory
 from training import state
 from training.averaging import WeightAverage
 from training.batch_norm import reestimate_statistics

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mask2kan.anomaly import SCORES
-from mask2kan.predictor import Prediction, Predictor
-from mask2kan.results import MIN_REGION_PIXELS
+from mask2kan.inference.predictor import Prediction, Predictor
+from mask2kan.inference.scores import SCORES
+from mask2kan.outputs.results import MIN_REGION_PIXELS
 from training.data import LabelledPictures
 from training.data.cityscapes import Cityscapes
 from training.data.label_space import coarse_classes, plain_labels

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from mask2kan.checkpoints import load_model
-from mask2kan.classes import class_names_for, meanings_of
-from mask2kan.config import Family, ModelConfig
 from mask2kan.errors import ConfigError
-from mask2kan.heads import build_mask_embed
-from mask2kan.model import Mask2KAN, create_model
+from mask2kan.modeling.classes import class_names_for, meanings_of
+from mask2kan.modeling.config import Family, ModelConfig
+from mask2kan.modeling.heads import build_mask_embed
+from mask2kan.modeling.mask2kan import Mask2KAN, create_model
 from training.config import PARTS, TrainConfig
 from training.data import LabelledPictures, find_data
 from training.data.mixture import Mixture

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mask2kan.checkpoints import load_model
-from mask2kan.heads import shared_weights
-from mask2kan.model import STRIDE, Mask2KAN
+from mask2kan.modeling.heads import shared_weights
+from mask2kan.modeling.mask2kan import STRIDE, Mask2KAN
 from training.config import TrainConfig
 from training.contrastive import at_pixels, contrastive_loss, negative_likelihood
 from training.criterion import SetCriterion, semantic_targets

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mask2kan.errors import ConfigError, PictureError, unknown
-from mask2kan.pictures import MAX_MEGAPIXELS, read_picture
+from mask2kan.media.images import MAX_MEGAPIXELS, read_picture
 from training.data import find_data
 from training.data.transforms import OUTLIER
 from training.limits import require, require_pair

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from mask2kan.checkpoints import load_model
-from mask2kan.config import ModelConfig
 from mask2kan.errors import CheckpointError
-from mask2kan.kan import KAN
-from mask2kan.model import Mask2KAN
-from mask2kan.transformer_decoder import Prediction, TransformerDecoder
+from mask2kan.modeling.config import ModelConfig
+from mask2kan.modeling.kan.layers import KAN
+from mask2kan.modeling.mask2kan import Mask2KAN
+from mask2kan.modeling.transformer_decoder import Prediction, TransformerDecoder
 
 KAN_HEAD, MLP_HEAD = HEADS = ("kan", "mlp")
 KAN_OPTIONS = (

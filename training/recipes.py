@@ -27,8 +27,8 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from mask2kan.classes import CAMVID
 from mask2kan.errors import ConfigError, unknown
+from mask2kan.modeling.classes import CAMVID
 from training.config import TrainConfig
 from training.data.transforms import Augmentation
 from training.outliers import OutlierExposure

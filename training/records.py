@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mask2kan.atomic import atomic_writer
 from mask2kan.errors import ConfigError
+from mask2kan.media.files import atomic_writer
 
 
 def read_record(path: Path) -> dict[str, Any]:

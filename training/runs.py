@@ -24,10 +24,10 @@ import torch
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from mask2kan.atomic import atomic_writer
 from mask2kan.checkpoints import save_model
 from mask2kan.errors import CheckpointError, ConfigError, unknown
-from mask2kan.model import Mask2KAN
+from mask2kan.media.files import atomic_writer
+from mask2kan.modeling.mask2kan import Mask2KAN
 from training.config import TrainConfig
 from training.plots import draw_confusion, draw_curves
 from training.records import write_record

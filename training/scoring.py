@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mask2kan.atomic import atomic_writer
 from mask2kan.checkpoints import load_model
-from mask2kan.checkpoints.files import sha256_of
-from mask2kan.comparison import Comparison
+from mask2kan.checkpoints.readers import sha256_of
 from mask2kan.errors import CheckpointError
-from mask2kan.predictor import Predictor
+from mask2kan.inference.comparison import Comparison
+from mask2kan.inference.predictor import Predictor
+from mask2kan.media.files import atomic_writer
 from training.data import AnomalyPictures, open_anomaly
 from training.data.pairs import PairedPictures
 

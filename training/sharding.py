@@ -13,7 +13,7 @@ from accelerate import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from mask2kan.kan import KAN
+from mask2kan.modeling.kan.layers import KAN
 
 # What FSDP gathers and releases on its own: parts that read their weights in their own forward
 # alone. The transformer decoder stays with the objective, whose losses read the head's weights.

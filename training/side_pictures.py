@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mask2kan.anomaly import check_score
-from mask2kan.drawing import colorize, heat_map, overlay
-from mask2kan.predictor import Prediction
+from mask2kan.inference.predictor import Prediction
+from mask2kan.inference.scores import check_score
+from mask2kan.outputs.drawing import colorize, heat_map, overlay
 from training.metrics.pixel import ANOMALY, VOID
 
 ANOMALY_COLOR = (255, 40, 40)

@@ -4,8 +4,8 @@
 
 Every configuration trains ``mask_embed`` (made anew) and ``class_embed`` of one checkpoint on its
 kept features, from several seeds; the trunk, crops and points are the same for all. Per run: spline
-share and curvature on validation queries (``mask2kan.kan_activity``), validation mIoU, anomaly AP,
-and both again with the splines set to zero. The table is written to ``trials.md``.
+share and curvature on validation queries (``mask2kan.inference.kan_activity``), validation mIoU,
+anomaly AP, and both again with the splines set to zero. The table is written to ``trials.md``.
 
 A stopped command goes on where it was: a run that is done is not repeated.
 """
@@ -25,13 +25,13 @@ from typing import Any
 
 import torch
 
-from mask2kan.anomaly import check_score
 from mask2kan.checkpoints import load_model
 from mask2kan.errors import ConfigError, Mask2KANError
-from mask2kan.kan import KAN, KANLinear
-from mask2kan.kan_activity import collect_queries, head_activity
-from mask2kan.model import Mask2KAN
-from mask2kan.predictor import Predictor
+from mask2kan.inference.kan_activity import collect_queries, head_activity
+from mask2kan.inference.predictor import Predictor
+from mask2kan.inference.scores import check_score
+from mask2kan.modeling.kan.layers import KAN, KANLinear
+from mask2kan.modeling.mask2kan import Mask2KAN
 from training.config import TrainConfig
 from training.data import open_anomaly, open_split
 from training.data.pairs import LabelledPictures

@@ -30,12 +30,12 @@ import torch
 from accelerate.state import AcceleratorState
 from tqdm import tqdm
 
-from mask2kan.anomaly import SCORES
 from mask2kan.checkpoints import describe, load_model
-from mask2kan.comparison import Comparison
-from mask2kan.config import ModelConfig
 from mask2kan.errors import ConfigError, Mask2KANError
-from mask2kan.predictor import Predictor
+from mask2kan.inference.comparison import Comparison
+from mask2kan.inference.predictor import Predictor
+from mask2kan.inference.scores import SCORES
+from mask2kan.modeling.config import ModelConfig
 from training.config import TrainConfig, override
 from training.data import open_anomaly, open_split, usual_split
 from training.data.label_space import coarse_classes, plain_labels

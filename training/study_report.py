@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mask2kan.atomic import atomic_writer
+from mask2kan.media.files import atomic_writer
 from training.plots import BLUE, GREEN, ORANGE, figure, save, styled
 from training.statistics import holm, mean_of, paired_difference
 

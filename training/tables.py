@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mask2kan.atomic import atomic_writer
 from mask2kan.errors import ConfigError, Mask2KANError
+from mask2kan.media.files import atomic_writer
 from training.tabular import Table, latex, markdown
 from training.thesis_tables.build import build
 from training.thesis_tables.results import find

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mask2kan.errors import NumericsError
-from mask2kan.model import Mask2KAN
+from mask2kan.modeling.mask2kan import Mask2KAN
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mask2kan.drawing import colorize
-from mask2kan.model import Mask2KAN
-from mask2kan.postprocess import Geometry, View, class_scores, reduce_pixels
+from mask2kan.inference.postprocess import Geometry, View, class_scores, reduce_pixels
+from mask2kan.modeling.mask2kan import Mask2KAN
+from mask2kan.outputs.drawing import colorize
 from training.data import LabelledPictures
 from training.data.label_space import coarse_classes, plain_labels
 from training.metrics import SegmentationEvaluator

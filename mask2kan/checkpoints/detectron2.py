@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from mask2kan.checkpoints.architecture import Checkpoint, StateDict, infer_config
+from mask2kan.checkpoints.infer_config import Checkpoint, StateDict, infer_config
 from mask2kan.errors import CheckpointError
 
 # Not weights of the model: the loss's, a layer Mask2Anomaly never calls, and what Swin computes

@@ -31,11 +31,11 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
 )
 from huggingface_hub.file_download import repo_folder_name
 
-from mask2kan.atomic import atomic_writer
-from mask2kan.checkpoints.files import MAX_BYTES, read_json, sha256_of
 from mask2kan.checkpoints.native import trunk_of
 from mask2kan.checkpoints.progress import Meter, Progress, small_steps
+from mask2kan.checkpoints.readers import MAX_BYTES, read_json, sha256_of
 from mask2kan.errors import CheckpointError
+from mask2kan.media.files import atomic_writer
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 

@@ -24,13 +24,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mask2kan.atomic import atomic_writer
-from mask2kan.checkpoints.architecture import Checkpoint, checked_config
-from mask2kan.checkpoints.files import Contents, parse_json, read_file, sha256_of
-from mask2kan.config import ModelConfig
+from mask2kan.checkpoints.infer_config import Checkpoint, checked_config
+from mask2kan.checkpoints.readers import Contents, parse_json, read_file, sha256_of
 from mask2kan.errors import CheckpointError, ConfigError
-from mask2kan.model import Mask2KAN
-from mask2kan.settings import InferenceSettings
+from mask2kan.media.files import atomic_writer
+from mask2kan.modeling.config import ModelConfig
+from mask2kan.modeling.mask2kan import Mask2KAN
+from mask2kan.modeling.settings import InferenceSettings
 
 METADATA_KEY = "mask2kan"
 TRUNK_KEY = "mask2kan_trunk"  # of a file that holds a trunk alone

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mask2kan.checkpoints.architecture import Checkpoint, StateDict, infer_config
+from mask2kan.checkpoints.infer_config import Checkpoint, StateDict, infer_config
 from mask2kan.errors import CheckpointError
 
 PREFIX = "model.pixel_level_module."

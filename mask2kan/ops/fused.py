@@ -6,7 +6,7 @@ end: every point reads its four corners, adds them up, and in the backward pass 
 gradient of ``value`` in place. No two pieces write to the same numbers, so there is one parallel
 loop, nothing is gathered or sorted, and the result is the same in every run.
 
-Needs numba (``mask2kan/ops/requirements-cpu.txt``). Compiled code is kept on disk. Sums may be
+Needs numba (the extra ``[fused]``). Compiled code is kept on disk. Sums may be
 reordered and contracted (vector units and fused multiply-adds need that), but no flag lets a NaN
 or an infinity vanish. Half types are computed in float32.
 
@@ -40,7 +40,7 @@ def installed() -> bool:
 def missing() -> str:
     """Why the kernels cannot run here; empty where they can."""
     if not installed():
-        return "numba is not installed (pip install -r mask2kan/ops/requirements-cpu.txt)"
+        return "numba is not installed (pip install numba)"
     return _import_fault()
 
 

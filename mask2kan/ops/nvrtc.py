@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from mask2kan.atomic import atomic_writer
 from mask2kan.errors import BackendError, CheckpointError
+from mask2kan.media.files import atomic_writer
 
 __all__ = ["CACHE_VARIABLE", "cache_folder", "compile_cubin", "missing_compiler"]
 

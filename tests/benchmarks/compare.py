@@ -23,10 +23,10 @@ import torch
 from inference import picture
 
 from mask2kan.checkpoints import load_model
-from mask2kan.comparison import Comparison
-from mask2kan.model import create_model
-from mask2kan.pictures import RGB
-from mask2kan.predictor import Prediction, Predictor
+from mask2kan.inference.comparison import Comparison
+from mask2kan.inference.predictor import Prediction, Predictor
+from mask2kan.media.images import RGB
+from mask2kan.modeling.mask2kan import create_model
 
 BUNDLED = "bundled"
 FAMILIES = ("mask2kan", "mask2former")

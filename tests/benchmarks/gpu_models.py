@@ -16,7 +16,7 @@ from inference import normalised, tensor, theirs, write_checkpoint
 from torch import Tensor
 
 from mask2kan import Predictor, load_model
-from mask2kan.execution import CompiledRun, GraphRun, run_plainly
+from mask2kan.inference.runners import CompiledRun, GraphRun, run_plainly
 from tests.attention_cases import errors
 from training.criterion import SetCriterion, semantic_targets
 from training.optimizer import build_optimizer

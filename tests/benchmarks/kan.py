@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mask2kan.heads import shared_weights
-from mask2kan.kan import KAN
-from mask2kan.model import create_model
+from mask2kan.modeling.heads import shared_weights
+from mask2kan.modeling.kan.layers import KAN
+from mask2kan.modeling.mask2kan import create_model
 
 SIZES = (256, 256, 256)
 ROWS = (100, 1600)

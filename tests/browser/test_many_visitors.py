@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from mask2kan.checkpoints import load_model
-from mask2kan.predictor import Predictor
+from mask2kan.inference.predictor import Predictor
 from tests.browser.steps import WAIT
 
 if TYPE_CHECKING:

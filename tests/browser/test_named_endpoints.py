@@ -65,7 +65,7 @@ def test_compare_needs_nothing_but_a_picture(client: Client) -> None:
 
 def test_segment_gives_the_predictors_numbers(client: Client, app: App) -> None:
     from mask2kan.checkpoints import load_model
-    from mask2kan.predictor import Predictor
+    from mask2kan.inference.predictor import Predictor
 
     source = str(app.models[1])
     summary, files = client.predict(
@@ -136,7 +136,7 @@ def test_a_text_file_is_refused_over_the_api(client: Client, tmp_path: Path) -> 
 def test_what_explains_a_pixel_adds_up(client: Client, app: App) -> None:
     """The listed contributions make the class score, the class scores the anomaly score."""
     from mask2kan.checkpoints import load_model
-    from mask2kan.predictor import Predictor
+    from mask2kan.inference.predictor import Predictor
 
     told = client.predict(
         handle_file(PICTURE), 700, 401, str(app.models[0]), str(app.models[1]), "msp",
@@ -185,7 +185,7 @@ def test_export_takes_thresholds_and_ground_truth(client: Client, tmp_path: Path
 def test_a_kans_curves_are_what_its_layers_compute(client: Client, app: App) -> None:
     """What an input changes in an output of the layer's own forward is the edge's curve."""
     from mask2kan.checkpoints import load_model
-    from mask2kan.kan_view import kan_head
+    from mask2kan.inference.kan_view import kan_head
 
     told = client.predict(handle_file(PICTURE), api_name="/kan", layer=1, input=3, output=5)
     layer = kan_head(load_model(str(app.models[0]), device="cpu")).layers[1]

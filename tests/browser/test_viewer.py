@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from mask2kan.checkpoints import load_model
-from mask2kan.predictor import Prediction, Predictor
+from mask2kan.inference.predictor import Prediction, Predictor
 from tests.browser.steps import (
     EXAMPLES,
     move,
@@ -148,7 +148,7 @@ def test_zoomed_pixels_are_where_they_belong(page: Page, app: App) -> None:
     _set_layer(page, "heat", 100)
     known = predictions(app, name)[0]
     low, high, _ = known.score_range("msp")
-    from mask2kan.drawing import heat_map
+    from mask2kan.outputs.drawing import heat_map
 
     expected = heat_map(known.anomaly("msp"), low, high)
     box = surface(page, 2)

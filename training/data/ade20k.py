@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import MappingProxyType
 
-from mask2kan.classes import ADE20K, palette_for
+from mask2kan.modeling.classes import ADE20K, palette_for
 from training.data.folders import any_exists
 from training.data.pairs import Scan, SegmentationPictures
 from training.data.reading import VOID, LabelValues

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mask2kan.classes import CAMVID
+from mask2kan.modeling.classes import CAMVID
 from training.data.folders import any_exists
 from training.data.pairs import Scan, SegmentationPictures, class_labels
 from training.data.reading import VOID, Array

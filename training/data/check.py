@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mask2kan.atomic import atomic_writer
 from mask2kan.errors import CheckpointError, ConfigError, unknown
+from mask2kan.media.files import atomic_writer
 from mask2kan.ops.nvrtc import cache_folder
 from training.data.faults import Fault, FaultError
 from training.data.folders import find_data

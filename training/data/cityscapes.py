@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mask2kan.classes import CITYSCAPES
 from mask2kan.errors import ConfigError
+from mask2kan.modeling.classes import CITYSCAPES
 from training.data.faults import Fault, FaultError
 from training.data.folders import any_exists
 from training.data.pairs import Pair, Scan, SegmentationPictures, class_labels

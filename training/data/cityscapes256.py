@@ -23,7 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mask2kan.classes import CITYSCAPES
+from mask2kan.modeling.classes import CITYSCAPES
 from training.data.camvid import holds_split_folders
 from training.data.folders import any_exists
 from training.data.pairs import Scan, SegmentationPictures, class_labels

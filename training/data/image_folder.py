@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mask2kan.classes import palette_for
 from mask2kan.errors import ConfigError
+from mask2kan.modeling.classes import palette_for
 from training.data.faults import Fault
 from training.data.folders import any_exists, exists
 from training.data.pairs import Color, Scan, SegmentationPictures, class_labels

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mask2kan.classes import meanings_of
 from mask2kan.errors import ConfigError, unknown
+from mask2kan.modeling.classes import meanings_of
 from training.data.reading import VOID, Array
 from training.data.transforms import IGNORED
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from mask2kan.classes import meanings_of
 from mask2kan.errors import ConfigError
+from mask2kan.modeling.classes import meanings_of
 from training.data.label_space import Translation
 from training.data.pairs import Color, LabelledPictures, as_tensors
 from training.data.reading import Array

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from mask2kan.errors import PictureError
-from mask2kan.pictures import FORMATS, read_picture
+from mask2kan.media.images import FORMATS, read_picture
 from training.data.faults import Fault, FaultError
 
 VOID = 255

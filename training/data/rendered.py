@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mask2kan.classes import CITYSCAPES
+from mask2kan.modeling.classes import CITYSCAPES
 from training.data.folders import any_exists
 from training.data.mask_folders import ZERO_ONE, AnomalySet
 from training.data.pairs import Scan, SegmentationPictures, class_labels

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mask2kan.classes import ADE20K, CAMVID, CITYSCAPES, palette_for
 from mask2kan.errors import ConfigError, unknown
+from mask2kan.modeling.classes import ADE20K, CAMVID, CITYSCAPES, palette_for
 from training.data.pairs import Color, as_tensors
 from training.data.reading import VOID, Array, Size
 from training.metrics.pixel import ANOMALY, KNOWN

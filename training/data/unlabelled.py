@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mask2kan.errors import ConfigError
-from mask2kan.pictures import read_picture
+from mask2kan.media.images import read_picture
 from training.data.pairs import PICTURE_TYPES
 from training.data.transforms import VOID
 

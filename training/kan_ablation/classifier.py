@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mask2kan.errors import NumericsError
-from mask2kan.kan import KAN
+from mask2kan.modeling.kan.layers import KAN
 from training.kan_ablation.digits import CLASSES, Digits
 from training.kan_ablation.experiments import Experiment
 from training.optimizer import build_schedule

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mask2kan.atomic import atomic_writer
+from mask2kan.media.files import atomic_writer
 from training.kan_ablation.experiments import DEFAULT, EXPERIMENTS
 from training.plots import BLUE, GREY, ORANGE, figure, save, styled
 from training.published import ABLATION, NOTES

@@ -3,8 +3,8 @@
 Facts of the data set (Cordts et al., "The Cityscapes Dataset", 2016, and the labels published with
 its scripts). ``*_gtFine_labelIds.png`` holds the id; ``*_gtFine_instanceIds.png`` holds the id
 where instances are not told apart, and id x 1000 + number where they are. The nineteen labels that
-count have a train id, in the order of ``mask2kan.classes.CITYSCAPES``; all others are void, both
-in training and in the evaluation. The licence plate (id -1) never occurs in these files.
+count have a train id, in the order of ``mask2kan.modeling.classes.CITYSCAPES``; all others are
+void, both in training and in the evaluation. The licence plate (id -1) never occurs in these files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mask2kan.classes import CITYSCAPES
+from mask2kan.modeling.classes import CITYSCAPES
 
 VOID = 255
 INSTANCE_FACTOR = 1000

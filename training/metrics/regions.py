@@ -12,7 +12,7 @@ import statistics
 import numpy as np
 from numpy.typing import NDArray
 
-from mask2kan.anomaly import anomalous_regions
+from mask2kan.inference.scores import anomalous_regions
 from training.metrics.pixel import ANOMALY, KNOWN
 
 SMALLEST_OBJECT = 50  # pixels

@@ -36,7 +36,7 @@ from app.service import ModelService
 from app.uploads import read_upload
 from mask2kan.checkpoints import save_model
 from mask2kan.errors import CheckpointError, ConfigError, OutOfMemoryError, PictureError
-from mask2kan.predictor import Predictor
+from mask2kan.inference.predictor import Predictor
 from tests.tiny_models import tiny
 
 HEIGHT, WIDTH = 48, 80

@@ -43,9 +43,9 @@ from app.batch_tab import BatchHandlers, spoken_steps
 from app.service import Answer, ModelService
 from mask2kan.checkpoints import load_model, save_model
 from mask2kan.errors import CheckpointError, ConfigError, OutOfMemoryError, PictureError
-from mask2kan.predictor import Predictor
-from mask2kan.results import score_picture16, semantic_overlay, summarize
-from mask2kan.videos import read_frames
+from mask2kan.inference.predictor import Predictor
+from mask2kan.media.videos import read_frames
+from mask2kan.outputs.results import score_picture16, semantic_overlay, summarize
 from tests.tiny_models import calibrated, tiny
 
 HEIGHT, WIDTH = 64, 96

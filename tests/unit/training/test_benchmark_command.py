@@ -12,9 +12,9 @@ from PIL import Image
 
 from mask2kan import create_model, load_model
 from mask2kan.checkpoints import save_model
-from mask2kan.classes import CITYSCAPES
 from mask2kan.errors import CheckpointError, ConfigError, PictureError
-from mask2kan.predictor import Predictor
+from mask2kan.inference.predictor import Predictor
+from mask2kan.modeling.classes import CITYSCAPES
 from tests.tiny_models import BACKBONES, TINY
 from training import evaluate
 from training.benchmark import Benchmark, checkpoint_names, main

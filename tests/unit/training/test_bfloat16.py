@@ -8,10 +8,10 @@ import contextlib
 
 import pytest
 
-from mask2kan import pixel_decoder, transformer_decoder
 from mask2kan.checkpoints import list_weights, load_model
 from mask2kan.errors import ConfigError
-from mask2kan.predictor import Predictor
+from mask2kan.inference.predictor import Predictor
+from mask2kan.modeling import pixel_decoder, transformer_decoder
 from training.data import open_anomaly, open_split
 from training.measuring import collect_anomaly_scores
 from training.metrics import SegmentationEvaluator

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mask2kan.anomaly import msp
+from mask2kan.inference.scores import msp
 from training.contrastive import at_pixels, contrastive_loss, negative_likelihood
 from training.data.transforms import OUTLIER, VOID
 

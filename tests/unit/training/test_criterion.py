@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mask2kan.kan import KAN
+from mask2kan.modeling.kan.layers import KAN
 from training import criterion as criterion_module
 from training import matcher as matcher_module
 from training.criterion import SetCriterion, semantic_targets

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2kan.classes import ADE20K, CITYSCAPES
 from mask2kan.errors import ConfigError, PictureError
+from mask2kan.modeling.classes import ADE20K, CITYSCAPES
 from tests.unit.training.data_trees import TREES, mask, save
 from training.data import find_anomaly_sets, open_anomaly, open_split
 from training.data.cityscapes import Cityscapes

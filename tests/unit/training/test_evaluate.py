@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from mask2kan import create_model
-from mask2kan.anomaly import SCORES
 from mask2kan.checkpoints import load_model, save_model
-from mask2kan.classes import CAMVID
-from mask2kan.predictor import Predictor
+from mask2kan.inference.predictor import Predictor
+from mask2kan.inference.scores import SCORES
+from mask2kan.modeling.classes import CAMVID
 from training import calibrate, cards, evaluate
 from training.data.camvid_anomaly import CamVidAnomaly
 from training.metrics import AnomalyEvaluator, SegmentationEvaluator

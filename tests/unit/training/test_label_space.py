@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2kan.classes import CAMVID, CAMVID_IN_CITYSCAPES, CITYSCAPES
 from mask2kan.errors import ConfigError
+from mask2kan.modeling.classes import CAMVID, CAMVID_IN_CITYSCAPES, CITYSCAPES
 from training.data import Augmentation, open_split
 from training.data.cityscapes256 import BONNET, fill_gaps
 from training.data.crops import TrainingCrops

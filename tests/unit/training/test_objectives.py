@@ -10,11 +10,11 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 
 from mask2kan import create_model, load_model
 from mask2kan.checkpoints import save_model
-from mask2kan.classes import CAMVID, CITYSCAPES
-from mask2kan.config import ModelConfig
 from mask2kan.errors import ConfigError
-from mask2kan.heads import MLP
-from mask2kan.kan import KAN
+from mask2kan.modeling.classes import CAMVID, CITYSCAPES
+from mask2kan.modeling.config import ModelConfig
+from mask2kan.modeling.heads import MLP
+from mask2kan.modeling.kan.layers import KAN
 from tests.tiny_models import BACKBONES, TINY
 from tests.tiny_runs import QUICK, tiny_trainer
 from training.config import override

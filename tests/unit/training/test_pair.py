@@ -10,10 +10,10 @@ import torch
 
 from mask2kan import load_model
 from mask2kan.checkpoints import save_again, save_model, save_pair
-from mask2kan.classes import CITYSCAPES
-from mask2kan.comparison import TrunkHashes
 from mask2kan.errors import CheckpointError, ConfigError
-from mask2kan.transformer_decoder import TransformerDecoder
+from mask2kan.inference.comparison import TrunkHashes
+from mask2kan.modeling.classes import CITYSCAPES
+from mask2kan.modeling.transformer_decoder import TransformerDecoder
 from tests.tiny_runs import QUICK, SMALL_BACKBONES, SMALL_DECODERS
 from training.config import override
 from training.data import open_split

@@ -11,7 +11,7 @@ from torch import nn
 
 from mask2kan import create_model, load_model
 from mask2kan.errors import ConfigError
-from mask2kan.kan import KAN
+from mask2kan.modeling.kan.layers import KAN
 from tests.tiny_runs import reduced, tiny_trainer
 from training.batch_norm import reestimate_statistics
 from training.config import override

@@ -1,0 +1,290 @@
+"""Read a model's configuration off its weights, and build it around them, completely or not at all.
+
+Works on our own key names; ``detectron2.py`` and ``transformers.py`` translate theirs first. What
+weights cannot tell is taken from the family: eight heads, SiLU in a KAN, ImageNet's mean and std.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mask2kan.errors import CheckpointError, ConfigError
+from mask2kan.modeling.config import BACKBONES, Family, ModelConfig
+from mask2kan.modeling.mask2kan import Mask2KAN
+from mask2kan.modeling.settings import InferenceSettings
+
+StateDict = dict[str, Tensor]
+
+NUM_LEVELS = 3
+SHOWN_KEYS = 8
+
+# No published model comes near these; a file that does would only exhaust the memory.
+MAXIMA = {
+    "hidden_dim": 4096,
+    "num_queries": 10_000,
+    "num_classes": 20_000,
+    "encoder_feedforward_dim": 32_768,
+    "decoder_feedforward_dim": 32_768,
+    "mask_embed_width": 32_768,
+    "backbone_width": 1024,
+    "backbone_window_size": 64,
+    "num_points": 64,
+    "grid_size": 512,
+    "spline_order": 16,
+    "num_encoder_layers": 128,
+    "num_decoder_layers": 128,
+}
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """A checkpoint in our own key names, whatever it was read from.
+
+    Attributes:
+        origin: what the user called it, for messages.
+        format: ``native``, ``detectron2`` or ``transformers``.
+        state: our key to tensor, floating point ones in float32.
+        config: of the model the weights belong to.
+        names: our key to the key in the file, where they differ.
+        calibration: per anomaly score; empty when there is none.
+        card: what the checkpoint says about itself; empty when it says nothing.
+    """
+
+    origin: str
+    format: str
+    state: StateDict
+    config: ModelConfig
+    names: dict[str, str] = dataclasses.field(default_factory=dict)
+    calibration: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    card: dict[str, Any] = dataclasses.field(default_factory=dict)
+    settings: InferenceSettings | None = None
+
+
+def infer_config(state: Mapping[str, Tensor], *, num_heads: int = 8, **known: Any) -> ModelConfig:
+    """The configuration that weights in our key names belong to.
+
+    Args:
+        state: our key to tensor.
+        num_heads: of all attentions outside a Swin backbone; shapes do not show it.
+        known: fields that something else than the weights tells, e.g. ``class_names``.
+
+    Raises:
+        CheckpointError: when a part is missing or its shape fits nothing we build.
+    """
+    queries, hidden = _shape(state, "transformer_decoder.query_feat.weight", 2)
+    points = _shape(state, "pixel_decoder.encoder_layers.0.self_attn.sampling_offsets.weight", 2)[0]
+    if points % (num_heads * NUM_LEVELS * 2):
+        raise CheckpointError(
+            f"sampling_offsets has {points} rows, not a multiple of {num_heads} heads x "
+            f"{NUM_LEVELS} levels x 2; only Mask2Formers with three levels are read."
+        )
+    fields: dict[str, Any] = {
+        **_backbone(state),
+        **_head(state),
+        "num_queries": queries,
+        "hidden_dim": hidden,
+        "num_heads": num_heads,
+        "num_classes": _shape(state, "transformer_decoder.class_embed.weight", 2)[0] - 1,
+        "num_points": points // (num_heads * NUM_LEVELS * 2),
+        "num_encoder_layers": _count(state, "pixel_decoder.encoder_layers."),
+        "encoder_feedforward_dim": _shape(
+            state, "pixel_decoder.encoder_layers.0.linear1.weight", 2
+        )[0],
+        "num_decoder_layers": _count(state, "transformer_decoder.layers."),
+    }
+    if fields["num_decoder_layers"]:
+        linear = "transformer_decoder.layers.0.linear1.weight"
+        fields["decoder_feedforward_dim"] = _shape(state, linear, 2)[0]
+    is_global = any(".cross_attn.background." in key for key in state)
+    fields["masked_attention"] = "global" if is_global else "foreground"
+    fields["family"] = _family(fields["mask_embed"], is_global)
+    return checked_config({**fields, **known})
+
+
+def checked_config(fields: Mapping[str, Any]) -> ModelConfig:
+    """A configuration from fields that came out of a file.
+
+    Raises:
+        CheckpointError: for fields that do not fit, or sizes no model has.
+    """
+    for name, maximum in MAXIMA.items():
+        value = fields.get(name, 0)
+        if type(value) is not int or value > maximum:
+            raise CheckpointError(
+                f"Its {name} is {value!r:.40}; a whole number up to {maximum} is read."
+            )
+    try:
+        return ModelConfig.from_dict(fields)
+    except (ConfigError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(f"Its configuration does not fit a model: {error}") from error
+
+
+def _family(mask_embed: str, is_global: bool) -> Family:
+    if mask_embed == "kan":
+        return "mask2kan"
+    return "mask2anomaly" if is_global else "mask2former"
+
+
+def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    if "backbone.patch_embed.proj.weight" in state:
+        return _swin(state)
+    if "backbone.layer1.0.conv3.weight" in state:
+        return {
+            "backbone": "r50",
+            "backbone_depths": tuple(_count(state, f"backbone.layer{i}.") for i in range(1, 5)),
+            "backbone_width": _shape(state, "backbone.layer1.0.conv1.weight", 4)[0],
+        }
+    if "backbone.layer1.0.conv1.weight" in state:
+        raise CheckpointError(
+            "Its ResNet has basic blocks (18 or 34 layers); only bottlenecks are read."
+        )
+    found = sorted({key.split(".")[1] for key in state if key.startswith("backbone.")})[:SHOWN_KEYS]
+    raise CheckpointError(
+        "Its backbone is neither a ResNet nor a Swin Transformer (parts found: "
+        f"{', '.join(found) or 'none'})."
+    )
+
+
+def _swin(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    width = _shape(state, "backbone.patch_embed.proj.weight", 4)[0]
+    depths = tuple(_count(state, f"backbone.layers.{stage}.blocks.") for stage in range(4))
+    tables = [
+        _shape(state, f"backbone.layers.{s}.blocks.0.attn.relative_position_bias_table", 2)
+        for s in range(4)
+    ]
+    rows = tables[0][0]
+    window = (math.isqrt(rows) + 1) // 2
+    if (2 * window - 1) ** 2 != rows:
+        raise CheckpointError(
+            f"relative_position_bias_table has {rows} rows, which is no (2 x window - 1) squared."
+        )
+    by_width = [
+        n for n, v in BACKBONES.items() if n.startswith("swin") and v["backbone_width"] == width
+    ]
+    exact = [name for name in by_width if BACKBONES[name]["backbone_depths"] == depths]
+    return {
+        "backbone": (exact or by_width or ["swin_t"])[0],
+        "backbone_depths": depths,
+        "backbone_width": width,
+        "backbone_num_heads": tuple(columns for _, columns in tables),
+        "backbone_window_size": window,
+    }
+
+
+def _head(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    layer = "transformer_decoder.mask_embed.layers.0."
+    if f"{layer}spline_weight" not in state:
+        return {"mask_embed": "mlp"}
+    knots = _shape(state, f"{layer}grid", 2)[1]
+    functions = _shape(state, f"{layer}spline_weight", 3)[2]
+    order = knots - functions - 1
+    if order < 1 or functions - order < 1:
+        raise CheckpointError(
+            f"Its KAN has {knots} knots for {functions} splines; expected G + 2k + 1 and G + k."
+        )
+    row = state[f"{layer}grid"][0].double()
+    return {
+        "mask_embed": "kan",
+        "grid_size": functions - order,
+        "spline_order": order,
+        "grid_range": (round(float(row[order]), 6), round(float(row[-order - 1]), 6)),
+        "standalone_spline_scale": f"{layer}spline_scaler" in state,
+        "kan_bias": f"{layer}bias" in state,
+    }
+
+
+def _shape(state: Mapping[str, Tensor], key: str, dimensions: int) -> tuple[int, ...]:
+    if key not in state:
+        raise CheckpointError(
+            f"It has no {key} (our name for it), so it is no complete Mask2Former."
+        )
+    shape = tuple(state[key].shape)
+    if len(shape) != dimensions or 0 in shape:
+        raise CheckpointError(f"Its {key} has shape {shape}; {dimensions} sizes were expected.")
+    return shape
+
+
+def _count(keys: Iterable[str], prefix: str) -> int:
+    """Layers 0, 1, … below a prefix; a gap ends the count and shows up as unknown keys."""
+    pattern = re.compile(re.escape(prefix) + r"(\d{1,6})\.")
+    found = {int(match[1]) for key in keys if (match := pattern.match(key))}
+    return next(index for index in range(len(found) + 1) if index not in found)
+
+
+def build(checkpoint: Checkpoint) -> Mask2KAN:
+    """The model around a checkpoint's weights, in evaluation mode on the CPU.
+
+    Raises:
+        CheckpointError: when keys are missing, unknown or of another shape, or a weight is not
+            finite. Nothing is loaded partially.
+    """
+    state = dict(checkpoint.state)
+    try:
+        with torch.random.fork_rng(devices=[]):  # loading leaves a seeded stream alone
+            model = Mask2KAN(checkpoint.config)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{checkpoint.origin}: no such model can be built: {error}"
+        ) from error
+    target = model.state_dict()
+    for key, value in target.items():
+        if key.endswith("num_batches_tracked"):
+            state.setdefault(key, value)
+    _require_fit(checkpoint, state, target)
+    _require_finite(checkpoint, state)
+    model.load_state_dict(state)
+    model.calibration = checkpoint.calibration
+    model.card = checkpoint.card
+    model.settings = checkpoint.settings
+    model.source = checkpoint.origin
+    return model.eval()
+
+
+def _require_fit(checkpoint: Checkpoint, state: StateDict, target: Mapping[str, Tensor]) -> None:
+    named = checkpoint.names
+    missing = [key for key in target if key not in state]
+    unknown = [named.get(key, key) for key in state if key not in target]
+    misshaped = [
+        f"{named.get(key, key)} {tuple(state[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in target.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    faults = [
+        f"{len(keys)} {what} ({_first(keys)})"
+        for what, keys in (
+            ("missing (our names)", missing),
+            ("unknown", unknown),
+            ("of another shape", misshaped),
+        )
+        if keys
+    ]
+    if faults:
+        config = checkpoint.config
+        raise CheckpointError(
+            f"{checkpoint.origin} does not fit {config.family}_{config.backbone} as read off it; "
+            f"keys {'; '.join(faults)}. Nothing was loaded."
+        )
+
+
+def _first(keys: list[str]) -> str:
+    return ", ".join(keys[:SHOWN_KEYS]) + (", …" if len(keys) > SHOWN_KEYS else "")
+
+
+def _require_finite(checkpoint: Checkpoint, state: StateDict) -> None:
+    bad = [
+        checkpoint.names.get(key, key)
+        for key, value in state.items()
+        if value.is_floating_point() and not bool(value.isfinite().all())
+    ]
+    if bad:
+        raise CheckpointError(
+            f"{checkpoint.origin} has weights that are not finite in {len(bad)} tensors "
+            f"({_first(bad)}): the file is damaged or its training diverged."
+        )

@@ -1,0 +1,125 @@
+"""What the ``predict`` command does with one picture, here or in a process of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mask2kan.checkpoints import load_model
+from mask2kan.checkpoints.readers import sha256_of
+from mask2kan.inference.predictor import Predictor
+from mask2kan.outputs.results import summarize, write_json, write_results
+
+Task = tuple[str, str]  # a picture's path, and what its results' names begin with
+
+_SAME_ANSWER = ("device", "compile", "graphs")  # options that change a result in its rounding only
+
+
+class Report(NamedTuple):
+    """What is said of a picture that was segmented.
+
+    Attributes:
+        summary: from ``results.summarize``.
+        notes: of the prediction.
+        written: the JSON file, the last one written.
+    """
+
+    summary: dict[str, Any]
+    notes: list[str]
+    written: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictJob:
+    """A model, and where and how its results are written.
+
+    Attributes:
+        model: anything ``load_model`` takes.
+        out: folder of the results.
+        score: one of ``anomaly.SCORES``; None for the checkpoint's settings'.
+        threshold: as in ``results.summarize``.
+        predictor: options of ``Predictor``.
+    """
+
+    model: str
+    out: Path
+    score: str | None
+    threshold: float | None
+    predictor: Mapping[str, Any]
+
+    def is_done(self, task: Task) -> bool:
+        """Whether all results of this very picture are there, made with the same settings.
+
+        The JSON file, which says so, is written last.
+        """
+        try:
+            known = json.loads(self._summary_file(task).read_bytes())
+            expected = (task[0], picture_stamp(task[0]), self.options)
+            found = (known["picture"], known["picture_stamp"], known["options"])
+            return found == expected and all((self.out / name).is_file() for name in known["files"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    @functools.cached_property
+    def options(self) -> dict[str, Any]:
+        """What results depend on, beside the picture, in plain values ready for JSON."""
+        options = {key: v for key, v in self.predictor.items() if key not in _SAME_ANSWER}
+        return {
+            "model": self.model,
+            # of a name the weights are told by it
+            "weights": sha256_of(Path(self.model)) if Path(self.model).is_file() else None,
+            "score": self.score,
+            "threshold": self.threshold,
+            **options,
+        }
+
+    def worker(self) -> PredictWorker:
+        """Load the model."""
+        return PredictWorker(self)
+
+    def _summary_file(self, task: Task) -> Path:
+        return self.out / f"{task[1]}.json"
+
+
+def picture_stamp(path: str) -> dict[str, int]:
+    """What tells a picture from another of the same name: bytes, and when it was modified."""
+    known = Path(path).stat()
+    return {"bytes": known.st_size, "modified_ns": known.st_mtime_ns}
+
+
+class PredictWorker:
+    """Segments pictures and writes four files and a JSON summary of each.
+
+    Args:
+        job: what to do.
+    """
+
+    def __init__(self, job: PredictJob) -> None:
+        self._job = job
+        device = job.predictor.get("device", "auto")
+        self._predictor = Predictor(load_model(job.model, device=device), **job.predictor)
+
+    def __call__(self, task: Task) -> Report:
+        """Segment one picture.
+
+        Raises:
+            Mask2KANError: when it cannot be read or its results cannot be written.
+        """
+        path, stem = task
+        job = self._job
+        prediction = self._predictor(path)
+        files = write_results(prediction, job.out, stem, job.score, job.threshold)
+        summary = summarize(prediction, job.score, job.threshold)
+        facts = {
+            "picture": path,
+            "picture_stamp": picture_stamp(path),
+            **summary,
+            "files": [file.name for file in files],
+            "options": job.options,
+        }
+        written = write_json(job.out / f"{stem}.json", facts)
+        return Report(summary, prediction.notes, written)

@@ -1,0 +1,504 @@
+"""Why a pixel is anomalous: an anomaly score of one pixel, taken apart.
+
+Every score is a function of p_qc, the probability of class c for query q, and m_q, the query's mask
+probability at the pixel (see ``mask2kan.inference.scores``). Here the parts are kept: which classes
+claim the pixel, which queries make up the strongest claim and what their masks look like, and the
+numbers that lead from there to the score.
+
+The parts are the float32 numbers that ``mask2kan.inference.postprocess`` computes with, summed in
+float64, so a sum differs from the maps' own only by their rounding (about 1e-6).
+
+Looked at in several sizes, or flipped too, a picture has several views. Class scores are averaged
+over them before they become a score, and so are contributions here. A query of one number need not
+find the same thing in every view.
+
+Mask2Anomaly's refinement overrules scores and says nothing about how they came about: the plain
+score is explained, and ``notes`` says so.
+
+Legend: Q queries, K classes, H W picture size.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mask2kan.errors import ConfigError
+from mask2kan.inference.postprocess import MASK_STRIDE, View, class_probabilities, mask_row
+from mask2kan.inference.predictor import Prediction
+from mask2kan.inference.scores import check_score
+
+NO_OBJECT = "no object"
+THUMBNAIL_SIDE = 96  # pixels of a mask's picture along its longer side, at most
+_SMALLEST_SHARE = float(np.finfo(np.float32).tiny)  # as in anomaly.entropy: 0 log 0 is 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassScore:
+    """How much one class claims the pixel.
+
+    Attributes:
+        index: of the class.
+        name: of the class.
+        color: red, green, blue, 0 to 255.
+        score: S_c, the class score, averaged over the views.
+    """
+
+    index: int
+    name: str
+    color: tuple[int, int, int]
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    """What a query takes itself for.
+
+    Attributes:
+        index: of its most probable class; None for "no object".
+        name: of that class.
+        probability: of that class.
+    """
+
+    index: int | None
+    name: str
+    probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class QueryLook:
+    """One query in one view; its part in that view's class score is the product of the two.
+
+    Attributes:
+        mirrored: whether this is the view of the left-right flipped picture.
+        class_probability: p_qc for the pixel's strongest class.
+        mask_probability: m_q at the pixel.
+        label: what the query takes itself for in this view.
+    """
+
+    mirrored: bool
+    class_probability: float
+    mask_probability: float
+    label: Label
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class QueryPart:
+    """One query's part in the strongest class score.
+
+    Attributes:
+        query: its number.
+        contribution: p_qc times m_q, averaged over the views.
+        class_probability: p_qc, averaged over the views.
+        mask_probability: m_q at the pixel, averaged over the views.
+        label: the query's most probable class, of the probabilities averaged over the views.
+        views: each view's own numbers; one, or two with flip averaging.
+        mask: (h', w') uint8, 255 times the mask probability over the whole picture, averaged over
+            the views; the longer side has at most ``THUMBNAIL_SIDE`` pixels.
+    """
+
+    query: int
+    contribution: float
+    class_probability: float
+    mask_probability: float
+    label: Label
+    views: tuple[QueryLook, ...]
+    mask: NDArray[np.uint8]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; the mask as ``height``, ``width`` and its bytes, row by row, in base64."""
+        return {
+            "query": self.query,
+            "contribution": self.contribution,
+            "class_probability": self.class_probability,
+            "mask_probability": self.mask_probability,
+            "label": dataclasses.asdict(self.label),
+            "views": [dataclasses.asdict(view) for view in self.views],
+            "mask": {
+                "height": self.mask.shape[0],
+                "width": self.mask.shape[1],
+                "data": base64.b64encode(self.mask.tobytes()).decode("ascii"),
+            },
+        }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PixelExplanation:
+    """An anomaly score of one pixel and where it comes from.
+
+    Attributes:
+        x: column, from the left.
+        y: row, from the top.
+        score: name of the anomaly score.
+        value: of the plain (not refined) score here; the steps' ``value``.
+        classes: the classes with the largest scores, largest first; the first is the class the
+            semantic map has here.
+        queries: the queries with the largest contributions to the first class, largest first.
+        rest: sum of all other queries' contributions; with those listed, the first class's score.
+        steps: how the score came about, one mapping with ``value``:
+
+            - msp: ``index``, ``name``, ``largest_class_score``; value = 1 - that.
+            - entropy: ``total`` of the class scores, ``terms`` with ``index``, ``name``, ``share``
+              of the total, ``surprise`` = -log share and ``term`` = their product, ``others`` = sum
+              of the other classes' terms, ``log_num_classes``; value = (sum of terms + others) /
+              log_num_classes, or 1 where the total is 0.
+            - energy: ``terms`` with ``index``, ``name``, ``class_score``, ``term`` = exp of it,
+              ``others``, ``logsumexp`` = log(sum of terms + others); value = -logsumexp.
+            - rba: ``terms`` with ``index``, ``name``, ``class_score``, ``term`` = tanh of it,
+              ``others``; value = -(sum of terms + others).
+            - eam: ``terms`` with ``query``, its best class other than "no object" as ``index`` and
+              ``name``, ``class_probability``, ``mask_probability``, ``term`` = their product,
+              ``others`` = sum of the other queries' terms; value = 1 - (sum of terms + others).
+        refined: whether the prediction's own map of the score is refined; ``value`` is not.
+        notes: what a reader should know.
+    """
+
+    x: int
+    y: int
+    score: str
+    value: float
+    classes: tuple[ClassScore, ...]
+    queries: tuple[QueryPart, ...]
+    rest: float
+    steps: tuple[dict[str, Any], ...]
+    refined: bool
+    notes: tuple[str, ...]
+
+    @property
+    def predicted(self) -> ClassScore:
+        """The class of the pixel."""
+        return self.classes[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, none rounded."""
+        classes = [{**dataclasses.asdict(item), "color": list(item.color)} for item in self.classes]
+        return {
+            "x": self.x,
+            "y": self.y,
+            "score": self.score,
+            "value": self.value,
+            "predicted": classes[0],
+            "classes": classes,
+            "queries": [query.to_json() for query in self.queries],
+            "rest": self.rest,
+            "steps": list(self.steps),
+            "refined": self.refined,
+            "notes": list(self.notes),
+        }
+
+
+def explain_pixel(
+    prediction: Prediction,
+    x: int,
+    y: int,
+    score: str | None = None,
+    *,
+    num_classes: int = 5,
+    num_queries: int = 6,
+) -> PixelExplanation:
+    """Take the anomaly score of one pixel apart.
+
+    Args:
+        prediction: from a ``Predictor``.
+        x: column in the full-size picture, from the left, counted from 0.
+        y: row, from the top.
+        score: one of ``mask2kan.inference.scores.SCORES``; None for the prediction's settings'.
+        num_classes: how many classes are listed, at most.
+        num_queries: how many queries are listed, at most.
+
+    Raises:
+        ConfigError: for a pixel outside the picture, an unknown score, or counts below 1.
+    """
+    score = score or prediction.settings.score
+    check_score(score)
+    x, y = _checked_pixel(prediction, x, y)
+    _check_counts(num_classes=num_classes, num_queries=num_queries)
+    looks = _looks(prediction, x, y)
+    sums = np.mean([look.class_scores for look in looks], axis=0)
+    predicted = int(prediction.semantic[y, x])
+    # where two classes tie within rounding, the semantic map decides which comes first
+    order = sorted(range(len(sums)), key=lambda index: (index != predicted, -sums[index]))
+    queries, rest = _query_parts(prediction, looks, predicted, num_queries)
+    listed = _Listed(prediction.class_names, num_classes, num_queries)
+    note = f"The prediction's {score} score is refined; what is explained is the plain score."
+    return PixelExplanation(
+        x=x,
+        y=y,
+        score=score,
+        value=float(prediction.anomaly(score, refine=False)[y, x]),
+        classes=tuple(
+            ClassScore(
+                index,
+                prediction.class_names[index],
+                _color(prediction.palette[index]),
+                float(sums[index]),
+            )
+            for index in order[:num_classes]
+        ),
+        queries=queries,
+        rest=rest,
+        steps=(_STEPS[score](_Mean.of(looks), listed),),
+        refined=prediction.refine,
+        notes=(note,) if prediction.refine else (),
+    )
+
+
+def _checked_pixel(prediction: Prediction, x: object, y: object) -> tuple[int, int]:
+    height, width = prediction.size
+    if isinstance(x, numbers.Integral) and isinstance(y, numbers.Integral):
+        column, row = int(x), int(y)
+        if 0 <= column < width and 0 <= row < height:
+            return column, row
+    raise ConfigError(
+        f"There is no pixel (x {x}, y {y}); the picture has {width} × {height} pixels, so x is a "
+        f"whole number from 0 to {width - 1} and y one from 0 to {height - 1}."
+    )
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ConfigError(f"{name} is {value}; it must be at least 1.")
+
+
+class _Look(NamedTuple):
+    """One view's float32 numbers at the pixel, as float64."""
+
+    mirrored: bool
+    probabilities: NDArray[np.float64]  # (Q, K+1)
+    masks: NDArray[np.float64]  # (Q,)
+
+    @property
+    def class_scores(self) -> NDArray[np.float64]:
+        """(K,)."""
+        sums: NDArray[np.float64] = self.probabilities[:, :-1].T @ self.masks
+        return sums
+
+
+class _Mean(NamedTuple):
+    """What the views say together."""
+
+    class_scores: NDArray[np.float64]  # (K,)
+    best: NDArray[np.intp]  # (Q,) most probable class of the mean probabilities
+    certainty: NDArray[np.float64]  # (Q,) largest class probability
+    masks: NDArray[np.float64]  # (Q,)
+    claims: NDArray[np.float64]  # (Q,) certainty times mask
+
+    @classmethod
+    def of(cls, looks: Sequence[_Look]) -> _Mean:
+        """Averages of several looks."""
+        known = np.array([look.probabilities[:, :-1] for look in looks])  # (V, Q, K)
+        masks = np.array([look.masks for look in looks])
+        return cls(
+            np.mean([look.class_scores for look in looks], axis=0),
+            known.mean(axis=0).argmax(axis=1),
+            known.max(axis=2).mean(axis=0),
+            masks.mean(axis=0),
+            (known.max(axis=2) * masks).mean(axis=0),
+        )
+
+
+def _looks(prediction: Prediction, x: int, y: int) -> list[_Look]:
+    with torch.inference_mode():
+        return [
+            _Look(
+                view.mirrored,
+                class_probabilities(view.pred_logits).cpu().double().numpy(),
+                mask_row(view, prediction.geometry, y)[x].cpu().double().numpy(),
+            )
+            for view in prediction.views
+        ]
+
+
+def _query_parts(
+    prediction: Prediction, looks: Sequence[_Look], of_class: int, count: int
+) -> tuple[tuple[QueryPart, ...], float]:
+    """The largest contributions to a class's score, and the sum of the others."""
+    class_probabilities = np.array([look.probabilities[:, of_class] for look in looks])  # (V, Q)
+    masks = np.array([look.masks for look in looks])
+    contributions = (class_probabilities * masks).mean(axis=0)
+    order = np.argsort(-contributions, kind="stable")
+    largest, others = order[:count], order[count:]
+    labels = np.mean([look.probabilities for look in looks], axis=0)
+    names = prediction.class_names
+    thumbnails = _thumbnails(prediction.views, prediction.compute_size, largest)
+    parts = tuple(
+        QueryPart(
+            query=int(query),
+            contribution=float(contributions[query]),
+            class_probability=float(class_probabilities[:, query].mean()),
+            mask_probability=float(masks[:, query].mean()),
+            label=_label(labels[query], names),
+            views=tuple(
+                QueryLook(
+                    look.mirrored,
+                    float(look.probabilities[query, of_class]),
+                    float(look.masks[query]),
+                    _label(look.probabilities[query], names),
+                )
+                for look in looks
+            ),
+            mask=thumbnail,
+        )
+        for query, thumbnail in zip(largest, thumbnails, strict=True)
+    )
+    return parts, float(contributions[others].sum())
+
+
+def _label(probabilities: NDArray[np.float64], names: Sequence[str]) -> Label:
+    """The most probable of K+1 classes."""
+    best = int(probabilities.argmax())
+    known = best < len(names)
+    return Label(
+        best if known else None, names[best] if known else NO_OBJECT, float(probabilities[best])
+    )
+
+
+def _color(rgb: NDArray[np.uint8]) -> tuple[int, int, int]:
+    red, green, blue = (int(value) for value in rgb)
+    return red, green, blue
+
+
+def _thumbnails(
+    views: Sequence[View], computed: tuple[int, int], queries: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """Small pictures of some queries' masks: (n, h', w').
+
+    A mask's element covers ``MASK_STRIDE`` by ``MASK_STRIDE`` pixels of the padded picture. A pixel
+    of the small picture is the mean mask probability over its share of the picture without padding,
+    parts of elements counted as parts. It is never finer than the mask itself.
+    """
+    cells = [-(-side // MASK_STRIDE) for side in computed]
+    scale = min(1.0, THUMBNAIL_SIDE / max(cells))
+    height, width = (max(1, round(side * scale)) for side in cells)
+    total = np.zeros((len(queries), height, width))
+    for view in views:
+        index = torch.from_numpy(queries).to(view.pred_masks.device)
+        with torch.inference_mode():
+            masks = view.pred_masks[index].float().sigmoid().cpu().double().numpy()
+        own = view.computed or computed
+        rows = _means_over_parts(own[0], height, masks.shape[1])
+        columns = _means_over_parts(own[1], width, masks.shape[2])
+        small = rows @ masks @ columns.T
+        total += small[:, :, ::-1] if view.mirrored else small
+    return np.rint(255 * total / len(views)).astype(np.uint8)
+
+
+def _means_over_parts(length: int, parts: int, cells: int) -> NDArray[np.float64]:
+    """(parts, cells): weights of the cells' values in the means over equal parts of a length."""
+    edges = np.linspace(0, length, parts + 1)[:, None]
+    starts = MASK_STRIDE * np.arange(cells, dtype=np.float64)
+    overlap = np.minimum(edges[1:], starts + MASK_STRIDE) - np.maximum(edges[:-1], starts)
+    weights: NDArray[np.float64] = overlap.clip(min=0) * (parts / length)
+    return weights
+
+
+class _Listed(NamedTuple):
+    """What the steps name one by one; the rest is summed."""
+
+    class_names: Sequence[str]
+    num_classes: int
+    num_queries: int
+
+
+def _class_terms(
+    look: _Mean, listed: _Listed, terms: NDArray[np.float64], **columns: NDArray[np.float64]
+) -> dict[str, Any]:
+    """The terms of the classes with the largest scores, and the sum of the others'."""
+    order = np.argsort(-look.class_scores, kind="stable")
+    largest, others = order[: listed.num_classes], order[listed.num_classes :]
+    columns = {**columns, "term": terms}
+    return {
+        "terms": [
+            {
+                "index": int(index),
+                "name": listed.class_names[index],
+                **{name: float(values[index]) for name, values in columns.items()},
+            }
+            for index in largest
+        ],
+        "others": float(terms[others].sum()),
+    }
+
+
+def _msp_steps(look: _Mean, listed: _Listed) -> dict[str, Any]:
+    sums = look.class_scores
+    best = int(sums.argmax())
+    return {
+        "index": best,
+        "name": listed.class_names[best],
+        "largest_class_score": float(sums[best]),
+        "value": float(1 - sums[best]),
+    }
+
+
+def _entropy_steps(look: _Mean, listed: _Listed) -> dict[str, Any]:
+    sums = look.class_scores
+    total = float(sums.sum())
+    share = sums / (total if total > 0 else 1)
+    surprise = -np.log(share.clip(min=_SMALLEST_SHARE))
+    terms = share * surprise
+    largest = math.log(max(len(sums), 2))
+    return {
+        "total": total,
+        **_class_terms(look, listed, terms, share=share, surprise=surprise),
+        "log_num_classes": largest,
+        "value": float(terms.sum() / largest) if total > 0 else 1.0,
+    }
+
+
+def _energy_steps(look: _Mean, listed: _Listed) -> dict[str, Any]:
+    sums = look.class_scores
+    terms = np.exp(sums)
+    logsumexp = float(np.log(terms.sum()))
+    return {
+        **_class_terms(look, listed, terms, class_score=sums),
+        "logsumexp": logsumexp,
+        "value": -logsumexp,
+    }
+
+
+def _rba_steps(look: _Mean, listed: _Listed) -> dict[str, Any]:
+    terms = np.tanh(look.class_scores)
+    return {
+        **_class_terms(look, listed, terms, class_score=look.class_scores),
+        "value": float(-terms.sum()),
+    }
+
+
+def _eam_steps(look: _Mean, listed: _Listed) -> dict[str, Any]:
+    terms = look.claims
+    order = np.argsort(-terms, kind="stable")
+    largest, others = order[: listed.num_queries], order[listed.num_queries :]
+    return {
+        "terms": [
+            {
+                "query": int(query),
+                "index": int(look.best[query]),
+                "name": listed.class_names[look.best[query]],
+                "class_probability": float(look.certainty[query]),
+                "mask_probability": float(look.masks[query]),
+                "term": float(terms[query]),
+            }
+            for query in largest
+        ],
+        "others": float(terms[others].sum()),
+        "value": float(1 - terms.sum()),
+    }
+
+
+_STEPS: dict[str, Callable[[_Mean, _Listed], dict[str, Any]]] = {
+    "msp": _msp_steps,
+    "entropy": _entropy_steps,
+    "energy": _energy_steps,
+    "rba": _rba_steps,
+    "eam": _eam_steps,
+}

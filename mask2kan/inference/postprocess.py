@@ -1,0 +1,278 @@
+"""Queries to pixels: class scores, the semantic map and anomaly scores, in strips of rows.
+
+The originals resize every mask to full size at once: (100, H, W) floats, 0.8 GB at 2048x1024,
+several times over. The arithmetic here is theirs (mask logits resized to the padded size, cropped
+to the picture, resized to the asked-for size, each bilinear with align_corners=False; only then
+sigmoid and the sum over queries), but it runs strip by strip, because a row of the result needs
+only a few rows of the masks. Masks are laid out with the queries last, which is what makes the
+resize fast on a CPU and the sum over queries one matrix product.
+
+Departure: anomaly scores are reduced inside the strip, so not even the (K, H, W) class scores exist
+at full size unless someone asks for them.
+
+Legend: Q queries, K classes, h w mask size, H W picture size, n rows of a strip.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from mask2kan.inference.scores import (
+    FROM_CLASS_SCORES,
+    REFINE_MASK,
+    check_score,
+    eam,
+    nominal_range,
+    refining_queries,
+)
+
+MASK_STRIDE = 4  # pixels of the padded picture per pixel of a mask
+# Floats of a strip's masks: 8 MiB stay in a processor's cache, a card wants large pieces.
+STRIP_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 25}
+
+
+class Geometry(NamedTuple):
+    """The two picture sizes between queries and pixels."""
+
+    computed: tuple[int, int]  # (H, W) the model saw, without padding
+    size: tuple[int, int]  # (H, W) asked for
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """The queries of one look at the picture.
+
+    Attributes:
+        pred_logits: (Q, K+1).
+        pred_masks: (Q, h, w) logits at a quarter of the padded computed size.
+        mirrored: the picture was flipped left-right before the model saw it.
+        computed: (H, W) the model saw; None for what the picture was computed at.
+    """
+
+    pred_logits: Tensor
+    pred_masks: Tensor
+    mirrored: bool = False
+    computed: tuple[int, int] | None = None
+
+    def geometry(self, geometry: Geometry) -> Geometry:
+        """Its own sizes, of a picture of this geometry."""
+        return Geometry(self.computed or geometry.computed, geometry.size)
+
+
+@dataclasses.dataclass
+class Pixels:
+    """What one pass over the strips produced.
+
+    Attributes:
+        semantic: (H, W) uint8.
+        anomaly: score name to (H, W) float32.
+    """
+
+    semantic: NDArray[np.uint8]
+    anomaly: dict[str, NDArray[np.float32]]
+
+
+def class_probabilities(pred_logits: Tensor) -> Tensor:
+    """Softmax over K+1 classes: (..., K+1)."""
+    return pred_logits.float().softmax(dim=-1)
+
+
+def strip_rows(views: Sequence[View], geometry: Geometry, max_elements: int | None = None) -> int:
+    """Rows of a strip that all views can be read in together."""
+    if max_elements is None:
+        kind = views[0].pred_masks.device.type
+        max_elements = STRIP_ELEMENTS.get(kind, STRIP_ELEMENTS["cpu"])
+    width = geometry.size[1]
+    largest = max(
+        max(width, view.pred_masks.shape[2] * MASK_STRIDE) * view.pred_masks.shape[0]
+        for view in views
+    )
+    step = max(1, max_elements // largest)
+    return step - step % MASK_STRIDE if step > MASK_STRIDE else step
+
+
+def mask_strips(
+    view: View, geometry: Geometry, *, step: int | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """Mask probabilities at full size, a few rows at a time.
+
+    Args:
+        view: the queries.
+        geometry: computed and asked-for size.
+        step: rows of a strip; None for what ``strip_rows`` says.
+
+    Yields:
+        The rows, and (n, W, Q) float32 probabilities, which the receiver may overwrite.
+    """
+    step = step or strip_rows([view], geometry)
+    geometry = view.geometry(geometry)
+    masks = view.pred_masks.float().permute(1, 2, 0).contiguous()  # (h, w, Q)
+    height = geometry.size[0]
+    for top in range(0, height, step):
+        rows = slice(top, min(top + step, height))
+        logits = _strip_logits(masks, geometry, rows)
+        probabilities = logits.sigmoid_()
+        yield rows, probabilities.flip(1) if view.mirrored else probabilities
+
+
+def mask_row(view: View, geometry: Geometry, row: int) -> Tensor:
+    """Mask probabilities of one row at full size, as ``mask_strips`` gives them.
+
+    Args:
+        view: the queries.
+        geometry: computed and asked-for size.
+        row: from the top, counted from 0.
+
+    Returns:
+        (W, Q) float32.
+    """
+    geometry = view.geometry(geometry)
+    masks = view.pred_masks.float().permute(1, 2, 0)  # no copy: only a few rows of it are read
+    probabilities = _strip_logits(masks, geometry, slice(row, row + 1))[0].sigmoid()
+    return probabilities.flip(0) if view.mirrored else probabilities
+
+
+def _strip_logits(masks: Tensor, geometry: Geometry, rows: slice) -> Tensor:
+    """(n, W, Q) mask logits of some rows of the asked-for size."""
+    if geometry.computed == geometry.size:
+        return _computed_rows(masks, geometry.computed, rows.start, rows.stop)
+    height, width = geometry.size
+    above, below, weight = _row_weights(rows, geometry.computed[0], height, masks.device)
+    first, last = int(above[0]), int(below[-1])
+    computed = _computed_rows(masks, geometry.computed, first, last + 1)
+    mixed = torch.lerp(computed[above - first], computed[below - first], weight)
+    return _resize(mixed, (mixed.shape[0], width))
+
+
+def _computed_rows(masks: Tensor, computed: tuple[int, int], start: int, stop: int) -> Tensor:
+    """Rows start...stop of the masks resized to the padded size and cropped to the computed one.
+
+    One mask row more on either side makes the result the same as resizing everything.
+    """
+    first = max(start // MASK_STRIDE - 1, 0)
+    last = min(-(-stop // MASK_STRIDE) + 1, masks.shape[0])
+    some = masks[first:last]
+    resized = _resize(some, (some.shape[0] * MASK_STRIDE, some.shape[1] * MASK_STRIDE))
+    offset = first * MASK_STRIDE
+    return resized[start - offset : stop - offset, : computed[1]]
+
+
+def _resize(rows: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, align_corners=False, on (n, W, Q)."""
+    # the batch axis comes first, or torch does not see a channels-last tensor and is 10x slower
+    channels_last = rows[None].permute(0, 3, 1, 2)
+    resized = F.interpolate(channels_last, size=size, mode="bilinear", align_corners=False)
+    return resized.permute(0, 2, 3, 1)[0]
+
+
+def _row_weights(
+    rows: slice, computed: int, asked: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which two computed rows make each asked-for row, and the share of the lower, (n, 1, 1)."""
+    target = torch.arange(rows.start, rows.stop, dtype=torch.float32, device=device)
+    position = ((target + 0.5) * (computed / asked) - 0.5).clamp(min=0)
+    above = position.floor().long().clamp(max=computed - 1)
+    below = (above + 1).clamp(max=computed - 1)
+    return above, below, (position - above)[:, None, None]
+
+
+def class_scores(views: Sequence[View], geometry: Geometry) -> NDArray[np.float32]:
+    """Sum over queries of class probability times mask probability, averaged over the views.
+
+    Returns:
+        (K, H, W) float32.
+    """
+    height, width = geometry.size
+    weights = [class_probabilities(view.pred_logits)[:, :-1].T for view in views]
+    result = np.empty((weights[0].shape[0], height, width), dtype=np.float32)
+    step = strip_rows(views, geometry)
+    for strips in zip(*(mask_strips(view, geometry, step=step) for view in views), strict=True):
+        rows = strips[0][0]
+        sums = [_sum_over_queries(w, m) for w, (_, m) in zip(weights, strips, strict=True)]
+        result[:, rows] = _mean(sums).cpu().numpy()
+    return result
+
+
+def reduce_pixels(
+    views: Sequence[View],
+    geometry: Geometry,
+    scores: Sequence[str],
+    refine_with: Sequence[str] | None = None,
+) -> Pixels:
+    """The semantic map and some anomaly scores in one pass, never holding the class scores.
+
+    With several views, class scores and what ``eam`` needs are averaged, then scored.
+
+    Args:
+        views: one, or more with flip averaging or several sizes.
+        geometry: computed and asked-for size.
+        scores: names from ``anomaly.SCORES``.
+        refine_with: class names to apply Mask2Anomaly's refinement with; None for the plain scores.
+
+    Raises:
+        ConfigError: for an unknown score, or a label set that cannot be refined.
+    """
+    for score in scores:
+        check_score(score)
+    readers = [_Reader(view, refine_with) for view in views]
+    result = Pixels(
+        np.empty(geometry.size, dtype=np.uint8),
+        {score: np.empty(geometry.size, dtype=np.float32) for score in scores},
+    )
+    step = strip_rows(views, geometry)
+    for strips in zip(*(mask_strips(view, geometry, step=step) for view in views), strict=True):
+        rows = strips[0][0]
+        read = [reader.read(masks) for reader, (_, masks) in zip(readers, strips, strict=True)]
+        sums = _mean([of_view for of_view, _ in read])
+        class_sums, claimed = sums[:-1], sums[-1]
+        # max is several times faster than argmax along the first axis
+        semantic = class_sums.max(dim=0).indices
+        result.semantic[rows] = semantic.to(torch.uint8).cpu().numpy()
+        vetoes = [vetoed for _, vetoed in read if vetoed is not None]
+        for score in scores:
+            values = eam(claimed) if score == "eam" else FROM_CLASS_SCORES[score](class_sums)
+            if vetoes:
+                lowest = torch.full_like(values, nominal_range(score, len(class_sums))[0])
+                values = torch.lerp(values, lowest, _mean(vetoes))
+            result.anomaly[score][rows] = values.cpu().numpy()
+    return result
+
+
+class _Reader:
+    """Turns strips of one view's masks into class scores."""
+
+    def __init__(self, view: View, refine_with: Sequence[str] | None) -> None:
+        probabilities = class_probabilities(view.pred_logits)
+        known = probabilities[:, :-1]
+        # one product gives the K class scores and, as its last row, what eam needs
+        self.weights = torch.cat([known, known.amax(dim=1, keepdim=True)], dim=1).T
+        self.refining = (
+            None if refine_with is None else refining_queries(probabilities, refine_with)
+        )
+
+    def read(self, masks: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(n, W, Q) masks to (K+1, n, W) sums, and (n, W) 1 where the refinement vetoes."""
+        sums = _sum_over_queries(self.weights, masks)
+        if self.refining is None:
+            return sums, None
+        kept, certainty = self.refining
+        vetoed = (masks[..., kept] * certainty).amax(dim=-1) >= REFINE_MASK
+        return sums, vetoed.to(sums.dtype)
+
+
+def _sum_over_queries(weights: Tensor, masks: Tensor) -> Tensor:
+    """(R, Q) weights and (n, W, Q) masks to (R, n, W)."""
+    rows, width, queries = masks.shape
+    return (weights @ masks.reshape(-1, queries).T).view(-1, rows, width)
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(tuple(values)).mean(dim=0)

@@ -1,0 +1,179 @@
+"""Frames of a short video as pictures, or one clear line why not.
+
+What a stranger can upload passes through here, so only files that begin like a video are handed to
+the decoder, and it may read them as nothing else: FFmpeg would also take play lists, numbered
+series and subtitles, which lead to further files and addresses. A video is read from its beginning
+to its end and never sought in, because where a seek lands depends on the format and on how the
+video was encoded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mask2kan.errors import PictureError
+from mask2kan.media.images import MAX_MEGAPIXELS, RGB
+
+MAX_SECONDS = 300
+MAX_FRAMES_INSIDE = 18_000  # five minutes at 60 a second
+MAX_FILE_BYTES = 500_000_000
+SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".ogv", ".mpg", ".mpeg", ".ts")
+
+_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # MP4 and QuickTime begin so
+_STILL_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
+_STARTS = (b"\x1a\x45\xdf\xa3", b"OggS", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")
+_TRANSPORT_PACKET = 188
+_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+_READERS = "mov,matroska,webm,avi,ogg,mpeg,mpegts,mpegvideo"
+_opening = threading.Lock()
+
+
+def is_video(path: str | Path) -> bool:
+    """Whether a file begins like a video: MP4, QuickTime, AVI, Matroska, WebM, Ogg or MPEG."""
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(_TRANSPORT_PACKET + 1)
+    except (OSError, ValueError):
+        return False
+    if head[4:8] in _BOXES:
+        return head[8:12] not in _STILL_BRANDS
+    if head.startswith(b"RIFF"):
+        return head[8:12] == b"AVI "
+    transport = len(head) > _TRANSPORT_PACKET and head[0] == head[_TRANSPORT_PACKET] == 0x47
+    return transport or head.startswith(_STARTS)
+
+
+def count_frames(path: str | Path, *, max_frames: int = 60) -> int:
+    """How many frames ``read_frames`` is going to give, going by what the video says of itself.
+
+    Raises:
+        PictureError: as ``read_frames``.
+    """
+    return min(_checked_count(Path(path)), max_frames)
+
+
+def read_frames(path: str | Path, *, max_frames: int = 60) -> Iterator[tuple[float, RGB]]:
+    """Frames evenly spaced over a video: each the middle one of equally long stretches.
+
+    Args:
+        path: of a file up to ``MAX_FILE_BYTES``, ``MAX_SECONDS`` long, of frames up to
+            ``MAX_MEGAPIXELS``.
+        max_frames: how many at most; a video that has no more is given whole.
+
+    Yields:
+        Seconds since the beginning, and (H, W, 3) uint8 RGB, upright as its metadata says. Fewer
+        than ``count_frames`` where the video breaks off earlier than it says.
+
+    Raises:
+        PictureError: one line with the reason, for what is no such video; at the first frame.
+    """
+    path = Path(path)
+    total = _checked_count(path)
+    kept = min(total, max_frames)
+    wanted = {int((place + 0.5) * total / kept) for place in range(kept)}
+    given = False
+    with _opened(path) as capture:
+        rate = _rate(capture)
+        for index in range(total):
+            if not capture.grab():
+                break
+            if index in wanted:
+                # Read before the frame is taken out, or it is the next one's.
+                seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                found, frame = capture.retrieve()
+                if not found:
+                    break
+                given = True
+                yield seconds if seconds > 0 else index / rate, _rgb(frame)
+    if not given:
+        raise _refusal("it has no frame that can be decoded")
+
+
+def _refusal(reason: str) -> PictureError:
+    return PictureError(
+        f"Can't read this video: {reason}. Use MP4, WebM, MOV or AVI of at most "
+        f"{MAX_SECONDS // 60} minutes and {MAX_FILE_BYTES // 10**6} MB."
+    )
+
+
+def _checked_count(path: Path) -> int:
+    """How many frames there are, after all limits."""
+    if not path.is_file():
+        raise _refusal("there is no such file")
+    size = path.stat().st_size
+    if size == 0:
+        raise _refusal("the file is empty")
+    if size > MAX_FILE_BYTES:
+        raise _refusal(f"the file has {size / 1e6:.0f} MB")
+    if not is_video(path):
+        raise _refusal("it is not a video in a known format")
+    with _opened(path) as capture:
+        megapixels = (
+            capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT) / 1e6
+        )
+        if megapixels > MAX_MEGAPIXELS:
+            raise _refusal(
+                f"its frames have {megapixels:.1f} megapixels, at most {MAX_MEGAPIXELS} fit"
+            )
+        told, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), _rate(capture)
+        # Recordings of a browser do not say how long they are.
+        count = int(told) if 0 < told < np.inf else _counted(capture)
+    if count > MAX_FRAMES_INSIDE:
+        raise _refusal(f"it has more than {MAX_FRAMES_INSIDE:,} frames")
+    if count / rate > MAX_SECONDS:
+        raise _refusal(f"it is {count / rate / 60:.0f} minutes long")
+    if count == 0:
+        raise _refusal("it has no frame that can be decoded")
+    return count
+
+
+def _counted(capture: Any) -> int:
+    count = 0
+    while count <= MAX_FRAMES_INSIDE and capture.grab():
+        count += 1
+    return count
+
+
+def _rate(capture: Any) -> float:
+    """Frames per second; 25 where the video does not say."""
+    rate = float(capture.get(cv2.CAP_PROP_FPS))
+    return rate if 0 < rate <= 1000 else 25.0
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    # FFmpeg alone, and of its readers those of video files only: it goes by the name as well as by
+    # the content, and would take one with a % for a series of files. OpenCV has no other way to
+    # tell it than this variable, which stays set for no longer than an opening takes.
+    with _opening:
+        before = os.environ.get(_OPTIONS)
+        os.environ[_OPTIONS] = f"format_whitelist;{_READERS}|protocol_whitelist;file"
+        try:
+            capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        finally:
+            if before is None:
+                del os.environ[_OPTIONS]
+            else:
+                os.environ[_OPTIONS] = before
+    try:
+        if not capture.isOpened():
+            raise _refusal("it is damaged, or encoded in an unknown way")
+        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+        yield capture
+    except cv2.error as error:
+        raise _refusal("it is damaged") from error
+    finally:
+        capture.release()
+
+
+def _rgb(frame: Any) -> RGB:
+    picture: RGB = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    return picture

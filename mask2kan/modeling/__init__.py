@@ -1,0 +1,1 @@
+"""The model: backbone, pixel decoder, transformer decoder, KAN or MLP head."""

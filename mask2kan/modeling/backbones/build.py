@@ -1,0 +1,106 @@
+"""The backbone a configuration asks for.
+
+ResNet, MobileNetV2 and EfficientNet-Lite0 come from timm, whose arithmetic is the reference's
+(ResNet strides in the 3x3 convolution, like detectron2's with ``STRIDE_IN_1X1: False``). Swin is
+our own: timm's rolls before it pads, Mask2Former's pads before it rolls, and the two differ
+wherever a map is not a multiple of the window.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from mask2kan.errors import ConfigError
+from mask2kan.modeling.backbones.swin import SwinTransformer
+from mask2kan.modeling.config import ModelConfig
+
+# MobileNetV2's seven stages (Sandler et al., CVPR 2018, table 2) in timm's notation
+MOBILENETV2_STAGES = (
+    "ds_r{}_k3_s1_c16",
+    "ir_r{}_k3_s2_e6_c24",
+    "ir_r{}_k3_s2_e6_c32",
+    "ir_r{}_k3_s2_e6_c64",
+    "ir_r{}_k3_s1_e6_c96",
+    "ir_r{}_k3_s2_e6_c160",
+    "ir_r{}_k3_s1_e6_c320",
+)
+# EfficientNet-Lite0's (Tan and Le, ICML 2019, table 1, in the Lite variant without squeeze and
+# excitation, with ReLU6)
+EFFICIENTNET_LITE0_STAGES = (
+    "ds_r{}_k3_s1_e1_c16",
+    "ir_r{}_k3_s2_e6_c24",
+    "ir_r{}_k5_s2_e6_c40",
+    "ir_r{}_k3_s2_e6_c80",
+    "ir_r{}_k5_s1_e6_c112",
+    "ir_r{}_k5_s2_e6_c192",
+    "ir_r{}_k3_s1_e6_c320",
+)
+EFFICIENTNETS = {
+    "efficientnet_lite0": (EFFICIENTNET_LITE0_STAGES, 1e-3),  # stages, epsilon of batch norms
+    "mobilenetv2": (MOBILENETV2_STAGES, 1e-5),
+}
+
+# Depthwise convolutions gain nothing from bfloat16, and narrow bottlenecks lose the most: on CamVid
+# nine tenths of the pixels that changed class under bfloat16 were due to MobileNetV2's.
+FULL_PRECISION_BACKBONES = tuple(EFFICIENTNETS)
+
+
+def build_backbone(config: ModelConfig) -> tuple[nn.Module, list[int]]:
+    """Build the backbone with random weights.
+
+    Returns:
+        The module, (B, 3, H, W) to a list of four (B, C_l, H_l, W_l) maps, and the four C_l.
+
+    Raises:
+        ConfigError: when the number of depths does not fit the backbone.
+    """
+    stages = 7 if config.backbone in EFFICIENTNETS else 4
+    if len(config.backbone_depths) != stages:
+        raise ConfigError(
+            f"backbone_depths has {len(config.backbone_depths)} entries; "
+            f"{config.backbone} has {stages} stages."
+        )
+    if config.backbone in EFFICIENTNETS:
+        return _efficientnet(config)
+    if config.backbone == "r50":
+        return _resnet(config)
+    return _swin(config)
+
+
+def _efficientnet(config: ModelConfig) -> tuple[nn.Module, list[int]]:
+    # timm is imported where it is needed: it takes seconds, and the app's page need not wait.
+    from mask2kan.modeling.backbones import efficientnet
+
+    stages, epsilon = EFFICIENTNETS[config.backbone]
+    return efficientnet.build(stages, config.backbone_depths, config.backbone_width, epsilon)
+
+
+def _resnet(config: ModelConfig) -> tuple[nn.Module, list[int]]:
+    import timm
+
+    backbone: Any = timm.create_model(
+        "resnet50",
+        features_only=True,
+        out_indices=(1, 2, 3, 4),
+        layers=config.backbone_depths,
+        channels=tuple(config.backbone_width * 2**stage for stage in range(4)),
+    )
+    return backbone, list(backbone.feature_info.channels())
+
+
+def _swin(config: ModelConfig) -> tuple[nn.Module, list[int]]:
+    if len(config.backbone_num_heads) != 4 or config.backbone_window_size < 1:
+        raise ConfigError(
+            f"{config.backbone} needs four backbone_num_heads and a backbone_window_size; "
+            f"found {config.backbone_num_heads} and {config.backbone_window_size}."
+        )
+    backbone = SwinTransformer(
+        embed_dim=config.backbone_width,
+        depths=config.backbone_depths,
+        num_heads=config.backbone_num_heads,
+        window_size=config.backbone_window_size,
+        drop_path=config.backbone_drop_path,
+    )
+    return backbone, backbone.channels

@@ -1,0 +1,5 @@
+"""Kolmogorov-Arnold layers and networks."""
+
+from mask2kan.modeling.kan.layers import KAN, KANLinear
+
+__all__ = ["KAN", "KANLinear"]

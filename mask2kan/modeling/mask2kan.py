@@ -1,0 +1,163 @@
+"""The model: backbone, pixel decoder, transformer decoder, as in the thesis's Figure 2.3.
+
+Departure from the originals: nothing is frozen here and nothing depends on training; which
+parameters learn is the training's choice.
+
+Legend: B batch, H W picture size, Q queries, K classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mask2kan.modeling.backbones import (
+    FULL_PRECISION_BACKBONES,
+    build_backbone,
+    load_pretrained_backbone,
+)
+from mask2kan.modeling.classes import class_names_for, palette_for
+from mask2kan.modeling.config import ModelConfig, model_config, model_names
+from mask2kan.modeling.pixel_decoder import PixelDecoder
+from mask2kan.modeling.settings import InferenceSettings
+from mask2kan.modeling.transformer_decoder import Prediction, TransformerDecoder
+from mask2kan.runtime.devices import full_precision
+
+STRIDE = 32  # pictures are padded to a multiple of this
+
+
+class Features(NamedTuple):
+    """What the trunk gives.
+
+    Attributes:
+        mask_features: (B, C, h, w) at 1/4 of the padded picture.
+        levels: three (B, C, H_l, W_l) maps at 1/32, 1/16 and 1/8.
+    """
+
+    mask_features: Tensor
+    levels: list[Tensor]
+
+
+class Mask2KAN(nn.Module):
+    """Mask classification: every query is one mask and the class of what is under it.
+
+    Attributes:
+        config: what the model is made of.
+        calibration: per anomaly score, its range and thresholds (see ``training.calibrate``);
+            empty when the checkpoint carries none.
+        settings: how the checkpoint's makers want it run; None where they do not say.
+        card: what the checkpoint's maker wrote into it about data, licence and recipe.
+        source: where the weights came from, for messages and pictures.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build with random weights."""
+        super().__init__()
+        self.config = config
+        self.calibration: dict[str, dict[str, Any]] = {}
+        self.settings: InferenceSettings | None = None
+        self.card: dict[str, Any] = {}
+        self.source = ""
+        self.backbone, channels = build_backbone(config)
+        self.full_precision_backbone = config.backbone in FULL_PRECISION_BACKBONES
+        self.pixel_decoder = PixelDecoder(config, channels)
+        self.transformer_decoder = TransformerDecoder(config)
+        for name in ("pixel_mean", "pixel_std"):
+            value = torch.tensor(getattr(config, name), dtype=torch.float32) / 255
+            self.register_buffer(name, value[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor, *, with_aux: bool = True) -> Prediction:
+        """Segment a batch of pictures.
+
+        Args:
+            images: (B, 3, H, W) float32 RGB in [0, 1], any H and W.
+            with_aux: also return the predictions before the last layer's.
+
+        Returns:
+            ``pred_logits`` (B, Q, K+1), ``pred_masks`` (B, Q, ceil32(H)/4, ceil32(W)/4) as logits,
+            and ``aux_outputs``, the same of the learnable queries and of every layer but the last.
+        """
+        return self.decode(self.trunk(images), with_aux=with_aux)
+
+    def trunk(self, images: Tensor) -> Features:
+        """Backbone and pixel decoder: what all heads on it have in common."""
+        return Features(*self.pixel_decoder(self.see(images)))
+
+    def decode(self, features: Features, *, with_aux: bool = True) -> Prediction:
+        """Queries of the trunk's features; see ``forward``."""
+        result: Prediction = self.transformer_decoder(
+            features.levels, features.mask_features, with_aux=with_aux
+        )
+        return result
+
+    def see(self, images: Tensor) -> list[Tensor]:
+        """The backbone's maps of a batch of pictures.
+
+        Args:
+            images: as for ``forward``.
+
+        Returns:
+            Four (B, C_l, H_l, W_l) maps at 1/4, 1/8, 1/16 and 1/32 of the padded pictures.
+        """
+        images = self._pad(self._normalize(images))
+        with full_precision(images) if self.full_precision_backbone else contextlib.nullcontext():
+            features: list[Tensor] = self.backbone(images)
+        return features
+
+    def _normalize(self, images: Tensor) -> Tensor:
+        return (images - self.pixel_mean) / self.pixel_std
+
+    def _pad(self, images: Tensor) -> Tensor:
+        """Zeros after normalising, right and below, as the originals do."""
+        height, width = images.shape[-2:]
+        return F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.pixel_mean.device
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """K names."""
+        return self.config.class_names or class_names_for(self.config.num_classes)
+
+    @property
+    def palette(self) -> NDArray[np.uint8]:
+        """(K, 3) uint8 RGB."""
+        return np.array(self.config.palette or palette_for(self.class_names), dtype=np.uint8)
+
+
+def list_models() -> list[str]:
+    """Every name ``create_model`` takes."""
+    return model_names()
+
+
+def create_model(
+    name: str, *, pretrained_backbone: str | Path | bool = False, **overrides: Any
+) -> Mask2KAN:
+    """Build a model by name, with random weights outside a pretrained backbone.
+
+    Args:
+        name: ``<family>_<backbone>``, e.g. ``mask2kan_swin_t``; see ``list_models()``.
+        pretrained_backbone: a file of ImageNet weights, or True to download timm's.
+        overrides: any field of ``ModelConfig``, e.g. ``num_classes=11, hidden_dim=128``.
+
+    Raises:
+        ConfigError: for a name, field or value that does not exist or does not fit.
+        CheckpointError: when the backbone's weights cannot be read or do not fit.
+    """
+    model = Mask2KAN(model_config(name, **overrides))
+    if pretrained_backbone:
+        load_pretrained_backbone(model.backbone, model.config, pretrained_backbone)
+    return model

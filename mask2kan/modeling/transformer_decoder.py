@@ -1,0 +1,263 @@
+"""The masked-attention transformer decoder of Mask2Former, and Mask2Anomaly's global variant.
+
+Each layer lets the queries look at one level of the pixel decoder's output, but only inside
+(foreground) or outside (background) the mask they predict themselves; then at each other. After
+every layer the queries are read out: ``class_embed`` for the class, ``mask_embed`` for the mask.
+
+Sources: Cheng et al., CVPR 2022, section 3.2; Rai et al., ICCV 2023 (global masked attention:
+foreground and background attention summed, then residual and norm).
+
+Departure: the prediction is linear in ``mask_features``, so the attention masks come from features
+resized once per level instead of full-size masks resized after each layer. The same numbers.
+
+Legend: B batch, Q queries, C channels, S positions of one level, K classes, h w mask size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mask2kan.modeling.config import ModelConfig
+from mask2kan.modeling.heads import build_mask_embed, shared_weights
+from mask2kan.modeling.position_encoding import sine_position_encoding
+from mask2kan.runtime.devices import (
+    as_parameters,
+    as_products,
+    full_precision,
+    full_precision_on_cpu,
+)
+
+NUM_LEVELS = 3
+
+
+class Queries(TypedDict):
+    """Class and mask of every query after one layer."""
+
+    pred_logits: Tensor  # (B, Q, K+1), the last is "no object"
+    pred_masks: Tensor  # (B, Q, h, w), logits at a quarter of the padded picture
+
+
+class Prediction(Queries):
+    """The last layer's queries, and those of the layers before (for deep supervision)."""
+
+    aux_outputs: list[Queries]
+
+
+class Attention(nn.Module):
+    """Multi-head attention with the parameter names of ``nn.MultiheadAttention``."""
+
+    def __init__(self, channels: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * channels, channels))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * channels))
+        self.out_proj = nn.Linear(channels, channels)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            query: (B, Q, C).
+            key: (B, S, C).
+            value: (B, S, C).
+            allowed: (B, Q, S) bool, True where a query may look; None for everywhere.
+
+        Returns:
+            (B, Q, C).
+        """
+        projections = zip(
+            (query, key, value),
+            self.in_proj_weight.chunk(3),
+            self.in_proj_bias.chunk(3),
+            strict=True,
+        )
+        q, k, v = (
+            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for x, weight, bias in projections
+        )
+        attended = _attend(q, k, v, None if allowed is None else allowed[:, None])
+        result: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
+        return result
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot-product attention; in training on a CPU written out.
+
+    PyTorch's own CPU kernel is made of hundreds of small parallel loops, most of them in backward.
+    Beside another busy program their threads wait for each other again and again.
+    """
+    if query.device.type != "cpu" or not query.requires_grad:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    if mask is not None:
+        scores += torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
+    return torch.matmul(scores.softmax(-1), value)
+
+
+class MaskedAttention(nn.Module):
+    """Cross-attention inside the predicted mask (Mask2Former)."""
+
+    def __init__(self, channels: int, num_heads: int) -> None:
+        super().__init__()
+        self.foreground = Attention(channels, num_heads)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask_logits: Tensor) -> Tensor:
+        """(B, Q, C) from keys and values (B, S, C) and the queries' own masks (B, Q, S)."""
+        result: Tensor = self.foreground(query, key, value, _open_empty_rows(mask_logits >= 0))
+        return result
+
+
+class GlobalMaskedAttention(MaskedAttention):
+    """Cross-attention inside and outside the predicted mask, summed (Mask2Anomaly)."""
+
+    def __init__(self, channels: int, num_heads: int) -> None:
+        super().__init__(channels, num_heads)
+        self.background = Attention(channels, num_heads)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask_logits: Tensor) -> Tensor:
+        """(B, Q, C) from keys and values (B, S, C) and the queries' own masks (B, Q, S)."""
+        inside = super().forward(query, key, value, mask_logits)
+        outside: Tensor = self.background(query, key, value, _open_empty_rows(mask_logits <= 0))
+        return outside + inside
+
+
+def _open_empty_rows(allowed: Tensor) -> Tensor:
+    """Let a query whose mask is empty look everywhere; softmax over nothing would be NaN."""
+    return allowed | ~allowed.any(dim=-1, keepdim=True)
+
+
+class DecoderLayer(nn.Module):
+    """Masked cross-attention, self-attention, feed-forward; each with residual and norm after."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        channels, heads = config.hidden_dim, config.num_heads
+        attention = {"foreground": MaskedAttention, "global": GlobalMaskedAttention}
+        self.cross_attn = attention[config.masked_attention](channels, heads)
+        self.cross_attn_norm = nn.LayerNorm(channels)
+        self.self_attn = Attention(channels, heads)
+        self.self_attn_norm = nn.LayerNorm(channels)
+        self.linear1 = nn.Linear(channels, config.decoder_feedforward_dim)
+        self.linear2 = nn.Linear(config.decoder_feedforward_dim, channels)
+        self.ffn_norm = nn.LayerNorm(channels)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
+
+    def forward(
+        self, queries: Tensor, query_embed: Tensor, key: Tensor, value: Tensor, mask_logits: Tensor
+    ) -> Tensor:
+        """Update the queries.
+
+        Args:
+            queries: (B, Q, C).
+            query_embed: (Q, C), added wherever queries are compared.
+            key: (B, S, C), one level with position encoding.
+            value: (B, S, C), the same without.
+            mask_logits: (B, Q, S), what the queries predict at that level.
+
+        Returns:
+            (B, Q, C).
+        """
+        looked = self.cross_attn(queries + query_embed, key, value, mask_logits)
+        queries = self.cross_attn_norm(queries + looked)
+        with_pos = queries + query_embed
+        queries = self.self_attn_norm(queries + self.self_attn(with_pos, with_pos, queries))
+        fed = self.linear2(F.relu(self.linear1(queries)))
+        result: Tensor = self.ffn_norm(queries + fed)
+        return result
+
+
+class TransformerDecoder(nn.Module):
+    """Learnable queries, refined against the three levels in turn, read out after every layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        channels = config.hidden_dim
+        self.query_feat = nn.Embedding(config.num_queries, channels)
+        self.query_embed = nn.Embedding(config.num_queries, channels)
+        self.level_embed = nn.Embedding(NUM_LEVELS, channels)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
+        self.decoder_norm = nn.LayerNorm(channels)
+        self.class_embed = nn.Linear(channels, config.num_classes + 1)
+        self.mask_embed = build_mask_embed(config)
+
+    def forward(
+        self, levels: list[Tensor], mask_features: Tensor, *, with_aux: bool = True
+    ) -> Prediction:
+        """Decode the queries.
+
+        Args:
+            levels: three (B, C, H_l, W_l) maps, coarse to fine (1/32, 1/16, 1/8).
+            mask_features: (B, C, h, w) at 1/4.
+            with_aux: also predict from the learnable queries and the layers before the last.
+        """
+        with full_precision_on_cpu(mask_features):
+            weight = self.query_feat.weight
+            return self._decode(
+                [as_parameters(level, weight) for level in levels],
+                as_parameters(mask_features, weight),
+                with_aux,
+            )
+
+    def _decode(self, levels: list[Tensor], mask_features: Tensor, with_aux: bool) -> Prediction:
+        keys, values = self._memory(levels)
+        # (B, C, S_l): gradients do not flow through the attention masks
+        targets = [
+            F.interpolate(
+                mask_features.detach(), size=level.shape[-2:], mode="bilinear", align_corners=False
+            ).flatten(2)
+            for level in levels
+        ]
+        head = shared_weights(self.mask_embed)
+        queries = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)
+        decoded, embeddings = self._read_out(queries, head)
+        states = [(decoded, embeddings)]
+        for index, layer in enumerate(self.layers):
+            level = index % NUM_LEVELS
+            mask_logits = embeddings.detach() @ targets[level]
+            queries = layer(
+                queries, self.query_embed.weight, keys[level], values[level], mask_logits
+            )
+            decoded, embeddings = self._read_out(queries, head)
+            states.append((decoded, embeddings))
+        last = self._predict(*states[-1], mask_features)
+        aux = [self._predict(*state, mask_features) for state in states[:-1]] if with_aux else []
+        return {**last, "aux_outputs": aux}
+
+    def _memory(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values (B, S, C) of every level; only keys carry the position."""
+        values = [
+            level.flatten(2).transpose(1, 2) + self.level_embed.weight[index]
+            for index, level in enumerate(levels)
+        ]
+        keys = [
+            value
+            + sine_position_encoding(level.shape[2], level.shape[3], level.shape[1], level.device)
+            for value, level in zip(values, levels, strict=True)
+        ]
+        return [as_products(key) for key in keys], [as_products(value) for value in values]
+
+    def _read_out(self, queries: Tensor, head: Mapping[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
+        """Normed queries (B, Q, C) and their mask embeddings (B, Q, C)."""
+        # A hundred vectors: full precision costs nothing, and both heads get the same.
+        with full_precision(queries):
+            decoded = self.decoder_norm(queries.to(self.query_feat.weight.dtype))
+            return decoded, self.mask_embed(decoded, **head)
+
+    def _predict(self, decoded: Tensor, embeddings: Tensor, mask_features: Tensor) -> Queries:
+        with full_precision(decoded):
+            pred_logits = self.class_embed(decoded)
+        return {
+            "pred_logits": pred_logits,
+            "pred_masks": torch.einsum("bqc,bchw->bqhw", embeddings, mask_features),
+        }

@@ -1,0 +1,255 @@
+"""Multi-scale deformable attention: one public op, and the choice of who computes it.
+
+``ms_deform_attn`` hides its backends: ``reference`` is plain PyTorch (any device, exports, the
+definition of correct), ``cpu`` is fast on the CPU, ``fused`` faster still where numba is installed,
+``cuda`` is our own kernel for NVIDIA cards.
+Which one runs is decided by capability before the call, once per device, value type and head size,
+and logged once; ``MASK2KAN_OPS=auto|cuda|fused|cpu|reference`` in the environment forces it for the
+process, :func:`use_backend` for a block, ``backend=`` for one call. A forced backend that cannot
+run is an error, never a silent fall-back.
+
+To add a backend: register kernels on the two operators in ``operator.py`` and let
+:func:`choose_backend` know when it is available.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from mask2kan.errors import BackendError, unknown
+from mask2kan.ops import cpu as _cpu  # noqa: F401  (registers the CPU kernels)
+from mask2kan.ops import cuda, fused
+from mask2kan.ops.operator import ms_deform_attn_operator
+from mask2kan.ops.reference import ms_deform_attn_reference
+
+BACKENDS = ("auto", "cuda", "fused", "cpu", "reference")
+ENVIRONMENT_VARIABLE = "MASK2KAN_OPS"
+
+_log = logging.getLogger(__name__)
+_forced: str | None = None
+
+
+def ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Read L feature maps at P points per query and head, and sum by attention weight.
+
+    Sampling is bilinear with zeros outside a map, as ``grid_sample(align_corners=False)`` does it:
+    in pixels a location is ``location * size - 0.5``. A location at infinity reads zero, a NaN
+    location gives NaN. Half-precision values are summed in float32; locations are never rounded
+    below float32. Source: Deformable DETR (Zhu et al., 2021), eq. 3.
+
+    Args:
+        value: (B, S, M, D), the levels one after another, each row by row; S = sum of H * W.
+        spatial_shapes: (H, W) of each level, as Python ints.
+        sampling_locations: (B, Q, M, L, P, 2), (x, y), 0 and 1 at the outer edges of a map.
+        attention_weights: (B, Q, M, L, P).
+        backend: one of :data:`BACKENDS`; None means :func:`use_backend`'s, else the environment's.
+
+    Returns:
+        (B, Q, M * D) in the dtype of ``value``.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+        BackendError: an unknown backend, or one that cannot run here.
+    """
+    _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
+    request = backend or _forced or _environment_backend()
+    if request == "auto" and _exporting():
+        request = "reference"
+    chosen = _decide(value.device, request, value.dtype, _head_size(value))
+    if chosen == "reference":
+        return ms_deform_attn_reference(
+            value, spatial_shapes, sampling_locations, attention_weights
+        )
+    flat_shapes = [size for shape in spatial_shapes for size in shape]
+    return ms_deform_attn_operator(
+        value, flat_shapes, sampling_locations, attention_weights, fused=chosen == "fused"
+    )
+
+
+def choose_backend(
+    device: str | torch.device,
+    request: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    head_size: int = 32,
+) -> str:
+    """The backend that computes on a device: ``cuda``, ``fused``, ``cpu`` or ``reference``.
+
+    Where the answer is ``cuda``, its kernels are compiled and loaded when this returns.
+
+    Args:
+        device: e.g. ``"cpu"`` or ``"cuda:1"``.
+        request: one of :data:`BACKENDS`.
+        dtype: of ``value``.
+        head_size: its channels per head.
+
+    Raises:
+        BackendError: an unknown backend, or one that cannot run on this device.
+    """
+    return _choose(torch.device(device), request, dtype, head_size)[0]
+
+
+def uses_numba(device: torch.device) -> bool:
+    """Whether the kernels compiled by numba (the fused backend) run on this device."""
+    request = _forced or _environment_backend()
+    return _decide(device, request, torch.float32, 32) == "fused"
+
+
+def _choose(
+    device: torch.device, request: str, dtype: torch.dtype, head_size: int
+) -> tuple[str, str]:
+    """The backend, and what kept faster kernels from running; the latter mostly empty."""
+    if request not in BACKENDS:
+        raise BackendError(unknown("operator backend", request, BACKENDS))
+    if request in ("cpu", "fused") and device.type != "cpu":
+        raise BackendError(
+            f"The {request} operator backend was asked for on a {device.type} tensor; move the "
+            "model to the CPU, or use auto or reference."
+        )
+    if request == "fused" and (reason := fused.missing()):
+        raise BackendError(
+            f"The fused operator backend was asked for, but its kernels cannot run: {reason}. Or "
+            "use auto or cpu."
+        )
+    if request == "cuda":
+        if reason := cuda.missing(device, dtype, head_size):
+            raise BackendError(
+                f"The cuda operator backend was asked for, but its kernels cannot run: {reason}. "
+                f"Or use auto or reference ({ENVIRONMENT_VARIABLE}=reference runs on a GPU too)."
+            )
+        cuda.prepare(device, dtype, head_size)
+    if request != "auto":
+        return request, ""
+    if device.type == "cpu":
+        if not fused.installed():
+            return "cpu", ""
+        reason = fused.missing()
+        return ("cpu" if reason else "fused"), reason
+    if device.type != "cuda" or torch.version.hip is not None:
+        return "reference", ""
+    reason = cuda.missing(device, dtype, head_size)
+    if not reason:
+        try:
+            cuda.prepare(device, dtype, head_size)
+        except BackendError as error:
+            reason = str(error)
+    return ("reference" if reason else "cuda"), reason
+
+
+@contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Force a backend for every call in a ``with`` block, in all threads of the process.
+
+    Raises:
+        BackendError: for an unknown name, at once.
+    """
+    global _forced  # noqa: PLW0603  (a plain global is what torch.compile can guard on)
+    if backend not in BACKENDS:
+        raise BackendError(unknown("operator backend", backend, BACKENDS))
+    before, _forced = _forced, backend
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def _head_size(value: Tensor) -> int:
+    """D as a number, also where torch.compile has a symbol for it; 0 for one no kernel takes."""
+    size = value.shape[3]
+    if not torch.compiler.is_compiling():
+        return size
+    for known in cuda.HEAD_SIZES:
+        if size == known:
+            return known
+    return 0
+
+
+def _environment_backend() -> str:
+    return _read_environment()
+
+
+def _decide(device: torch.device, request: str, dtype: torch.dtype, head_size: int) -> str:
+    return _decide_once(device, request, dtype, head_size)
+
+
+def _exporting() -> bool:
+    """Whether a graph for other programs is being made, which should hold standard operators."""
+    return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
+
+
+# torch.compile asks these while tracing and keeps the answers as constants. This is all that
+# torch.compiler.assume_constant_result does, but that imports the compiler: seconds at start-up.
+# (Traced, torch 2.10 takes every compilation for an export.)
+for _function in (_environment_backend, _decide, _exporting):
+    vars(_function)["_dynamo_marked_constant"] = True
+
+
+@functools.cache
+def _read_environment() -> str:
+    request = os.environ.get(ENVIRONMENT_VARIABLE, "").strip().lower() or "auto"
+    if request not in BACKENDS:
+        message = unknown("operator backend", request, BACKENDS)
+        raise BackendError(f"{ENVIRONMENT_VARIABLE}: {message}")
+    return request
+
+
+@functools.cache
+def _decide_once(device: torch.device, request: str, dtype: torch.dtype, head_size: int) -> str:
+    chosen, reason = _choose(device, request, dtype, head_size)
+    _log.info("ms_deform_attn on %s: %s backend (%s asked for)", device, chosen, request)
+    if reason:
+        _log.warning(
+            "ms_deform_attn on %s is slower than it could be, because the %s kernels cannot "
+            "run: %s",
+            device,
+            "CUDA" if device.type == "cuda" else "fused",
+            reason,
+        )
+    return chosen
+
+
+def _check_shapes(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> None:
+    if value.dim() != 4 or sampling_locations.dim() != 6 or sampling_locations.shape[5] != 2:
+        raise ValueError(
+            f"ms_deform_attn: value is {tuple(value.shape)} and sampling_locations "
+            f"{tuple(sampling_locations.shape)}; expected (B, S, M, D) and (B, Q, M, L, P, 2)."
+        )
+    batch, positions, heads, _ = value.shape
+    if attention_weights.shape != sampling_locations.shape[:5]:
+        raise ValueError(
+            f"ms_deform_attn: attention_weights is {tuple(attention_weights.shape)}; expected "
+            f"{tuple(sampling_locations.shape[:5])}, as sampling_locations without its last."
+        )
+    levels = len(spatial_shapes)
+    found = (sampling_locations.shape[0], sampling_locations.shape[2], sampling_locations.shape[3])
+    if found != (batch, heads, levels):
+        raise ValueError(
+            f"ms_deform_attn: sampling_locations has (B, M, L) = {found}; expected "
+            f"{(batch, heads, levels)} from value and spatial_shapes."
+        )
+    if positions != sum(height * width for height, width in spatial_shapes):
+        raise ValueError(
+            f"ms_deform_attn: value has {positions} positions; spatial_shapes "
+            f"{[tuple(shape) for shape in spatial_shapes]} make "
+            f"{sum(height * width for height, width in spatial_shapes)}."
+        )
+    if not (value.is_floating_point() and sampling_locations.is_floating_point()):
+        raise ValueError("ms_deform_attn: value and sampling_locations must be floating point.")

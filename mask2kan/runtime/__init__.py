@@ -1,0 +1,1 @@
+"""Devices, dtypes, memory and work in pieces that fit the cache."""

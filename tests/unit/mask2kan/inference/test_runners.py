@@ -1,0 +1,201 @@
+"""Ways of running a model, and what its forward pass promises a card. None is needed here."""
+
+import contextlib
+import itertools
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mask2kan.inference import runners
+from mask2kan.inference.runners import CompiledRun, GraphRun, run_plainly
+from mask2kan.ops import deform_attn
+from tests.tiny_models import tiny
+
+# ---- The forward pass on a card, with tensors that have no numbers ------------------------------
+
+
+class Watch(TorchDispatchMode):
+    """Notes every operator that touches the processor, and what the attention op is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.strays, self.attention, self.products = [], [], set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
+        if any(tensor.device.type != "cuda" for tensor in tensors):
+            self.strays.append(str(function))
+        if "mask2kan" in str(function):
+            given = [x.dtype for x in args if isinstance(x, torch.Tensor)]
+            self.attention.append((*given, result.dtype))
+        if any(name in str(function) for name in ("aten.linear", "aten.conv2d")):
+            self.products.add(args[0].dtype)
+        return result
+
+
+@pytest.fixture
+def kernels_there(monkeypatch):
+    monkeypatch.setattr(deform_attn, "_decide", lambda *_: "cuda")
+
+
+@pytest.mark.parametrize(
+    ("family", "backbone"),
+    [("mask2kan", "swin_t"), ("mask2former", "mobilenetv2"), ("mask2anomaly", "r50")],
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, None], ids=str)
+def test_forward_neither_waits_for_the_card_nor_copies_to_it(
+    family, backbone, dtype, kernels_there
+):
+    """Reading a number back, or a branch on one, is an error on tensors without numbers."""
+    model = tiny(family, backbone)
+    before = torch.__future__.get_overwrite_module_params_on_conversion()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        with FakeTensorMode() as mode:
+            model._apply(lambda tensor: mode.from_tensor(tensor).to("cuda"))
+            images = torch.empty(2, 3, 70, 100, device="cuda")
+            torch.set_autocast_enabled("cuda", dtype is not None)
+            torch.set_autocast_dtype("cuda", dtype or torch.float16)
+            with Watch() as watch, torch.inference_mode():
+                output = model(images)
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+        torch.__future__.set_overwrite_module_params_on_conversion(before)
+    assert watch.strays == []
+    assert output["pred_masks"].device.type == "cuda"
+    half = dtype or torch.float32
+    # values may be rounded; where they are read, and how much of them, may not
+    assert set(watch.attention) == {(half, torch.float32, torch.float32, half)}
+    assert half in watch.products
+    assert output["pred_logits"].dtype == torch.float32
+
+
+# ---- Compiled -----------------------------------------------------------------------------------
+
+
+def test_compiled_is_the_same_and_compiled_once(monkeypatch):
+    torch.compiler.reset()
+    model = tiny("mask2kan", "mobilenetv2")
+    images = torch.rand(1, 3, 64, 64)
+    compiled = []
+    compile_once = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda *args, **kw: compiled.append(1) or compile_once(*args, **kw)
+    )
+    run = CompiledRun(backend="aot_eager")
+    with torch.inference_mode():
+        expected = run_plainly(model, images, mirrored=False)
+        for _ in range(2):
+            found = run(model, images, mirrored=False)
+            for name in ("pred_logits", "pred_masks"):
+                torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
+    assert len(compiled) == 1
+
+
+# ---- CUDA graphs, with a recorder in the card's place -------------------------------------------
+
+
+class Recorder:
+    """Stands for torch.cuda: a graph is the calls made while it was recorded."""
+
+    def __init__(self, monkeypatch):
+        self.recording = None
+        self.cached_casts = []
+        self.plain_calls = 0
+        stream = type("Stream", (), {"wait_stream": lambda *_: None})
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream())
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream())
+        monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", itertools.count().__next__)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: Graph(self))
+        monkeypatch.setattr(torch.cuda, "graph", self.graph)
+        self.pools = []
+
+    @contextlib.contextmanager
+    def graph(self, graph, pool, capture_error_mode):
+        self.pools.append(pool)
+        self.recording = graph
+        yield
+        self.recording = None
+
+    def run(self, model, images, *, mirrored):
+        output = run_plainly(model, images, mirrored=mirrored)
+        self.cached_casts.append(torch.is_autocast_cache_enabled())
+        if self.recording is None:
+            self.plain_calls += 1
+        else:
+            self.recording.call = model, images, output
+        return output
+
+
+class Graph:
+    def __init__(self, recorder):
+        self.recorder = recorder
+
+    def replay(self):
+        model, images, output = self.call
+        for name, value in run_plainly(model, images, mirrored=False).items():
+            if name != "aux_outputs":
+                output[name].copy_(value)
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    return Recorder(monkeypatch)
+
+
+def pictures(height, width, seed):
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def test_graphs_are_recorded_once_per_size_and_results_outlive_the_next_call(recorder):
+    model = tiny("mask2kan", "mobilenetv2")
+    run = GraphRun(recorder.run)
+    inputs = [pictures(32, 64, 0), pictures(32, 64, 1), pictures(64, 32, 2), pictures(32, 64, 3)]
+    with torch.inference_mode():
+        found = [run(model, images, mirrored=False) for images in inputs]
+        expected = [run_plainly(model, images, mirrored=False) for images in inputs]
+    for one, other in zip(found, expected, strict=True):
+        for name in ("pred_logits", "pred_masks"):
+            assert torch.equal(one[name], other[name])
+    assert recorder.pools == [0, 0]
+    assert recorder.plain_calls == 2 * runners._WARM_UP_CALLS
+    assert not any(recorder.cached_casts)
+    assert torch.is_autocast_cache_enabled()
+
+
+def test_weights_changed_in_place_count_and_moved_ones_are_recorded_anew(recorder):
+    model = tiny("mask2former", "mobilenetv2")
+    run, images = GraphRun(recorder.run), pictures(32, 64, 0)
+    with torch.inference_mode():
+        before = run(model, images, mirrored=False)
+        model.transformer_decoder.class_embed.bias.add_(1)
+        after = run(model, images, mirrored=False)
+        assert len(recorder.pools) == 1
+        assert torch.allclose(after["pred_logits"], before["pred_logits"] + 1, atol=1e-5)
+        model.double().float()
+        again = run(model, images, mirrored=False)
+    assert len(recorder.pools) == 2
+    assert torch.allclose(again["pred_logits"], after["pred_logits"], atol=1e-5)
+
+
+def test_other_precision_is_another_graph_and_only_the_last_few_are_kept(recorder):
+    model = tiny("mask2former", "mobilenetv2")
+    run, images = GraphRun(recorder.run), pictures(32, 64, 0)
+    with torch.inference_mode():
+        run(model, images, mirrored=False)
+        with torch.autocast("cpu", torch.bfloat16):
+            run(model, images, mirrored=False)
+        assert len(recorder.pools) == 2
+        for width in range(96, 96 + 32 * runners._GRAPHS_KEPT, 32):
+            run(model, pictures(32, width, 0), mirrored=False)
+    assert len(run._recorded) == runners._GRAPHS_KEPT
+    run.forget()
+    with torch.inference_mode():
+        run(model, images, mirrored=False)
+    assert len(run._recorded) == 1
+    assert recorder.pools[-2:] == [0, 1]

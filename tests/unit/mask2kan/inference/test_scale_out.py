@@ -1,0 +1,180 @@
+"""Many pictures: resumed, one broken among them, and the same bytes with Ray as without."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mask2kan.checkpoints import save_model
+from mask2kan.cli.main import main
+from mask2kan.errors import BackendError, ConfigError, PictureError
+from mask2kan.inference import scale_out
+from mask2kan.inference.scale_out import run_actors, run_here
+from tests.tiny_models import tiny
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        Image.fromarray(rng.integers(0, 255, (40, 64, 3), dtype=np.uint8)).save(
+            folder / f"{name}.png"
+        )
+    return folder
+
+
+@pytest.fixture
+def command(tmp_path, pictures):
+    save_model(tiny("mask2kan", "mobilenetv2"), tmp_path / "tiny.safetensors")
+    options = ["--model", str(tmp_path / "tiny.safetensors"), "--device", "cpu"]
+    return ["predict", str(pictures), *options, "--dtype", "float32", "--out"]
+
+
+def contents(folder):
+    """Every file's bytes; of summaries all but how long it took."""
+    found = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in [name for name in found if name.endswith(".json")]:
+        found[name] = {k: v for k, v in json.loads(found[name]).items() if k != "milliseconds"}
+    return found
+
+
+def half(number):
+    if number == 3:
+        raise PictureError("three is odd")
+    return number // 2
+
+
+def make_half():
+    return half
+
+
+def test_outcomes_carry_results_and_errors():
+    found = {one.item: one for one in run_here(make_half, [2, 3, 4])}
+    assert (found[2].result, found[4].result) == (1, 2)
+    assert str(found[3].error) == "three is odd"
+    assert not list(run_here(make_half, []))
+
+
+def test_resume_does_what_is_missing(command, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main([*command, str(out)]) == 0
+    whole = contents(out)
+    assert len(whole) == 15
+    for name in ("b.json", "b_semantic.png"):
+        (out / name).unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    capsys.readouterr()
+    assert main([*command, str(out), "--resume"]) == 0
+    assert "2 of 3 pictures were done before" in capsys.readouterr().out
+    assert contents(out) == whole
+    for path in out.iterdir():
+        assert path.name.startswith("b") or path.stat().st_mtime_ns == before[path.name]
+
+
+def test_resume_redoes_what_other_settings_or_pictures_made(command, pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+
+    def done_before(*options):
+        capsys.readouterr()
+        assert main([*command, str(out), "--resume", *options]) == 0
+        return capsys.readouterr().out.count("pictures were done before")
+
+    assert not done_before()
+    assert not done_before("--score", "entropy")
+    assert json.loads((out / "a.json").read_text())["score"] == "entropy"
+    assert done_before("--score", "entropy")
+    other = tiny("mask2kan", "mobilenetv2")
+    torch.nn.init.zeros_(other.transformer_decoder.class_embed.weight)
+    save_model(other, tmp_path / "tiny.safetensors")
+    assert not done_before("--score", "entropy")
+    (out / "a.json").write_text("[1")  # cut off
+    Image.new("RGB", (64, 40)).save(pictures / "b.png")
+    os.utime(pictures / "b.png", (0, 0))  # another picture, though an older one
+    assert main([*command, str(out), "--resume", "--score", "entropy"]) == 0
+    assert "1 of 3 pictures were done before" in capsys.readouterr().out
+    (out / "c_overlay.png").unlink()
+    assert main([*command, str(out), "--resume", "--score", "entropy"]) == 0
+    assert (out / "c_overlay.png").is_file()
+
+
+def test_resume_does_not_take_a_namesake_for_a_picture(command, pictures, tmp_path, capsys):
+    other = tmp_path / "other" / "a.png"
+    other.parent.mkdir()
+    Image.new("RGB", (64, 40)).save(other)
+    out = tmp_path / "out"
+    assert main([*command, str(out)]) == 0
+    command[1] = str(other)
+    assert main([*command, str(out), "--resume"]) == 0
+    assert json.loads((out / "a.json").read_text())["picture"] == str(other)
+
+
+def test_one_broken_picture_does_not_stop_the_others(command, pictures, tmp_path, capsys):
+    (pictures / "b.png").write_bytes(b"nothing")
+    assert main([*command, str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "b.png" in error
+    assert "1 of 3 pictures failed." in error
+    assert {path.name for path in (tmp_path / "out").glob("*.json")} == {"a.json", "c.json"}
+
+
+def test_without_ray_it_says_what_to_install(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(scale_out, "find_spec", lambda _: None)
+    assert main([*command, str(tmp_path / "out"), "--ray"]) == 1
+    assert "pip install 'ray[data]'" in capsys.readouterr().err
+    with pytest.raises(BackendError):
+        list(run_actors(make_half, [1]))
+
+
+def test_no_worker_is_no_way_to_work():
+    with pytest.raises(ConfigError, match="at least 1"):
+        list(run_actors(make_half, [1], workers=0))
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    """Ray with two cores, and here the one thread that each of two actors then has.
+
+    Sums over other numbers of threads differ in their last bits.
+    """
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "init", functools.partial(ray.init, num_cpus=2, num_gpus=0))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_cores")
+def test_ray_writes_the_same_bytes_and_reports_the_broken_picture(
+    command, pictures, tmp_path, capsys, monkeypatch
+):
+    (pictures / "b.png").write_bytes(b"nothing")
+    assert main([*command, str(tmp_path / "here")]) == 1
+    here = capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)  # a relative folder is the same one for the actors
+    assert main([*command, "ray", "--workers", "2"]) == 1
+    spread = capsys.readouterr().err
+    assert contents(tmp_path / "ray") == contents(tmp_path / "here")
+    assert next(line for line in here.splitlines() if "b.png" in line) in spread
+    assert json.loads((tmp_path / "ray" / "a.json").read_text())["classes"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_cores")
+def test_a_model_that_actors_cannot_load_is_one_error(pictures, tmp_path, capfd):
+    missing = str(tmp_path / "missing.safetensors")
+    command = ["predict", str(pictures), "--model", missing, "--out", str(tmp_path / "out")]
+    assert main([*command, "--ray", "--workers", "1"]) == 1
+    error = capfd.readouterr().err
+    assert error.count(f"Can't load {missing}: no such file") == 1
+    assert "Traceback" not in error
+    assert "retries" not in error
