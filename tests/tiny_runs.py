@@ -1,8 +1,8 @@
 """Training runs small enough for a test: seconds, on one thread."""
 
-from training.config import override
-from training.loop import Trainer
-from training.recipes import recipe
+from training.config.recipes import recipe
+from training.config.train_config import override
+from training.engine.trainer import Trainer
 
 QUICK = [
     "pretrained_backbone=",

@@ -3,9 +3,10 @@
     python -m training.ablation
     python -m training.ablation --data mnist --root data/mnist --seeds 5
 
-Trains the nine networks of the table on digits, under the same seeds (``training.kan_ablation``).
-Into the run folder go ``ablation.json`` (settings, versions, all runs, summary), ``ablation.md``
-and ``ablation.png``; finished runs are kept there, so the command may be stopped and repeated.
+Trains the nine networks of the table on digits, under the same seeds
+(``training.experiments.kan_ablation``). Into the run folder go ``ablation.json`` (settings,
+versions, all runs, summary), ``ablation.md`` and ``ablation.png``; finished runs are kept there, so
+the command may be stopped and repeated.
 
 Departures from the thesis, which names MNIST, the experiments and one accuracy each: the default
 data are the digits that come with scikit-learn (no download, minutes on two cores), every
@@ -24,15 +25,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mask2kan.checks import require
 from mask2kan.errors import Mask2KANError
-from training.kan_ablation.classifier import Protocol
-from training.kan_ablation.digits import DATA_SETS, load
-from training.kan_ablation.experiments import EXPERIMENTS, choose
-from training.kan_ablation.report import report, summarize
-from training.kan_ablation.runner import open_folder, run_all, settings_of
-from training.limits import require
-from training.records import write_record
-from training.runs import provenance
+from mask2kan.media.records import write_record
+
+from .engine.run_folder import provenance
+from .experiments.kan_ablation.classifier import Protocol
+from .experiments.kan_ablation.digits import DATA_SETS, load
+from .experiments.kan_ablation.experiments import EXPERIMENTS, choose
+from .experiments.kan_ablation.report import report, summarize
+from .experiments.kan_ablation.runner import open_folder, run_all, settings_of
 
 EPOCHS = {"digits": 25, "mnist": 5}
 EXAMPLE = """examples:

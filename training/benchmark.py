@@ -23,19 +23,17 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mask2kan.checks import require
 from mask2kan.errors import ConfigError, Mask2KANError, PictureError
 from mask2kan.inference.scale_out import Outcome, run_actors, run_here
 from mask2kan.inference.scores import SCORES, check_score
+from mask2kan.media.records import read_record, write_record
 from mask2kan.runtime.devices import DTYPES
-from training.benchmark_report import COMPONENT_FIGURES, PIXEL_FIGURES, as_markdown, draw
-from training.data.registry import ANOMALY_SETS, find_anomaly_sets, open_anomaly
-from training.evaluate import describe_weights
-from training.limits import require
-from training.measuring import evenly_spread, own_ap
-from training.metrics import AnomalyEvaluator
-from training.metrics.pixel import ANOMALY, PROTOCOLS, VOID
-from training.records import read_record, write_record
-from training.scoring import (
+
+from .data.registry import ANOMALY_SETS, find_anomaly_sets, open_anomaly
+from .evaluate import describe_weights
+from .evaluation.measure import evenly_spread, own_ap
+from .evaluation.saved_scores import (
     Scorer,
     ScoringPlan,
     Task,
@@ -44,7 +42,10 @@ from training.scoring import (
     pictures_of,
     read_score,
 )
-from training.side_pictures import SidePictures
+from .metrics import AnomalyEvaluator
+from .metrics.pixel import ANOMALY, PROTOCOLS, VOID
+from .reporting.benchmark import COMPONENT_FIGURES, PIXEL_FIGURES, as_markdown, draw
+from .reporting.side_images import SidePictures
 
 SHOWN = 3  # best and worst pictures of a set
 

@@ -25,14 +25,15 @@ import torch
 from mask2kan.checkpoints import save_pair
 from mask2kan.errors import Mask2KANError
 from mask2kan.inference.kan_activity import collect_queries, head_activity
+from mask2kan.media.records import read_record
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.modeling.settings import InferenceSettings
-from training.data import open_split
-from training.measuring import evenly_spread
-from training.pair import KAN_HEAD, load_pair, members
-from training.records import read_record
-from training.spline_trials import without_splines
-from training.validation import validate
+
+from .data import open_split
+from .evaluation.measure import evenly_spread
+from .evaluation.validation import validate
+from .models.pair import KAN_HEAD, load_pair, members
+from .spline_trials import without_splines
 
 QUERY_PICTURES, ZEROED_PICTURES = 25, 100
 FAMILIES = {KAN_HEAD: "mask2kan", "mlp": "mask2former"}

@@ -26,13 +26,14 @@ from safetensors import safe_open
 
 from mask2kan.checkpoints import load_model, save_again
 from mask2kan.checkpoints.native import METADATA_KEY
+from mask2kan.checks import require
 from mask2kan.errors import CheckpointError, Mask2KANError
 from mask2kan.inference.predictor import Predictor
+from mask2kan.media.records import read_record
 from mask2kan.modeling.settings import InferenceSettings
-from training.data import ANOMALY_SETS, open_anomaly
-from training.limits import require
-from training.measuring import Pictures, collect_anomaly_scores
-from training.records import read_record
+
+from .data import ANOMALY_SETS, open_anomaly
+from .evaluation.measure import Pictures, collect_anomaly_scores
 
 DATA = "camvid_anomaly"
 IN_WORDS = {

@@ -21,9 +21,9 @@ from mask2kan.checkpoints import load_model
 from mask2kan.checkpoints.native import trunk_of
 from mask2kan.checkpoints.readers import sha256_of
 from mask2kan.errors import ConfigError, Mask2KANError
+from mask2kan.media.records import write_record
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.outputs.results import write_whole
-from training.records import write_record
 
 LICENCE = "non-commercial research"
 DATA_AND_LICENCE = """\

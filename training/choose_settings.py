@@ -24,15 +24,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mask2kan.checkpoints import load_model
+from mask2kan.checks import require
 from mask2kan.errors import Mask2KANError
 from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.scores import FROM_CLASS_SCORES
 from mask2kan.modeling.settings import InferenceSettings
-from training.data import open_anomaly
-from training.limits import require
-from training.measuring import evenly_spread
-from training.metrics import AnomalyEvaluator
-from training.tabular import Cell, Table, markdown
+
+from .data import open_anomaly
+from .evaluation.measure import evenly_spread
+from .metrics import AnomalyEvaluator
+from .reporting.tables import Cell, Table, markdown
 
 SIDES = (320, 480, 640, 800, 960, 1280)
 EVERY = 4  # pixels and rows

@@ -25,14 +25,17 @@ from typing import Any, NamedTuple, cast
 
 from mask2kan.checkpoints import load_model
 from mask2kan.checkpoints.readers import sha256_of
+from mask2kan.checks import require
 from mask2kan.errors import ConfigError, Mask2KANError, unknown
 from mask2kan.inference.predictor import SETTINGS, Predictor
 from mask2kan.inference.scores import SCORES, check_score
+from mask2kan.media.records import write_record
 from mask2kan.modeling.classes import meanings_of
 from mask2kan.runtime.devices import DTYPES
-from training.data import LabelledPictures, open_split
-from training.data.folders import find_data
-from training.data.registry import (
+
+from .data import LabelledPictures, open_split
+from .data.folders import find_data
+from .data.registry import (
     ANOMALY_SETS,
     SEGMENTATION_SETS,
     SYNTHETIC_SETS,
@@ -40,17 +43,15 @@ from training.data.registry import (
     open_anomaly,
     usual_split,
 )
-from training.limits import require
-from training.measuring import (
+from .evaluation.measure import (
     BENCHMARK_FIGURES,
     Extremes,
     Pictures,
     collect_anomaly_scores,
     evaluate_segmentation,
 )
-from training.plots import draw_confusion
-from training.records import write_record
-from training.side_pictures import SidePictures
+from .reporting.plots import draw_confusion
+from .reporting.side_images import SidePictures
 
 DATA_SETS = (*SEGMENTATION_SETS, *SYNTHETIC_SETS, *ANOMALY_SETS)
 SHOWN = 3  # best and worst pictures shown beside a result

@@ -23,13 +23,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from mask2kan.checks import require
 from mask2kan.errors import ConfigError, Mask2KANError
-from training.data.folders import data_places, find_data
-from training.data.mixture import parts_of
-from training.data.pairs import PICTURE_TYPES, Pair
-from training.data.reading import Array, decode_label, decode_picture, read_file
-from training.data.registry import find_split_data, usable_splits
-from training.limits import require
+
+from .data.base import PICTURE_TYPES, Pair
+from .data.folders import data_places, find_data
+from .data.mixture import parts_of
+from .data.reading import Array, decode_label, decode_picture, read_file
+from .data.registry import find_split_data, usable_splits
 
 ROOT = "data"  # inside the archive
 VALIDATION = 40  # pictures

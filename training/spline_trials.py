@@ -26,22 +26,23 @@ from typing import Any
 import torch
 
 from mask2kan.checkpoints import load_model
+from mask2kan.checks import require
 from mask2kan.errors import ConfigError, Mask2KANError
 from mask2kan.inference.kan_activity import collect_queries, head_activity
 from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.scores import check_score
+from mask2kan.media.records import read_record, write_record
 from mask2kan.modeling.kan.layers import KAN, KANLinear
 from mask2kan.modeling.mask2kan import Mask2KAN
-from training.config import TrainConfig
-from training.data import open_anomaly, open_split
-from training.data.pairs import LabelledPictures
-from training.limits import require
-from training.loop import Trainer
-from training.measuring import collect_anomaly_scores, evenly_spread
-from training.recipes import recipe
-from training.records import read_record, write_record
-from training.tabular import MISSING, Cell, Table, markdown
-from training.validation import validate
+
+from .config.recipes import recipe
+from .config.train_config import TrainConfig
+from .data import open_anomaly, open_split
+from .data.base import LabelledPictures
+from .engine.trainer import Trainer
+from .evaluation.measure import collect_anomaly_scores, evenly_spread
+from .evaluation.validation import validate
+from .reporting.tables import MISSING, Cell, Table, markdown
 
 THESIS: dict[str, Any] = {
     "standalone_spline_scale": True,

@@ -31,24 +31,25 @@ from accelerate.state import AcceleratorState
 from tqdm import tqdm
 
 from mask2kan.checkpoints import describe, load_model
+from mask2kan.checks import require
 from mask2kan.errors import ConfigError, Mask2KANError
 from mask2kan.inference.comparison import Comparison
 from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.scores import SCORES
+from mask2kan.media.records import read_record, write_record
 from mask2kan.modeling.config import ModelConfig
-from training.config import TrainConfig, override
-from training.data import open_anomaly, open_split, usual_split
-from training.data.label_space import coarse_classes, plain_labels
-from training.limits import require
-from training.loop import Trainer
-from training.metrics import AnomalyEvaluator, SegmentationEvaluator
-from training.models import equal_width, head_parameters
-from training.recipes import camvid_kan, camvid_mlp, head_only
-from training.records import read_record, write_record
-from training.runs import provenance
-from training.scoring import content_of
-from training.study_report import report
-from training.trunk_cache import TrunkCache
+
+from .config.recipes import camvid_kan, camvid_mlp, head_only
+from .config.train_config import TrainConfig, override
+from .data import open_anomaly, open_split, usual_split
+from .data.label_space import coarse_classes, plain_labels
+from .engine.run_folder import provenance
+from .engine.trainer import Trainer
+from .evaluation.saved_scores import content_of
+from .metrics import AnomalyEvaluator, SegmentationEvaluator
+from .models.build import equal_width, head_parameters
+from .objectives.trunk_cache import TrunkCache
+from .reporting.study import report
 
 HEADS = ("kan", "mlp", "mlp_equal")
 TUNING_SEED = 1000

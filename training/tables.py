@@ -4,9 +4,9 @@
     python -m training.tables runs/a runs/b --format both --out tables.md
 
 Looks for ``evaluation.json``, ``benchmark.json`` and ``ablation.json`` anywhere under the folders;
-``training.thesis_tables.results`` describes them. What was not measured is "–".
-``training.published`` holds the thesis's figures and what is wrong with them; the remarks stand
-under the tables.
+``training.experiments.thesis_tables.results`` describes them. What was not measured is "–".
+``training.experiments.published`` holds the thesis's figures and what is wrong with them; the
+remarks stand under the tables.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from pathlib import Path
 
 from mask2kan.errors import ConfigError, Mask2KANError
 from mask2kan.media.files import atomic_writer
-from training.tabular import Table, latex, markdown
-from training.thesis_tables.build import build
-from training.thesis_tables.results import find
+
+from .experiments.thesis_tables.build import build
+from .experiments.thesis_tables.results import find
+from .reporting.tables import Table, latex, markdown
 
 SUFFIXES = {"markdown": ".md", "latex": ".tex"}
 EXAMPLE = "example: python -m training.tables runs --format both --out tables.md"

@@ -15,16 +15,17 @@ from pathlib import Path
 import cv2
 import torch
 
+from mask2kan.checks import require
 from mask2kan.errors import ConfigError, Mask2KANError
-from training.config import TrainConfig, override
-from training.data.check import check_data
-from training.data.mixture import parts_of
-from training.data.registry import usable_splits
-from training.data.unlabelled import PREFIX
-from training.limits import require
-from training.loop import Trainer
-from training.recipes import RECIPES, recipe
-from training.runs import TRACKERS
+
+from .config.recipes import RECIPES, recipe
+from .config.train_config import TrainConfig, override
+from .data.check import check_data
+from .data.mixture import parts_of
+from .data.registry import usable_splits
+from .data.unlabelled import PREFIX
+from .engine.run_folder import TRACKERS
+from .engine.trainer import Trainer
 
 FAULTS_SHOWN = 20
 EXAMPLE = """example:

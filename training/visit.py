@@ -31,15 +31,16 @@ import cv2
 import torch
 
 from mask2kan.checkpoints import save_pair
+from mask2kan.checks import require
 from mask2kan.errors import CheckpointError, ConfigError, Mask2KANError
-from training.config import TrainConfig, override
-from training.data.folders import VARIABLE
-from training.limits import require
-from training.loop import Trainer
-from training.objectives import SegmentationObjective
-from training.pack import ROOT
-from training.pair import Trained, members
-from training.recipes import recipe
+
+from .config.recipes import recipe
+from .config.train_config import TrainConfig, override
+from .data.folders import VARIABLE
+from .engine.trainer import Trainer
+from .models.pair import Trained, members
+from .objectives.objective import SegmentationObjective
+from .pack import ROOT
 
 LARGEST = 15 * 2**20  # bytes of a file that is brought back
 LAYOUTS = {  # of the GPU's work; which is fastest, the first steps tell

@@ -18,8 +18,8 @@ from torch import Tensor
 from mask2kan import Predictor, load_model
 from mask2kan.inference.runners import CompiledRun, GraphRun, run_plainly
 from tests.attention_cases import errors
-from training.criterion import SetCriterion, semantic_targets
-from training.optimizer import build_optimizer
+from training.engine.optimizer import build_optimizer
+from training.objectives.criterion import SetCriterion, semantic_targets
 
 TRAINING_BATCH = 2
 

@@ -30,10 +30,10 @@ import measure
 import torch
 from inference import normalised, theirs, write_checkpoint
 
-from training.config import override
-from training.criterion import semantic_targets
-from training.loop import Trainer
-from training.recipes import recipe
+from training.config.recipes import recipe
+from training.config.train_config import override
+from training.engine.trainer import Trainer
+from training.objectives.criterion import semantic_targets
 
 CLIP = 0.01
 SIZES = ((256, 512), (340, 680))  # the second is the thesis's crop
@@ -99,9 +99,14 @@ def rows_for(checkpoint: str, crop: tuple[int, int], repeats: int) -> measure.Ro
 STEPPER = """
 import sys, tempfile, time
 from pathlib import Path
-from training.config import override  # before torch, as the command has it
-from training.loop import Trainer
-from training.recipes import recipe
+try:  # before torch, as the command has it
+    from training.config.train_config import override
+    from training.config.recipes import recipe
+    from training.engine.trainer import Trainer
+except ImportError:  # up to version 0.1
+    from training.config import override
+    from training.recipes import recipe
+    from training.loop import Trainer
 import torch
 torch.set_num_threads(int(sys.argv[1]))
 name, *settings = sys.argv[2:]

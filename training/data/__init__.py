@@ -5,10 +5,10 @@ to measure anomaly scores on, ``training.data.check`` lists what is wrong with o
 ``training.data.crops`` cuts a run's augmented crops out of it.
 """
 
-from training.data.camvid import CamVid
-from training.data.folders import find_data
-from training.data.pairs import AnomalyPictures, LabelledPictures
-from training.data.registry import (
+from .augmentation import Augmentation
+from .base import AnomalyPictures, LabelledPictures
+from .folders import find_data
+from .registry import (
     ANOMALY_SETS,
     SEGMENTATION_SETS,
     find_anomaly_sets,
@@ -16,8 +16,8 @@ from training.data.registry import (
     open_split,
     usual_split,
 )
-from training.data.synthetic import SyntheticStreets
-from training.data.transforms import Augmentation
+from .sets.camvid import CamVid
+from .sets.synthetic import SyntheticStreets
 
 __all__ = [
     "ANOMALY_SETS",

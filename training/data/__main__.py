@@ -17,18 +17,19 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
+from mask2kan.checks import require
 from mask2kan.errors import ConfigError, Mask2KANError
-from training.data.check import Report, inspect_data
-from training.data.faults import NOTES, RULES
-from training.data.folders import data_places
-from training.data.mixture import parts_of
-from training.data.registry import (
+
+from .check import Report, inspect_data
+from .faults import NOTES, RULES
+from .folders import data_places
+from .mixture import parts_of
+from .registry import (
     ANOMALY_SETS,
     SEGMENTATION_SETS,
     SYNTHETIC_SETS,
     layout_of,
 )
-from training.limits import require
 
 NAMES_SHOWN = 28  # columns for a name in the list
 

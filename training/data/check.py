@@ -21,17 +21,18 @@ from tqdm import tqdm
 from mask2kan.errors import CheckpointError, ConfigError, unknown
 from mask2kan.media.files import atomic_writer
 from mask2kan.ops.nvrtc import cache_folder
-from training.data.faults import Fault, FaultError
-from training.data.folders import find_data
-from training.data.pairs import Pair, Scan, apply_overlay
-from training.data.reading import VOID, Size, decode_picture, read_file
-from training.data.registry import (
+
+from ..metrics.pixel import ANOMALY
+from .base import Pair, Scan, apply_overlay
+from .faults import Fault, FaultError
+from .folders import find_data
+from .reading import VOID, Size, decode_picture, read_file
+from .registry import (
     ANOMALY_SETS,
     SYNTHETIC_SETS,
     find_anomaly_sets,
     find_split_data,
 )
-from training.metrics.pixel import ANOMALY
 
 VERSION = 1  # of the rules; a change makes every data set be decoded again
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mask2kan.errors import Mask2KANError
-from training.data import LabelledPictures
-from training.data.mixture import Mixture
-from training.data.transforms import Augmentation
-from training.outliers import OutlierPaster
+
+from . import LabelledPictures
+from .augmentation import Augmentation
+from .mixture import Mixture
+from .outliers import OutlierPaster
 
 
 class Batch(TypedDict):

@@ -3,7 +3,7 @@
 A label of a picture is a class, or a *group*: "one of these classes", which is what a coarser data
 set says. CamVid's building is Cityscapes' building or wall, and a model of Cityscapes' classes
 learns from it that one of the two is there. The class loss and the matching cost use the group's
-summed probability (``training.criterion``), evaluation its summed class scores.
+summed probability (``training.objectives.criterion``), evaluation its summed class scores.
 
 Label values: 0 to K - 1 are classes, K to K + G - 1 groups, 253 void that says nothing
 (``transforms.IGNORED``), 254 a pasted outlier, 255 void.
@@ -20,8 +20,9 @@ from torch import Tensor
 
 from mask2kan.errors import ConfigError, unknown
 from mask2kan.modeling.classes import meanings_of
-from training.data.reading import VOID, Array
-from training.data.transforms import IGNORED
+
+from .augmentation import IGNORED
+from .reading import VOID, Array
 
 Groups = tuple[tuple[int, ...], ...]
 

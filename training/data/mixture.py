@@ -16,9 +16,10 @@ from torch import Tensor
 
 from mask2kan.errors import ConfigError
 from mask2kan.modeling.classes import meanings_of
-from training.data.label_space import Translation
-from training.data.pairs import Color, LabelledPictures, as_tensors
-from training.data.reading import Array
+
+from .base import Color, LabelledPictures, as_tensors
+from .label_space import Translation
+from .reading import Array
 
 _PART = re.compile(r"\s*(?:(\d+(?:\.\d+)?)\s+)?(\S.*?)\s*$")
 

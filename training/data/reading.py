@@ -23,7 +23,8 @@ from PIL import Image, UnidentifiedImageError
 
 from mask2kan.errors import PictureError
 from mask2kan.media.images import FORMATS, read_picture
-from training.data.faults import Fault, FaultError
+
+from .faults import Fault, FaultError
 
 VOID = 255
 Array = NDArray[np.uint8]

@@ -15,23 +15,24 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mask2kan.errors import ConfigError, unknown
-from training.data.ade20k import ADE20KPictures
-from training.data.camvid import CamVid
-from training.data.camvid_anomaly import CamVidAnomaly
-from training.data.cityscapes import Cityscapes
-from training.data.cityscapes256 import Cityscapes256, CityscapesClips
-from training.data.fishyscapes import FishyscapesLostAndFound, FishyscapesStatic
-from training.data.folders import data_places, find_data
-from training.data.image_folder import ImageFolder
-from training.data.lost_and_found import LostAndFound
-from training.data.mask_folders import AnomalySet
-from training.data.mixture import Mixture, Part, parts_of
-from training.data.pairs import AnomalyPictures, LabelledPictures, SegmentationPictures
-from training.data.rendered import FOLDERS as RENDERED_FOLDERS
-from training.data.rendered import RenderedAnomalies, RenderedStreets
-from training.data.road_anomaly import RoadAnomaly
-from training.data.smiyc import RoadAnomaly21, RoadObstacle21
-from training.data.synthetic import SyntheticAnomalies, SyntheticRooms, SyntheticStreets
+
+from .base import AnomalyPictures, LabelledPictures, SegmentationPictures
+from .folders import data_places, find_data
+from .mixture import Mixture, Part, parts_of
+from .sets.ade20k import ADE20KPictures
+from .sets.camvid import CamVid
+from .sets.camvid_anomaly import CamVidAnomaly
+from .sets.cityscapes import Cityscapes
+from .sets.cityscapes256 import Cityscapes256, CityscapesClips
+from .sets.fishyscapes import FishyscapesLostAndFound, FishyscapesStatic
+from .sets.image_folder import ImageFolder
+from .sets.lost_and_found import LostAndFound
+from .sets.mask_folders import AnomalySet
+from .sets.rendered import FOLDERS as RENDERED_FOLDERS
+from .sets.rendered import RenderedAnomalies, RenderedStreets
+from .sets.road_anomaly import RoadAnomaly
+from .sets.smiyc import RoadAnomaly21, RoadObstacle21
+from .sets.synthetic import SyntheticAnomalies, SyntheticRooms, SyntheticStreets
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from mask2kan.errors import ConfigError
 from mask2kan.media.images import read_picture
-from training.data.pairs import PICTURE_TYPES
-from training.data.transforms import VOID
+
+from .augmentation import VOID
+from .base import PICTURE_TYPES
 
 PREFIX = "pictures:"
 EVERY = 10  # one in so many pictures is for validation

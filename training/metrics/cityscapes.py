@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mask2kan.errors import ConfigError
-from training.metrics.cityscapes_labels import (
+
+from .cityscapes_labels import (
     CATEGORIES,
     INSTANCE_FACTOR,
     LABEL_ID_OF_TRAIN_ID,

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from training.metrics.spill_file import SpillFile
+from .spill_file import SpillFile
 
 # As the benchmark spaces them: in floating point its 0.6 is the next number above 0.6.
 TAUS = np.linspace(0.25, 0.75, 11)

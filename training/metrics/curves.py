@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mask2kan.errors import ConfigError
-from training.metrics.sorted_scores import (
+
+from .sorted_scores import (
     BLOCK_LENGTH,
     RUN_LENGTH,
     Floats,

@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mask2kan.errors import ConfigError, NumericsError, unknown
-from training.metrics.component import TRACKS, ComponentEvaluator
-from training.metrics.curves import ExactCurve
-from training.metrics.smiyc import BinnedCurve, half_precision
-from training.metrics.sorted_scores import Floats
+
+from .component import TRACKS, ComponentEvaluator
+from .curves import ExactCurve
+from .smiyc import BinnedCurve, half_precision
+from .sorted_scores import Floats
 
 KNOWN, ANOMALY, VOID = 0, 1, 255
 PROTOCOLS = ("exact", "smiyc")

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mask2kan.inference.scores import anomalous_regions
-from training.metrics.pixel import ANOMALY, KNOWN
+
+from .pixel import ANOMALY, KNOWN
 
 SMALLEST_OBJECT = 50  # pixels
 

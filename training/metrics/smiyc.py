@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mask2kan.errors import NumericsError
-from training.metrics.curves import check_both_kinds
+
+from .curves import check_both_kinds
 
 QUANTILES = 384
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from training.metrics.spill_file import SpillFile
+from .spill_file import SpillFile
 
 Floats = npt.NDArray[np.float32]
 RUN_LENGTH = 1 << 21

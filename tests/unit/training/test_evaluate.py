@@ -17,7 +17,7 @@ from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.scores import SCORES
 from mask2kan.modeling.classes import CAMVID
 from training import calibrate, cards, evaluate
-from training.data.camvid_anomaly import CamVidAnomaly
+from training.data.sets.camvid_anomaly import CamVidAnomaly
 from training.metrics import AnomalyEvaluator, SegmentationEvaluator
 
 TINY = {

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from training import tables
-from training.kan_ablation.experiments import EXPERIMENTS
-from training.kan_ablation.report import summarize
-from training.published import (
+from training.config.recipes import RECIPES
+from training.experiments.kan_ablation.experiments import EXPERIMENTS
+from training.experiments.kan_ablation.report import summarize
+from training.experiments.published import (
     ABLATION,
     ANOMALY,
     ANOMALY_METRICS,
@@ -26,10 +27,9 @@ from training.published import (
     CITYSCAPES,
     LOWER_IS_BETTER,
 )
-from training.recipes import RECIPES
-from training.tabular import Cell, Table, escape, latex, markdown
-from training.thesis_tables.build import build
-from training.thesis_tables.results import find
+from training.experiments.thesis_tables.build import build
+from training.experiments.thesis_tables.results import find
+from training.reporting.tables import Cell, Table, escape, latex, markdown
 
 
 def write(path: Path, content: Any) -> Path:

@@ -1,0 +1,221 @@
+"""Runs that are killed, restarted or spread over processes give what one quiet process gives.
+
+Every run is the command people type, in processes of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny_runs import TINY
+
+ROOT = Path(__file__).resolve().parents[4]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+pytestmark = pytest.mark.slow
+
+
+def _command(folder, *settings, launcher=("-m", "training.train"), recipe="camvid_kan"):
+    chosen = [part for one in [*TINY, *settings] for part in ("--set", one)]
+    common = ["--out", str(folder), "--quiet", "--threads", "1", "--resume"]
+    return [sys.executable, *launcher, recipe, *chosen, *common]
+
+
+def _run(command, **environment):
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**ENVIRONMENT, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def _torchrun(*options, script=("-m", "training.train")):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return ("-m", "torch.distributed.run", "--master-port", str(port), *options, *script)
+
+
+def _state(folder):
+    return torch.load(folder / "state.pt", weights_only=True)
+
+
+def _flat(value, path=""):
+    """Every tensor and number of a nested state, by its path."""
+    if isinstance(value, dict):
+        items = [(str(key), one) for key, one in value.items()]
+    elif isinstance(value, (list, tuple)):
+        items = [(str(index), one) for index, one in enumerate(value)]
+    else:
+        return {path: value}
+    return {key: leaf for name, one in items for key, leaf in _flat(one, f"{path}/{name}").items()}
+
+
+def _require_equal(found, expected):
+    found, expected = _flat(found), _flat(expected)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        same = torch.equal(found[key], value) if torch.is_tensor(value) else found[key] == value
+        assert same, key
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_at_five_random_steps_it_ends_where_the_unbroken_run_ends(tmp_path, workers):
+    steps = 14
+    settings = [f"workers={workers}", f"steps={steps}", "save_every=1", "eval_every=7"]
+    settings += ["batch_norm_batches=1", "grid_update_steps=(3,)", "outliers.source=procedural"]
+    _run(_command(tmp_path / "whole", *settings))
+    command = _command(tmp_path / "parts", *settings)
+    file = tmp_path / "parts" / "state.pt"
+    rng = random.Random(workers)
+    for step in sorted(rng.sample(range(1, steps), 5)):
+        with subprocess.Popen(
+            command, cwd=ROOT, env=ENVIRONMENT, start_new_session=True
+        ) as process:
+            while process.poll() is None and not (file.is_file() and _state_step(file) >= step):
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.3))  # anywhere within a step, saving included
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    _run(command)
+    whole, parts = _state(tmp_path / "whole"), _state(tmp_path / "parts")
+    assert whole["step"] == steps
+    _require_equal(parts, whole)
+    logged = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "parts")
+    ]
+    validated = [[one["val/miou"] for one in lines if "val/miou" in one] for lines in logged]
+    assert validated[0] == validated[1]
+    assert len(validated[0]) == 2
+
+
+def _state_step(file):
+    try:
+        return torch.load(file, weights_only=True)["step"]
+    except (OSError, RuntimeError, EOFError):
+        return 0
+
+
+SPREAD = [
+    "batch_size=4",
+    "steps=3",
+    "eval_every=3",
+    "train_batch_norm=false",  # statistics of half a batch are not those of the whole
+]
+
+
+def _losses(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {k: v for k, v in lines[0].items() if k.startswith("train/loss")}
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path):
+    _run(_command(tmp_path / "one", *SPREAD))
+    _run(_command(tmp_path / "two", *SPREAD, launcher=_torchrun("--nproc-per-node", "2")))
+    one, two = _losses(tmp_path / "one"), _losses(tmp_path / "two")
+    assert len(one) == 7
+    for name, value in one.items():
+        assert two[name] == pytest.approx(value, rel=1e-5), name
+    after = [_state(tmp_path / name)["model"] for name in ("one", "two")]
+    for key, value in after[0].items():
+        torch.testing.assert_close(after[1][key], value, rtol=1e-3, atol=1e-5, msg=key)
+
+
+FSDP = """
+    # accelerate shards on cards alone; what it would do there is done here on the processor.
+    import sys
+    import training.engine.trainer as loop
+    from accelerate.utils import DistributedType
+    from torch.distributed.tensor import DTensor
+
+    plain = loop.Accelerator
+
+    def sharding(**options):
+        made = plain(**options)
+        made.state._shared_state["distributed_type"] = DistributedType.FSDP
+        made.state._shared_state["fsdp_plugin"] = options["fsdp_plugin"]
+        return made
+
+    loop.Accelerator = sharding
+    fit = loop.Trainer.fit
+
+    def checked(self):
+        assert all(isinstance(value, DTensor) for value in self.model.parameters())
+        return fit(self)
+
+    loop.Trainer.fit = checked
+    from training.train import main
+    sys.exit(main())
+"""
+
+
+def test_sharded_over_two_processes_it_is_the_same_run_and_resumes(tmp_path):
+    script = tmp_path / "fsdp.py"
+    script.write_text(textwrap.dedent(FSDP))
+    settings = [*SPREAD, "average_decay=0.9"]
+    _run(_command(tmp_path / "one", *settings))
+    launcher = _torchrun("--nproc-per-node", "2", script=(str(script),))
+    environment = {"ACCELERATE_USE_FSDP": "true", "PYTHONPATH": str(ROOT)}
+    _run(_command(tmp_path / "two", *settings, "steps=2", launcher=launcher), **environment)
+    assert _state(tmp_path / "two")["step"] == 2
+    first = _command(tmp_path / "plain", *settings, "steps=2")
+    _run(first)
+    sharded, plain = (_state(tmp_path / name) for name in ("two", "plain"))
+    assert _flat(sharded["optimizer"]).keys() == _flat(plain["optimizer"]).keys()
+    for part in ("model", "average"):
+        expected = _flat(plain[part])
+        for key, value in _flat(sharded[part]).items():
+            if torch.is_tensor(value):
+                torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=1e-5, msg=key)
+    done = _run(_command(tmp_path / "two", *settings, launcher=launcher), **environment)
+    assert "starting at step 2 of 3" in done.stdout
+    assert _state(tmp_path / "two")["step"] == 3
+
+
+def test_a_rank_that_dies_is_restarted_and_the_run_ends_where_it_would_have(tmp_path):
+    settings = [*SPREAD, "steps=8", "save_every=1", "eval_every=8"]
+    unbroken = _torchrun("--nproc-per-node", "2")
+    _run(_command(tmp_path / "whole", *settings, launcher=unbroken))
+    launcher = _torchrun("--nproc-per-node", "2", "--max-restarts", "3")
+    command = _command(tmp_path / "parts", *settings, launcher=launcher)
+    file = tmp_path / "parts" / "state.pt"
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        while process.poll() is None and not (file.is_file() and _state_step(file) >= 3):
+            time.sleep(0.02)
+        os.kill(_last_child(process.pid), signal.SIGKILL)
+        try:
+            output, _ = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # torchrun takes its processes with it
+            output = f"{process.communicate()[0]}\nstopped after two minutes"
+    assert process.returncode == 0, output
+    assert output.count("starting at step") == 2, output
+    _require_equal(_state(tmp_path / "parts"), _state(tmp_path / "whole"))
+
+
+def _last_child(parent):
+    """The newest process torchrun started: one of the two ranks."""
+    listed = subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(parent)], text=True)
+    return max(int(line) for line in listed.split())

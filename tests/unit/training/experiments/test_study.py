@@ -1,0 +1,228 @@
+"""The study: pairs that differ in the head alone, runs done once, statistics by a worked case."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from scipy import stats
+
+from mask2kan import Predictor, load_model
+from mask2kan.checkpoints.hub import WEIGHTS
+from tests.tiny_runs import TINY
+from training import study as study_module
+from training.evaluation.measure import evaluate_segmentation
+from training.reporting.statistics import holm, mean_of, paired_difference
+from training.reporting.study import as_markdown
+from training.study import HEADS, Plan, Study, head_config, main
+
+MEMBERS = {"kan": "mask2kan", "mlp": "mask2former"}
+TRUNKS = {"kan-trained": "mask2kan_road", "mlp-trained": "mask2former_road"}
+QUICK = (
+    *("steps=2", "batch_size=2", "num_points=32", "eval_pictures=1", "views=1"),
+    *("augmentation.crop=(64, 64)", "grid_update_steps=(1,)", "data=synthetic"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_the_runs_of_a_pair_differ_in_the_head_alone():
+    plan = Plan("head_only", "camvid", TRUNKS, 2)
+    configs = {head: head_config(plan, "mlp-trained", head, 1) for head in HEADS}
+    same = [dataclasses.replace(config, name="", model_options={}) for config in configs.values()]
+    assert same[0] == same[1] == same[2]
+    assert configs["kan"].model_options == {"mask_embed": "kan"}
+    assert configs["mlp_equal"].model_options == {"mask_embed": "mlp", "mask_embed_width": 429}
+    full = [head_config(dataclasses.replace(plan, mode="full"), "", head, 0) for head in HEADS]
+    assert {config.init for config in full} == {""}
+    differing = {
+        key
+        for config in full
+        for key, value in config.model_options.items()
+        if full[0].model_options.get(key) != value
+    }
+    assert differing == {"mask_embed", "mask_embed_width"}
+
+
+def test_means_and_paired_tests_equal_scipy():
+    first, second = [0.5, 0.6, 0.55, 0.7], [0.4, 0.62, 0.5, 0.6]
+    found = paired_difference(first, second)
+    expected = stats.ttest_rel(first, second)
+    assert found.p == pytest.approx(expected.pvalue)
+    low, high = expected.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert (found.wins, found.losses, found.n) == (3, 1, 4)
+    mean = mean_of(first)
+    interval = stats.t.interval(0.95, 3, loc=0.5875, scale=stats.sem(first))
+    assert (mean.mean, mean.low, mean.high) == pytest.approx((0.5875, *interval))
+    assert math.isnan(mean_of([1.0]).low)
+
+
+def test_holm_by_hand():
+    # sorted: .01 * 4, .02 * 3, .03 * 2, .5 * 1; no value below one before it
+    adjusted = holm([0.02, 0.5, 0.01, float("nan"), 0.03])
+    assert adjusted[:3] == pytest.approx([0.06, 0.5, 0.04])
+    assert math.isnan(adjusted[3])
+    assert adjusted[4] == pytest.approx(0.06)
+
+
+def test_a_study_runs_each_pair_once_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    trained, measured = [], []
+
+    def quick_training(self, config, trunk, folder):
+        trained.append(config)
+        folder.mkdir(parents=True)
+        (folder / "last.safetensors").write_bytes(b"weights")
+        (folder / "state.pt").write_bytes(b"state")
+        return 0.5 + config.lr  # the largest rate looks best
+
+    def quick_measurement(self, weights):
+        measured.append(sorted(weights))
+        return {
+            head: {"head_parameters": len(head), "miou": 0.5, "x/msp/fpr95": 0.1 * len(head)}
+            for head in weights
+        }
+
+    monkeypatch.setattr(Study, "_train", quick_training)
+    monkeypatch.setattr(Study, "_measure", quick_measurement)
+    plan = Plan(
+        *("head_only", "synthetic", TRUNKS, 1, QUICK),
+        rates=(1e-2, 1e-3),
+        tuning_steps=1,
+        anomalies=("synthetic_anomaly",),
+    )
+    content = Study(plan, tmp_path).run()
+    tuning = [config for config in trained if config.seed == study_module.TUNING_SEED]
+    assert len(tuning) == 12  # two rates, three heads, two trunks
+    assert len(trained) == 12 + 6
+    assert measured == [sorted(HEADS)] * 2
+    assert {config.lr for config in trained if config not in tuning} == {1e-2}
+    (tmp_path / "kan-trained" / "mlp" / "seed_0" / "result.json").unlink()
+    trained.clear()
+    again = Study(plan, tmp_path).run()
+    assert not trained  # its weights are there; only the measurement is repeated
+    assert measured[2:] == [["mlp"]]
+    assert again["results"] == content["results"]
+    files = {path.name for path in tmp_path.iterdir()}
+    assert {"study.json", "study.md", "study.png", "plan.json"} <= files
+    with pytest.raises(study_module.ConfigError, match="another plan"):
+        Study(dataclasses.replace(plan, seeds=2), tmp_path)
+
+
+@pytest.mark.slow
+def test_heads_share_what_a_trunk_makes_of_the_crops(tmp_path):
+    plan = Plan(
+        *("head_only", "synthetic", {"one": "mask2former_road"}, 1, QUICK),
+        anomalies=("synthetic_anomaly",),
+        limit=1,
+    )
+    study = Study(plan, tmp_path)
+    content = study.run()
+    assert [one["head"] for one in content["results"]] == list(HEADS)
+    assert study._shared is not None
+    cache = study._shared[1]
+    assert (cache.misses, cache.hits) == (4, 8)  # two steps of two crops; three heads
+
+
+@pytest.mark.slow
+def test_full_training_is_studied_too(tmp_path):
+    settings = [one for one in TINY if not one.startswith(("data=", "grid_update"))]
+    plan = Plan(
+        *("full", "synthetic", {"": ""}, 2, (*settings, "steps=1")),
+        anomalies=("synthetic_anomaly",),
+        limit=1,
+    )
+    content = Study(plan, tmp_path).run()
+    sizes = {one["head"]: one["head_parameters"] for one in content["results"]}
+    assert sizes["mlp_equal"] == pytest.approx(sizes["kan"], rel=0.02)
+    assert sizes["mlp"] < sizes["kan"] / 3
+    assert len(content["results"]) == 6
+    assert "synthetic_anomaly/msp/ap" in content["results"][0]["metrics"]
+    assert "### full training" in (tmp_path / "study.md").read_text()
+
+
+def test_the_report_says_who_is_better_the_right_way_round():
+    results = [
+        {
+            "trunk": "t",
+            "head": head,
+            "seed": seed,
+            "head_parameters": 10,
+            "metrics": {
+                "miou": 0.5 + (0.1 + 0.01 * seed) * (head == "kan"),
+                "d/msp/fpr95": 0.4 - (0.1 + 0.01 * seed) * (head == "kan"),
+                "d/rba/ap": 0.3,
+                "d/rba/fpr95": 1.0,
+            },
+        }
+        for head in HEADS
+        for seed in range(3)
+    ]
+    rates = [{"trunk": "t", "head": head, "lr": 1e-3} for head in HEADS]
+    text = as_markdown({"results": results, "learning_rates": rates})
+    lines = [line for line in text.splitlines() if line.startswith("| t | MLP |")]
+    assert "test mIoU ↑ | +0.1100 |" in lines[0]
+    assert lines[0].endswith("| 3 of 3 |")
+    assert "d msp FPR95 ↓ | -0.1100 |" in lines[1]
+    assert lines[1].endswith("| 3 of 3 |")
+    adjusted, other = text.split("### The other scores, p unadjusted")
+    assert "p (Holm)" in adjusted
+    assert "d rba AP ↑" in other
+    ties = [line for line in other.splitlines() if line.startswith("| t | MLP")]
+    assert len(ties) == 4
+    assert all(line.endswith("| 0 of 3 |") for line in ties)  # equal is not better
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trunks", "one"], "is not NAME=CHECKPOINT"),
+        (["--seeds", "0"], "must be at least 1"),
+        (["--data", "/nowhere"], "/nowhere"),
+        (["--data", "synthetic", "--anomalies", "camvid_anomly"], "camvid_anomly"),
+        (["--data", "synthetic", "--anomalies", "--split", "tset"], "tset"),
+        (["--data", "synthetic", "--limit", "-1"], "--limit is -1"),
+        (["--data", "synthetic", "--tuning-steps", "0"], "--tuning-steps is 0"),
+        (["--data", "synthetic", "--rates", "-1"], "--rates is -1.0"),
+        (["--threads", "-1"], "--threads is -1"),
+        (
+            ["--rates", "--trunks", "a=/nowhere.safetensors", "--data", "synthetic", "--anomalies"],
+            "/no",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_a_failure(arguments, message, tmp_path, capsys):
+    assert main([*arguments, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_a_damaged_plan_is_named(tmp_path, capsys):
+    (tmp_path / "plan.json").write_text("{")
+    command = ["--data", "synthetic", "--anomalies", "synthetic_anomaly", "--out", str(tmp_path)]
+    assert main(command) == 2
+    assert "plan.json is damaged" in capsys.readouterr().err
+
+
+def test_finer_models_are_measured_in_the_classes_of_the_data(tmp_path):
+    settings = tuple(one for one in QUICK if not one.startswith(("data=", "eval_pictures")))
+    plan = Plan("head_only", "synthetic:camvid", TRUNKS, 1, settings, anomalies=())
+    weights = {head: WEIGHTS / f"{name}_road.safetensors" for head, name in MEMBERS.items()}
+    study = Study(plan, tmp_path)
+    found = study._measure(weights)
+    for head, path in weights.items():
+        predictor = Predictor(load_model(path, device="cpu"), "cpu", "float32")
+        expected, _ = evaluate_segmentation(predictor, study._pictures)
+        assert found[head]["miou"] == pytest.approx(expected["miou"], abs=1e-6)
+        assert found[head]["miou"] > 0.02

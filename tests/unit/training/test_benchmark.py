@@ -1,0 +1,273 @@
+"""The benchmark command: its figures, its restarts, its pictures; and evaluation on Cityscapes."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mask2kan import create_model, load_model
+from mask2kan.checkpoints import save_model
+from mask2kan.errors import CheckpointError, ConfigError, PictureError
+from mask2kan.inference.predictor import Predictor
+from mask2kan.modeling.classes import CITYSCAPES
+from tests.tiny_models import BACKBONES, TINY
+from training import evaluate
+from training.benchmark import Benchmark, checkpoint_names, main
+from training.data import open_anomaly
+from training.evaluation.saved_scores import Scorer, ScoringPlan, read_score, save_scores
+from training.experiments.thesis_tables import results
+from training.metrics import AnomalyEvaluator, CityscapesEvaluator
+
+SETS = ["--sets", "synthetic_anomaly", "--limit", "3", "--scores", "msp", "rba"]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Two tiny models, as two runs leave them."""
+    paths = []
+    for seed, head in enumerate(("kan", "mlp")):
+        torch.manual_seed(seed)
+        family = {"kan": "mask2kan", "mlp": "mask2former"}[head]
+        options = {**TINY, "num_classes": 19, "class_names": tuple(CITYSCAPES)}
+        model = create_model(f"{family}_mobilenetv2", **options, **BACKBONES["mobilenetv2"])
+        folder = tmp_path_factory.mktemp("runs") / f"thesis_swin_t_{head}"
+        save_model(model, folder / "best.safetensors")
+        (folder / "config.json").write_text(json.dumps({"name": folder.name}))
+        paths.append(str(folder / "best.safetensors"))
+    return paths
+
+
+def test_figures_are_the_evaluator_s_and_the_tables_find_them(checkpoints, tmp_path, capsys):
+    out = tmp_path / "benchmark"
+    assert main([*checkpoints, *SETS, "--out", str(out), "--device", "cpu"]) == 0
+    text = capsys.readouterr().out
+    pictures = open_anomaly("synthetic_anomaly")
+    chosen = np.linspace(0, len(pictures.names) - 1, 3).round().astype(int)
+    for path, (name, _) in zip(checkpoints, checkpoint_names(checkpoints), strict=True):
+        found = json.loads((out / name / "benchmark.json").read_text())
+        assert found["recipe"] == name.removesuffix("_best")
+        predictor = Predictor(load_model(path, device="cpu"), "cpu", "float32")
+        for score in ("msp", "rba"):
+            direct = AnomalyEvaluator()
+            for index in chosen:
+                picture, label = pictures.arrays(int(index))
+                direct.update(predictor(picture).anomaly(score), label)
+            expected = direct.compute()
+            stored = found["sets"]["synthetic_anomaly"]["scores"][score]
+            for key in ("ap", "auroc", "fpr95", "best_f1"):
+                assert stored[key] == pytest.approx(expected[key], abs=1e-12)
+            assert f"{expected['ap']:.4f}" in text
+    assert not (out / "scores").exists()
+    for kind in ("pr", "roc"):
+        drawn = np.asarray(Image.open(out / f"{kind}_synthetic_anomaly.png").convert("L"))
+        assert drawn.std() > 5
+    shown = list((out / "best_and_worst" / "synthetic_anomaly").glob("*/*.png"))
+    assert len(shown) == 6
+    assert not results.find([out]).unused
+
+
+def test_stopped_it_goes_on_and_does_nothing_twice(checkpoints, tmp_path, monkeypatch):
+    scored = []
+    score = Scorer.__call__
+
+    def until(stop):
+        def call(self, task):
+            if len(scored) == stop:
+                raise KeyboardInterrupt
+            scored.append(task)
+            return score(self, task)
+
+        return call
+
+    command = [checkpoints[0], *SETS, "--out", str(tmp_path), "--device", "cpu", "--keep-scores"]
+    monkeypatch.setattr(Scorer, "__call__", until(2))
+    with pytest.raises(KeyboardInterrupt):
+        main(command)
+    first = list(scored)
+    monkeypatch.setattr(Scorer, "__call__", until(-1))
+    assert main(command) == 0
+    assert len(first) == 2
+    assert len(scored) == len(set(scored)) == 3
+    assert not list(tmp_path.rglob("*.tmp"))
+    before = (tmp_path / "best" / "benchmark.json").read_text()
+    assert main(command) == 0
+    assert len(scored) == 3
+    assert (tmp_path / "best" / "benchmark.json").read_text() == before
+
+
+def test_scores_of_other_weights_are_refused(checkpoints, tmp_path, capsys):
+    options = [*SETS, "--out", str(tmp_path), "--device", "cpu"]
+    assert main([checkpoints[0], *options, "--keep-scores"]) == 0
+    assert main([checkpoints[1], *options]) == 2
+    assert "holds the scores of another benchmark" in capsys.readouterr().err
+    [plan] = tmp_path.rglob("plan.json")
+    plan.write_text(plan.read_text()[:-20])
+    assert main([checkpoints[0], *options]) == 2
+    assert f"{plan} is damaged" in capsys.readouterr().err
+
+
+def test_a_broken_picture_is_listed_and_the_others_are_kept(
+    checkpoints, tmp_path, capsys, monkeypatch
+):
+    score = Scorer.__call__
+
+    def broken(self, task):
+        if task[1] == 0:
+            raise PictureError("no picture")
+        return score(self, task)
+
+    command = [checkpoints[0], *SETS, "--out", str(tmp_path), "--device", "cpu"]
+    monkeypatch.setattr(Scorer, "__call__", broken)
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert "synthetic_anomaly, picture 0: no picture" in error
+    assert "error: 1 of 3 pictures could not be scored" in error
+    assert len(list(tmp_path.rglob("*.npz"))) == 2
+    assert not (tmp_path / "benchmark.md").exists()
+
+
+def test_scores_of_other_pictures_are_refused(checkpoints, tmp_path):
+    def benchmark(folder):
+        plan = ScoringPlan(
+            checkpoints=(("best", checkpoints[0]),),
+            sets=("road_anomaly",),
+            root=str(folder),
+            scores=("msp",),
+            out=str(tmp_path / "scores"),
+        )
+        return Benchmark(plan, tmp_path)
+
+    for name in ("a", "b"):
+        frames = tmp_path / name / "road_anomaly" / "frames"
+        (frames / "0.labels").mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(frames / "0.png")
+        label = np.array([[0, 2]], np.uint8).repeat(8, 0).repeat(4, 1)
+        Image.fromarray(label).save(frames / "0.labels" / "labels_semantic.png")
+    benchmark(tmp_path / "a")
+    benchmark(tmp_path / "a")
+    with pytest.raises(ConfigError, match="holds the scores of another benchmark"):
+        benchmark(tmp_path / "b")
+
+
+def test_a_cut_off_score_file_is_named(tmp_path):
+    path = tmp_path / "0.npz"
+    score = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    save_scores(path, {"msp": score})
+    assert np.array_equal(read_score(path, "msp"), score)
+    for length in (0, 40, path.stat().st_size - 10):
+        path.write_bytes(path.read_bytes()[:length])
+        with pytest.raises(CheckpointError, match="0.npz"):
+            read_score(path, "msp")
+        save_scores(path, {"msp": score})
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_scores(checkpoints, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "init", functools.partial(ray.init, num_cpus=2, num_gpus=0))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each of two actors on two cores
+    command = [*checkpoints, *SETS, "--device", "cpu", "--keep-scores", "--out"]
+    try:
+        assert main([*command, str(tmp_path / "here")]) == 0
+        assert main([*command, str(tmp_path / "ray"), "--ray", "--workers", "2"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    files = sorted((tmp_path / "here" / "scores").rglob("*.npz"))
+    assert len(files) == 6
+    for file in files:
+        other = tmp_path / "ray" / file.relative_to(tmp_path / "here")
+        for score in ("msp", "rba"):
+            assert np.array_equal(read_score(file, score), read_score(other, score))
+    tables = [(tmp_path / name / "benchmark.md").read_text() for name in ("here", "ray")]
+    assert tables[0] == tables[1]
+
+
+def test_a_track_has_component_figures(checkpoints, tmp_path, capsys):
+    root = tmp_path / "dataset_ObstacleTrack"
+    rng = np.random.default_rng(0)
+    for folder in ("images", "labels_masks"):
+        (root / folder).mkdir(parents=True)
+    for index in range(2):
+        name = f"validation_{index}"
+        picture = rng.integers(0, 255, (96, 128, 3), dtype=np.uint8)
+        label = np.zeros((96, 128), np.uint8)
+        label[20:50, 30:70] = 1
+        label[90:] = 255
+        Image.fromarray(picture).save(root / "images" / f"{name}.webp", lossless=True)
+        Image.fromarray(label).save(root / "labels_masks" / f"{name}_labels_semantic.png")
+    command = [checkpoints[0], "--root", str(tmp_path), "--protocol", "smiyc", "--scores", "msp"]
+    assert main([*command, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    assert "sIoU ↑ |  PPV ↑ | F1\\* ↑" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "best" / "benchmark.json").read_text())
+    about = found["sets"]["road_obstacle_21"]
+    assert about["track"] == "obstacle"
+    assert {"siou", "ppv", "f1_star"} < set(about["scores"]["msp"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sets", "road_anomoly"], "Nearest: road_anomaly"),
+        (["--sets", "synthetic_anomaly", "--scores", "mps"], "Nearest: msp"),
+        (["--sets", "synthetic_anomaly", "--limit", "0"], "at least 1"),
+        (["--root", "/nowhere"], "No anomaly data set in /nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_failure(arguments, message, checkpoints, tmp_path, capsys):
+    assert main([checkpoints[0], *arguments, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_checkpoints_of_one_name_get_their_folders_too():
+    named = checkpoint_names(["runs/a/best.safetensors", "runs/b/best.safetensors", "org/name"])
+    assert [name for name, _ in named] == ["a_best", "b_best", "org_name"]
+
+
+def test_cityscapes_figures_and_pictures_lie_beside_the_run(checkpoints, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        stem = f"town_{index:06d}_000019"
+        picture = rng.integers(0, 255, (64, 128, 3), dtype=np.uint8)
+        labels = np.repeat(np.repeat(rng.choice([7, 11, 23, 24, 26], (4, 8)), 16, 0), 16, 1)
+        instances = np.where(labels >= 24, labels * 1000, labels)
+        place = tmp_path / "gtFine" / "val" / "town" / stem
+        for path, values in (
+            (tmp_path / "leftImg8bit" / "val" / "town" / f"{stem}_leftImg8bit.png", picture),
+            (place.with_name(f"{stem}_gtFine_labelIds.png"), labels.astype(np.uint8)),
+            (place.with_name(f"{stem}_gtFine_instanceIds.png"), instances.astype(np.int32)),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(path)
+    command = [checkpoints[0], "--data", f"cityscapes={tmp_path}", "--device", "cpu"]
+    out = tmp_path / "out"
+    assert evaluate.main([*command, "--out", str(out)]) == 0
+    assert "category_iiou" in capsys.readouterr().out
+    found = json.loads((out / "evaluation.json").read_text())
+    pictures, name, split = evaluate.open_labelled(str(tmp_path))
+    assert (name, split) == ("cityscapes", "val")
+    predictor = Predictor(load_model(checkpoints[0], device="cpu"), "cpu", "float32")
+    direct = CityscapesEvaluator()
+    for index in range(2):
+        semantic = predictor(pictures.arrays(index)[0]).semantic
+        direct.update(semantic, pictures.label_ids(index), pictures.instance_ids(index))
+    expected = direct.compute()
+    for key in ("iou", "iiou", "category_iou", "category_iiou"):
+        assert found[key] == pytest.approx(expected[key])
+    assert found["recipe"] == "thesis_swin_t_kan"
+    assert found["split"] == "val"
+    assert (out / "confusion.png").is_file()
+    assert len(list((out / "best_and_worst").iterdir())) == 2
+
+
+def test_a_checkpoint_of_other_classes_is_refused(checkpoints, capsys):
+    assert evaluate.main([checkpoints[0], "--data", "synthetic:ade20k"]) == 2
+    error = capsys.readouterr().err
+    assert "19 classes (road, sidewalk, building, …); synthetic:ade20k needs its own 150" in error

@@ -1,0 +1,372 @@
+"""Pictures with labels in files: finding them, saying what is missing, reading them.
+
+A data set's module says how its folder is laid out by a ``scan`` that returns a ``Scan``: pairs
+of files, and every fault of the layout. The data set reads the pairs; the check lists the faults.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mask2kan.errors import ConfigError
+
+from .faults import Fault, FaultError
+from .reading import (
+    VOID,
+    Array,
+    LabelReader,
+    LabelValues,
+    decode_picture,
+    os_fault,
+    read_file,
+)
+
+PICTURE_TYPES = (".webp", ".png", ".jpg", ".jpeg")
+Color = tuple[int, int, int]
+
+
+class LabelledPictures(Protocol):
+    """What every data set to train on offers besides indexing."""
+
+    names: list[str]
+    num_classes: int
+    class_names: tuple[str, ...]
+    palette: tuple[Color, ...]
+    groups: tuple[tuple[int, ...], ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]: ...
+
+    def arrays(self, index: int) -> tuple[Array, Array]:
+        """The picture (H, W, 3) RGB and its label (H, W) as bytes; do not write.
+
+        Label values are those of ``training.data.label_space``.
+        """
+        ...
+
+
+class AnomalyPictures(Protocol):
+    """What every anomaly data set offers."""
+
+    names: list[str]
+
+    def __len__(self) -> int: ...
+
+    def arrays(self, index: int) -> tuple[Array, Array]:
+        """The picture (H, W, 3) RGB and its label (H, W): 0 known, 1 anomaly, 255 void."""
+        ...
+
+
+class Pair(NamedTuple):
+    """A picture and its label.
+
+    Attributes:
+        name: of the picture, without folder and ending.
+        picture: its file.
+        label: its file.
+        reader: of the label.
+        overlay: a file of differences to add to the picture (Fishyscapes Static only).
+    """
+
+    name: str
+    picture: Path
+    label: Path
+    reader: LabelReader
+    overlay: Path | None = None
+
+
+@dataclasses.dataclass
+class Scan:
+    """What a data set's folder holds.
+
+    Attributes:
+        title: of the data set and split, for messages.
+        pairs: sorted by name.
+        faults: of the layout; nothing has been decoded.
+        notes: what is ignored.
+    """
+
+    title: str
+    pairs: list[Pair] = dataclasses.field(default_factory=list)
+    faults: list[Fault] = dataclasses.field(default_factory=list)
+    notes: list[Fault] = dataclasses.field(default_factory=list)
+
+    def index(
+        self,
+        folder: Path,
+        endings: Sequence[str] = ("",),
+        *,
+        nested: bool = False,
+        companions: Sequence[str] = (),
+    ) -> dict[str, Path]:
+        """The pictures of a folder by key: the file's name without its ending and suffix.
+
+        Args:
+            folder: where they lie.
+            endings: of the names, before the suffix; the first one that is there wins.
+            nested: they lie one folder deeper; the keys are then ``<folder>/<name>``.
+            companions: endings of files that belong there and are not wanted, with their suffix.
+        """
+        found: dict[str, tuple[int, Path]] = {}
+        for path in self._files(folder, nested=nested):
+            if path.name.endswith(tuple(companions)):
+                continue
+            is_picture = path.suffix.lower() in PICTURE_TYPES
+            rank = _rank(path.stem, endings) if is_picture else None
+            if rank is None:
+                self.notes.append(Fault(path, "other-file", "ignored"))
+                continue
+            key = path.stem.removesuffix(endings[rank])
+            key = f"{path.parent.name}/{key}" if nested else key
+            if key in found and found[key][0] == rank:
+                message = f"{found[key][1].name} has the same name; expected one of the two"
+                self.faults.append(Fault(path, "duplicate-name", message))
+            elif key not in found or rank < found[key][0]:
+                found[key] = (rank, path)
+        return {key: path for key, (_, path) in found.items()}
+
+    def match(
+        self,
+        pictures: Mapping[str, Path],
+        labels: Mapping[str, Path],
+        reader: LabelReader,
+        *,
+        expected: str,
+        optional: str | None = None,
+    ) -> None:
+        """Make pairs of what has the same key, and faults of the rest.
+
+        Args:
+            pictures: by key.
+            labels: by key.
+            reader: of the labels.
+            expected: a label's name for messages, with ``{key}`` in it.
+            optional: why a picture may lack its label: a note then, not a fault.
+        """
+        for key in sorted(pictures.keys() | labels.keys()):
+            name = key.rpartition("/")[2]
+            if key not in labels:
+                if optional is None:
+                    message = f"no label; expected {expected.format(key=key)}"
+                    self.faults.append(Fault(pictures[key], "missing-label", message))
+                else:
+                    self.notes.append(Fault(pictures[key], "unlabelled", optional))
+            elif key not in pictures:
+                message = f"no picture of this label; expected one named {name}"
+                self.faults.append(Fault(labels[key], "missing-picture", message))
+            else:
+                self.pairs.append(Pair(name, pictures[key], labels[key], reader))
+
+    def finish(self, root: Path) -> Scan:
+        """Itself, with a fault when it holds nothing and no other fault says why."""
+        if not self.pairs and not self.faults:
+            message = f"no picture with a label of {self.title}; expected at least one"
+            self.faults.append(Fault(root, "empty-split", message))
+        return self
+
+    def require_usable(self) -> Scan:
+        """Itself.
+
+        Raises:
+            ConfigError: when pictures or labels are missing. A label too many does no harm.
+        """
+        blocking = [fault for fault in self.faults if fault.rule != "missing-picture"]
+        if not self.pairs:
+            blocking = self.faults
+        if blocking:
+            more = f" ({len(blocking) - 1} more like it)" if len(blocking) > 1 else ""
+            raise ConfigError(
+                f"{self.title} cannot be used: {blocking[0]}{more}. `python -m training.data "
+                "check` lists every fault, `layout` shows what is expected; --data synthetic needs "
+                "no files."
+            )
+        return self
+
+    def _files(self, folder: Path, *, nested: bool) -> list[Path]:
+        """The files of a folder in order of their names, links that lead nowhere included."""
+        try:
+            entries = sorted(folder.iterdir())
+        except FileNotFoundError:
+            message = "no such folder; expected one with files of this data set"
+            self.faults.append(Fault(folder, "missing-folder", message))
+            return []
+        except OSError as error:
+            self.faults.append(os_fault(folder, error))
+            return []
+        files: list[Path] = []
+        for path in entries:
+            if path.name.startswith("."):
+                continue
+            if _leads_back(path):
+                message = "leads back to itself or a folder above it; expected a file or folder"
+                self.faults.append(Fault(path, "symlink-loop", message))
+            elif not _is_folder(path):
+                files.append(path)
+            elif nested:
+                files += self._files(path, nested=False)
+        return files
+
+
+def _rank(stem: str, endings: Sequence[str]) -> int | None:
+    """Which ending a name has."""
+    ranks = (rank for rank, ending in enumerate(endings) if stem.endswith(ending))
+    return next(ranks, None)
+
+
+def _leads_back(path: Path) -> bool:
+    """Whether a link cannot be followed to an end, or ends at a folder it lies in."""
+    if not path.is_symlink():
+        return False
+    real = os.path.realpath(path)
+    return Path(real).is_symlink() or Path(os.path.realpath(path.parent)).is_relative_to(real)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # reading it will say why
+        return False
+
+
+def class_labels(count: int, *, void: Sequence[int] = (VOID,)) -> LabelValues:
+    """Labels that hold the class numbers themselves.
+
+    Args:
+        count: number of classes.
+        void: values that stand for no class.
+    """
+    words = f"0 to {count - 1} and {' or '.join(map(str, void))} (void)"
+    return LabelValues({n: n for n in range(count)} | dict.fromkeys(void, VOID), words)
+
+
+def read_pair(pair: Pair) -> tuple[Array, Array]:
+    """The picture (H, W, 3) RGB and its label (H, W).
+
+    Raises:
+        FaultError: naming the file that cannot be used.
+    """
+    picture = apply_overlay(decode_picture(pair.picture, read_file(pair.picture)), pair.overlay)
+    size = (picture.shape[0], picture.shape[1])
+    return picture, pair.reader(pair.label, read_file(pair.label), size)
+
+
+def apply_overlay(picture: Array, overlay: Path | None) -> Array:
+    """The picture plus the signed differences of an ``.npz`` (key ``rgb``), bounded to bytes.
+
+    Raises:
+        FaultError: when that file cannot be used.
+    """
+    if overlay is None:
+        return picture
+    try:
+        with np.load(overlay) as stored:
+            difference = stored["rgb"].astype(np.int16)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        message = f"{error}; expected an .npz with the array 'rgb'"
+        raise FaultError(Fault(overlay, "damaged-overlay", message)) from error
+    if difference.shape != picture.shape:
+        message = f"has shape {difference.shape}; expected its picture's {picture.shape}"
+        raise FaultError(Fault(overlay, "damaged-overlay", message))
+    return np.asarray(np.clip(picture + difference, 0, 255), np.uint8)
+
+
+class PairedPictures:
+    """Pictures and labels in files.
+
+    Args:
+        scan: of the folder.
+
+    Attributes:
+        names: of the pictures, without extension, sorted.
+        pairs: their files.
+
+    Raises:
+        ConfigError: when pictures or labels are missing.
+    """
+
+    def __init__(self, scan: Scan) -> None:
+        self.pairs = scan.require_usable().pairs
+        self.names = [pair.name for pair in self.pairs]
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.pairs)
+
+    def arrays(self, index: int) -> tuple[Array, Array]:
+        """The picture (H, W, 3) RGB and its label (H, W), as bytes; do not write.
+
+        Raises:
+            FaultError: a ``PictureError`` that names the file that cannot be used.
+        """
+        return read_pair(self.pairs[index])
+
+
+class SegmentationPictures(PairedPictures, Dataset[tuple[Tensor, Tensor]], abc.ABC):
+    """One split as (image (3, H, W) float32 in [0, 1], label (H, W) int64, 255 = void) pairs.
+
+    Args:
+        root: folder of the data set.
+        split: one of ``splits``.
+
+    Attributes:
+        class_names: in the order of the label values.
+        palette: RGB of each class.
+        num_classes: how many.
+        groups: what label values from ``num_classes`` on stand for: "one of these classes".
+        splits: that the data set has.
+
+    Raises:
+        ConfigError: for another split, or when pictures or labels are missing.
+    """
+
+    title: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    class_names: tuple[str, ...]
+    palette: tuple[Color, ...]
+    groups: tuple[tuple[int, ...], ...] = ()
+
+    def __init__(self, root: str | Path, split: str) -> None:
+        if split not in self.splits:
+            raise ConfigError(
+                f"{self.title} has no split {split!r}; expected one of {', '.join(self.splits)}."
+            )
+        super().__init__(self.scan(Path(root), split))
+        self.num_classes = len(self.class_names)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image and label as tensors."""
+        return as_tensors(*self.arrays(index))
+
+    @classmethod
+    @abc.abstractmethod
+    def recognised(cls, root: Path) -> bool:
+        """Whether a folder is laid out like this data set, complete or not."""
+
+    @classmethod
+    @abc.abstractmethod
+    def scan(cls, root: Path, split: str) -> Scan:
+        """What a folder holds of a split."""
+
+    @classmethod
+    def checked_splits(cls, root: Path) -> tuple[str, ...]:
+        """The splits a check looks at: those whose labels are published and expected there."""
+        del root
+        return cls.splits
+
+
+def as_tensors(picture: Array, label: Array) -> tuple[Tensor, Tensor]:
+    """(3, H, W) float32 in [0, 1] and (H, W) int64."""
+    image = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32) / 255.0)
+    return image, torch.from_numpy(label.astype(np.int64))

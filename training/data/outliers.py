@@ -1,0 +1,417 @@
+"""Outlier exposure: unknown objects pasted into training pictures and marked as such.
+
+Three sources: COCO's pictures without any road class, whose instances are pasted together
+(Mask2Anomaly; Rai et al., ICCV 2023, after Chan et al., ICCV 2021), a folder of cut-outs (pictures
+with an alpha channel), or objects made by a procedure, which need no download.
+
+Departs from Mask2Anomaly: its code reads pictures prepared beforehand, here the published
+exclusions are applied to COCO's own annotation file; objects may be scaled and their edges blended.
+
+Legend: H W picture, h w object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mask2kan.checks import require, require_pair
+from mask2kan.errors import ConfigError, PictureError, unknown
+from mask2kan.media.images import MAX_MEGAPIXELS, read_picture
+
+from . import find_data
+from .augmentation import OUTLIER
+
+OPAQUE = 128  # alpha from here on belongs to the object
+SHORTEST_SIDE = 480  # of COCO pictures used
+ROAD_CLASSES = (
+    *("person", "bicycle", "car", "motorcycle", "bus", "truck"),
+    *("traffic light", "stop sign"),
+)
+CUTOUT_TYPES = (".png", ".webp")
+SMALLEST_SIDE = 4  # pixels; a smaller object is not worth pasting
+SMALLEST_OBJECT = 12  # pixels of the longest side of one that stands
+CAMERA_HEIGHT = 1.3  # metres above the ground
+GROUND_WIDTH = 0.05  # share of a row that must be ground, where the ground is said to end
+FOOT_TRIES = 10
+
+Bytes = NDArray[np.uint8]
+
+
+class CutOut(NamedTuple):
+    """An object: (h, w, 3) RGB and its (h, w) alpha, 0 to 255."""
+
+    picture: Bytes
+    alpha: Bytes
+
+
+class ObjectSource(Protocol):
+    """Where objects come from."""
+
+    def draw(self, rng: np.random.Generator) -> CutOut:
+        """One object, a function of the generator alone."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class OutlierExposure:
+    """Which objects are pasted, and how.
+
+    Attributes:
+        source: ``procedural``, ``cutouts:<folder>`` or ``coco:<folder>``; empty for none.
+        probability: that a picture gets an object.
+        scale: lowest and highest size, longest side of the object as a share of the picture's
+            height, drawn log-uniformly; (0, 0) keeps the object's own size. An object larger
+            than the picture is shrunk to fit either way.
+        feather: width in pixels over which the edge is blended; 0 for a hard edge.
+        ground: names of classes an object stands on, its foot at one of their pixels and its size
+            fitting that row; empty to paste anywhere.
+        metres: lowest and highest size, longest side of an object that stands, drawn
+            log-uniformly; ``scale`` is not asked then.
+        without: beginnings of the names of cut-outs to leave out.
+    """
+
+    source: str = ""
+    probability: float = 0.2
+    scale: tuple[float, float] = (0.0, 0.0)
+    feather: float = 0.0
+    ground: tuple[str, ...] = ()
+    metres: tuple[float, float] = (0.4, 2.5)
+    without: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing.
+
+        Raises:
+            ConfigError: naming the field, the value found and what it must be.
+        """
+        require("outliers.probability", self.probability, 0.0, 1.0)
+        require_pair("outliers.scale", self.scale)
+        if not 0.0 <= self.scale[0] <= self.scale[1] or (self.scale[1] and not self.scale[0]):
+            raise ConfigError(
+                f"outliers.scale is {self.scale}; expected 0 < low <= high, or (0, 0) for the "
+                "object's own size."
+            )
+        require("outliers.feather", self.feather, 0.0)
+        require_pair("outliers.metres", self.metres)
+        if not 0.0 < self.metres[0] <= self.metres[1]:
+            raise ConfigError(f"outliers.metres is {self.metres}; expected 0 < low <= high.")
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is ever pasted."""
+        return bool(self.source) and self.probability > 0
+
+
+class OutlierPaster:
+    """Pastes objects of a source as an ``OutlierExposure`` says.
+
+    Args:
+        exposure: what and how.
+        class_names: of the labels, to know the ground by.
+
+    Raises:
+        ConfigError: for a source that does not exist or holds nothing to paste, or a ground that
+            is no class.
+    """
+
+    def __init__(self, exposure: OutlierExposure, class_names: Sequence[str] = ()) -> None:
+        self.exposure = exposure
+        self._source = open_source(exposure.source, exposure.without)
+        for name in exposure.ground:
+            if name not in class_names:
+                raise ConfigError(unknown("class of outliers.ground", name, class_names))
+        self._ground = [list(class_names).index(name) for name in exposure.ground]
+
+    def __call__(
+        self, picture: Bytes, label: Bytes, rng: np.random.Generator
+    ) -> tuple[Bytes, Bytes]:
+        """Perhaps paste an object.
+
+        Args:
+            picture: (H, W, 3) RGB; not written to.
+            label: (H, W); not written to.
+            rng: where every choice comes from.
+
+        Returns:
+            Picture and label, 254 where the object is; the very arrays given when nothing was
+            pasted.
+        """
+        if rng.random() >= self.exposure.probability:
+            return picture, label
+        drawn = self._source.draw(rng)
+        if self._ground:
+            placed = self._stand(drawn, label, rng)
+        else:
+            placed = self._anywhere(drawn, label, rng)
+        if placed is None:
+            return picture, label
+        found, top, left = placed
+        height, width = found.alpha.shape
+        # what sticks out of the picture is cut off
+        inside = (
+            slice(max(0, -top), min(height, label.shape[0] - top)),
+            slice(max(0, -left), min(width, label.shape[1] - left)),
+        )
+        place = (
+            slice(max(0, top), min(label.shape[0], top + height)),
+            slice(max(0, left), min(label.shape[1], left + width)),
+        )
+        opacity = _opacity(found.alpha, self.exposure.feather)[inside]
+        out, out_label = picture.copy(), label.copy()
+        mixed = opacity * found.picture[inside] + (1 - opacity) * out[place]
+        out[place] = np.rint(mixed).astype(np.uint8)
+        out_label[place][found.alpha[inside] >= OPAQUE] = OUTLIER
+        return out, out_label
+
+    def _anywhere(
+        self, drawn: CutOut, label: Bytes, rng: np.random.Generator
+    ) -> tuple[CutOut, int, int] | None:
+        """The object at its size, and its upper left corner."""
+        found = fit(drawn, label.shape[0], label.shape[1], self.exposure, rng)
+        if found is None:
+            return None
+        height, width = found.alpha.shape
+        top = int(rng.integers(label.shape[0] - height + 1))
+        left = int(rng.integers(label.shape[1] - width + 1))
+        return found, top, left
+
+    def _stand(
+        self, drawn: CutOut, label: Bytes, rng: np.random.Generator
+    ) -> tuple[CutOut, int, int] | None:
+        """The object on the ground, as large as it would be there, and its upper left corner.
+
+        On flat ground seen from ``CAMERA_HEIGHT`` metres, a metre takes (row - horizon) / height
+        pixels at a row. The horizon is taken to be where the ground ends.
+        """
+        ground = np.isin(label, self._ground)
+        rows = np.flatnonzero(ground.sum(1) >= GROUND_WIDTH * label.shape[1])
+        if not rows.size:
+            return None
+        feet = np.flatnonzero(ground)
+        low, high = np.log(self.exposure.metres)
+        for _ in range(FOOT_TRIES):
+            row, column = divmod(int(rng.choice(feet)), label.shape[1])
+            metres = float(np.exp(rng.uniform(low, high)))
+            longest = metres * (row - rows[0]) / CAMERA_HEIGHT
+            if longest < SMALLEST_OBJECT:
+                continue
+            factor = longest / max(drawn.alpha.shape)
+            found = _resized(drawn, factor)
+            if found is None:
+                return None
+            height, width = found.alpha.shape
+            return found, row - height + 1, column - width // 2
+        return None
+
+
+def fit(
+    cut_out: CutOut, height: int, width: int, exposure: OutlierExposure, rng: np.random.Generator
+) -> CutOut | None:
+    """The object at its size in a picture of (height, width), or None when too little is left."""
+    tall, wide = cut_out.alpha.shape
+    low, high = exposure.scale
+    factor = 1.0
+    if high:
+        factor = float(np.exp(rng.uniform(np.log(low), np.log(high)))) * height / max(tall, wide)
+    return _resized(cut_out, min(factor, height / tall, width / wide))
+
+
+def _resized(cut_out: CutOut, factor: float) -> CutOut | None:
+    """The object so many times as large, or None when too little is left."""
+    tall, wide = cut_out.alpha.shape
+    size = (max(1, int(wide * factor)), max(1, int(tall * factor)))
+    if min(size) < SMALLEST_SIDE:
+        return None
+    if size == (wide, tall):
+        return cut_out
+    shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    picture = cv2.resize(cut_out.picture, size, interpolation=shrink).astype(np.uint8, copy=False)
+    alpha = cv2.resize(cut_out.alpha, size, interpolation=shrink).astype(np.uint8, copy=False)
+    return CutOut(picture, alpha) if (alpha >= OPAQUE).any() else None
+
+
+def _opacity(alpha: Bytes, feather: float) -> NDArray[np.float32]:
+    """(h, w, 1) in [0, 1]: a hard edge, or one that fades outwards over ``feather`` pixels."""
+    solid = (alpha >= OPAQUE).astype(np.float32)
+    if feather:
+        outside = (1 - solid).astype(np.uint8)
+        distance = cv2.distanceTransform(outside, cv2.DIST_L2, 3)
+        solid = np.clip(1 - distance / (feather + 1), 0, 1).astype(np.float32)
+    return solid[..., None]
+
+
+def open_source(source: str, without: Sequence[str] = ()) -> ObjectSource:
+    """The objects behind ``OutlierExposure.source``.
+
+    Args:
+        source: as there.
+        without: beginnings of the names of cut-outs to leave out.
+
+    Raises:
+        ConfigError: when it is unknown, missing or empty.
+    """
+    kind, _, folder = source.partition(":")
+    if kind == "procedural" and not folder:
+        return ProceduralObjects()
+    if kind == "cutouts" and folder:
+        return CutOutFolder(find_data(folder), without)
+    if kind == "coco" and folder:
+        return CocoObjects(find_data(folder))
+    raise ConfigError(
+        f"Unknown source of outliers {source!r}; expected procedural, cutouts:<folder of pictures "
+        "with alpha> or coco:<folder with annotations and train2017>."
+    )
+
+
+class ProceduralObjects:
+    """Blobs with a texture of two colours and a shading: like nothing on a road."""
+
+    def draw(self, rng: np.random.Generator) -> CutOut:
+        """One object of 256 pixels."""
+        side = 256
+        angle = np.linspace(0, 2 * np.pi, 96, endpoint=False)
+        radius = np.ones_like(angle)
+        for harmonic in range(1, 6):
+            phase = rng.uniform(0, 2 * np.pi)
+            radius += rng.uniform(-0.35, 0.35) / harmonic * np.cos(harmonic * angle + phase)
+        squash = rng.uniform(0.4, 1.0)
+        points = np.stack([np.cos(angle), squash * np.sin(angle)], -1) * radius[:, None]
+        points *= (side / 2 - 2) / np.abs(points).max()
+        alpha = np.zeros((side, side), np.uint8)
+        cv2.fillPoly(alpha, [np.rint(points + side / 2).astype(np.int32)], 255)
+        y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
+        direction = rng.uniform(0, np.pi)
+        along = x * np.cos(direction) + y * np.sin(direction)
+        wave = np.sin(2 * np.pi * along * rng.uniform(1, 12) + rng.uniform(0, 6))
+        noise = rng.standard_normal((9, 9)).astype(np.float32)
+        mix = 0.5 + 0.4 * wave * rng.uniform(0, 1) + 0.3 * cv2.resize(noise, (side, side))
+        first, second = rng.uniform(0, 255, (2, 3))
+        colour = first + np.clip(mix, 0, 1)[..., None] * (second - first)
+        picture = np.clip(colour * (1.1 - 0.5 * y[..., None]), 0, 255).astype(np.uint8)
+        rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
+        box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        return CutOut(picture[box], alpha[box])
+
+
+class CutOutFolder:
+    """A folder of pictures with an alpha channel, one object each."""
+
+    def __init__(self, folder: Path, without: Sequence[str] = ()) -> None:
+        if not folder.is_dir():
+            raise ConfigError(f"No cut-outs at {folder}: it is no folder.")
+        self._paths = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in CUTOUT_TYPES and not path.name.startswith(tuple(without))
+        )
+        if not self._paths:
+            raise ConfigError(f"{folder} holds no cut-out ({', '.join(CUTOUT_TYPES)} with alpha).")
+
+    def draw(self, rng: np.random.Generator) -> CutOut:
+        """One of the folder's objects.
+
+        Raises:
+            PictureError: for a file that is no picture with an object in it.
+        """
+        path = self._paths[int(rng.integers(len(self._paths)))]
+        try:
+            with Image.open(path) as opened:
+                width, height = opened.size
+                fits = width * height <= MAX_MEGAPIXELS * 1e6
+                rgba = np.asarray(opened.convert("RGBA")) if fits else np.zeros((0, 0, 4), np.uint8)
+        except Exception as error:  # a damaged file fails in many ways: SyntaxError, struct.error
+            raise PictureError(f"Can't read the cut-out {path}: {error}.") from error
+        if not fits:
+            raise PictureError(
+                f"The cut-out {path} has {width} x {height} pixels; expected {MAX_MEGAPIXELS} MP "
+                "at most. Make it smaller."
+            )
+        alpha = rgba[..., 3]
+        if not (alpha >= OPAQUE).any() or (alpha >= OPAQUE).all():
+            raise PictureError(
+                f"The cut-out {path} has no outline: its alpha is all one. Expected an object on "
+                "a transparent ground."
+            )
+        return _cropped(rgba[..., :3], alpha)
+
+
+class CocoObjects:
+    """COCO pictures without any road class; all instances of a picture are one cut-out.
+
+    Args:
+        folder: holds ``annotations/instances_train2017.json`` and ``train2017``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._pictures = folder / "train2017"
+        annotations = folder / "annotations" / "instances_train2017.json"
+        if not annotations.is_file() or not self._pictures.is_dir():
+            raise ConfigError(
+                f"No COCO at {folder}: {annotations} and {self._pictures} were expected."
+            )
+        try:
+            content: dict[str, Any] = json.loads(annotations.read_bytes())
+            self._names, self._outlines = _usable(content)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{annotations} is not COCO's instance file: {error!r}.") from error
+        if not self._names:
+            raise ConfigError(
+                f"{annotations} lists no picture of {SHORTEST_SIDE} pixels or more without "
+                f"{', '.join(ROAD_CLASSES)}."
+            )
+
+    def __len__(self) -> int:
+        """Number of usable pictures."""
+        return len(self._names)
+
+    def draw(self, rng: np.random.Generator) -> CutOut:
+        """All instances of one picture.
+
+        Raises:
+            PictureError: for a picture that is missing or cannot be read.
+        """
+        index = int(rng.integers(len(self._names)))
+        picture = read_picture(self._pictures / self._names[index])
+        alpha = np.zeros(picture.shape[:2], np.uint8)
+        for outline in self._outlines[index]:
+            cv2.fillPoly(alpha, [np.rint(outline).astype(np.int32)], 255)
+        if not alpha.any():
+            raise PictureError(f"{self._names[index]} has no instance inside the picture.")
+        return _cropped(picture, alpha)
+
+
+def _usable(content: dict[str, Any]) -> tuple[list[str], list[list[NDArray[np.float32]]]]:
+    """File names and outlines of the pictures that show no road class, sorted by name."""
+    road = {one["id"] for one in content["categories"] if one["name"] in ROAD_CLASSES}
+    excluded: set[int] = set()
+    outlines: dict[int, list[NDArray[np.float32]]] = {}
+    for one in content["annotations"]:
+        if one["category_id"] in road:
+            excluded.add(one["image_id"])
+        elif not one["iscrowd"]:
+            rings = [np.asarray(ring, np.float32).reshape(-1, 2) for ring in one["segmentation"]]
+            outlines.setdefault(one["image_id"], []).extend(rings)
+    kept = sorted(
+        (one["file_name"], one["id"])
+        for one in content["images"]
+        if one["id"] in outlines
+        and one["id"] not in excluded
+        and min(one["height"], one["width"]) >= SHORTEST_SIDE
+    )
+    return [name for name, _ in kept], [outlines[number] for _, number in kept]
+
+
+def _cropped(picture: Bytes, alpha: Bytes) -> CutOut:
+    solid = alpha >= OPAQUE
+    rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
+    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    return CutOut(picture[box], alpha[box])

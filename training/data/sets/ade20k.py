@@ -1,0 +1,51 @@
+"""ADE20K in the form of SceneParse150: 20,210 / 2,000 pictures of scenes, 150 classes (BSD).
+
+Zhou et al., "Scene parsing through ADE20K dataset". Layout of ``ADEChallengeData2016``:
+
+    <root>/images/{training,validation}/<name>.jpg
+    <root>/annotations/{training,validation}/<name>.png    0 void; 1 wall … 150 flag
+
+The classes become 0 … 149. ``train`` is ``training`` and ``val`` is ``validation``; no labels of
+the test pictures are published.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import MappingProxyType
+
+from mask2kan.modeling.classes import ADE20K, palette_for
+
+from ..base import Scan, SegmentationPictures
+from ..folders import any_exists
+from ..reading import VOID, LabelValues
+
+FOLDERS = MappingProxyType({"train": "training", "val": "validation"})
+VALUES = LabelValues(
+    {0: VOID} | {value: value - 1 for value in range(1, len(ADE20K) + 1)},
+    "0 (void) and 1 to 150",
+)
+
+
+class ADE20KPictures(SegmentationPictures):
+    """One split of ADE20K; see ``SegmentationPictures``."""
+
+    title = "ADE20K"
+    splits = ("train", "val")
+    class_names = ADE20K
+    palette = palette_for(ADE20K)
+
+    @classmethod
+    def recognised(cls, root: Path) -> bool:
+        """Whether one of its folders is there."""
+        inside = (f"{a}/{b}" for a in ("images", "annotations") for b in FOLDERS.values())
+        return any_exists(root, *inside)
+
+    @classmethod
+    def scan(cls, root: Path, split: str) -> Scan:
+        """What a folder holds of a split."""
+        scan = Scan(f"{cls.title} {split} at {root}")
+        pictures = scan.index(root / "images" / FOLDERS[split])
+        labels = scan.index(root / "annotations" / FOLDERS[split])
+        scan.match(pictures, labels, VALUES, expected="annotations/…/{key}.png")
+        return scan.finish(root / "images" / FOLDERS[split])

@@ -1,0 +1,60 @@
+"""CamVid: 367 / 101 / 233 labelled road pictures, 480x360, 11 classes (CC BY-NC 4.0).
+
+Brostow et al., "Semantic object classes in video", in the split and classes of SegNet. Layout:
+
+    <root>/{train,val,test}/images/<name>.{png,webp,jpg}
+    <root>/{train,val,test}/labels/<name>.png    0 sky … 10 bicyclist; 11 or 255 void
+
+Pictures are decoded once and kept in memory (190 MB for ``train``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mask2kan.modeling.classes import CAMVID
+
+from ..base import Scan, SegmentationPictures, class_labels
+from ..folders import any_exists
+from ..reading import VOID, Array
+
+FILE_VOID = 11
+
+
+class CamVid(SegmentationPictures):
+    """One split of CamVid; see ``SegmentationPictures``."""
+
+    title = "CamVid"
+    class_names = tuple(CAMVID)
+    palette = tuple(CAMVID.values())
+
+    def __init__(self, root: str | Path, split: str) -> None:
+        super().__init__(root, split)
+        self._decoded: dict[int, tuple[Array, Array]] = {}
+
+    def arrays(self, index: int) -> tuple[Array, Array]:
+        """As in ``PairedPictures``; the same arrays every time, so do not write."""
+        if index not in self._decoded:
+            self._decoded[index] = super().arrays(index)
+        return self._decoded[index]
+
+    @classmethod
+    def recognised(cls, root: Path) -> bool:
+        """Whether one of its folders is there."""
+        return holds_split_folders(root)
+
+    @classmethod
+    def scan(cls, root: Path, split: str) -> Scan:
+        """What a folder holds of a split."""
+        scan = Scan(f"{cls.title} {split} at {root}")
+        pictures = scan.index(root / split / "images")
+        labels = scan.index(root / split / "labels")
+        reader = class_labels(len(CAMVID), void=(FILE_VOID, VOID))
+        scan.match(pictures, labels, reader, expected="labels/{key}.png")
+        return scan.finish(root / split)
+
+
+def holds_split_folders(root: Path) -> bool:
+    """Whether a folder holds ``<split>/images`` or ``<split>/labels``."""
+    inside = (f"{split}/{part}" for split in CamVid.splits for part in ("images", "labels"))
+    return any_exists(root, *inside)

@@ -1,0 +1,138 @@
+"""Classes of CamVid's original 32 that its 11 leave out, as anomalies.
+
+OtherMoving, Child and CartLuggagePram have no class among the 11; on the validation pictures they
+are anomalies (0.8 % of the area). They are not unseen: in training they are void, which is
+background of every mask, so a model trained on CamVid learns that no class explains them (the
+maximum softmax score inside void of the training pictures has an AUROC of .99). Figures here are
+those of outliers a model was shown, without their label. What else is void in the 11 classes (Void,
+Archway) stays void, as do classes that no validation picture shows and the 11 do not name; all
+others are known.
+
+    <root>/val/images/<name>.{png,webp,jpg}
+    <root>/val/labels_32class/<name>.png       RGB, the one data set here whose labels are colours
+    <root>/val/label_colors_32class.txt        "red green blue name" per line
+
+Pictures without a 32-class label are left out. The labels are 960x720 and the pictures 480x360:
+labels are resized to the picture by nearest neighbour, so that no mixed colours appear.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mask2kan.errors import ConfigError
+
+from ...metrics.pixel import ANOMALY, KNOWN, VOID
+from ..base import Scan
+from ..faults import Fault, FaultError
+from ..folders import any_exists
+from ..reading import Array, Size, load_png
+from .mask_folders import AnomalySet
+
+HELD_OUT = ("OtherMoving", "Child", "CartLuggagePram")
+LEFT_OUT = ("Void", "Archway", "Animal", "Train", "Tunnel", "Bridge")
+LABELS, COLORS = "labels_32class", "label_colors_32class.txt"
+
+
+class CamVidAnomaly(AnomalySet):
+    """CamVid's validation pictures and where the classes it leaves out are; see ``AnomalySet``."""
+
+    title = "CamVid val"
+    folders = ("camvid", "CamVid", "camvid_anomaly")
+
+    @classmethod
+    def recognised(cls, root: Path) -> bool:
+        """Whether the 32-class labels are there."""
+        return any_exists(root, f"val/{LABELS}")
+
+    @classmethod
+    def scan(cls, root: Path) -> Scan:
+        """What a folder holds."""
+        folder = root / "val"
+        scan = Scan(f"{cls.title} with 32 classes at {root}")
+        meaning: dict[int, int] = {}
+        try:
+            meaning = _meaning_of_colors(folder / COLORS)
+        except ConfigError as error:
+            scan.faults.append(Fault(folder / COLORS, "class-list", str(error)))
+        pictures = scan.index(folder / "images")
+        labels = scan.index(folder / LABELS)
+        reason = "no 32-class label"
+        scan.match(pictures, labels, LabelColors(meaning), expected="", optional=reason)
+        return scan.finish(folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelColors:
+    """A ``LabelReader`` for RGB labels.
+
+    Attributes:
+        meaning: colour (``red << 16 | green << 8 | blue``) to 0 known, 1 anomaly or 255 void.
+    """
+
+    meaning: Mapping[int, int]
+
+    def __call__(self, path: Path, content: bytes, size: Size | None) -> Array:
+        """See ``LabelReader``; the label is resized to the picture."""
+        rgb = _decode_rgb(path, content, size)
+        channels = rgb.astype(np.int32)
+        codes = channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
+        label = np.full(codes.shape, VOID, np.uint8)
+        seen = np.zeros(codes.shape, bool)
+        for code, meaning in self.meaning.items():
+            here = codes == code
+            label[here] = meaning
+            seen |= here
+        if not seen.all():
+            first = rgb[~seen][0].tolist()
+            message = (
+                f"holds the colour {first} in {int((~seen).sum())} pixels; expected only those "
+                f"of {COLORS}"
+            )
+            raise FaultError(Fault(path, "label-range", message))
+        return label
+
+
+def _decode_rgb(path: Path, content: bytes, size: Size | None) -> NDArray[np.uint8]:
+    """(H, W, 3), at the picture's size where that is known."""
+    rgb = load_png(path, content, "a PNG of colours").convert("RGB")
+    if size is not None:
+        if rgb.width * size[0] != rgb.height * size[1]:
+            message = (
+                f"is {rgb.width}x{rgb.height}; expected the proportions of its picture's "
+                f"{size[1]}x{size[0]}"
+            )
+            raise FaultError(Fault(path, "size-mismatch", message))
+        rgb = rgb.resize((size[1], size[0]), Image.Resampling.NEAREST)
+    return np.asarray(rgb)
+
+
+def _meaning_of_colors(path: Path) -> dict[int, int]:
+    """Colour code to 0 known, 1 anomaly or 255 void."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read ({error}); expected 'red green blue name'.") from error
+    meaning: dict[int, int] = {}
+    names = set()
+    for line in lines:
+        parts = line.split()
+        if not parts:
+            continue
+        if len(parts) != 4 or not all(part.isdigit() for part in parts[:3]):
+            raise ConfigError(f"{path}: cannot read {line!r}; expected 'red green blue name'.")
+        red, green, blue = (int(part) for part in parts[:3])
+        name = parts[3]
+        names.add(name)
+        value = ANOMALY if name in HELD_OUT else VOID if name in LEFT_OUT else KNOWN
+        meaning[red << 16 | green << 8 | blue] = value
+    absent = [name for name in HELD_OUT if name not in names]
+    if absent:
+        raise ConfigError(f"{path} lacks the held-out classes {', '.join(absent)}.")
+    return meaning

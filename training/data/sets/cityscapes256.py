@@ -1,0 +1,135 @@
+"""Cityscapes at a quarter of its size, with labels that were recovered or predicted.
+
+``Cityscapes256``: the fine set squeezed to 256x256, its training ids recovered from colour maps:
+
+    <root>/{train,val}/images/<number>.webp    256x256; shown at 512x256
+    <root>/{train,val}/labels/<number>.png     training ids 0 … 18; 255 unknown
+
+``CityscapesClips``: frames of the video clips, labelled by a strong network:
+
+    <root>/images/<name>.webp                  1024x512
+    <root>/labels/<name>.png                   training ids 0 … 18
+
+Where such labels have no class nobody looked: void says nothing (``transforms.IGNORED``) and is
+left out of the losses, where Cityscapes' own void is background of every mask. Gaps of at most 3
+pixels between labels are filled from the nearest one. *Rider* was not told from *person* reliably
+and is read as "person or rider"; figures leave such pixels out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mask2kan.modeling.classes import CITYSCAPES
+
+from ..augmentation import IGNORED
+from ..base import Scan, SegmentationPictures, class_labels
+from ..folders import any_exists
+from ..reading import VOID, Array
+from .camvid import holds_split_folders
+
+GAP = 3  # pixels; void bands up to this wide are filled
+SHOWN_SIZE = (512, 256)  # (width, height): the pictures are 2:1
+BONNET = 0.90  # of the height; the network saw a car's bonnet below
+_NAMES = tuple(CITYSCAPES)
+_PERSON, _RIDER = _NAMES.index("person"), _NAMES.index("rider")
+
+
+class _RecoveredCityscapes(SegmentationPictures):
+    """Cityscapes' classes, with labels that leave out what nobody looked at."""
+
+    class_names = _NAMES
+    palette = tuple(CITYSCAPES.values())
+    groups = ((_PERSON, _RIDER),)
+
+    @classmethod
+    def _scan(cls, folder: Path, split: str) -> Scan:
+        scan = Scan(f"{cls.title} {split} at {folder}")
+        pictures = scan.index(folder / "images")
+        labels = scan.index(folder / "labels")
+        scan.match(pictures, labels, class_labels(len(CITYSCAPES)), expected="labels/{key}.png")
+        return scan.finish(folder)
+
+
+class Cityscapes256(_RecoveredCityscapes):
+    """One split of Cityscapes at 256x256; see ``SegmentationPictures``."""
+
+    title = "Cityscapes at 256x256"
+    splits = ("train", "val")
+
+    def arrays(self, index: int) -> tuple[Array, Array]:
+        """As in ``PairedPictures``, 256 x 512."""
+        picture, label = super().arrays(index)
+        label = fill_gaps(label, GAP)
+        label = np.where(label == VOID, np.uint8(IGNORED), label)
+        label[label == _RIDER] = len(CITYSCAPES)
+        wide = cv2.resize(picture, SHOWN_SIZE, interpolation=cv2.INTER_LINEAR)
+        wide_label = cv2.resize(label, SHOWN_SIZE, interpolation=cv2.INTER_NEAREST_EXACT)
+        return wide.astype(np.uint8, copy=False), wide_label.astype(np.uint8, copy=False)
+
+    @classmethod
+    def recognised(cls, root: Path) -> bool:
+        """Whether it is named so: its folders are CamVid's, and only the name tells them apart."""
+        return "cityscapes" in root.resolve().name and holds_split_folders(root)
+
+    @classmethod
+    def scan(cls, root: Path, split: str) -> Scan:
+        """What a folder holds of a split."""
+        return cls._scan(root / split, split)
+
+
+class CityscapesClips(_RecoveredCityscapes):
+    """Frames of Cityscapes' clips; there is a training split only."""
+
+    title = "Cityscapes clips"
+    splits = ("train",)
+
+    def arrays(self, index: int) -> tuple[Array, Array]:
+        """As in ``PairedPictures``."""
+        picture, label = super().arrays(index)
+        label = np.where(label == VOID, np.uint8(IGNORED), label)
+        label[int(BONNET * label.shape[0]) :] = IGNORED
+        return picture, label
+
+    @classmethod
+    def recognised(cls, root: Path) -> bool:
+        """Whether it is named so and holds pictures and labels."""
+        return "clips" in root.resolve().name and any_exists(root, "images", "labels")
+
+    @classmethod
+    def scan(cls, root: Path, split: str) -> Scan:
+        """What a folder holds."""
+        return cls._scan(root, split)
+
+
+def fill_gaps(label: Array, width: int) -> Array:
+    """Give bands of void at most ``width`` pixels wide the nearest label.
+
+    Args:
+        label: (H, W), 255 = void.
+        width: of the widest band to fill.
+
+    Returns:
+        (H, W); wider regions of void stay, to their full extent.
+    """
+    void = (label == VOID).astype(np.uint8)
+    if not void.any() or void.all():
+        return label
+    kernel = np.ones((width + 1, width + 1), np.uint8)
+    edge = width + 1
+    framed = cv2.copyMakeBorder(void, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
+    # an opening, by hand: OpenCV's own shifts by a pixel where the kernel's side is even
+    eroded = cv2.erode(framed, kernel, anchor=(0, 0))
+    wide = cv2.dilate(eroded, kernel, anchor=(width, width))
+    inside = slice(edge, -edge)
+    gaps = (void == 1) & (wide[inside, inside] == 0)
+    _, nearest = cv2.distanceTransformWithLabels(
+        void, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    of_label = np.zeros(int(nearest.max()) + 1, np.uint8)
+    of_label[nearest[void == 0]] = label[void == 0]
+    out: Array = np.where(gaps, of_label[nearest], label).astype(np.uint8)
+    return out

@@ -1,0 +1,88 @@
+"""Anomaly data sets as a folder of pictures beside a folder of masks.
+
+This is the layout that Mask2Anomaly's evaluation reads, for all its five data sets:
+
+    <set>/images/<n>.{png,webp,jpg}
+    <set>/labels_masks/<n>.png
+
+    <set>               pictures   values of the masks
+    RoadAnomaly21       png        0 known, 1 anomaly, 255 void
+    RoadObsticle21      webp       the same (the name is spelt so)
+    fs_static           jpg        the same
+    FS_LostFound_full   png        the same; Fishyscapes' 100, not Lost and Found's 2,104
+    RoadAnomaly         jpg        0 known, 2 anomaly, 255 void
+
+SegmentMeIfYouCan's downloads differ in the names of the masks alone (``training.data.sets.smiyc``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from ...metrics.pixel import ANOMALY, KNOWN
+from ..base import PairedPictures, Scan
+from ..folders import any_exists
+from ..reading import VOID, LabelReader, LabelValues
+
+SMIYC_MASK = "_labels_semantic"
+ZERO_ONE = LabelValues(
+    {KNOWN: KNOWN, ANOMALY: ANOMALY, VOID: VOID}, "0 (known), 1 (anomaly) and 255 (void)"
+)
+ZERO_TWO = LabelValues({0: KNOWN, 2: ANOMALY, VOID: VOID}, "0 (known), 2 (anomaly) and 255 (void)")
+
+
+class AnomalySet(PairedPictures):
+    """Pictures and where their anomalies are: labels 0 known, 1 anomaly, 255 void.
+
+    Args:
+        root: folder of the data set.
+
+    Attributes:
+        title: its name as papers print it.
+        track: of SegmentMeIfYouCan, which decides how small components may be; None for neither.
+        folders: names the folder goes by.
+
+    Raises:
+        ConfigError: when pictures or labels are missing.
+    """
+
+    title: ClassVar[str]
+    track: ClassVar[str | None] = None
+    folders: ClassVar[tuple[str, ...]]
+
+    def __init__(self, root: str | Path) -> None:
+        super().__init__(self.scan(Path(root)))
+
+    @classmethod
+    def recognised(cls, root: Path) -> bool:
+        """Whether a folder is laid out like this data set, complete or not."""
+        return any_exists(root, "images", "labels_masks")
+
+    @classmethod
+    def scan(cls, root: Path) -> Scan:
+        """What a folder holds."""
+        return scan_masks(cls.title, root, ZERO_ONE)
+
+
+def scan_masks(title: str, root: Path, reader: LabelReader) -> Scan:
+    """Pairs of ``images`` and ``labels_masks``.
+
+    In SegmentMeIfYouCan's downloads only the pictures named ``validation…`` have a mask; the others
+    are the test set, and are left out.
+    """
+    scan = Scan(f"{title} at {root}")
+    pictures = scan.index(root / "images")
+    labels = scan.index(
+        root / "labels_masks", (SMIYC_MASK, ""), companions=(f"{SMIYC_MASK}_color.png",)
+    )
+    if any(path.stem.endswith(SMIYC_MASK) for path in labels.values()):
+        hidden = {
+            key: path
+            for key, path in pictures.items()
+            if key not in labels and not key.startswith("validation")
+        }
+        scan.match(hidden, {}, reader, expected="", optional="a test picture without a mask")
+        pictures = {key: path for key, path in pictures.items() if key not in hidden}
+    scan.match(pictures, labels, reader, expected="labels_masks/{key}.png")
+    return scan.finish(root / "images")

@@ -1,0 +1,1 @@
+"""Running a training: steps, checkpoints of a run, resuming, processes and devices."""

@@ -1,0 +1,96 @@
+"""A moving average of a model's weights, which is what gets evaluated and saved.
+
+Polyak averaging with an exponential window: smooths the noise of small batches and high learning
+rates. The window grows with the step, so early weights are forgotten quickly.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from ..models.pair import Trained
+from .sharding import share, share_of, whole
+
+
+class WeightAverage:
+    """An averaged copy of a model.
+
+    Args:
+        model: whose weights to follow, before anything wraps it.
+        decay: share of the average kept per step, 0 for none (the average is the model).
+
+    Attributes:
+        model: the copy, whole and in evaluation mode; up to date after ``settle``.
+        updates: steps seen.
+    """
+
+    def __init__(self, model: Trained, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+        self.updates = 0
+        # Where nothing is sharded these are the copy's own tensors, so ``settle`` is free.
+        self._values = self.model.state_dict()
+        frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+        changing = {key: value for key, value in self._values.items() if key not in frozen}
+        self._averaged = [key for key, value in changing.items() if value.is_floating_point()]
+        self._copied = [key for key, value in changing.items() if not value.is_floating_point()]
+
+    @torch.no_grad()
+    def follow(self, model: Trained) -> None:
+        """Keep only this process's share from here on, where the model is sharded.
+
+        Args:
+            model: as the run's wrapper left it.
+        """
+        for key, live in model.state_dict().items():
+            part = share_of(self._values[key], live)
+            if part is not self._values[key]:
+                self._values[key] = part.clone()
+
+    @torch.no_grad()
+    def update(self, model: Trained) -> None:
+        """Move the average towards the model."""
+        self.updates += 1
+        if not self.decay:
+            return
+        decay = min(self.decay, self.updates / (self.updates + 10.0))
+        current = {key: share(value) for key, value in model.state_dict().items()}
+        torch._foreach_lerp_(
+            [self._values[key] for key in self._averaged],
+            [current[key] for key in self._averaged],
+            1.0 - decay,
+        )
+        for key in self._copied:
+            self._values[key].copy_(current[key])
+
+    @torch.no_grad()
+    def restart(self, name: str, model: Trained) -> None:
+        """Copy one submodule as it is: its weights changed their meaning (a new spline grid)."""
+        for key, value in model.state_dict().items():
+            if key.startswith(f"{name}."):
+                self._values[key].copy_(share(value))
+
+    @torch.no_grad()
+    def settle(self, model: Trained) -> None:
+        """Bring ``self.model`` up to date; all processes must call it together.
+
+        Args:
+            model: the wrapped model; its own weights count where there is no average.
+        """
+        target = self.model.state_dict()
+        for key, live in model.state_dict().items():
+            value = whole(self._values[key] if self.decay else share(live), live)
+            if value is not target[key]:
+                target[key].copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue, after ``settle``."""
+        return {"model": self.model.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict()``; before ``follow``."""
+        self.model.load_state_dict(state["model"])
+        self.updates = state["updates"]

@@ -1,0 +1,306 @@
+"""The folder of a run: what was asked for, what came out, and what is needed to continue.
+
+Files are written beside their place and moved there, so a stopped run never leaves half a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import json
+import logging
+import os
+import pickle
+import platform
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from mask2kan.checkpoints import save_model
+from mask2kan.errors import CheckpointError, ConfigError, unknown
+from mask2kan.media.files import atomic_writer
+from mask2kan.media.records import write_record
+from mask2kan.modeling.mask2kan import Mask2KAN
+
+from ..config.train_config import TrainConfig
+from ..evaluation.validation import Validation
+from ..reporting.plots import draw_confusion, draw_curves
+from ..reporting.run_card import as_markdown
+
+FILES = {
+    "best.safetensors": "weights of the best validation, averaged; for `mask2kan.load_model`",
+    "last.safetensors": "weights of the last checkpoint, averaged; for `mask2kan.load_model`",
+    "config.json": "the recipe as resolved",
+    "provenance.json": "seed, commit, versions, command",
+    "metrics.jsonl": "every logged value, one line per step logged",
+    "curves.png": "losses and validation over the steps",
+    "confusion.png": "where the pixels of each class went at the last validation",
+    "samples/": "a validation picture, its prediction and its truth, per validation",
+    "state.pt": "what `--resume` continues from",
+    "events.*": "the same values for TensorBoard",
+}
+# Settings a run may be continued with others of: what they change is not what was learnt so far.
+MAY_CHANGE = frozenset(
+    (
+        *("steps", "workers", "data", "pretrained_backbone", "cache_gigabytes"),
+        *("save_every", "save_minutes", "eval_every", "eval_pictures", "channels_last"),
+    )
+)
+TRACKERS = ("tensorboard", "wandb", "trackio")
+logger = logging.getLogger(__name__)
+
+PACKAGES = (
+    *("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"),
+    *("accelerate", "safetensors", "mask2kan"),
+)
+
+
+class RunFolder:
+    """Files of one run; ``FILES`` says what they are.
+
+    Args:
+        folder: made when absent.
+        tracker: where values go besides the folder: ``tensorboard`` (into the folder), ``wandb`` or
+            ``trackio``, which must be installed.
+
+    Attributes:
+        provenance: see ``provenance()``.
+
+    Raises:
+        ConfigError: for a tracker that does not exist or is not installed.
+    """
+
+    def __init__(self, folder: Path, tracker: str = "tensorboard") -> None:
+        self.folder = folder
+        self.provenance = provenance()
+        self._writer: SummaryWriter | None = None
+        self._tracker = tracker
+        self._service: Any = None  # of the process that opens the run
+        if tracker not in TRACKERS:
+            raise ConfigError(unknown("tracker", tracker, TRACKERS))
+        if tracker != "tensorboard":
+            try:
+                importlib.import_module(tracker)
+            except ImportError as error:
+                raise ConfigError(
+                    f"--tracker {tracker} needs the package {tracker}, which is not installed; "
+                    f"install it with pip install {tracker}, or leave the option out."
+                ) from error
+
+    @property
+    def has_state(self) -> bool:
+        """Whether there is something to continue."""
+        return (self.folder / "state.pt").is_file()
+
+    def require_same(self, config: TrainConfig) -> None:
+        """Refuse to continue a run as another one.
+
+        Raises:
+            ConfigError: when the folder is not here, which every machine needs, or its run was
+                started with other settings than may change on the way (``MAY_CHANGE``).
+        """
+        if not self.has_state:
+            raise ConfigError(
+                f"{self.folder} holds no state.pt here, but it does on the first machine; the run "
+                "folder must be on a disk that all machines share."
+            )
+        try:
+            known = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            before = dict(_flat(known))
+        except (OSError, ValueError, AttributeError):
+            return  # written after state.pt only by hand
+        now = dict(_flat(json.loads(json.dumps(config.to_dict()))))
+        shared = before.keys() & now.keys()
+        changed = sorted(
+            f"{key} was {before[key]!r} and is {now[key]!r}"
+            for key in shared
+            if key not in MAY_CHANGE and before[key] != now[key]
+        )
+        if changed:
+            raise ConfigError(
+                f"{self.folder} was started with other settings: {'; '.join(changed)}. Repeat "
+                "them, or choose another folder with --out."
+            )
+
+    def open(self, config: TrainConfig, *, resume: bool) -> None:
+        """Make the folder and write down what is about to run.
+
+        Raises:
+            ConfigError: when the folder already holds a run and ``resume`` is False.
+        """
+        if self.has_state and not resume:
+            raise ConfigError(
+                f"{self.folder} already holds a run; continue it with --resume, or choose another "
+                "folder with --out."
+            )
+        (self.folder / "samples").mkdir(parents=True, exist_ok=True)
+        write_record(self.folder / "config.json", config.to_dict())
+        write_record(self.folder / "provenance.json", {"seed": config.seed, **self.provenance})
+        self._writer = SummaryWriter(str(self.folder))
+        if self._tracker != "tensorboard":
+            self._service = importlib.import_module(self._tracker)
+            self._service.init(project="mask2kan", name=self.folder.name, config=config.to_dict())
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after a step, which a resumed run logs again."""
+        path = self.folder / "metrics.jsonl"
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        with atomic_writer(path) as file:
+            file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``; one that a kill cut short is left out."""
+        path = self.folder / "metrics.jsonl"
+        lines = []
+        for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                continue
+        return lines
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """Append a line to ``metrics.jsonl`` and tell the trackers."""
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        with self._tensorboard() as writer:
+            for key, value in values.items():
+                if writer is not None and isinstance(value, (int, float)):
+                    writer.add_scalar(key, value, step)
+        if self._service is not None:
+            self._service.log(values, step=step)
+
+    def show(self, step: int, found: Validation, member: str = "") -> None:
+        """Keep what a validation looked like; of a pair, of the member named."""
+        name = f"{step:06d}_{member}" if member else f"{step:06d}"
+        Image.fromarray(found.sample).save(self.folder / "samples" / f"{name}.png")
+        with self._tensorboard() as writer:
+            if writer is not None:
+                name = "/".join(
+                    part for part in ("val", member, "picture_prediction_truth") if part
+                )
+                writer.add_image(name, found.sample, step, dataformats="HWC")
+
+    def draw(self, step: int, last: Mapping[str, Validation], class_names: tuple[str, ...]) -> None:
+        """Write ``curves.png`` from what was logged, and the last validation's confusion."""
+        name = self.folder.name
+        draw_curves(self.metrics(), name, self.folder / "curves.png")
+        for member, one in last.items():
+            path = self.folder / (f"confusion_{member}.png" if member else "confusion.png")
+            title = f"{name} {member}".rstrip() + f", step {step}"
+            draw_confusion(one.confusion, class_names, title, path)
+
+    def save_weights(self, name: str, model: Mask2KAN, member: str = "") -> None:
+        """Write ``<name>.safetensors``, and its card as ``README.md``.
+
+        Args:
+            name: of the weights, ``best`` or ``last``.
+            model: to write.
+            member: the folder inside the run's that a member of a pair lies in.
+        """
+        folder = self.folder / member
+        folder.mkdir(exist_ok=True)
+        save_model(model, folder / f"{name}.safetensors")
+        page = as_markdown(model.card, f"{self.folder.name} {member}".rstrip(), FILES)
+        with atomic_writer(folder / "README.md") as file:
+            file.write(page.encode())
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Write what ``load_state`` returns."""
+        with atomic_writer(self.folder / "state.pt") as file:
+            torch.save(state, file)
+
+    def load_state(self) -> dict[str, Any]:
+        """What the run last saved.
+
+        Raises:
+            CheckpointError: when the file is damaged.
+        """
+        path = self.folder / "state.pt"
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (
+            RuntimeError,
+            EOFError,
+            OSError,
+            ValueError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+        ) as error:
+            reason = str(error).partition("\n")[0]
+            raise CheckpointError(
+                f"Cannot continue from {path}: {reason} Delete it to start the run again."
+            ) from error
+        return state
+
+    def close(self) -> None:
+        """Flush the trackers."""
+        with self._tensorboard() as writer:
+            if writer is not None:
+                writer.close()
+        if self._service is not None:
+            self._service.finish()
+
+    @contextlib.contextmanager
+    def _tensorboard(self) -> Iterator[SummaryWriter | None]:
+        """TensorBoard's writer; a disk that takes no more of its events must not end the run."""
+        try:
+            yield self._writer
+        except OSError as error:
+            logger.warning("TensorBoard's events end here: %s", error)
+            self._writer = None
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as ``part.field``."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit and machine, for the model's card and for repeating the run."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "commit": git_commit(),
+        "command": ["python", "-m", _module(), *sys.argv[1:]],
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "versions": versions,
+    }
+
+
+def _module() -> str:
+    """The module that was started with ``python -m``, or the script's name."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
+
+
+def git_commit() -> str:
+    """The commit of the source tree, with ``-dirty`` when it was changed; or ``unknown``."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()

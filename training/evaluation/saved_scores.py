@@ -1,0 +1,154 @@
+"""Anomaly scores of labelled pictures, kept as one file per picture so that a stop costs nothing.
+
+A ``Scorer`` is the worker: it opens the data sets and the checkpoints once and then scores pictures
+one by one, here or on another machine; checkpoints with a common trunk share it. A file holds the
+float32 scores of one checkpoint on one picture as they are, so that figures computed from the files
+are those of the scores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mask2kan.checkpoints import load_model
+from mask2kan.checkpoints.readers import sha256_of
+from mask2kan.errors import CheckpointError
+from mask2kan.inference.comparison import Comparison
+from mask2kan.inference.predictor import Predictor
+from mask2kan.media.files import atomic_writer
+
+from ..data import AnomalyPictures, open_anomaly
+from ..data.base import PairedPictures
+
+Task = tuple[str, int]  # data set and picture
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringPlan:
+    """What is scored, and where the scores lie.
+
+    Attributes:
+        checkpoints: anything ``load_model`` takes, by the name results go under.
+        sets: names of anomaly data sets.
+        root: where the sets are; None for the usual places.
+        scores: names of anomaly scores.
+        out: folder of the score files.
+        device: of the predictors.
+        dtype: of the predictors.
+        max_side: of the predictors.
+        flip: average with the left-right flipped picture.
+        refine: apply Mask2Anomaly's refinement.
+    """
+
+    checkpoints: tuple[tuple[str, str], ...]
+    sets: tuple[str, ...]
+    root: str | None
+    scores: tuple[str, ...]
+    out: str
+    device: str = "auto"
+    dtype: str = "float32"
+    max_side: int = 2048
+    flip: bool = False
+    refine: bool = False
+
+    def file(self, checkpoint: str, task: Task) -> Path:
+        """Where the scores of a picture lie."""
+        data, index = task
+        return Path(self.out) / checkpoint / data / f"{index:06d}.npz"
+
+    def is_done(self, task: Task) -> bool:
+        """Whether every checkpoint's scores of a picture are there."""
+        return all(self.file(name, task).is_file() for name, _ in self.checkpoints)
+
+
+class Scorer:
+    """Scores one picture after another.
+
+    Args:
+        plan: what to score.
+    """
+
+    def __init__(self, plan: ScoringPlan) -> None:
+        self.plan = plan
+        self._sets: dict[str, AnomalyPictures] = {}
+        self.predictors = [
+            Predictor(
+                load_model(source, device=plan.device),
+                plan.device,
+                plan.dtype,
+                plan.max_side,
+                flip=plan.flip,
+                refine=plan.refine,
+            )
+            for _, source in plan.checkpoints
+        ]
+        self._together = Comparison(*self.predictors)
+
+    def pictures(self, data: str) -> AnomalyPictures:
+        """A data set, opened once."""
+        if data not in self._sets:
+            self._sets[data] = open_anomaly(data, self.plan.root)
+        return self._sets[data]
+
+    def __call__(self, task: Task) -> Task:
+        """Score a picture with every checkpoint and write the files; returns the task."""
+        picture, _ = self.pictures(task[0]).arrays(task[1])
+        predictions = self._together(picture)
+        for (name, _), prediction in zip(self.plan.checkpoints, predictions, strict=True):
+            prediction.prepare(self.plan.scores)
+            save_scores(
+                self.plan.file(name, task),
+                {score: prediction.anomaly(score) for score in self.plan.scores},
+            )
+        return task
+
+
+def save_scores(path: Path, scores: dict[str, NDArray[np.float32]]) -> None:
+    """Write score maps, in one step."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **scores)  # type: ignore[arg-type]
+    with atomic_writer(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def read_score(path: Path, score: str) -> NDArray[np.float32]:
+    """One score map, (H, W).
+
+    Raises:
+        CheckpointError: when the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            found: NDArray[np.float32] = stored[score]
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"Can't read the scores {path}: {error}. Delete the file; the command makes it again."
+        ) from error
+    return found
+
+
+def content_of(source: str) -> str:
+    """What decides a checkpoint's scores: a file's sha256, or the name where it is none."""
+    path = Path(source)
+    return sha256_of(path) if path.is_file() else source
+
+
+def pictures_of(pictures: AnomalyPictures) -> str:
+    """What decides which picture a number stands for, as a sha256: files, or names without them."""
+    listed = pictures.names
+    if isinstance(pictures, PairedPictures):
+        listed = [str(pair.picture.resolve()) for pair in pictures.pairs]
+    return hashlib.sha256("\n".join(listed).encode()).hexdigest()
+
+
+def all_tasks(plan: ScoringPlan, counts: dict[str, Sequence[int]]) -> list[Task]:
+    """Every picture of every set, in order."""
+    return [(data, index) for data in plan.sets for index in counts[data]]

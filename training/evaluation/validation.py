@@ -1,0 +1,140 @@
+"""How good a model is while it trains: mIoU on a few pictures of the validation split.
+
+A quick figure for choosing the best weights; ``training.evaluate`` computes the one to report, from
+the predictor people use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mask2kan.inference.postprocess import Geometry, View, class_scores, reduce_pixels
+from mask2kan.modeling.mask2kan import Mask2KAN
+from mask2kan.outputs.drawing import colorize
+
+from ..data import LabelledPictures
+from ..data.label_space import coarse_classes, plain_labels
+from ..metrics import SegmentationEvaluator
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """What one validation found.
+
+    Attributes:
+        values: ``miou``, ``pixel_accuracy`` and ``iou/<class>``.
+        confusion: (K, K) pixels, row = truth, column = prediction.
+        sample: a picture with its prediction and ground truth below it, (3 H, W, 3).
+    """
+
+    values: dict[str, float]
+    confusion: NDArray[np.int64]
+    sample: NDArray[np.uint8]
+
+
+@torch.no_grad()
+def semantic_map(
+    model: Mask2KAN, image: Tensor, class_names: tuple[str, ...] | None = None
+) -> NDArray[np.uint8]:
+    """Class of every pixel.
+
+    Args:
+        model: in evaluation mode.
+        image: (3, H, W) float32 RGB in [0, 1].
+        class_names: to tell apart, where they are coarser than the model's.
+
+    Returns:
+        (H, W).
+    """
+    size = (image.shape[-2], image.shape[-1])
+    output = model(image[None].to(model.device), with_aux=False)
+    view = View(output["pred_logits"][0], output["pred_masks"][0])
+    geometry = Geometry(size, size)
+    coarser = coarse_classes(model.class_names, class_names or model.class_names)
+    if coarser is not None:
+        return coarser(class_scores([view], geometry))
+    return reduce_pixels([view], geometry, ()).semantic
+
+
+def validate(
+    model: Mask2KAN,
+    pictures: LabelledPictures,
+    limit: int = 0,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> Validation | None:
+    """Measure a model.
+
+    Args:
+        model: evaluated in the mode it is in, which should be evaluation mode.
+        pictures: labelled pictures.
+        limit: how many of them, evenly spread; 0 for all.
+        stop: asked before every picture whether to give up.
+
+    Returns:
+        What was found; None when given up.
+    """
+    count = min(limit or len(pictures), len(pictures))
+    names = tuple(pictures.class_names)
+    evaluator = SegmentationEvaluator(len(names))
+    palette = np.array(pictures.palette, np.uint8)
+    sample = np.zeros((0, 0, 3), np.uint8)
+    for index in np.linspace(0, len(pictures) - 1, count).round().astype(int).tolist():
+        if stop():
+            return None
+        image, label = pictures[index]
+        prediction = semantic_map(model, image, names)
+        known = plain_labels(label.numpy().astype(np.uint8), len(names))
+        evaluator.update(prediction, known)
+        if not sample.size:
+            truth = colorize(known, palette)
+            shown = colorize(prediction, palette)
+            sample = np.concatenate([pictures.arrays(index)[0], shown, truth])
+    result = evaluator.compute()
+    values = {"miou": float(result["miou"]), "pixel_accuracy": float(result["pixel_accuracy"])}
+    for name, iou in zip(names, result["iou"], strict=True):
+        if math.isfinite(iou):
+            values[f"iou/{name}"] = float(iou)
+    return Validation(values, evaluator.confusion, sample)
+
+
+class TeacherLabels:
+    """Pictures whose labels are what a model says: the truth of a distillation.
+
+    Args:
+        pictures: any; their own labels are not looked at.
+        teacher: in evaluation mode.
+    """
+
+    def __init__(self, pictures: LabelledPictures, teacher: Mask2KAN) -> None:
+        self._pictures = pictures
+        self._teacher = teacher
+        self._known: dict[int, NDArray[np.uint8]] = {}
+        self.names = pictures.names
+        self.num_classes = teacher.config.num_classes
+        self.class_names = teacher.class_names
+        self.groups: tuple[tuple[int, ...], ...] = ()
+        self.palette = tuple((int(r), int(g), int(b)) for r, g, b in teacher.palette)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def arrays(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """The picture (H, W, 3) RGB and the teacher's class map (H, W)."""
+        picture = self._pictures.arrays(index)[0]
+        if index not in self._known:
+            image = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32) / 255.0)
+            self._known[index] = semantic_map(self._teacher, image)
+        return picture, self._known[index]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        picture, label = self.arrays(index)
+        image = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32) / 255.0)
+        return image, torch.from_numpy(label.astype(np.int64))

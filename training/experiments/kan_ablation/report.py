@@ -1,0 +1,193 @@
+"""An ablation's runs compared with the default, as a table and a picture.
+
+All experiments of a seed share split and order of the pictures, so that an experiment is compared
+with the default seed by seed: mean difference, 95 % interval (Student's t) and the paired t-test's
+p, as it is and adjusted for the number of experiments (Holm). The seeds divide the same pictures
+again and again, so their results are not independent: the intervals are somewhat too narrow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mask2kan.media.files import atomic_writer
+
+from ...reporting.plots import BLUE, GREY, ORANGE, figure, save, styled
+from ...reporting.statistics import holm, mean_of, paired_difference
+from ...reporting.tables import MISSING, Cell, Table, markdown
+from ..published import ABLATION, NOTES
+from .experiments import DEFAULT, EXPERIMENTS
+
+COLUMNS = (
+    *("Experiment", "Grid size", "Spline order", "Accuracy"),
+    *("Difference", "95 % interval", "p", "p (Holm)", "Thesis", "Thesis, difference"),
+)
+
+
+def summarize(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One entry per experiment, in the table's order.
+
+    Args:
+        runs: with ``experiment``, ``seed`` and ``test_accuracy``; the default is among them, and
+            all experiments have its seeds.
+
+    Returns:
+        Per experiment: ``experiment``, ``n`` (seeds), ``mean``, ``std`` (of a sample), ``low`` and
+        ``high`` (95 % interval of the mean); of the difference to the default: ``difference``,
+        ``difference_low``, ``difference_high``, ``p``, ``p_holm``; and ``published``, the thesis's
+        accuracy. None where a figure does not exist, as an interval of one seed.
+    """
+    values: dict[str, dict[int, float]] = {}
+    for run in runs:
+        values.setdefault(run["experiment"], {})[run["seed"]] = run["test_accuracy"]
+    seeds = sorted(values[DEFAULT])
+    paired = {
+        name: [values[name][seed] for seed in seeds] for name in EXPERIMENTS if name in values
+    }
+    others = [name for name in paired if name != DEFAULT]
+    compared = {name: paired_difference(paired[name], paired[DEFAULT]) for name in others}
+    adjusted = dict(zip(others, holm([compared[name].p for name in others]), strict=True))
+    summary = []
+    for name, accuracies in paired.items():
+        found, against = mean_of(accuracies), compared.get(name)
+        figures = {
+            "mean": found.mean,
+            "std": float(np.std(accuracies, ddof=1)) if found.n > 1 else math.nan,
+            "low": found.low,
+            "high": found.high,
+            "difference": against.mean if against else math.nan,
+            "difference_low": against.low if against else math.nan,
+            "difference_high": against.high if against else math.nan,
+            "p": against.p if against else math.nan,
+            "p_holm": adjusted.get(name, math.nan),
+        }
+        known = {key: None if math.isnan(value) else value for key, value in figures.items()}
+        summary.append({"experiment": name, "n": found.n, **known, "published": ABLATION[name]})
+    return summary
+
+
+def as_table(summary: Sequence[Mapping[str, Any]], title: str, number: str, label: str) -> Table:
+    """The thesis's Table 3.6 with ours beside it.
+
+    Args:
+        summary: of ``summarize``; experiments that are not in it have no figures of ours.
+        title: of the table.
+        number: of the thesis's table; empty outside a set of tables.
+        label: for LaTeX.
+    """
+    found = {one["experiment"]: one for one in summary}
+    rows = []
+    for experiment in EXPERIMENTS.values():
+        ours = found.get(experiment.name, {})
+        published = ABLATION[experiment.name]
+        spread = "" if ours.get("std") is None else f" ± {ours['std']:.4f}"
+        interval = MISSING
+        if ours.get("difference_low") is not None:
+            interval = f"[{ours['difference_low']:+.4f}, {ours['difference_high']:+.4f}]"
+        is_default = experiment.name == DEFAULT
+        texts = [
+            experiment.title,
+            str(experiment.grid_size),
+            str(experiment.spline_order),
+            _number(ours.get("mean"), ".4f") + spread,
+            _number(ours.get("difference"), "+.4f"),
+            interval,
+            _number(ours.get("p"), ".3f"),
+            _number(ours.get("p_holm"), ".3f"),
+            f"{published:.4f}",
+            MISSING if is_default else f"{published - ABLATION[DEFAULT]:+.4f}",
+        ]
+        rows.append([Cell(text.replace("-", "−")) for text in texts])
+    return Table(title, number, label, COLUMNS, rows, notes=NOTES["3.6"])
+
+
+def _number(value: float | None, form: str) -> str:
+    return MISSING if value is None else format(value, form)
+
+
+def title_of(content: Mapping[str, Any]) -> str:
+    """What an ablation was run on, in a line."""
+    data, protocol = content["settings"]["data"], content["settings"]["protocol"]
+    count, epochs = content["summary"][0]["n"], protocol["epochs"]
+    return (
+        f"KAN ablation on {data['name']} ({data['pictures']:,} pictures), "
+        f"{count} seed{'s' * (count != 1)}, {epochs} epoch{'s' * (epochs != 1)}, "
+        f"λ = {protocol['regularization']:g}"
+    )
+
+
+def report(content: Mapping[str, Any], out: Path) -> None:
+    """Write ``ablation.md`` and ``ablation.png``.
+
+    Args:
+        content: of ``ablation.json``.
+        out: folder of the ablation.
+    """
+    text = markdown(as_table(content["summary"], title_of(content), "", "tab:ablation"))
+    with atomic_writer(out / "ablation.md") as file:
+        file.write(text.encode())
+    draw(content, out / "ablation.png")
+
+
+@styled
+def draw(content: Mapping[str, Any], path: Path) -> None:
+    """Accuracy by experiment, and its difference to the default seed by seed.
+
+    Args:
+        content: of ``ablation.json``.
+        path: the PNG to write.
+    """
+    summary = content["summary"]
+    runs: dict[str, dict[int, float]] = {}
+    for run in content["runs"]:
+        runs.setdefault(run["experiment"], {})[run["seed"]] = run["test_accuracy"]
+    made, axes = figure(1, 2, (10, 1.3 + 0.38 * len(summary)))
+    left, right = axes[0]
+    for row, one in enumerate(summary):
+        name = one["experiment"]
+        _dots(left, row, list(runs[name].values()))
+        _bar(left, row, one["mean"], one["low"], one["high"])
+        if one["difference"] is None:
+            continue
+        _dots(right, row, [value - runs[DEFAULT][seed] for seed, value in runs[name].items()])
+        _bar(right, row, one["difference"], one["difference_low"], one["difference_high"])
+        printed = one["published"] - ABLATION[DEFAULT]
+        right.plot(printed, row, "D", color=ORANGE, markersize=5, fillstyle="none")
+    left.set_yticks(range(len(summary)), [EXPERIMENTS[one["experiment"]].title for one in summary])
+    right.set_yticks(range(len(summary)), [""] * len(summary))
+    for panel in (left, right):
+        panel.locator_params(axis="x", nbins=6)
+        panel.set_ylim(len(summary) - 0.5, -0.5)
+        panel.grid(visible=False, axis="y")
+        panel.tick_params(axis="y", length=0)
+    right.axvline(0, color=GREY, linewidth=1, zorder=0)
+    left.set_xlabel("test accuracy")
+    right.set_xlabel("difference to the default, same seed")
+    made.suptitle(title_of(content), fontsize=10, x=0.01, ha="left")
+    styles = {"one seed": ".", "mean, 95 % interval": "o", "thesis (MNIST)": "D"}
+    colours = (GREY, BLUE, ORANGE)
+    handles = [
+        right.plot(
+            [], [], mark, color=colour, label=label, fillstyle="none" if mark == "D" else "full"
+        )[0]
+        for (label, mark), colour in zip(styles.items(), colours, strict=True)
+    ]
+    made.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    save(made, path)
+
+
+def _dots(panel: Any, row: int, values: Sequence[float]) -> None:
+    """A dot per seed, spread a little so that equal values stay apart."""
+    rows = row + 0.22 * np.linspace(-1, 1, len(values)) if len(values) > 1 else [row]
+    panel.plot(values, rows, ".", color=GREY, markersize=5, alpha=0.7)
+
+
+def _bar(panel: Any, row: int, mean: float, low: float | None, high: float | None) -> None:
+    if low is not None and high is not None:
+        panel.plot([low, high], [row, row], color=BLUE, linewidth=1.8)
+    panel.plot(mean, row, "o", color=BLUE, markersize=6)

@@ -1,0 +1,160 @@
+"""All runs of an ablation, several at a time, each kept in the folder as soon as it is done.
+
+``settings.json`` says what all runs have in common, ``runs/<experiment>_<seed>.json`` is one run.
+A folder takes further seeds and experiments at any time, but no other settings. Every run computes
+on one thread, whatever the number of workers, so that its result does not depend on that number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from mask2kan.errors import ConfigError, OutOfMemoryError
+from mask2kan.media.records import read_record, write_record
+
+from .classifier import Protocol, train
+from .digits import Digits
+from .experiments import Experiment
+
+RESULT_FIELDS = ("test_accuracy", "val_accuracy", "train_accuracy", "train_loss", "seconds")
+
+
+def settings_of(digits: Digits, protocol: Protocol) -> dict[str, Any]:
+    """What all runs of a folder have in common, ready for JSON."""
+    about = {
+        "name": digits.name,
+        "pictures": len(digits.labels),
+        "pixels": digits.pixels.shape[1],
+        "sha256": digits.digest(),
+    }
+    settings = {"data": about, "protocol": dataclasses.asdict(protocol)}
+    return dict(json.loads(json.dumps(settings)))
+
+
+def open_folder(out: Path, settings: dict[str, Any]) -> None:
+    """Make the folder of an ablation, or recognise it.
+
+    Raises:
+        ConfigError: when it holds runs with other settings; the message names what differs.
+    """
+    path = out / "settings.json"
+    if not path.is_file():
+        write_record(path, settings)
+        return
+    found = read_record(path)
+    for group, values in settings.items():
+        for key, value in values.items():
+            kept = found.get(group, {}).get(key)
+            if kept != value:
+                raise ConfigError(
+                    f"{out} holds runs with {group}.{key} = {kept}, now it is {value}; choose "
+                    "another folder with --out, or repeat the settings of settings.json."
+                )
+
+
+def run_all(
+    experiments: Sequence[Experiment],
+    seeds: Sequence[int],
+    digits: Digits,
+    protocol: Protocol,
+    *,
+    out: Path,
+    workers: int,
+) -> list[dict[str, Any]]:
+    """Train what is not yet in the folder.
+
+    Args:
+        experiments: what to train.
+        seeds: each experiment's; all experiments of a seed come before the next seed.
+        digits: the data set.
+        protocol: how to train.
+        out: folder of the ablation, as ``open_folder`` left it.
+        workers: runs at a time; 1 stays in this process.
+
+    Returns:
+        Every run, finished earlier or now: ``experiment``, ``seed`` and ``RESULT_FIELDS``.
+
+    Raises:
+        ConfigError: for a damaged result in the folder.
+        NumericsError: when a run diverges; the finished ones are kept.
+        OutOfMemoryError: when the system killed a worker.
+    """
+    wanted = [(experiment, seed) for seed in seeds for experiment in experiments]
+    files = {job: out / "runs" / f"{job[0].name}_{job[1]}.json" for job in wanted}
+    missing = [job for job in wanted if not files[job].is_file()]
+    with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run") as bar:
+        for (experiment, seed), result in _train(missing, digits, protocol, workers):
+            about = {"experiment": experiment.name, "seed": seed}
+            write_record(files[experiment, seed], about | result)
+            bar.update()
+    return [_read_run(files[job], *job) for job in wanted]
+
+
+_Job = tuple[Experiment, int]
+
+
+def _train(
+    jobs: Sequence[_Job], digits: Digits, protocol: Protocol, workers: int
+) -> Iterator[tuple[_Job, dict[str, Any]]]:
+    """Jobs and their results, in the order in which they finish."""
+    if workers == 1 or len(jobs) < 2:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for experiment, seed in jobs:
+                yield (experiment, seed), train(experiment, digits, seed, protocol)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    spawn = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads, broken
+    count = min(workers, len(jobs))
+    with ProcessPoolExecutor(count, spawn, _start_worker, (digits, protocol)) as pool:
+        try:
+            pending = {pool.submit(_train_here, *job): job for job in jobs}
+            for done in as_completed(pending):
+                yield pending[done], done.result()
+        except BrokenProcessPool as error:
+            raise OutOfMemoryError(
+                f"One of {count} processes was killed, most likely for lack of memory; finished "
+                "runs are kept. Repeat the command with fewer --workers."
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+_given: tuple[Digits, Protocol] | None = None  # of a worker process, which gets the data once
+
+
+def _start_worker(digits: Digits, protocol: Protocol) -> None:
+    global _given  # noqa: PLW0603 - how a pool's initialiser hands over
+    torch.set_num_threads(1)
+    _given = digits, protocol
+
+
+def _train_here(experiment: Experiment, seed: int) -> dict[str, Any]:
+    assert _given is not None
+    digits, protocol = _given
+    return train(experiment, digits, seed, protocol)
+
+
+def _read_run(path: Path, experiment: Experiment, seed: int) -> dict[str, Any]:
+    run = read_record(path)
+    if (run.get("experiment"), run.get("seed")) != (experiment.name, seed):
+        raise ConfigError(
+            f"{path} holds the run {run.get('experiment')!r} with seed {run.get('seed')!r}; "
+            "its name says another. Delete it to repeat the run."
+        )
+    wrong = [name for name in RESULT_FIELDS if not isinstance(run.get(name), (int, float))]
+    if wrong:
+        raise ConfigError(f"{path} has no number {wrong[0]!r}. Delete it to repeat the run.")
+    return run

@@ -1,0 +1,165 @@
+"""The thesis's Tables 3.1 to 3.6: its figures as printed and, in the row below, ours.
+
+A figure of ours is the mean over the runs of a recipe, with standard deviation and their number
+where there are several. The better of the heads of a backbone is bold where both were measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+
+from ...reporting.tables import MISSING, Cell, Table
+from ..kan_ablation.report import as_table, title_of
+from ..published import (
+    ANOMALY,
+    ANOMALY_METRICS,
+    ANOMALY_PICTURES,
+    ANOMALY_SETS,
+    ANOMALY_TABLES,
+    BACKBONES,
+    CITYSCAPES,
+    CITYSCAPES_METRICS,
+    CITYSCAPES_PICTURES,
+    HEADS,
+    LOWER_IS_BETTER,
+    NOTES,
+)
+from .results import Measurement, Model, Results
+
+Figure = tuple[str, str]  # data set and metric
+_READING = (
+    "Ours: mean ± standard deviation (number of runs). Bold: the better head of ours; that says "
+    "nothing about chance."
+)
+
+
+def build(results: Results) -> list[Table]:
+    """All tables, in the thesis's order; one Table 3.6 per ablation found."""
+    tables = [_segmentation(results)]
+    tables += [_anomalies(number, results) for number in ANOMALY_TABLES]
+    for count, (path, content) in enumerate(results.ablations.items()):
+        title = f"{title_of(content)} ({path.parent})"
+        label = f"tab:3.6-{count}" if count else "tab:3.6"
+        tables.append(as_table(content["summary"], title, "3.6", label))
+    if not results.ablations:
+        tables.append(as_table([], "KAN ablation", "3.6", "tab:3.6"))
+    return tables
+
+
+def _segmentation(results: Results) -> Table:
+    printed = {
+        model: {
+            ("cityscapes", metric): value
+            for metric, value in zip(CITYSCAPES_METRICS, values, strict=True)
+        }
+        for model, values in CITYSCAPES.items()
+    }
+    return _table(
+        "3.1",
+        "Segmentation of Cityscapes (val), in percent",
+        {("cityscapes", metric): name for metric, name in CITYSCAPES_METRICS.items()},
+        printed,
+        [one for one in results.measurements if one.data == "cityscapes"],
+        percent=True,
+    )
+
+
+def _anomalies(number: str, results: Results) -> Table:
+    sets, backbones = ANOMALY_TABLES[number]
+    printed: dict[Model, dict[Figure, float]] = {}
+    for data in sets:
+        for model, values in ANOMALY[data].items():
+            if model[0] in backbones:
+                found = zip(ANOMALY_METRICS, values, strict=True)
+                printed.setdefault(model, {}).update({(data, m): value for m, value in found})
+    names = ", ".join(ANOMALY_SETS[data] for data in sets)
+    return _table(
+        number,
+        f"Anomalies, {'ResNet-50' if backbones == ('r50',) else 'Swin'}: {names}",
+        {(data, metric): name for data in sets for metric, name in ANOMALY_METRICS.items()},
+        printed,
+        [one for one in results.measurements if one.data in sets and one.model[0] in backbones],
+        groups=[("", 2), *((ANOMALY_SETS[data], len(ANOMALY_METRICS)) for data in sets)],
+    )
+
+
+def _table(
+    number: str,
+    title: str,
+    columns: Mapping[Figure, str],
+    printed: Mapping[Model, Mapping[Figure, float]],
+    measured: Sequence[Measurement],
+    *,
+    groups: Sequence[tuple[str, int]] = (),
+    percent: bool = False,
+) -> Table:
+    """Two rows per model that was printed or measured: the thesis's and ours."""
+    ours: dict[Model, dict[Figure, list[float]]] = {}
+    for one in measured:
+        for metric, value in one.figures.items():
+            if value is not None:
+                scaled = 100 * value if percent else value
+                ours.setdefault(one.model, {}).setdefault((one.data, metric), []).append(scaled)
+    rows: list[list[Cell]] = []
+    breaks = []
+    for backbone, backbone_name in BACKBONES.items():
+        if rows and any(model[0] == backbone for model in (*printed, *ours)):
+            breaks.append(len(rows))
+        for head, head_name in HEADS.items():
+            model, other = (backbone, head), (backbone, next(h for h in HEADS if h != head))
+            if model not in printed and model not in ours:
+                continue
+            name = Cell(f"{backbone_name} ({head_name})")
+            theirs = printed.get(model, {})
+            rows.append(
+                [name, Cell("thesis")]
+                + [Cell(f"{theirs[c]:.4f}" if c in theirs else MISSING) for c in columns]
+            )
+            here, there = ours.get(model, {}), ours.get(other, {})
+            rows.append(
+                [name, Cell("ours")]
+                + [_our_cell(c[1], here.get(c), there.get(c), percent) for c in columns]
+            )
+    return Table(
+        title,
+        number,
+        f"tab:{number}",
+        ("Model", "From", *columns.values()),
+        rows,
+        text_columns=2,
+        groups=groups,
+        breaks=breaks,
+        notes=(*NOTES[number], *_notes_on(measured)),
+    )
+
+
+def _our_cell(
+    metric: str, here: Sequence[float] | None, there: Sequence[float] | None, percent: bool
+) -> Cell:
+    if not here:
+        return Cell(MISSING)
+    digits = 2 if percent else 4
+    text = f"{mean(here):.{digits}f}"
+    if len(here) > 1:
+        text += f" ± {stdev(here):.{digits}f} ({len(here)})"
+    if not there or mean(here) == mean(there):
+        return Cell(text)
+    return Cell(text, bold=(mean(here) < mean(there)) == (metric in LOWER_IS_BETTER))
+
+
+def _notes_on(measured: Sequence[Measurement]) -> list[str]:
+    """How our figures came about, and what makes them differ from the thesis's conditions."""
+    notes = [_READING] if measured else []
+    expected = {"cityscapes": CITYSCAPES_PICTURES, **ANOMALY_PICTURES}
+    for one in measured:
+        name = f"{BACKBONES[one.model[0]]} ({HEADS[one.model[1]]})"
+        data = ANOMALY_SETS.get(one.data, "Cityscapes")
+        if one.pictures != expected[one.data]:
+            notes.append(
+                f"Ours: {name} was measured on {one.pictures} of the {expected[one.data]} pictures "
+                f"of {data}; do not compare."
+            )
+        if one.protocol != "exact":
+            notes.append(f"Ours: {name} on {data} by the protocol {one.protocol}.")
+    return list(dict.fromkeys(notes))

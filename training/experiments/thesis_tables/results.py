@@ -1,0 +1,217 @@
+"""What runs measured, found by file name anywhere under the given folders.
+
+``evaluation.json`` (Cityscapes; other data sets belong to no table)::
+
+    {"recipe": "thesis_swin_t_kan", "data": "cityscapes", "split": "val", "pictures": 500,
+     "iou": 0.80, "iiou": 0.63, "category_iou": 0.91, "category_iiou": 0.81, ...}
+
+``benchmark.json``, with the sets' names of ``training.experiments.published.ANOMALY_SETS``; of the
+scores only msp, the thesis's, is read::
+
+    {"recipe": "thesis_swin_t_kan", "protocol": "exact", "sets": {"road_anomaly": {
+     "pictures": 60, "scores": {"msp": {"ap": 0.43, "auroc": 0.83, "fpr95": 0.70}, ...}}, ...}}
+
+``ablation.json`` is what ``training.ablation`` writes. Shares lie in [0, 1]; null is a figure that
+was not measured. Several files of one recipe are several seeds. Files of recipes that are not the
+thesis's are left aside and reported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mask2kan.errors import ConfigError, unknown
+
+from ...data.registry import ANOMALY_SETS as KNOWN_SETS
+from ..kan_ablation.experiments import EXPERIMENTS
+from ..published import (
+    ANOMALY_METRICS,
+    ANOMALY_SETS,
+    BACKBONES,
+    CITYSCAPES_METRICS,
+    HEADS,
+)
+
+THESIS_SCORE = "msp"
+_RECIPE = re.compile(rf"thesis_({'|'.join(BACKBONES)})_({'|'.join(HEADS)})")
+_SUMMARY_FIGURES = ("mean", "std", "difference", "difference_low", "difference_high", "p", "p_holm")
+
+Model = tuple[str, str]  # backbone and head
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One model on one data set.
+
+    Attributes:
+        model: backbone and head.
+        data: ``cityscapes`` or a set of ``ANOMALY_SETS``.
+        pictures: how many were measured.
+        protocol: of the anomaly metrics; ``exact`` on Cityscapes.
+        figures: by metric; a share, or None where it was not measured.
+    """
+
+    model: Model
+    data: str
+    pictures: int
+    protocol: str
+    figures: Mapping[str, float | None]
+
+
+@dataclasses.dataclass
+class Results:
+    """Everything found.
+
+    Attributes:
+        measurements: of segmentation and anomalies.
+        ablations: contents of ``ablation.json`` by their path.
+        unused: paths of files that belong to no table, and why.
+    """
+
+    measurements: list[Measurement] = dataclasses.field(default_factory=list)
+    ablations: dict[Path, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    unused: dict[Path, str] = dataclasses.field(default_factory=dict)
+
+
+def find(folders: Iterable[Path]) -> Results:
+    """Read every result under some folders; a file that two of them hold counts once.
+
+    Raises:
+        ConfigError: for a folder that does not exist, or a file that is damaged or of another
+            form; the message names it.
+    """
+    readers = {
+        "evaluation.json": _read_evaluation,
+        "benchmark.json": _read_benchmark,
+        "ablation.json": _read_ablation,
+    }
+    paths: dict[Path, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder} is no folder; pass folders that hold runs.")
+        for name in readers:
+            paths |= {path.resolve(): path for path in sorted(folder.rglob(name))}
+    results = Results()
+    for path in sorted(paths.values()):
+        readers[path.name](path, _Fields(path, _load(path)), results)
+    return results
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"Cannot read {path}: {error}. Write it again, or move it away."
+        ) from error
+
+
+class _Fields:
+    """A JSON object that knows where it stands, for messages."""
+
+    def __init__(self, path: Path, content: Any, place: str = "") -> None:
+        self.path, self.place = path, place
+        if not isinstance(content, dict):
+            raise self.fault("is no JSON object")
+        self.content: dict[str, Any] = content
+
+    def fault(self, what: str) -> ConfigError:
+        return ConfigError(
+            f"{self.path}: {self.place or 'the file'} {what}. Write it again with this version's "
+            "commands, or move it away."
+        )
+
+    def value(self, key: str, kind: type) -> Any:
+        found = self.content.get(key)
+        if not isinstance(found, kind) or isinstance(found, bool):
+            raise self._at(key).fault(f"is {found!r}; expected {kind.__name__}")
+        return found
+
+    def inside(self, key: str) -> _Fields:
+        return _Fields(self.path, self.content.get(key), f"{self.place}.{key}".lstrip("."))
+
+    def figure(self, key: str, low: float = 0.0, high: float = 1.0) -> float | None:
+        """A number in [low, high], or None for null."""
+        if key not in self.content:
+            raise self._at(key).fault("is missing")
+        found = self.content[key]
+        if found is None:
+            return None
+        is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
+        if not is_number or not low <= found <= high:
+            expected = f"a number from {low:g} to {high:g}, or null"
+            raise self._at(key).fault(f"is {found!r}; expected {expected}")
+        return float(found)
+
+    def _at(self, key: str) -> _Fields:
+        return _Fields(self.path, {}, f"{self.place}.{key}".lstrip("."))
+
+
+def _model_of(recipe: str) -> Model | None:
+    found = _RECIPE.fullmatch(recipe)
+    return (found[1], found[2]) if found else None
+
+
+def _read_evaluation(path: Path, fields: _Fields, results: Results) -> None:
+    data, recipe = fields.value("data", str), fields.content.get("recipe")
+    if data != "cityscapes":
+        results.unused[path] = f"its data are {data!r}, the thesis's Table 3.1 is on cityscapes"
+        return
+    model = _model_of(fields.value("recipe", str))
+    if model is None:
+        results.unused[path] = f"the recipe {recipe!r} is none of the thesis's tables"
+        return
+    if fields.value("split", str) != "val":
+        results.unused[path] = f"its split is {fields.content['split']!r}, the thesis's is val"
+        return
+    figures = {metric: fields.figure(metric) for metric in CITYSCAPES_METRICS}
+    pictures = fields.value("pictures", int)
+    results.measurements.append(Measurement(model, data, pictures, "exact", figures))
+
+
+def _read_benchmark(path: Path, fields: _Fields, results: Results) -> None:
+    if "recipe" not in fields.content:
+        results.unused[path] = "it names no recipe: its weights lay in no run folder"
+        return
+    recipe, protocol = fields.value("recipe", str), fields.value("protocol", str)
+    model = _model_of(recipe)
+    if model is None:
+        results.unused[path] = f"the recipe {recipe!r} is none of the thesis's tables"
+        return
+    sets = fields.inside("sets")
+    for name in sets.content:
+        if name not in KNOWN_SETS:
+            raise ConfigError(f"{path}: {unknown('data set', name, KNOWN_SETS)}")
+        if name not in ANOMALY_SETS:
+            continue  # the thesis does not measure it
+        measured = sets.inside(name)
+        scores = measured.inside("scores").inside(THESIS_SCORE)
+        figures = {metric: scores.figure(metric) for metric in ANOMALY_METRICS}
+        pictures = measured.value("pictures", int)
+        results.measurements.append(Measurement(model, name, pictures, protocol, figures))
+
+
+def _read_ablation(path: Path, fields: _Fields, results: Results) -> None:
+    data = fields.inside("settings").inside("data")
+    data.value("name", str)
+    data.value("pictures", int)
+    protocol = fields.inside("settings").inside("protocol")
+    protocol.value("epochs", int)
+    protocol.figure("regularization", high=float("inf"))
+    entries = fields.value("summary", list)
+    if not entries:
+        raise fields.fault("has an empty summary")
+    for number, entry in enumerate(entries):
+        one = _Fields(path, entry, f"summary.{number}")
+        name = one.value("experiment", str)
+        if name not in EXPERIMENTS:
+            raise ConfigError(f"{path}: {unknown('experiment', name, EXPERIMENTS)}")
+        one.value("n", int)
+        for figure in _SUMMARY_FIGURES:
+            one.figure(figure, low=-1000.0)
+    results.ablations[path] = fields.content

@@ -1,0 +1,223 @@
+"""The model a run trains: built or loaded, with parts made anew, and only some of it learning."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mask2kan.checkpoints import load_model
+from mask2kan.errors import ConfigError
+from mask2kan.modeling.classes import class_names_for, meanings_of
+from mask2kan.modeling.config import Family, ModelConfig
+from mask2kan.modeling.heads import build_mask_embed
+from mask2kan.modeling.mask2kan import Mask2KAN, create_model
+
+from ..config.train_config import PARTS, TrainConfig
+from ..data import LabelledPictures, find_data
+from ..data.mixture import Mixture
+from .pair import KAN_OPTIONS, HeadPair, Trained, lead, load_pair
+
+HEAD = "transformer_decoder.mask_embed"
+HEADS = tuple(f"transformer_decoder.{part}" for part in PARTS)
+HEAD_OPTIONS = ("mask_embed", "mask_embed_width", *KAN_OPTIONS)
+
+logger = logging.getLogger(__name__)
+
+
+def build_model(config: TrainConfig, pictures: LabelledPictures, *, pretrained: bool) -> Trained:
+    """The model before its first step, on the processor.
+
+    Args:
+        config: of the run.
+        pictures: the training split; decides the classes.
+        pretrained: whether to load ImageNet weights; a resumed run overwrites them anyway.
+
+    Raises:
+        ConfigError: when configuration, checkpoint and data do not fit together.
+        CheckpointError: when ``init`` or the backbone's weights cannot be read.
+    """
+    model: Trained
+    if config.heads and config.fresh:
+        raise ConfigError(
+            f"Recipe {config.name} trains two heads and fresh is {', '.join(config.fresh)}; a pair "
+            "starts whole from --init, or without it from the beginning."
+        )
+    if config.heads and config.init:
+        model = load_pair(config.init)
+        # of the weights it starts from; they would make the KAN run otherwise than the MLP
+        model.kan.calibration, model.kan.settings, model.kan.card = {}, None, {}
+        _require_classes(lead(model).class_names, pictures, config)
+    elif config.init:
+        model = _from_checkpoint(config, pictures)
+    else:
+        model = _from_scratch(config, pictures, pretrained=pretrained)
+        model = HeadPair(model) if config.heads else model
+    choose_trainable(model, config.trainable)
+    if not config.train_batch_norm:
+        for norm in _batch_norms(model):
+            norm.requires_grad_(False)
+    if config.objective == "distillation":
+        lead(model).transformer_decoder.class_embed.requires_grad_(False)
+    return model
+
+
+def _from_scratch(config: TrainConfig, pictures: LabelledPictures, *, pretrained: bool) -> Mask2KAN:
+    if config.trainable == "heads" or config.objective == "distillation" or config.fresh:
+        raise ConfigError(
+            f"Recipe {config.name} starts from a checkpoint; name it with --init (a file, a "
+            "bundled name or a Hub repository)."
+        )
+    options = dict(config.model_options)
+    if "num_classes" not in options:
+        options |= {
+            "num_classes": pictures.num_classes,
+            "class_names": tuple(pictures.class_names),
+            "palette": tuple(pictures.palette),
+        }
+    names = tuple(options.get("class_names") or class_names_for(int(options["num_classes"])))
+    _require_classes(names, pictures, config)
+    weights: Path | bool = False
+    if pretrained and config.pretrained_backbone not in ("", "random"):
+        weights = _backbone_weights(config.pretrained_backbone)
+    return create_model(config.model, pretrained_backbone=weights, **options)
+
+
+def _backbone_weights(name: str) -> Path | bool:
+    """The file of ImageNet weights, or True for timm's.
+
+    Raises:
+        ConfigError: when it is not there, saying what else there is.
+    """
+    if name == "timm":
+        return True
+    try:
+        return find_data(name)
+    except ConfigError as error:
+        raise ConfigError(
+            f"The backbone's ImageNet weights are not here. {error} Or choose "
+            "--set pretrained_backbone=timm, which downloads timm's, or random."
+        ) from error
+
+
+def _from_checkpoint(config: TrainConfig, pictures: LabelledPictures) -> Mask2KAN:
+    model = load_model(config.init, device="cpu")
+    wanted = {key: value for key, value in config.model_options.items() if key in HEAD_OPTIONS}
+    before = model.config
+    changed = before
+    if "mask_embed" in config.fresh:
+        changed = dataclasses.replace(changed, **wanted)
+        if changed.family != "mask2anomaly":
+            family: Family = "mask2kan" if changed.mask_embed == "kan" else "mask2former"
+            changed = dataclasses.replace(changed, family=family)
+    elif any(getattr(before, key) != value for key, value in wanted.items()):
+        raise ConfigError(
+            f"{config.init} has mask_embed={before.mask_embed!r} and the run asks for {wanted}; "
+            "add mask_embed to fresh to make it anew."
+        )
+    if "class_embed" in config.fresh:
+        changed = dataclasses.replace(
+            changed,
+            num_classes=pictures.num_classes,
+            class_names=tuple(pictures.class_names),
+            palette=tuple(pictures.palette),
+        )
+    if config.objective == "segmentation":
+        names = changed.class_names or class_names_for(changed.num_classes)
+        _require_classes(names, pictures, config)
+    model.config = changed
+    decoder = model.transformer_decoder
+    if "mask_embed" in config.fresh:
+        decoder.mask_embed = build_mask_embed(changed)
+    if "class_embed" in config.fresh:
+        decoder.class_embed = nn.Linear(changed.hidden_dim, changed.num_classes + 1)
+    model.calibration = {}  # measured on weights that are about to change
+    model.card = {}
+    logger.info(
+        "starting from %s; made anew: %s", config.init, ", ".join(config.fresh) or "nothing"
+    )
+    return model
+
+
+def _require_classes(
+    names: tuple[str, ...], pictures: LabelledPictures, config: TrainConfig
+) -> None:
+    if len(names) == pictures.num_classes or meanings_of(tuple(pictures.class_names), names):
+        return
+    hint = "add class_embed to fresh" if config.init else "leave model.num_classes unset"
+    raise ConfigError(
+        f"The model has {len(names)} classes and {config.data} has {pictures.num_classes}; they "
+        f"must be equal: {hint}, or train on other data."
+    )
+
+
+def in_classes_of(model: Trained, pictures: LabelledPictures) -> LabelledPictures:
+    """Pictures labelled in a model's classes, with groups where theirs are coarser."""
+    names = lead(model).class_names
+    if not meanings_of(tuple(pictures.class_names), names):
+        return pictures
+    palette = tuple((int(r), int(g), int(b)) for r, g, b in lead(model).palette)
+    return Mixture([(1.0, pictures)], (names, palette))
+
+
+def choose_trainable(model: Trained, which: str) -> None:
+    """Let only part of a model learn.
+
+    Args:
+        model: its parameters' ``requires_grad`` is set.
+        which: ``all``, ``frozen_backbone`` or ``heads``.
+    """
+    model.requires_grad_(which != "heads")
+    if which == "frozen_backbone":
+        lead(model).backbone.requires_grad_(False)
+    if which == "heads":
+        for name in HEADS:
+            model.get_submodule(name).requires_grad_(True)
+
+
+def training_mode(model: Trained, which: str, *, batch_norm: bool) -> None:
+    """Set train mode on what learns and evaluation mode on what does not.
+
+    Args:
+        model: see ``choose_trainable``.
+        which: as there.
+        batch_norm: False keeps every batch norm's statistics.
+    """
+    model.train(which != "heads")
+    if which == "frozen_backbone":
+        lead(model).backbone.eval()
+    if which == "heads":
+        for name in HEADS:
+            model.get_submodule(name).train()
+    if not batch_norm:
+        for norm in _batch_norms(model):
+            norm.eval()
+
+
+def _batch_norms(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def head_parameters(config: ModelConfig) -> int:
+    """Number of parameters of the mask head a configuration asks for."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build_mask_embed(config).parameters())
+
+
+def equal_width(config: ModelConfig) -> int:
+    """Hidden width at which a three-layer MLP head has the number of parameters of the KAN head.
+
+    Args:
+        config: of a model with a KAN head, [C, C, C].
+
+    Returns:
+        The nearest width: the MLP has W² + (2C + 2)W + C parameters.
+    """
+    channels = config.hidden_dim
+    wanted = head_parameters(dataclasses.replace(config, mask_embed="kan"))
+    root = math.sqrt((channels + 1) ** 2 + wanted - channels)
+    return max(1, round(root - (channels + 1)))

@@ -1,0 +1,189 @@
+"""What a step computes: a batch in, losses out, as one module that any wrapper may wrap.
+
+``SegmentationObjective`` is L_total = L_seg + λ1 L_reg + λ2 L_contrastive (thesis, eq. 2.6);
+``DistillationObjective`` teaches a new mask head to answer as the old one does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mask2kan.checkpoints import load_model
+from mask2kan.modeling.heads import shared_weights
+from mask2kan.modeling.mask2kan import STRIDE, Mask2KAN
+
+from ..config.train_config import TrainConfig
+from ..data.augmentation import VOID
+from ..data.crops import Batch
+from ..data.label_space import Groups
+from ..models.build import HEAD
+from ..models.pair import HeadPair, Trained, decoders, lead
+from .contrastive import at_pixels, contrastive_loss, negative_likelihood
+from .criterion import SetCriterion, semantic_targets
+from .distributed import PointDraws
+from .trunk_cache import TrunkCache
+
+
+class Objective(Protocol):
+    """A module whose ``loss`` is to be minimised."""
+
+    model: Trained
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Unweighted terms, and ``loss``, their weighted sum."""
+        ...
+
+
+class SegmentationObjective(nn.Module):
+    """Losses of the masks and classes a model predicts for labelled crops.
+
+    Args:
+        model: to train.
+        config: weights of the terms.
+        trunk: where features come from when the trunk does not learn; None to compute them.
+        groups: of the data's classes.
+    """
+
+    def __init__(
+        self, model: Trained, config: TrainConfig, trunk: TrunkCache | None, groups: Groups = ()
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.trunk = trunk
+        self.criterion = SetCriterion(
+            lead(model).config.num_classes,
+            num_points=config.num_points,
+            no_object_weight=config.no_object_weight,
+            regularization_weight=config.regularization_weight,
+            groups=groups,
+        )
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """See ``Objective``."""
+        outputs = self._outputs(batch)
+        targets = semantic_targets(_framed(batch["labels"]))
+        device = batch["images"].device
+        draws = PointDraws(self.config.seed, batch["numbers"], device)
+        found = self.criterion.of_heads(list(outputs.values()), targets, draws)
+        total = torch.zeros((), device=device)
+        losses: dict[str, Tensor] = {}
+        by_name = decoders(self.model)
+        for name, terms in zip(outputs, found, strict=True):
+            share = self.criterion.total(terms, by_name[name].mask_embed)
+            if self.config.outliers.active and self.config.contrastive_weight:
+                terms["loss_contrastive"] = self._contrastive(outputs[name], batch["labels"])
+                share = share + self.config.contrastive_weight * terms["loss_contrastive"]
+            total = total + share / len(outputs)
+            prefix = f"{name}/" if name else ""
+            losses |= {prefix + key: value for key, value in terms.items()}
+        return {"loss": total, **losses}
+
+    def _outputs(self, batch: Batch) -> dict[str, Any]:
+        """Predictions by the names of ``decoders``."""
+        images = batch["images"]
+        if self.config.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        if isinstance(self.model, HeadPair):
+            pair: dict[str, Any] = self.model(images)
+            return pair
+        if self.trunk is None:
+            return {"": self.model(images)}
+        return {"": self.model.transformer_decoder(*self.trunk(images, batch["views"]))}
+
+    def _contrastive(self, outputs: Any, labels: Tensor) -> Tensor:
+        """Summed over all predicted sets, as Mask2Anomaly's code has it."""
+        height, width = labels.shape[-2:]
+        form, margin = self.config.contrastive_form, self.config.contrastive_margin
+        with torch.autocast(labels.device.type, enabled=False):
+            terms = [
+                contrastive_loss(
+                    at_pixels(
+                        negative_likelihood(one["pred_logits"], one["pred_masks"], form),
+                        (height, width),
+                    ),
+                    labels,
+                    margin=margin,
+                    form=form,
+                )
+                for one in (*outputs["aux_outputs"], outputs)
+            ]
+        return torch.stack(terms).sum()
+
+
+def _framed(labels: Tensor) -> Tensor:
+    """(B, H, W) labels padded with void, right and below, as the model pads pictures.
+
+    Predicted masks cover the padded picture, so ground-truth masks must too: a point is a share of
+    the whole.
+    """
+    height, width = labels.shape[-2:]
+    return F.pad(labels, (0, -width % STRIDE, 0, -height % STRIDE), value=VOID)
+
+
+class DistillationObjective(nn.Module):
+    """How far a new ``mask_embed`` is from the old one, in the masks they make.
+
+    Everything else is shared: the old head guides the decoder's attention, and both heads read the
+    same queries, of every layer. The loss is the mean squared difference of the mask logits over
+    all pixels, divided by the old ones' mean square. No pixel is needed for it: with F (C, P) the
+    mask features and d (C) the difference of two embeddings, Σ_p (d·F_p)² = dᵀ (F Fᵀ) d.
+
+    Args:
+        model: with the new head in place.
+        config: its ``init`` is where the old head is.
+        trunk: as for ``SegmentationObjective``.
+
+    Attributes:
+        teacher: the model as the checkpoint has it.
+    """
+
+    def __init__(self, model: Mask2KAN, config: TrainConfig, trunk: TrunkCache | None) -> None:
+        super().__init__()
+        self.model = model
+        self.trunk = trunk
+        self.teacher = load_model(config.init, device=model.device).requires_grad_(False)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """See ``Objective``."""
+        images = batch["images"].contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            if self.trunk is None:
+                mask_features, levels = self.model.pixel_decoder(self.model.see(images))
+            else:
+                levels, mask_features = self.trunk(images, batch["views"])
+            queries, expected = self._guided(levels, mask_features)
+        student = self.model.get_submodule(HEAD)
+        with torch.autocast(images.device.type, enabled=False):
+            found = student(queries, **shared_weights(student))
+            features = mask_features.float().flatten(2)
+            gram = features @ features.mT / features.shape[-1]  # (B, C, C)
+            loss = _power(found - expected, gram) / _power(expected, gram)
+        return {"loss": loss, "relative_error": loss.detach()}
+
+    def _guided(self, levels: list[Tensor], mask_features: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries of all layers as heads read them, and the old head's answers: (S, B, Q, C)."""
+        seen: list[tuple[Tensor, Tensor]] = []
+        guide = self.teacher.transformer_decoder
+        hook = guide.mask_embed.register_forward_hook(
+            lambda _, inputs, output: seen.append((inputs[0].float(), output.float()))
+        )
+        try:
+            guide(levels, mask_features, with_aux=False)
+        finally:
+            hook.remove()
+        queries, answers = zip(*seen, strict=True)
+        batch = mask_features.shape[0]  # the learnable queries are the same for every picture
+        return (
+            torch.stack([one.expand(batch, -1, -1) for one in queries]),
+            torch.stack([one.expand(batch, -1, -1) for one in answers]),
+        )
+
+
+def _power(vectors: Tensor, gram: Tensor) -> Tensor:
+    """Mean square of the mask logits that embeddings (S, B, Q, C) make: a scalar."""
+    return torch.einsum("sbqc,bcd,sbqd->sbq", vectors, gram, vectors).mean()

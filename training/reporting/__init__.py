@@ -1,0 +1,1 @@
+"""Tables, plots, statistics and cards."""

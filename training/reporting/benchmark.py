@@ -1,0 +1,92 @@
+"""A benchmark's results as one table, and its precision-recall and ROC curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.registry import ANOMALY_SETS
+from .plots import figure, save, styled
+from .tables import Cell, Table, markdown
+
+PIXEL_FIGURES = ("ap", "auroc", "fpr95", "best_f1")
+COMPONENT_FIGURES = ("siou", "ppv", "f1_star")
+HEADINGS = {
+    "ap": "AP ↑",
+    "auroc": "AUROC ↑",
+    "fpr95": "FPR95 ↓",
+    "best_f1": "best F1 ↑",
+    "siou": "sIoU ↑",
+    "ppv": "PPV ↑",
+    "f1_star": "F1* ↑",
+}
+LINES = ("-", "--", ":", "-.")
+
+Curves = Mapping[str, Mapping[str, Mapping[str, NDArray[np.float64]]]]
+
+
+def as_markdown(results: Mapping[str, Any], scores: Sequence[str]) -> str:
+    """One table per data set: a row per checkpoint and score.
+
+    Args:
+        results: by checkpoint, what ``benchmark.json`` holds.
+        scores: in the order of the rows.
+    """
+    first = next(iter(results.values()))
+    parts = [f"Protocol: {first['protocol']}."]
+    for data, about in first["sets"].items():
+        figures = [*PIXEL_FIGURES, *(COMPONENT_FIGURES if about["track"] else ())]
+        title = (
+            f"{ANOMALY_SETS[data].title}: {about['pictures']} pictures, "
+            f"{about['prevalence']:.4f} of the area anomalous"
+        )
+        rows = [
+            [Cell(name), Cell(score)]
+            + [_cell(result["sets"][data]["scores"][score].get(key)) for key in figures]
+            for name, result in results.items()
+            for score in scores
+        ]
+        header = ["checkpoint", "score", *(HEADINGS[key] for key in figures)]
+        table = Table(title, "", data, header, rows, text_columns=2)
+        parts.append(markdown(table))
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(value: float | None) -> Cell:
+    return Cell("–" if value is None else f"{value:.4f}")
+
+
+@styled
+def draw(curves: Curves, data: str, out: Path) -> None:
+    """Write ``pr_<set>.png`` and ``roc_<set>.png``: a colour per score, a dash per checkpoint.
+
+    Args:
+        curves: by checkpoint and score, from ``AnomalyEvaluator.points``.
+        data: name of the set.
+        out: folder.
+    """
+    title = ANOMALY_SETS[data].title
+    for kind, x, y, labels in (
+        ("pr", "tpr", "precision", ("recall", "precision")),
+        ("roc", "fpr", "tpr", ("false-positive rate", "true-positive rate")),
+    ):
+        made, axes = figure(1, 1, (6.4, 4.4))
+        panel = axes[0, 0]
+        for line, (name, by_score) in zip(LINES * len(curves), curves.items(), strict=False):
+            for number, (score, points) in enumerate(by_score.items()):
+                panel.plot(
+                    *(points[x], points[y]),
+                    line,
+                    color=f"C{number}",
+                    linewidth=1.3,
+                    label=f"{name}, {score}",
+                )
+        panel.set(xlim=(0, 1), ylim=(0, 1.01), xlabel=labels[0], ylabel=labels[1])
+        panel.set_title(title)
+        made.legend(loc="outside right upper", fontsize=8)
+        out.mkdir(parents=True, exist_ok=True)
+        save(made, out / f"{kind}_{data}.png")

@@ -1,0 +1,171 @@
+"""A study's results as a table and a picture.
+
+``study.md``: per trunk and head, mean and 95 % interval over the seeds, and the paired differences
+of the KAN from either MLP with the paired t-test's p. The test's metrics are named in advance: mIoU
+and the thesis's score and figures, whose p values are adjusted for their number (Holm); the other
+scores stand apart, unadjusted.
+``study.png``: one panel per metric, a dot per run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mask2kan.media.files import atomic_writer
+
+from .plots import BLUE, GREEN, ORANGE, figure, save, styled
+from .statistics import holm, mean_of, paired_difference
+
+HEAD_NAMES = {"kan": "KAN", "mlp": "MLP", "mlp_equal": "MLP, equal size"}
+COLOURS = {"kan": ORANGE, "mlp": BLUE, "mlp_equal": GREEN}
+SHOWN_SCORES = ("msp", "entropy", "rba")  # in the picture; the table has all
+PRIMARY_SCORE = "msp"  # the thesis's
+LOWER_IS_BETTER = "fpr95"
+
+
+def report(content: Mapping[str, Any], out: Path) -> None:
+    """Write ``study.md`` and ``study.png``.
+
+    Args:
+        content: of ``study.json``.
+        out: folder of the study.
+    """
+    with atomic_writer(out / "study.md") as file:
+        file.write(as_markdown(content).encode())
+    draw(content, out / "study.png")
+
+
+def as_markdown(content: Mapping[str, Any]) -> str:
+    """The tables."""
+    results = content["results"]
+    trunks = list(dict.fromkeys(one["trunk"] for one in results))
+    metrics = list(results[0]["metrics"])
+    sizes = {one["head"]: one["head_parameters"] for one in results}
+    lines = [
+        "Heads: "
+        + "; ".join(f"{HEAD_NAMES[head]}, {size:,} parameters" for head, size in sizes.items())
+        + ".",
+        "",
+        "Learning rates chosen on the validation split: "
+        + "; ".join(
+            f"{one['trunk'] or 'full'} {HEAD_NAMES[one['head']]} "
+            + (f"{one['lr']:g}" if one["lr"] is not None else "the recipe's")
+            for one in content["learning_rates"]
+        )
+        + ".",
+    ]
+    for trunk in trunks:
+        lines += ["", f"### {trunk or 'full training'}", "", *_means(results, trunk, metrics)]
+    primary = [metric for metric in metrics if is_primary(metric)]
+    rest = [metric for metric in metrics if metric not in primary]
+    lines += ["", "### KAN − MLP, paired by seed", ""]
+    lines += _differences(results, trunks, primary, adjusted=True)
+    if rest:
+        lines += ["", "### The other scores, p unadjusted", ""]
+        lines += _differences(results, trunks, rest, adjusted=False)
+    return "\n".join(lines) + "\n"
+
+
+def is_primary(metric: str) -> bool:
+    """Whether a metric is one the question was asked of in advance."""
+    return metric == "miou" or metric.split("/")[1] == PRIMARY_SCORE
+
+
+def values_of(
+    results: Sequence[Mapping[str, Any]], trunk: str, head: str, metric: str
+) -> list[float]:
+    """One value per seed, in the seeds' order."""
+    chosen = [one for one in results if one["trunk"] == trunk and one["head"] == head]
+    return [float(one["metrics"][metric]) for one in sorted(chosen, key=lambda one: one["seed"])]
+
+
+def _means(results: Sequence[Mapping[str, Any]], trunk: str, metrics: Sequence[str]) -> list[str]:
+    heads = [head for head in HEAD_NAMES if any(one["head"] == head for one in results)]
+    lines = ["| metric | " + " | ".join(HEAD_NAMES[head] for head in heads) + " |"]
+    lines.append("|---|" + "---|" * len(heads))
+    for metric in metrics:
+        cells = []
+        for head in heads:
+            found = mean_of(values_of(results, trunk, head, metric))
+            cells.append(f"{found.mean:.4f} [{found.low:.4f}, {found.high:.4f}]")
+        lines.append(f"| {_label(metric)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _differences(
+    results: Sequence[Mapping[str, Any]],
+    trunks: Sequence[str],
+    metrics: Sequence[str],
+    *,
+    adjusted: bool,
+) -> list[str]:
+    rows = []
+    for other in ("mlp", "mlp_equal"):
+        for trunk in trunks:
+            for metric in metrics:
+                kan = values_of(results, trunk, "kan", metric)
+                rest = values_of(results, trunk, other, metric)
+                rows.append((trunk, other, metric, paired_difference(kan, rest)))
+    p_values = [row[3].p for row in rows]
+    if adjusted:
+        p_values = holm(p_values)
+    lines = [
+        "| trunk | against | metric | difference | 95 % interval | "
+        + ("p (Holm)" if adjusted else "p")
+        + " | KAN better |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (trunk, other, metric, found), p in zip(rows, p_values, strict=True):
+        better = found.losses if metric.endswith(LOWER_IS_BETTER) else found.wins
+        lines.append(
+            f"| {trunk or 'full'} | {HEAD_NAMES[other]} | {_label(metric)} | {found.mean:+.4f} | "
+            f"[{found.low:+.4f}, {found.high:+.4f}] | {p:.3f} | {better} of {found.n} |"
+        )
+    return lines
+
+
+def _label(metric: str) -> str:
+    if metric == "miou":
+        return "test mIoU ↑"
+    data, score, name = metric.split("/")
+    arrow = "↓" if name == LOWER_IS_BETTER else "↑"
+    return f"{data} {score} {name.upper()} {arrow}"
+
+
+@styled
+def draw(content: Mapping[str, Any], path: Path) -> None:
+    """A dot per run, a bar for the mean, panels by metric."""
+    results = content["results"]
+    trunks = list(dict.fromkeys(one["trunk"] for one in results))
+    heads = [head for head in HEAD_NAMES if any(one["head"] == head for one in results)]
+    metrics = [
+        metric
+        for metric in results[0]["metrics"]
+        if metric == "miou" or metric.split("/")[1] in SHOWN_SCORES
+    ]
+    columns = 4
+    rows = -(-len(metrics) // columns)
+    made, axes = figure(rows, columns, (3.4 * columns, 2.5 * rows))
+    for panel, metric in zip(axes.flat, metrics, strict=False):
+        for t, trunk in enumerate(trunks):
+            for h, head in enumerate(heads):
+                values = values_of(results, trunk, head, metric)
+                x = t * (len(heads) + 1) + h
+                spread = [x + 0.12 * (k - (len(values) - 1) / 2) for k in range(len(values))]
+                panel.plot(spread, values, ".", color=COLOURS[head], markersize=6)
+                centre = sum(values) / len(values)
+                panel.plot([x - 0.36, x + 0.36], [centre, centre], color=COLOURS[head], lw=2)
+        middles = [t * (len(heads) + 1) + (len(heads) - 1) / 2 for t in range(len(trunks))]
+        panel.set_xticks(middles, [f"{trunk} trunk" if trunk else "full" for trunk in trunks])
+        panel.grid(visible=False, axis="x")
+        panel.set_title(_label(metric), fontsize=9)
+    for panel in axes.flat[len(metrics) :]:
+        panel.set_axis_off()
+    handles = [
+        axes.flat[0].plot([], [], "o", color=COLOURS[head], label=HEAD_NAMES[head])[0]
+        for head in heads
+    ]
+    made.legend(handles=handles, loc="outside upper center", ncols=len(heads))
+    save(made, path)

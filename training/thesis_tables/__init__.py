@@ -1,5 +1,0 @@
-"""The thesis's tables with our figures beside its own; ``training.tables`` is the command.
-
-``results`` reads what runs left behind, ``build`` puts it into tables; ``training.published`` holds
-the thesis's figures and ``training.tabular`` writes Markdown and LaTeX.
-"""
