@@ -13,9 +13,9 @@ import logging
 import os
 import sys
 
-from app.demo import build_demo
-from app.service import ModelService
-from app.theme import CSS, theme
+from app.page import build_demo
+from app.services.models import ModelService
+from app.web.theme import CSS, theme
 from mask2kan.runtime.devices import keep_freed_memory
 
 _NO_MCP = (

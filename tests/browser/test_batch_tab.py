@@ -21,9 +21,9 @@ from gradio_client import Client, handle_file
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from app.batch_tab import batch_tab
-from app.service import Answer, ModelService
-from app.theme import CSS, theme
+from app.services.models import Answer, ModelService
+from app.tabs.batch import batch_tab
+from app.web.theme import CSS, theme
 from mask2kan.checkpoints import save_model
 from tests.tiny_models import calibrated, tiny
 

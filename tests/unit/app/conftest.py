@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app import service as service_module
-from app.service import ModelService
+from app.services import models as service_module
+from app.services.models import ModelService
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from app.handlers import Handlers
-from app.service import ModelService
+from app.services.models import ModelService
+from app.tabs.compare import Handlers
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -25,10 +25,6 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from app.service import Answer, ModelService
-from app.strings import BATCH
-from app.uploads import name_of, stored
-from app.viewer import SIDES, title
 from mask2kan.errors import (
     CheckpointError,
     ConfigError,
@@ -52,6 +48,11 @@ from mask2kan.outputs.results import (
     summarize,
     write_whole,
 )
+
+from ..files.uploads import name_of, stored
+from ..strings import BATCH
+from .catalog import title
+from .models import SIDES, Answer, ModelService
 
 MAX_PICTURES = 200
 FRAMES_PER_VIDEO = 60

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app import batch as batch_module
-from app.batch import (
+from app.messages import shows_errors_of_steps
+from app.services import batch as batch_module
+from app.services.batch import (
     CSV_NAME,
     MAX_PICTURES,
     ORDERS,
@@ -39,8 +40,8 @@ from app.batch import (
     write_csv,
     write_zip,
 )
-from app.batch_tab import BatchHandlers, spoken_steps
-from app.service import Answer, ModelService
+from app.services.models import Answer, ModelService
+from app.tabs.batch import BatchHandlers
 from mask2kan.checkpoints import load_model, save_model
 from mask2kan.errors import CheckpointError, ConfigError, OutOfMemoryError, PictureError
 from mask2kan.inference.predictor import Predictor
@@ -561,11 +562,11 @@ def test_a_yielding_callbacks_errors_are_spoken_at_its_steps() -> None:
         finally:
             closed.append(True)
 
-    found = spoken_steps(steps)()
+    found = shows_errors_of_steps(steps)()
     assert next(found) == 1
     with pytest.raises(gr.Error, match="second one"):
         next(found)
-    early = spoken_steps(steps)()
+    early = shows_errors_of_steps(steps)()
     next(early)
     early.close()
     assert len(closed) == 2

@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.service import Answer
-from app.viewer import COLORMAPS, SIDES, title
 from mask2kan.errors import ConfigError, unknown
 from mask2kan.media.images import RGB
 from mask2kan.outputs.comparison_figure import comparison_page, write_page
 from mask2kan.outputs.exports import write_export
 from mask2kan.outputs.results import summarize, write_json
 
+from .catalog import title
+from .models import SIDES, Answer
+
+COLORMAPS = ("inferno", "viridis", "cividis", "gray")
 _FILES = {
     "overlays": ("overlay.png", "heat.png", "semantic.png"),
     "score16": ("score16.png",),

@@ -1,86 +1,40 @@
-"""What happens when somebody presses something; the one place where an error becomes ``gr.Error``.
-
-A message of ``Mask2KANError`` is written for users and shown as it is. Anything else is a fault of
-ours: it goes to the log in full and to the page as one line that says so.
-"""
+"""The callbacks of the comparison, and the named endpoints beside them."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
-import logging
 import operator
 import tempfile
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import gradio as gr
 from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
 
-from app import downloads, viewer
-from app.fetches import Report
-from app.runs import Run, Runs
-from app.samples import sample, truth_of
-from app.service import Answer, ModelService
-from app.uploads import given, name_of, read_truth, read_upload, stored
-from mask2kan.errors import ConfigError, Mask2KANError, unknown
+from mask2kan.errors import ConfigError, unknown
 from mask2kan.inference.explain import explain_pixel
 from mask2kan.inference.scores import SCORES
 from mask2kan.media.images import RGB
 from mask2kan.outputs.results import summarize, write_results
 
-logger = logging.getLogger(__name__)
+from ..files.samples import sample, truth_of
+from ..files.uploads import given, name_of, read_truth, read_upload, stored
+from ..services import downloads
+from ..services.hub_downloads import Report
+from ..services.models import SIDES, Answer, ModelService
+from ..services.results import Run, Runs
+from ..web import viewer
 
 Picture = Mapping[str, Any] | None
 
 _VALUES_KEPT = 16
 _LARGEST_WHOLE = 2**53  # beyond it JSON's numbers have gaps
-_OUR_FAULT = "Something went wrong inside the app; its log says what. Nothing was computed."
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def spoken(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Turn every error of a callback into one clear message; the app keeps serving."""
-
-    @functools.wraps(function)
-    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        try:
-            return function(*args, **kwargs)
-        except gr.Error:
-            raise
-        except Mask2KANError as error:
-            raise gr.Error(str(error), duration=20, print_exception=False) from error
-        except Exception as error:
-            logger.exception("%s failed", function.__name__)
-            raise gr.Error(_OUR_FAULT, duration=20, print_exception=False) from error
-
-    return wrapped
-
-
-def answered(
-    function: Callable[[dict[str, Any]], dict[str, Any]],
-) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The same for what a component of ours asks: the message comes back as ``{"error": …}``."""
-
-    @functools.wraps(function)
-    def wrapped(question: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return function(question if isinstance(question, dict) else {})
-        except Mask2KANError as error:
-            return {"error": str(error)}
-        except Exception:
-            logger.exception("%s failed", function.__name__)
-            return {"error": _OUR_FAULT}
-
-    return wrapped
 
 
 class Handlers:
@@ -281,7 +235,7 @@ class Handlers:
             score: msp, entropy, energy, rba or eam.
         """
         _, _, answers = self._answers(Run(image, (left, right), score))
-        return _deliver(dict(zip(viewer.SIDES, answers, strict=True)), score)
+        return _deliver(dict(zip(SIDES, answers, strict=True)), score)
 
     def segment(self, image: Picture, model: str, score: str) -> tuple[dict[str, Any], list[str]]:
         """One model on one picture: a JSON summary and its result files.
@@ -373,7 +327,7 @@ def _explained(answers: list[Answer], x: Any, y: Any, score: str) -> dict[str, A
     column, row = whole(x, "x"), whole(y, "y")
     return {
         side: explain_pixel(answer.prediction, column, row, score).to_json()
-        for side, answer in zip(viewer.SIDES, answers, strict=True)
+        for side, answer in zip(SIDES, answers, strict=True)
     }
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from app import uploads
-from app.samples import FOLDER, sample_pictures, truth_of
-from app.uploads import given, name_of, read_truth, read_upload, stored
+from app.files import uploads
+from app.files.samples import FOLDER, sample_pictures, truth_of
+from app.files.uploads import given, name_of, read_truth, read_upload, stored
 from mask2kan.errors import PictureError
 
 EXAMPLE = sample_pictures()[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.catalog import Catalog, Entry, size_in_words, typed_paths_allowed
+from app.services.catalog import Catalog, Entry, size_in_words, typed_paths_allowed
 from mask2kan.checkpoints import hub, load_model, save_model
 from mask2kan.errors import CheckpointError
 from tests.fake_hub import FakeHub

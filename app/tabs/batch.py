@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import html
-import itertools
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal
 
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from app.batch import (
+from mask2kan.errors import PictureError
+from mask2kan.media.videos import SUFFIXES
+from mask2kan.outputs.results import png_bytes, write_whole
+
+from ..messages import shows_errors, shows_errors_of_steps
+from ..services.batch import (
     ORDERS,
     Batch,
     BatchRow,
@@ -27,13 +30,8 @@ from app.batch import (
     record,
     run_batch,
 )
-from app.handlers import spoken
-from app.service import ModelService
-from app.strings import BATCH
-from app.viewer import SIDES
-from mask2kan.errors import PictureError
-from mask2kan.media.videos import SUFFIXES
-from mask2kan.outputs.results import png_bytes, write_whole
+from ..services.models import SIDES, ModelService
+from ..strings import BATCH
 
 # The page is told at most so often: each time it gets the whole gallery and table anew.
 _SECONDS_BETWEEN_UPDATES = 0.7
@@ -46,10 +44,6 @@ UNLIMITED: dict[str, Any] = {
     "show_progress": "hidden",
     "api_visibility": "private",
 }
-
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +121,7 @@ def batch_tab(
         with gr.Column(scale=3, min_width=300):
             gallery = _gallery()
             table = gr.HTML(visible=False, padding=False, elem_id="batch-table")
-    selected = gallery.select(spoken(handlers.choose), batch, [chosen, opener], **UNLIMITED)
+    selected = gallery.select(shows_errors(handlers.choose), batch, [chosen, opener], **UNLIMITED)
     tab = BatchTab(
         files, run, cancel, order, note, gallery, table, table_file, archive, opener, chosen,
         selected,
@@ -265,42 +259,20 @@ class BatchHandlers:
         return rows, table, archive
 
 
-def spoken_steps(function: Callable[_P, Iterator[_T]]) -> Callable[_P, Iterator[_T]]:
-    """``spoken`` for a callback that yields: errors occur at its steps, not at its call."""
-
-    @functools.wraps(function)
-    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> Iterator[_T]:
-        steps = iter(function(*args, **kwargs))
-
-        @functools.wraps(function)  # its name is what the log says
-        def step() -> list[_T]:
-            return list(itertools.islice(steps, 1))
-
-        try:
-            while found := spoken(step)():
-                yield found[0]
-        finally:
-            close = getattr(steps, "close", None)
-            if close is not None:
-                close()
-
-    return wrapped
-
-
 def _wire(
     tab: BatchTab, handlers: BatchHandlers, batch: gr.State, models: Sequence[gr.Dropdown]
 ) -> None:
     results = [tab.gallery, tab.table]
     ended = [tab.run, tab.cancel, tab.note, *results, tab.csv, tab.zip]
     begun = tab.run.click(
-        spoken(handlers.begin),
+        shows_errors(handlers.begin),
         [tab.files, tab.order, batch],
         [batch, *ended, tab.chosen, tab.open],
         preprocess=False,
         **UNLIMITED,
     )
     running = begun.success(
-        spoken_steps(handlers.run),
+        shows_errors_of_steps(handlers.run),
         [batch, *models],
         [tab.note, *results],
         preprocess=False,
@@ -310,11 +282,11 @@ def _wire(
         **_QUEUED,
     )
     # Gradio does not call ``then`` after a generator that failed, so both ways are named.
-    running.success(spoken(handlers.end), batch, ended, **UNLIMITED)
-    running.failure(spoken(handlers.end), batch, ended, **UNLIMITED)
+    running.success(shows_errors(handlers.end), batch, ended, **UNLIMITED)
+    running.failure(shows_errors(handlers.end), batch, ended, **UNLIMITED)
     # The event is cancelled in the queue; the batch itself takes no further picture.
-    tab.cancel.click(spoken(handlers.end), batch, ended, cancels=[running], **UNLIMITED)
-    tab.order.input(spoken(handlers.reorder), [tab.order, batch], results, **UNLIMITED)
+    tab.cancel.click(shows_errors(handlers.end), batch, ended, cancels=[running], **UNLIMITED)
+    tab.order.input(shows_errors(handlers.reorder), [tab.order, batch], results, **UNLIMITED)
 
 
 def _endpoint(
@@ -329,7 +301,7 @@ def _endpoint(
         table, archive = gr.File(label="csv"), gr.File(label="zip")
         trigger = gr.Button()
     trigger.click(
-        spoken(handlers.batch),
+        shows_errors(handlers.batch),
         [files, *models, order],
         [rows, table, archive],
         api_name="batch",

@@ -21,20 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.component import component, packed, served
-from app.service import Answer
-from app.strings import SCORE_TITLES, STAGES, VIEWER
-from mask2kan.checkpoints.hub import is_repo_id
 from mask2kan.inference.predictor import Prediction
 from mask2kan.outputs.drawing import color_table
 from mask2kan.outputs.exports import quantize
 
+from ..services.catalog import title
+from ..services.downloads import COLORMAPS
+from ..services.models import SIDES, Answer
+from ..strings import SCORE_TITLES, STAGES, VIEWER
+from .component import component, packed, served
+
 LONGEST = 2048
 LEAST = 50  # pixels of the smallest region shown, where models do not ask for more
-SIDES = ("left", "right")
-COLORMAPS = ("inferno", "viridis", "cividis", "gray")
 _DIVERGING = "BrBG"
-_FOLDER = Path(__file__).resolve().parent / "viewer"
 
 _BACKBONES = {
     "mobilenetv2": "MobileNetV2",
@@ -52,7 +51,7 @@ def viewer(
     """The component; its value is what ``show()`` returns, or ``{"message": …}`` for a greeting."""
     tables = {name: color_table(name).tolist() for name in COLORMAPS}
     return component(
-        _FOLDER,
+        "viewer",
         value,
         elem_id="viewer",
         strings=VIEWER,
@@ -113,11 +112,6 @@ def sampled(values: NDArray[Any]) -> NDArray[Any]:
     columns = ((np.arange(shown_width) + 0.5) * width / shown_width).astype(np.intp)
     shown: NDArray[Any] = values[rows[:, None], columns]
     return shown
-
-
-def title(source: str) -> str:
-    """What a model is called on the page: its bundled name or repository id, or its file's name."""
-    return source if is_repo_id(source) else Path(source).name
 
 
 def _side(side: str, answer: Answer, score: str) -> dict[str, Any]:

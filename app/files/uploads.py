@@ -23,9 +23,10 @@ from gradio.utils import get_upload_folder
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.samples import example_files
 from mask2kan.errors import PictureError
 from mask2kan.media.images import FORMATS, read_picture
+
+from .samples import example_files
 
 _EXPECTED = "0 for known, 1 for anomaly and 255 for void"
 _LONGEST_NAME = 60  # characters: file systems take 255 bytes, of which one has up to four

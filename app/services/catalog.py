@@ -17,19 +17,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from app.strings import MODELS
 from mask2kan.checkpoints import list_weights
 from mask2kan.checkpoints.hub import (
     WEIGHTS,
     Address,
     cache_state,
     hub_address,
+    is_repo_id,
     manifest,
     named_address,
     page_of,
     readme_of,
 )
 from mask2kan.errors import CheckpointError, shortened
+
+from ..strings import MODELS
 
 _NO = ("", "0", "false", "no", "off")
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
@@ -39,6 +41,11 @@ _PICTURE_BY_NAME = re.compile(r"!\[([^\]]*)\]\[[^\]]*\]")
 _CODE = re.compile(r"<(script|style)\b.*?</\1\s*>", re.DOTALL | re.I)
 _TAG = re.compile(r"</?(?:img|picture|source|video|audio|iframe|svg|style|script)\b[^>]*>", re.I)
 _RELATIVE_LINK = re.compile(r"\]\((?!\w+:|#|//)/?(?:\./)?([^)\s]*)")
+
+
+def title(source: str) -> str:
+    """What a model is called on the page: its bundled name or repository id, or its file's name."""
+    return source if is_repo_id(source) else Path(source).name
 
 
 @dataclasses.dataclass(frozen=True)

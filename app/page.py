@@ -10,17 +10,19 @@ from typing import Any
 
 import gradio as gr
 
-from app import viewer
-from app.batch_tab import UNLIMITED, batch_tab
-from app.catalog import Catalog
-from app.handlers import Handlers, answered, spoken
-from app.kan_tab import kan_tab
-from app.models_tab import models_tab
-from app.samples import gallery
-from app.service import ModelService
-from app.strings import PAGE, SCORE_TITLES
 from mask2kan.checkpoints.hub import manifest
 from mask2kan.inference.scores import SCORES
+
+from .messages import errors_as_values, shows_errors
+from .services.catalog import Catalog, title
+from .services.models import ModelService
+from .strings import PAGE, SCORE_TITLES
+from .tabs.batch import UNLIMITED, batch_tab
+from .tabs.compare import Handlers
+from .tabs.kan import kan_tab
+from .tabs.models import models_tab
+from .web import viewer
+from .web.gallery import gallery
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +103,12 @@ def build_demo(
         named = service.catalog.name
         for chosen in (
             preset.input(lambda scene: _pair(scene, names), preset, [left, right], **_QUICK),
-            listed.use_left.click(spoken(named), listed.choice, left, **UNLIMITED),
-            listed.use_right.click(spoken(named), listed.choice, right, **UNLIMITED),
+            listed.use_left.click(shows_errors(named), listed.choice, left, **UNLIMITED),
+            listed.use_right.click(shows_errors(named), listed.choice, right, **UNLIMITED),
         ):
             compare.look(chosen.then)
         batch.open.click(
-            spoken(handlers.look_at_file),
+            shows_errors(handlers.look_at_file),
             [batch.chosen, left, right, score],
             compare.opened,
             **{**compare.running, "js": _SURELY_BUSY},
@@ -168,7 +170,7 @@ def _compare_tab(
         with gr.Column(scale=4, min_width=320, elem_id="outputs"):
             shown = viewer.viewer(
                 None if names else {"message": PAGE["no_models"]},
-                [answered(handlers.explain_run), answered(handlers.export_run)],
+                [errors_as_values(handlers.explain_run), errors_as_values(handlers.export_run)],
             )
     running: dict[str, Any] = {
         "js": _BUSY,
@@ -181,7 +183,7 @@ def _compare_tab(
     }
     uploaded = gr.on(
         [picture.input, picture.clear],
-        spoken(handlers.look_at_upload),
+        shows_errors(handlers.look_at_upload),
         [picture, truth, white, *models],
         [shown, example],
         **running,
@@ -190,25 +192,25 @@ def _compare_tab(
 
     def look(event: Callable[..., Any]) -> Any:
         return event(
-            spoken(handlers.look), [picture, truth, white, *models, example], shown, **running
+            shows_errors(handlers.look), [picture, truth, white, *models, example], shown, **running
         )
 
     touched = [*(model.input for model in models), white.input, truth.upload, truth.clear]
     changed = look(functools.partial(gr.on, [*touched, button.click]))
     pasted = shown.picture_given(
-        spoken(handlers.look_at_given),
+        shows_errors(handlers.look_at_given),
         models,
         opened,
         **{**running, "js": _SURELY_BUSY},
     )
     clicked = examples.example_chosen(
-        spoken(handlers.open_example),
+        shows_errors(handlers.open_example),
         models,
         opened,
         **{**running, "js": _SURELY_BUSY},
     )
     linked = demo.load(
-        spoken(handlers.open_link),
+        shows_errors(handlers.open_link),
         models,
         [*models, picture, example, shown],
         **{**running, "js": None},
@@ -248,7 +250,7 @@ def _model_picker(
     elem_id: str, label: str, names: Sequence[str], index: int, note: str | None = None
 ) -> gr.Dropdown:
     return gr.Dropdown(
-        choices=[(viewer.title(name), name) for name in [*names, INDOOR]],
+        choices=[(title(name), name) for name in [*names, INDOOR]],
         value=_nth(names, index),
         label=label,
         info=note,
@@ -299,4 +301,6 @@ def _endpoints(handlers: Handlers, names: Sequence[str]) -> None:
         ("explain", handlers.explain, [image, x, y, *models, score], [summary]),
         ("export", handlers.export, [image, *models, score, *thresholds], [summary, archive]),
     ):
-        trigger.click(spoken(function), inputs, outputs, api_name=name, preprocess=False, **QUEUED)
+        trigger.click(
+            shows_errors(function), inputs, outputs, api_name=name, preprocess=False, **QUEUED
+        )

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from app import service as service_module
-from app.fetches import time_in_words
-from app.service import ModelService
+from app.services import models as service_module
+from app.services.hub_downloads import time_in_words
+from app.services.models import ModelService
 from mask2kan.checkpoints import save_model
 from mask2kan.checkpoints.hub import cache_state
 from mask2kan.errors import CheckpointError

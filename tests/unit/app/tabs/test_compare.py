@@ -21,19 +21,22 @@ import pytest
 import torch
 from PIL import Image
 
-from app import batch as batch_module
-from app import batch_tab, uploads, viewer
-from app import service as service_module
-from app.batch import Batch, BatchItem, BatchRow
-from app.batch_tab import BatchHandlers
-from app.catalog import offered_models
-from app.demo import INDOOR, build_demo
-from app.handlers import Handlers, answered, spoken
-from app.kan_tab import KanHandlers
-from app.runs import Run, Runs
-from app.samples import FOLDER, sample_pictures
-from app.service import ModelService
-from app.uploads import read_upload
+from app.files import uploads
+from app.files.samples import FOLDER, sample_pictures
+from app.files.uploads import read_upload
+from app.messages import errors_as_values, shows_errors
+from app.page import INDOOR, build_demo
+from app.services import batch as batch_module
+from app.services import models as service_module
+from app.services.batch import Batch, BatchItem, BatchRow
+from app.services.catalog import offered_models
+from app.services.models import ModelService
+from app.services.results import Run, Runs
+from app.tabs import batch as batch_tab
+from app.tabs.batch import BatchHandlers
+from app.tabs.compare import Handlers
+from app.tabs.kan import KanHandlers
+from app.web import viewer
 from mask2kan.checkpoints import save_model
 from mask2kan.errors import CheckpointError, ConfigError, OutOfMemoryError, PictureError
 from mask2kan.inference.predictor import Predictor
@@ -200,7 +203,7 @@ def test_a_shown_result_answers_why_and_is_exported(
         ({"run": value["run"], "x": 0.5, "y": 1}, "whole number"),
         ({"run": value["run"], "x": WIDTH, "y": 1}, str(WIDTH)),
     ):
-        assert message in answered(handlers.explain_run)(question)["error"]
+        assert message in errors_as_values(handlers.explain_run)(question)["error"]
     for question, message in (
         ({"kind": "film"}, "film"),
         ({"colours": "pink"}, "pink"),
@@ -210,7 +213,7 @@ def test_a_shown_result_answers_why_and_is_exported(
         ({"thresholds": 3}, "thresholds"),
     ):
         asked = {"run": value["run"], **question}
-        assert message in answered(handlers.export_run)(asked)["error"]
+        assert message in errors_as_values(handlers.export_run)(asked)["error"]
 
 
 def test_pictures_are_decoded_one_at_a_time(
@@ -363,7 +366,7 @@ def test_compare_and_segment_deliver_summary_and_files(
 
 
 def test_a_users_mistake_is_shown_as_it_is(models: list[str], service: ModelService) -> None:
-    look = spoken(Handlers(service).look)
+    look = shows_errors(Handlers(service).look)
     with pytest.raises(gr.Error, match="not sent as a file"):
         look({"path": None}, None, "void", *models[:2], "msp", "")
     with pytest.raises(gr.Error, match="shine"):
@@ -377,7 +380,7 @@ def test_a_fault_of_ours_is_logged_and_shown_as_one_line(
         raise KeyError("secret detail")
 
     with pytest.raises(gr.Error) as caught:
-        spoken(broken)()
+        shows_errors(broken)()
     assert "secret" not in caught.value.message
     assert "secret detail" in caplog.text
 

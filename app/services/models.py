@@ -24,9 +24,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.catalog import Catalog, Model
-from app.fetches import Fetches, Report
-from app.strings import MODELS
 from mask2kan.checkpoints import load_model
 from mask2kan.checkpoints.hub import Address, cache_state, cached_only
 from mask2kan.errors import Mask2KANError, OutOfMemoryError
@@ -43,7 +40,13 @@ from mask2kan.runtime.devices import (
     resolve_device,
 )
 
+from ..strings import MODELS
+from .catalog import Catalog, Model
+from .hub_downloads import Fetches, Report
+
 logger = logging.getLogger(__name__)
+
+SIDES = ("left", "right")
 
 _MODELS_KEPT = 8
 # Measured while loading: 3.9 times the file where it holds float16, 2.0 times where float32.

@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from app.catalog import size_in_words
-from app.strings import MODELS
 from mask2kan.checkpoints.hub import Address, fetch
 from mask2kan.errors import CheckpointError, Mask2KANError
+
+from ..strings import MODELS
+from .catalog import size_in_words
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,12 @@ import gradio as gr
 from gradio.context import Context
 from gradio.events import api
 
-from app.catalog import Entry, size_in_words
-from app.handlers import spoken
-from app.service import ModelService
-from app.strings import MODELS
 from mask2kan.errors import CheckpointError, ConfigError
+
+from ..messages import shows_errors
+from ..services.catalog import Entry, size_in_words
+from ..services.models import ModelService
+from ..strings import MODELS
 
 _CHOOSE = """
 element.addEventListener('click', (event) => {
@@ -261,14 +262,14 @@ def _wire(tab: ModelsTab, handlers: ModelsHandlers) -> None:
     # The states at the time of the visit, not those when the app was started.
     page: Any = Context.root_block
     page.load(handlers.listing, tab.choice, tab.listing, **at_once)
-    tab.choice.change(spoken(handlers.show), tab.choice, shown, **queued)
+    tab.choice.change(shows_errors(handlers.show), tab.choice, shown, **queued)
     chosen: Any = tab.listing
-    chosen.model_chosen(spoken(handlers.chosen_in_list), None, tab.choice, **queued)
+    chosen.model_chosen(shows_errors(handlers.chosen_in_list), None, tab.choice, **queued)
     begun = tab.download.click(
-        spoken(handlers.begin), tab.choice, [tab.download, tab.cancel, tab.note], **queued
+        shows_errors(handlers.begin), tab.choice, [tab.download, tab.cancel, tab.note], **queued
     )
     ended = begun.success(
-        spoken(handlers.download),
+        shows_errors(handlers.download),
         tab.choice,
         tab.note,
         show_progress="full",
@@ -278,10 +279,10 @@ def _wire(tab: ModelsTab, handlers: ModelsHandlers) -> None:
         api_visibility="private",
     )
     afterwards = [tab.listing, tab.card, tab.download, tab.cancel]
-    ended.success(spoken(handlers.end), tab.choice, afterwards, **at_once)
-    ended.failure(spoken(handlers.fail), tab.choice, [*afterwards, tab.note], **at_once)
-    tab.cancel.click(spoken(handlers.cancel), None, tab.cancel, **at_once)
-    api(spoken(handlers.models), api_name="models", queue=False)
+    ended.success(shows_errors(handlers.end), tab.choice, afterwards, **at_once)
+    ended.failure(shows_errors(handlers.fail), tab.choice, [*afterwards, tab.note], **at_once)
+    tab.cancel.click(shows_errors(handlers.cancel), None, tab.cancel, **at_once)
+    api(shows_errors(handlers.models), api_name="models", queue=False)
 
 
 def _button(

@@ -29,7 +29,7 @@ import(props.files + encodeURI(props.folder) + '/main.js')
 
 
 def component(
-    folder: Path,
+    name: str,
     value: Any,
     *,
     elem_id: str,
@@ -38,10 +38,10 @@ def component(
     events: Sequence[str] = (),
     **props: Any,
 ) -> gr.HTML:
-    """A component made of ``<folder>/{<folder>.html,<folder>.css,main.js}``.
+    """A component made of ``<name>/{<name>.html,<name>.css,main.js}`` beside this file.
 
     Args:
-        folder: its modules are served as they are.
+        name: of its folder; the modules in it are served as they are.
         value: what ``props.value`` is at first.
         elem_id: of the component.
         strings: its sentences, ``props.strings``.
@@ -49,11 +49,12 @@ def component(
         events: what it may ``trigger``; Gradio looks for their names in the string it runs.
         props: further values its code reads.
     """
+    folder = Path(__file__).resolve().parent / name
     gr.set_static_paths([folder])
     return gr.HTML(
         value=value,
-        html_template=(folder / f"{folder.name}.html").read_text(encoding="utf-8"),
-        css_template=(folder / f"{folder.name}.css").read_text(encoding="utf-8"),
+        html_template=(folder / f"{name}.html").read_text(encoding="utf-8"),
+        css_template=(folder / f"{name}.css").read_text(encoding="utf-8"),
         js_on_load=_START % ", ".join(f"'{event}'" for event in events),
         server_functions=list(server_functions),
         apply_default_css=False,

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from torch import Tensor
 
-from app.component import component, packed
-from app.handlers import Picture, answered, spoken, whole
-from app.runs import Run, Runs
-from app.samples import sample_pictures
-from app.service import ModelService
-from app.strings import KAN, SCORE_TITLES
-from app.uploads import name_of, read_upload, stored
-from app.viewer import title
 from mask2kan.errors import PictureError
 from mask2kan.inference.kan_view import edge_view, layer_views
 from mask2kan.modeling.kan.layers import KAN as KanHead  # noqa: N811 (the strings are KAN here)
 from mask2kan.outputs.drawing import color_table
 
-_FOLDER = Path(__file__).resolve().parent / "kan_panel"
+from ..files.samples import sample_pictures
+from ..files.uploads import name_of, read_upload, stored
+from ..messages import errors_as_values, shows_errors
+from ..services.catalog import title
+from ..services.models import ModelService
+from ..services.results import Run, Runs
+from ..strings import KAN, SCORE_TITLES
+from ..web.component import component, packed
+from .compare import Picture, whole
 
 
 class KanHandlers:
@@ -114,15 +113,15 @@ def kan_tab(
         )
         show = gr.Button(KAN["show"], variant="primary", elem_id="kan-show", scale=1)
     panel = component(
-        _FOLDER,
+        "kan_panel",
         None,
         elem_id="kan-panel",
         strings=KAN,
-        server_functions=[answered(handlers.kan_edge)],
+        server_functions=[errors_as_values(handlers.kan_edge)],
         colours=color_table("viridis").tolist(),
     )
     show.click(
-        spoken(handlers.see),
+        shows_errors(handlers.see),
         [picture, model],
         panel,
         preprocess=False,
@@ -145,7 +144,7 @@ def _endpoint(handlers: KanHandlers, names: Sequence[str], queued: Mapping[str, 
         told = gr.JSON(label="functions")
         trigger = gr.Button()
     trigger.click(
-        spoken(handlers.kan),
+        shows_errors(handlers.kan),
         [image, model, layer, source, target],
         told,
         api_name="kan",

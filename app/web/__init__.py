@@ -1,0 +1,1 @@
+"""Our own components and the looks of the page."""
