@@ -10,7 +10,8 @@ from mask2kan.checkpoints import list_weights, load_model, save_model
 from mask2kan.errors import Mask2KANError
 from mask2kan.inference.comparison import Comparison
 from mask2kan.inference.explain import PixelExplanation, explain_pixel
-from mask2kan.inference.predictor import Prediction, Predictor
+from mask2kan.inference.prediction import Prediction
+from mask2kan.inference.predictor import Predictor
 from mask2kan.modeling.mask2kan import create_model, list_models
 
 __version__ = "0.1.0"

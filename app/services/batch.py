@@ -33,7 +33,7 @@ from mask2kan.errors import (
     PictureError,
     unknown,
 )
-from mask2kan.inference.predictor import Prediction
+from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.scores import anomalous_regions, check_score
 from mask2kan.media.files import atomic_writer
 from mask2kan.media.images import RGB, read_picture

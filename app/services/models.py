@@ -28,9 +28,9 @@ from mask2kan.checkpoints import load_model
 from mask2kan.checkpoints.hub import Address, cache_state, cached_only
 from mask2kan.errors import Mask2KANError, OutOfMemoryError
 from mask2kan.inference.comparison import Comparison
-from mask2kan.inference.kan_view import head_inputs, kan_head
-from mask2kan.inference.predictor import Prediction, Predictor
-from mask2kan.inference.runners import run_plainly
+from mask2kan.inference.kan_view import kan_head
+from mask2kan.inference.prediction import Prediction
+from mask2kan.inference.predictor import Predictor
 from mask2kan.modeling.config import ModelConfig
 from mask2kan.modeling.kan.layers import KAN
 from mask2kan.runtime.devices import (
@@ -56,7 +56,6 @@ _WORKING_BYTES = 3 * 2**29
 # Pixels of the pictures whose answers are kept: of each model, 4 of 2048×1024 or 16 of 1024×512.
 _ANSWER_PIXELS_KEPT = 2 * 4 * 2048 * 1024
 _LARGEST_ANSWER_KEPT = 2048 * 1024
-_HEAD_INPUTS_KEPT = 32
 # That of the examples: kernels and memory are chosen by size.
 _WARM_SIZE = (512, 1024, 3)
 
@@ -101,7 +100,6 @@ class ModelService:
         self._fetches = Fetches()
         self._models: OrderedDict[str, Predictor] = OrderedDict()
         self._answers: OrderedDict[tuple[str, str], Answer] = OrderedDict()
-        self._head_inputs: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
         self._comparison: Comparison | None = None
 
     def fetch(self, source: str, progress: Report | None = None) -> None:
@@ -168,7 +166,7 @@ class ModelService:
         models = [self.catalog.admit(source) for source in sources]
         self._fetch_missing(models, progress)
         with self._computing(picture):
-            return self._compute(models, picture, score)
+            return self._compute(models, picture, (score,))
 
     def inside(
         self, source: str | None, picture: NDArray[np.uint8], progress: Report | None = None
@@ -189,18 +187,9 @@ class ModelService:
         model = self.catalog.admit(source)
         self._fetch_missing([model], progress)
         with self._computing(picture):
-            predictor = self._predictor(model)
-            kan = kan_head(predictor.model)
-            key = (_identity(model), _fingerprint(picture))
-            if key not in self._head_inputs:
-                with head_inputs(predictor.model) as seen:
-                    predictor(picture, run=run_plainly)
-                assert seen.inputs is not None  # kan_head would have refused
-                self._head_inputs[key] = seen.inputs
-            self._head_inputs.move_to_end(key)
-            while len(self._head_inputs) > _HEAD_INPUTS_KEPT:
-                self._head_inputs.popitem(last=False)
-            return kan, self._head_inputs[key]
+            kan = kan_head(self._predictor(model).model)
+            [answer] = self._compute([model], picture, ())
+            return kan, torch.from_numpy(answer.prediction.queries)
 
     @contextlib.contextmanager
     def _computing(self, picture: NDArray[np.uint8]) -> Iterator[None]:
@@ -248,7 +237,7 @@ class ModelService:
             progress(1.0, MODELS["loading"])
 
     def _compute(
-        self, models: Sequence[Model], picture: NDArray[np.uint8], score: str
+        self, models: Sequence[Model], picture: NDArray[np.uint8], scores: tuple[str, ...]
     ) -> list[Answer]:
         fingerprint = _fingerprint(picture)
         keys = [(_identity(model), fingerprint) for model in models]
@@ -270,7 +259,7 @@ class ModelService:
                 height, width = picture.shape[:2]
                 logger.info("%s looked at a picture of %d × %d", asked.name, width, height)
         for key, answer in found.items():
-            answer.prediction.prepare((score,))
+            answer.prediction.prepare(scores)
             if _pixels(answer) <= _LARGEST_ANSWER_KEPT:
                 self._answers[key] = answer
                 self._answers.move_to_end(key)

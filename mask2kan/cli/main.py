@@ -22,7 +22,8 @@ from mask2kan.cli.predict_job import PredictJob, Report, Task
 from mask2kan.cli.reporting import complain, describe_model, tell_results
 from mask2kan.errors import ConfigError, Mask2KANError
 from mask2kan.inference.comparison import Comparison
-from mask2kan.inference.predictor import Prediction, Predictor
+from mask2kan.inference.prediction import Prediction
+from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.scale_out import Outcome, run_actors, run_here
 from mask2kan.inference.scores import SCORES
 from mask2kan.media.images import find_pictures

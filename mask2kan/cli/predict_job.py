@@ -29,7 +29,7 @@ class Report(NamedTuple):
     """
 
     summary: dict[str, Any]
-    notes: list[str]
+    notes: tuple[str, ...]
     written: Path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mask2kan.modeling.settings import InferenceSettings
 
 
 def tell_results(
-    path: Path, summaries: list[tuple[str, dict[str, Any]]], notes: list[str], written: Path
+    path: Path, summaries: list[tuple[str, dict[str, Any]]], notes: Sequence[str], written: Path
 ) -> None:
     """Print what came of a picture, without disturbing a progress bar.
 

@@ -13,14 +13,17 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from mask2kan.inference.predictor import Prediction, Predictor
+from mask2kan.inference.prediction import Prediction
+from mask2kan.inference.predictor import Predictor
+from mask2kan.inference.runners import PlainRun, Run, Stage
 from mask2kan.media.images import Source
 from mask2kan.modeling.mask2kan import Mask2KAN
+from mask2kan.modeling.pixel_decoder import Features
 
 # What decides the arithmetic of each part besides its weights.
 _BACKBONE_FIELDS = (
@@ -68,7 +71,6 @@ class Comparison:
     """Runs several predictors on each picture.
 
     The models' weights are looked at once, when the comparison is made; change none while it lives.
-    Predictors that share a stage run it plainly, whatever their ``compile`` and ``graphs`` say.
 
     Attributes:
         predictors: as given.
@@ -84,8 +86,12 @@ class Comparison:
             else None
             for predictor in predictors
         ]
-        self._backbone_keys = self._shared_keys("backbone")
-        self._pixel_decoder_keys = self._shared_keys("pixel_decoder")
+        self._trunk_keys = self._shared_keys("pixel_decoder")
+        # Within a compiled or recorded trunk, the backbone's maps are not to be had.
+        self._backbone_keys = [
+            key if predictor.run.kind == "plain" else None
+            for key, predictor in zip(self._shared_keys("backbone"), predictors, strict=True)
+        ]
 
     def _shared_keys(self, stage: str) -> list[Hashable | None]:
         """Per predictor, what its result of the stage is kept under; None where nobody else asks.
@@ -102,6 +108,7 @@ class Comparison:
                 predictor.dtype,
                 predictor.max_side,
                 predictor.settings.sides,
+                predictor.run.kind,
             )
             for predictor, hashes in zip(self.predictors, self._hashes, strict=True)
         ]
@@ -124,59 +131,53 @@ class Comparison:
         seen: dict[Hashable, Any] = {}
         predictions: list[Prediction] = []
         for index, predictor in enumerate(self.predictors):
-            keys = (self._backbone_keys[index], self._pixel_decoder_keys[index])
-            trunk = None if keys[0] is None else _SharedTrunk(seen, *keys)
-            prediction = predictor(image, run=trunk)
-            prediction.shared = () if trunk is None else trunk.shared
+            trunk = _SharedTrunk(seen, self._backbone_keys[index], self._trunk_keys[index])
+            prediction = predictor(image, sharing=trunk)
             predictions.append(prediction)
             image = prediction.image  # decoded once
         return predictions
 
 
 class _SharedTrunk:
-    """Runs one model, taking from and adding to what the models before it made of the picture."""
+    """The trunk of one predictor, taken from those that looked at the same image before it."""
 
     def __init__(
-        self,
-        seen: dict[Hashable, Any],
-        backbone_key: Hashable | None,
-        pixel_decoder_key: Hashable | None,
+        self, seen: dict[Hashable, Any], backbone_key: Hashable | None, trunk_key: Hashable | None
     ) -> None:
         self._seen = seen
         self._backbone_key = backbone_key
-        self._pixel_decoder_key = pixel_decoder_key
-        self.shared: tuple[str, ...] = ()
+        self._trunk_key = trunk_key
+        self.taken: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, images: Tensor, *, mirrored: bool) -> Any:
-        assert isinstance(model, Mask2KAN)
-        self.shared = ()
-        # a predictor short of memory asks again, with a smaller picture
-        look = (mirrored, tuple(images.shape))
+    def __call__(self, run: Run, images: Tensor, look: Hashable, stage: Stage) -> Features:
+        self.taken = ()
+        model = cast(PlainRun, run).model
 
-        def features() -> list[Tensor]:
-            return self._once(("backbone",), self._backbone_key, look, lambda: model.see(images))
+        def maps() -> list[Tensor]:
+            with stage("backbone"):
+                return cast(list[Tensor], model.backbone_maps(images))
 
-        mask_features, levels = self._once(
-            ("backbone", "pixel_decoder"),
-            self._pixel_decoder_key,
-            look,
-            lambda: model.pixel_decoder(features()),
-        )
-        return model.transformer_decoder(levels, mask_features, with_aux=False)
+        def features() -> Features:
+            if self._backbone_key is None:
+                return run.trunk(images, stage)
+            known = self._once(("backbone",), self._backbone_key, look, maps)
+            with stage("pixel_decoder"):
+                return cast(Features, model.pixel_decoder(known))
+
+        return self._once(("backbone", "pixel_decoder"), self._trunk_key, look, features)
 
     def _once(
         self,
-        stages: tuple[str, ...],
+        parts: tuple[str, ...],
         key: Hashable | None,
         look: Hashable,
         compute: Callable[[], _T],
     ) -> _T:
-        """What the stages lead to, computed unless a model before this one did."""
+        """What the parts lead to, computed unless a predictor before this one did."""
         if key is None:
             return compute()
         if (key, look) not in self._seen:
             self._seen[key, look] = compute()
         else:
-            self.shared = stages
-        result: _T = self._seen[key, look]
-        return result
+            self.taken = parts
+        return cast(_T, self._seen[key, look])

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from mask2kan.errors import ConfigError
 from mask2kan.inference.postprocess import MASK_STRIDE, View, class_probabilities, mask_row
-from mask2kan.inference.predictor import Prediction
+from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.scores import check_score
 
 NO_OBJECT = "no object"

@@ -99,24 +99,17 @@ def curvature(inputs: Tensor, outputs: Tensor) -> float:
 
 @torch.no_grad()
 def collect_queries(model: Mask2KAN, images: Iterable[Tensor]) -> Tensor:
-    """What ``mask_embed`` reads of pictures: the normed queries after every decoder layer.
+    """The queries ``mask_embed`` reads after every decoder layer.
 
     Args:
         model: in evaluation mode.
         images: (3, H, W) float32 RGB in [0, 1] each.
 
     Returns:
-        (N, C) float32 on the CPU; the learnable queries, equal for all pictures, are left out.
+        (N, C) float32 on the CPU; the learnable queries, equal for all images, are left out.
     """
-    seen: list[Tensor] = []
-    head = model.transformer_decoder.mask_embed
-    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
-    every: list[Tensor] = []
-    try:
-        for image in images:
-            seen.clear()
-            model(image[None].to(model.device), with_aux=False)
-            every += [queries[0] for queries in seen[1:] or seen]
-    finally:
-        hook.remove()
-    return torch.cat(every)
+    collected: list[Tensor] = []
+    for image in images:
+        states = model.transformer_decoder.refine(model.trunk(image[None].to(model.device)))
+        collected += [queries[0].float().cpu() for queries, _ in states[1:] or states]
+    return torch.cat(collected)

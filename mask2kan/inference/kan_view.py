@@ -10,10 +10,7 @@ Legend: Q queries, I inputs, O outputs of a layer, G grid intervals, k spline or
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,71 +24,6 @@ from mask2kan.modeling.heads import MLP
 from mask2kan.modeling.kan.layers import KAN, KANLinear
 
 NUM_STRONGEST = 12
-
-
-@dataclasses.dataclass(eq=False)
-class HeadInputs:
-    """What reached a model's ``mask_embed``.
-
-    Attributes:
-        inputs: (Q, C) float32 on the CPU, the queries of the last read-out; None before the block
-            of ``head_inputs`` has ended, where the block called no head, and for a model that has
-            no ``transformer_decoder.mask_embed``.
-    """
-
-    inputs: Tensor | None = None
-
-
-@contextlib.contextmanager
-def head_inputs(model: nn.Module) -> Iterator[HeadInputs]:
-    """Record the final queries as they reach the head, KAN or MLP.
-
-    The head is called once per read-out, that is after every decoder layer and once before them;
-    the last call of the block counts. With flip averaging that is the mirrored picture's. Calls
-    from other threads are left out. A compiled or recorded pass (``Predictor`` with ``compile`` or
-    ``graphs``) calls no hooks: give ``Predictor.__call__`` ``run=execution.run_plainly`` there.
-
-    Args:
-        model: any module; only one with ``transformer_decoder.mask_embed`` has something to record.
-
-    Yields:
-        Where the queries are found after the block.
-
-    Raises:
-        ConfigError: inside the block, when a batch of several pictures reaches the head.
-    """
-    found = HeadInputs()
-    head = getattr(getattr(model, "transformer_decoder", None), "mask_embed", None)
-    if not isinstance(head, nn.Module):
-        yield found
-        return
-    owner = threading.get_ident()
-    last: list[Tensor] = []
-
-    def record(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        if threading.get_ident() == owner:
-            # stays on its device: copying every read-out to the CPU would wait for a card
-            last[:] = [_single(arguments[0]).detach().clone()]
-
-    handle = head.register_forward_pre_hook(record)
-    try:
-        yield found
-    finally:
-        handle.remove()
-    if last:
-        # an ordinary tensor, also where the model ran in inference mode
-        with torch.inference_mode(False):
-            found.inputs = last[0].to("cpu", torch.float32, copy=True)
-
-
-def _single(queries: Tensor) -> Tensor:
-    """(Q, C) of (1, Q, C)."""
-    if queries.ndim != 3 or queries.shape[0] != 1:
-        raise ConfigError(
-            f"The head got queries of shape {tuple(queries.shape)}; they are recorded for one "
-            "picture at a time, (1, Q, C)."
-        )
-    return queries[0]
 
 
 @dataclasses.dataclass(frozen=True)

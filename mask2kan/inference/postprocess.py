@@ -55,12 +55,14 @@ class View:
         pred_masks: (Q, h, w) logits at a quarter of the padded computed size.
         mirrored: the picture was flipped left-right before the model saw it.
         computed: (H, W) the model saw; None for what the picture was computed at.
+        queries: (Q, C), what the heads read; None where nobody needs them.
     """
 
     pred_logits: Tensor
     pred_masks: Tensor
     mirrored: bool = False
     computed: tuple[int, int] | None = None
+    queries: Tensor | None = None
 
     def geometry(self, geometry: Geometry) -> Geometry:
         """Its own sizes, of a picture of this geometry."""

@@ -13,16 +13,14 @@ Legend: B batch, Q queries, K classes, H W picture size, h w mask size.
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -33,15 +31,14 @@ from mask2kan.errors import (
     OutOfMemoryError,
     unknown,
 )
-from mask2kan.inference import postprocess, scores
-from mask2kan.inference.postprocess import Geometry, View
-from mask2kan.inference.runners import CompiledRun, GraphRun, Run, run_plainly
+from mask2kan.inference.postprocess import View
+from mask2kan.inference.prediction import Prediction
+from mask2kan.inference.runners import CompiledRun, GraphRun, PlainRun, Run, Sharing
 from mask2kan.media.images import RGB, Source, read_picture
 from mask2kan.modeling.settings import NATIVE, InferenceSettings
 from mask2kan.runtime.devices import is_out_of_memory, release_memory, resolve_device, resolve_dtype
 
 SETTINGS = ("checkpoint", "native")
-STAGES = ("backbone", "pixel_decoder", "transformer_decoder")
 SMALLEST_MAX_SIDE = 32
 # Where memory does not suffice: half the pixels again and again, down to this longer side.
 _SHORTAGE_FACTOR = 0.7
@@ -110,16 +107,15 @@ class Predictor:
                 f"CUDA graphs were asked for on {self.device.type}; they need a CUDA card. Leave "
                 "them out, or use compile."
             )
-        self.run: Run = CompiledRun() if compile else run_plainly
-        if graphs:
-            self.run = GraphRun(self.run)
+        plain = CompiledRun(model) if compile else PlainRun(model)
+        self.run: Run = GraphRun(plain) if graphs else plain
 
-    def __call__(self, image: Source, *, run: Run | None = None) -> Prediction:
-        """Segment one picture.
+    def __call__(self, image: Source, *, sharing: Sharing | None = None) -> Prediction:
+        """Segment one image.
 
         Args:
             image: a path, the bytes of a file, a PIL image, or (H, W, 3) uint8 RGB.
-            run: how the model is run; ``Comparison`` passes its own.
+            sharing: where ``Comparison`` has features from; None to compute them.
 
         Raises:
             PictureError: when it cannot be read, or has more than 40 megapixels.
@@ -129,7 +125,7 @@ class Predictor:
         clock = _Clock(self.device)
         with clock.stage("decode"):
             picture = read_picture(image)
-        computed, views, notes = self._fit(picture, clock, run or self.run)
+        computed, views, notes = self._fit(picture, clock, sharing)
         if self.flip:
             notes.append("Averaged with the left-right flipped picture.")
         model: Any = self.model
@@ -141,16 +137,17 @@ class Predictor:
             )
         return Prediction(
             image=picture,
-            views=views,
+            views=tuple(views),
             compute_size=computed,
             class_names=tuple(model.class_names),
             palette=np.asarray(model.palette, dtype=np.uint8),
             calibration=calibration,
-            timings=clock.milliseconds(),
-            notes=notes,
+            spent=clock.milliseconds(),
+            notes=tuple(notes),
             refine=self.refine,
             settings=self.settings,
             source=getattr(model, "source", ""),
+            shared=() if sharing is None else sharing.taken,
             num_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
         )
 
@@ -160,7 +157,7 @@ class Predictor:
         return (self.settings.sides, self.settings.sigma) == (own.sides, own.sigma)
 
     def _fit(
-        self, picture: RGB, clock: _Clock, run: Run
+        self, picture: RGB, clock: _Clock, sharing: Sharing | None
     ) -> tuple[tuple[int, int], list[View], list[str]]:
         """Compute the picture at the settings' sizes, as large as ``max_side`` and memory allow.
 
@@ -172,15 +169,16 @@ class Predictor:
         while True:
             sides = self.settings.sides_of(max(picture.shape[:2]), limit)
             try:
-                views = [view for side in sides for view in self._looks(picture, side, clock, run)]
+                views = [
+                    view for side in sides for view in self._looks(picture, side, clock, sharing)
+                ]
                 break
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
             # Outside the block above: until there, the error holds on to what was computed.
             short = True
-            if isinstance(self.run, GraphRun):
-                self.run.forget()
+            self.run.release()
             release_memory(self.device)
             limit = int(sides[0] * _SHORTAGE_FACTOR)
             if limit < _SMALLEST_ATTEMPT:
@@ -199,35 +197,45 @@ class Predictor:
             ]
         return size, views, notes
 
-    def _looks(self, picture: RGB, side: int, clock: _Clock, run: Run) -> list[View]:
+    def _looks(self, picture: RGB, side: int, clock: _Clock, sharing: Sharing | None) -> list[View]:
         """The views of one size: one, or two with flip averaging."""
         with clock.stage("resize"):
             resized = _resized(picture, side)
         return [
-            self._look(resized, clock, run, mirrored=mirrored)
+            self._look(resized, clock, sharing, mirrored=mirrored)
             for mirrored in ((False, True) if self.flip else (False,))
         ]
 
-    def _look(self, picture: RGB, clock: _Clock, run: Run, *, mirrored: bool) -> View:
+    def _look(
+        self, picture: RGB, clock: _Clock, sharing: Sharing | None, *, mirrored: bool
+    ) -> View:
+        height, width = picture.shape[:2]
         with _turn(self.model), torch.inference_mode():
             self._place_model()
-            # Hooks would break a recorded or compiled pass, and stages have no ends in it.
-            stages = (
-                clock.model_stages if run is not self.run or run is run_plainly else clock.model
-            )
             autocast = torch.autocast(
                 self.device.type, self.dtype, enabled=self.dtype != torch.float32
             )
-            with stages(self.model), autocast:
+            with clock.part("model"), autocast:
                 images = torch.from_numpy(picture).to(self.device).permute(2, 0, 1)[None]
                 images = images.float() / 255
                 if mirrored:
                     images = images.flip(-1)
-                output = run(self.model, images, mirrored=mirrored)
-            logits, masks = output["pred_logits"][0], output["pred_masks"][0]
-            for name, values in (("pred_logits", logits), ("pred_masks", masks)):
-                _require_finite(name, values, self.dtype)
-        return View(logits, masks, mirrored, (picture.shape[0], picture.shape[1]))
+                if sharing is None:
+                    features = self.run.trunk(images, clock.part)
+                else:
+                    look = (height, width, mirrored)
+                    features = sharing(self.run, images, look, clock.part)
+                with clock.part("transformer_decoder"):
+                    output = self.run.decode(features)
+            for name in ("pred_logits", "pred_masks"):
+                _require_finite(name, output[name][0], self.dtype)
+        return View(
+            output["pred_logits"][0],
+            output["pred_masks"][0],
+            mirrored,
+            (height, width),
+            output["queries"][0],
+        )
 
     def _place_model(self) -> None:
         parameter = next(self.model.parameters(), None)
@@ -282,185 +290,6 @@ def _notes_on_size(picture: RGB, size: tuple[int, int], short: bool) -> list[str
     ]
 
 
-class Prediction:
-    """What a model makes of one picture; pixels are computed when first asked for, then kept.
-
-    Attributes:
-        image: (H, W, 3) uint8 RGB, as read.
-        size: (H, W) of the picture and of every map.
-        compute_size: (H, W) the model saw.
-        class_names: K names.
-        palette: (K, 3) uint8.
-        calibration: per score, its range and thresholds; empty when uncalibrated.
-        timings: stage to milliseconds: ``decode``, ``resize``, ``model`` (within it ``backbone``,
-            ``pixel_decoder``, ``transformer_decoder``), ``postprocess``; the last grows as maps are
-            asked for.
-        notes: what a reader of the result should know.
-        source: where the weights came from; may be empty.
-        num_parameters: of the model.
-        refine: whether anomaly scores are refined unless ``anomaly`` is told otherwise.
-        settings: what the predictor ran with.
-        shared: stages taken from another model of the same ``Comparison`` instead of computed.
-    """
-
-    shared: tuple[str, ...] = ()
-
-    def __init__(
-        self,
-        *,
-        image: RGB,
-        views: list[View],
-        compute_size: tuple[int, int],
-        class_names: tuple[str, ...],
-        palette: NDArray[np.uint8],
-        calibration: Mapping[str, Mapping[str, Any]],
-        timings: dict[str, float],
-        notes: list[str],
-        refine: bool = False,
-        settings: InferenceSettings = NATIVE,
-        source: str = "",
-        num_parameters: int = 0,
-    ) -> None:
-        self.image = image
-        self.size: tuple[int, int] = (image.shape[0], image.shape[1])
-        self.compute_size = compute_size
-        self.class_names = class_names
-        self.palette = palette
-        self.calibration = calibration
-        self.timings = timings
-        self.notes = notes
-        self.refine = refine
-        self.settings = settings
-        self.source = source
-        self.num_parameters = num_parameters
-        self._views = views
-        self._geometry = Geometry(compute_size, self.size)
-        self._class_scores: NDArray[np.float32] | None = None
-        self._semantic: NDArray[np.uint8] | None = None
-        self._anomaly: dict[tuple[str, bool], NDArray[np.float32]] = {}
-        self._smoothed: dict[str, NDArray[np.float32]] = {}
-
-    @property
-    def views(self) -> tuple[View, ...]:
-        """The queries of every look at the picture, the largest first: sizes, and flips of each."""
-        return tuple(self._views)
-
-    @property
-    def geometry(self) -> Geometry:
-        """``compute_size`` and ``size``, between which ``postprocess`` maps."""
-        return self._geometry
-
-    @functools.cached_property
-    def pred_logits(self) -> NDArray[np.float32]:
-        """(Q, K+1), the raw queries of the largest size."""
-        return _numpy(self._views[0].pred_logits)
-
-    @functools.cached_property
-    def pred_masks(self) -> NDArray[np.float32]:
-        """(Q, h, w) logits at a quarter of the padded ``compute_size``."""
-        return _numpy(self._views[0].pred_masks)
-
-    @property
-    def class_scores(self) -> NDArray[np.float32]:
-        """(K, H, W): sum over queries of softmax(class) times sigmoid(mask)."""
-        if self._class_scores is None:
-            with self._timed():
-                self._class_scores = postprocess.class_scores(self._views, self._geometry)
-        return self._class_scores
-
-    @property
-    def semantic(self) -> NDArray[np.uint8]:
-        """(H, W): the class with the largest score."""
-        if self._semantic is None:
-            self._reduce((), refine=False)
-        assert self._semantic is not None
-        return self._semantic
-
-    def anomaly(
-        self, score: str | None = None, *, refine: bool | None = None
-    ) -> NDArray[np.float32]:
-        """How little the known classes explain each pixel.
-
-        Args:
-            score: one of ``mask2kan.inference.scores.SCORES``; None for the settings'.
-            refine: apply Mask2Anomaly's refinement; None for the predictor's setting.
-
-        Returns:
-            (H, W), higher = more anomalous; the published value, neither clipped nor rescaled.
-
-        Raises:
-            ConfigError: for an unknown score, or a label set that cannot be refined.
-        """
-        score = score or self.settings.score
-        scores.check_score(score)
-        refine = self.refine if refine is None else refine
-        if (score, refine) not in self._anomaly:
-            self._reduce((score,), refine=refine)
-        return self._anomaly[score, refine]
-
-    def anomaly_map(self, score: str | None = None) -> NDArray[np.float32]:
-        """``anomaly``, smoothed as the settings say: what thresholds and regions are read off.
-
-        Args:
-            score: one of ``mask2kan.inference.scores.SCORES``; None for the settings'.
-
-        Returns:
-            (H, W); ``anomaly(score)`` itself where nothing is smoothed.
-
-        Raises:
-            ConfigError: as ``anomaly``.
-        """
-        score = score or self.settings.score
-        plain = self.anomaly(score)
-        if not self.settings.sigma:
-            return plain
-        if score not in self._smoothed:
-            with self._timed():
-                sigma = self.settings.sigma * max(self.size)
-                self._smoothed[score] = scores.smoothed(plain, sigma)
-        return self._smoothed[score]
-
-    def smallest_region(self, least: int = 0) -> int:
-        """Pixels of the smallest region to report: the settings', at least ``least``."""
-        return self.settings.smallest_pixels(*self.size, least)
-
-    def prepare(self, scores: tuple[str, ...], *, refine: bool | None = None) -> None:
-        """Compute several anomaly scores and the semantic map in one pass over the masks."""
-        refine = self.refine if refine is None else refine
-        missing = tuple(score for score in scores if (score, refine) not in self._anomaly)
-        if missing or self._semantic is None:
-            self._reduce(missing, refine=refine)
-
-    def score_range(self, score: str) -> tuple[float, float, bool]:
-        """Low and high of the range pictures of the score use, and whether it was measured."""
-        return scores.score_range(self.calibration, score, len(self.class_names))
-
-    def default_threshold(self, score: str) -> tuple[float, str]:
-        """The threshold from which a pixel counts as anomalous, and where it comes from."""
-        return scores.default_threshold(self.calibration, score, len(self.class_names))
-
-    def _reduce(self, scores: tuple[str, ...], *, refine: bool) -> None:
-        names = self.class_names if refine else None
-        with self._timed():
-            pixels = postprocess.reduce_pixels(self._views, self._geometry, scores, names)
-        self._semantic = pixels.semantic
-        for score, values in pixels.anomaly.items():
-            self._anomaly[score, refine] = values
-
-    @contextlib.contextmanager
-    def _timed(self) -> Iterator[None]:
-        start = time.perf_counter()
-        with torch.inference_mode():
-            yield
-        spent = 1000 * (time.perf_counter() - start)
-        self.timings["postprocess"] = self.timings.get("postprocess", 0.0) + spent
-
-
-def _numpy(values: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = values.float().cpu().numpy()
-    return array
-
-
 class _Clock:
     """Milliseconds per stage; a stage entered twice adds up.
 
@@ -475,43 +304,17 @@ class _Clock:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Work of the processor."""
+        """Work of the CPU."""
         start = time.perf_counter()
         yield
         self._add(name, 1000 * (time.perf_counter() - start))
 
     @contextlib.contextmanager
-    def model(self, model: nn.Module) -> Iterator[None]:
-        """Time the model as a whole."""
+    def part(self, name: str) -> Iterator[None]:
+        """Work of the device."""
         start = self._mark()
         yield
-        self._marks.append(("model", start, self._mark()))
-
-    @contextlib.contextmanager
-    def model_stages(self, model: nn.Module) -> Iterator[None]:
-        """Time the model and, where it has them, its three parts; by hooks, removed afterwards."""
-        owner, starts = threading.get_ident(), {}
-        handles = []
-
-        def start(name: str) -> None:
-            if threading.get_ident() == owner:
-                starts[name] = self._mark()
-
-        def stop(name: str) -> None:
-            if threading.get_ident() == owner and name in starts:
-                self._marks.append((name, starts.pop(name), self._mark()))
-
-        for name in STAGES:
-            part = getattr(model, name, None)
-            if isinstance(part, nn.Module):
-                handles.append(part.register_forward_pre_hook(lambda *_, n=name: start(n)))
-                handles.append(part.register_forward_hook(lambda *_, n=name: stop(n)))
-        try:
-            with self.model(model):
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        self._marks.append((name, start, self._mark()))
 
     def milliseconds(self) -> dict[str, float]:
         """Stage to milliseconds so far; waits for the card."""
@@ -537,7 +340,7 @@ class _Clock:
 
 @contextlib.contextmanager
 def _turn(model: nn.Module) -> Iterator[None]:
-    """One call into a model at a time: it moves between devices and carries timing hooks."""
+    """One call into a model at a time: it moves between devices."""
     with _turns_guard:
         lock = _turns.setdefault(model, threading.Lock())
     with lock:

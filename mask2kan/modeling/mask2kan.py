@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,24 +25,12 @@ from mask2kan.modeling.backbones import (
 )
 from mask2kan.modeling.classes import class_names_for, palette_for
 from mask2kan.modeling.config import ModelConfig, model_config, model_names
-from mask2kan.modeling.pixel_decoder import PixelDecoder
+from mask2kan.modeling.pixel_decoder import Features, PixelDecoder
 from mask2kan.modeling.settings import InferenceSettings
-from mask2kan.modeling.transformer_decoder import Prediction, TransformerDecoder
+from mask2kan.modeling.transformer_decoder import DecoderOutput, TransformerDecoder
 from mask2kan.runtime.devices import full_precision
 
 STRIDE = 32  # pictures are padded to a multiple of this
-
-
-class Features(NamedTuple):
-    """What the trunk gives.
-
-    Attributes:
-        mask_features: (B, C, h, w) at 1/4 of the padded picture.
-        levels: three (B, C, H_l, W_l) maps at 1/32, 1/16 and 1/8.
-    """
-
-    mask_features: Tensor
-    levels: list[Tensor]
 
 
 class Mask2KAN(nn.Module):
@@ -76,43 +64,36 @@ class Mask2KAN(nn.Module):
             value = torch.tensor(getattr(config, name), dtype=torch.float32) / 255
             self.register_buffer(name, value[:, None, None], persistent=False)
 
-    def forward(self, images: Tensor, *, with_aux: bool = True) -> Prediction:
-        """Segment a batch of pictures.
+    def forward(self, images: Tensor, *, with_aux: bool = True) -> DecoderOutput:
+        """Segment a batch of images.
 
         Args:
             images: (B, 3, H, W) float32 RGB in [0, 1], any H and W.
-            with_aux: also return the predictions before the last layer's.
+            with_aux: also return the output of the learnable queries and of every layer but the
+                last, as ``aux_outputs``.
 
         Returns:
             ``pred_logits`` (B, Q, K+1), ``pred_masks`` (B, Q, ceil32(H)/4, ceil32(W)/4) as logits,
-            and ``aux_outputs``, the same of the learnable queries and of every layer but the last.
+            ``queries`` (B, Q, C) and ``aux_outputs``, a list of the same.
         """
         return self.decode(self.trunk(images), with_aux=with_aux)
 
     def trunk(self, images: Tensor) -> Features:
         """Backbone and pixel decoder: what all heads on it have in common."""
-        return Features(*self.pixel_decoder(self.see(images)))
+        features: Features = self.pixel_decoder(self.backbone_maps(images))
+        return features
 
-    def decode(self, features: Features, *, with_aux: bool = True) -> Prediction:
-        """Queries of the trunk's features; see ``forward``."""
-        result: Prediction = self.transformer_decoder(
-            features.levels, features.mask_features, with_aux=with_aux
-        )
-        return result
+    def decode(self, features: Features, *, with_aux: bool = True) -> DecoderOutput:
+        """Transformer decoder and heads; see ``forward``."""
+        output: DecoderOutput = self.transformer_decoder(features, with_aux=with_aux)
+        return output
 
-    def see(self, images: Tensor) -> list[Tensor]:
-        """The backbone's maps of a batch of pictures.
-
-        Args:
-            images: as for ``forward``.
-
-        Returns:
-            Four (B, C_l, H_l, W_l) maps at 1/4, 1/8, 1/16 and 1/32 of the padded pictures.
-        """
+    def backbone_maps(self, images: Tensor) -> list[Tensor]:
+        """Four (B, C_l, H_l, W_l) maps at 1/4, 1/8, 1/16 and 1/32 of the padded images."""
         images = self._pad(self._normalize(images))
         with full_precision(images) if self.full_precision_backbone else contextlib.nullcontext():
-            features: list[Tensor] = self.backbone(images)
-        return features
+            maps: list[Tensor] = self.backbone(images)
+        return maps
 
     def _normalize(self, images: Tensor) -> Tensor:
         return (images - self.pixel_mean) / self.pixel_std

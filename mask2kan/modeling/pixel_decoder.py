@@ -29,6 +29,18 @@ NORM_GROUPS = 32
 SpatialShapes = list[tuple[int, int]]
 
 
+class Features(NamedTuple):
+    """What the trunk, backbone and pixel decoder, makes of a batch of images.
+
+    Attributes:
+        mask_features: (B, C, h, w) at 1/4 of the padded images.
+        levels: three (B, C, H_l, W_l) maps at 1/32, 1/16 and 1/8.
+    """
+
+    mask_features: Tensor
+    levels: list[Tensor]
+
+
 class MSDeformAttn(nn.Module):
     """Each position gathers P points on each of L levels, for each of M heads."""
 
@@ -171,23 +183,16 @@ class PixelDecoder(nn.Module):
                 if conv.bias is not None:
                     nn.init.zeros_(conv.bias)
 
-    def forward(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Refine the backbone's maps.
-
-        Args:
-            features: four (B, C_l, H_l, W_l) maps at 1/4, 1/8, 1/16, 1/32.
-
-        Returns:
-            mask_features (B, C, H/4, W/4), and three (B, C, H_l, W_l) levels at 1/32, 1/16, 1/8.
-        """
-        quarter, *coarser = features
+    def forward(self, maps: list[Tensor]) -> Features:
+        """Refine the backbone's four (B, C_l, H_l, W_l) maps at 1/4, 1/8, 1/16 and 1/32."""
+        quarter, *coarser = maps
         levels = self._encode(self._project(coarser))
         finest = F.interpolate(
             levels[-1], size=quarter.shape[-2:], mode="bilinear", align_corners=False
         )
         # in place, like the ReLU after it: these maps are the largest of the forward pass
         merged = self.output_conv(self.lateral_conv(quarter).add_(finest))
-        return self.mask_features(merged), levels
+        return Features(self.mask_features(merged), levels)
 
     def _project(self, coarser: list[Tensor]) -> list[Tensor]:
         """(B, C, H_l, W_l) maps, coarse to fine."""

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from mask2kan.modeling.config import ModelConfig
 from mask2kan.modeling.heads import build_mask_embed, shared_weights
+from mask2kan.modeling.pixel_decoder import NUM_LEVELS, Features
 from mask2kan.modeling.position_encoding import sine_position_encoding
 from mask2kan.runtime.devices import (
     as_parameters,
@@ -32,20 +33,19 @@ from mask2kan.runtime.devices import (
     full_precision_on_cpu,
 )
 
-NUM_LEVELS = 3
 
-
-class Queries(TypedDict):
-    """Class and mask of every query after one layer."""
+class LayerOutput(TypedDict):
+    """The queries after one layer, with their classes and masks."""
 
     pred_logits: Tensor  # (B, Q, K+1), the last is "no object"
-    pred_masks: Tensor  # (B, Q, h, w), logits at a quarter of the padded picture
+    pred_masks: Tensor  # (B, Q, h, w), logits at a quarter of the padded image
+    queries: Tensor  # (B, Q, C), normed: what class_embed and mask_embed read
 
 
-class Prediction(Queries):
-    """The last layer's queries, and those of the layers before (for deep supervision)."""
+class DecoderOutput(LayerOutput):
+    """The output of the last layer, and of those before it (for deep supervision)."""
 
-    aux_outputs: list[Queries]
+    aux_outputs: list[LayerOutput]
 
 
 class Attention(nn.Module):
@@ -191,48 +191,58 @@ class TransformerDecoder(nn.Module):
         self.class_embed = nn.Linear(channels, config.num_classes + 1)
         self.mask_embed = build_mask_embed(config)
 
-    def forward(
-        self, levels: list[Tensor], mask_features: Tensor, *, with_aux: bool = True
-    ) -> Prediction:
-        """Decode the queries.
+    def forward(self, features: Features, *, with_aux: bool = True) -> DecoderOutput:
+        """Decode the queries; ``with_aux``: also predict from every layer but the last."""
+        with full_precision_on_cpu(features.mask_features):
+            features = self._in_own_dtype(features)
+            *earlier, last = self.refine(features)
+            return {
+                **self._predict(*last, features.mask_features),
+                "aux_outputs": [
+                    self._predict(*state, features.mask_features)
+                    for state in (earlier if with_aux else ())
+                ],
+            }
 
-        Args:
-            levels: three (B, C, H_l, W_l) maps, coarse to fine (1/32, 1/16, 1/8).
-            mask_features: (B, C, h, w) at 1/4.
-            with_aux: also predict from the learnable queries and the layers before the last.
+    def refine(self, features: Features) -> list[tuple[Tensor, Tensor]]:
+        """Let the queries look at the levels in turn.
+
+        Returns:
+            Normed queries (B, Q, C) and their mask embeddings (B, Q, C): of the learnable queries,
+            then after every layer.
         """
-        with full_precision_on_cpu(mask_features):
-            weight = self.query_feat.weight
-            return self._decode(
-                [as_parameters(level, weight) for level in levels],
-                as_parameters(mask_features, weight),
-                with_aux,
-            )
+        with full_precision_on_cpu(features.mask_features):
+            mask_features, levels = self._in_own_dtype(features)
+            keys, values = self._memory(levels)
+            # (B, C, S_l): gradients do not flow through the attention masks
+            targets = [
+                F.interpolate(
+                    mask_features.detach(),
+                    size=level.shape[-2:],
+                    mode="bilinear",
+                    align_corners=False,
+                ).flatten(2)
+                for level in levels
+            ]
+            # The head is read after every layer; a KAN's spline weights are prepared once.
+            head = shared_weights(self.mask_embed)
+            queries = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)
+            states = [self._read_out(queries, head)]
+            for index, layer in enumerate(self.layers):
+                level = index % NUM_LEVELS
+                mask_logits = states[-1][1].detach() @ targets[level]
+                queries = layer(
+                    queries, self.query_embed.weight, keys[level], values[level], mask_logits
+                )
+                states.append(self._read_out(queries, head))
+            return states
 
-    def _decode(self, levels: list[Tensor], mask_features: Tensor, with_aux: bool) -> Prediction:
-        keys, values = self._memory(levels)
-        # (B, C, S_l): gradients do not flow through the attention masks
-        targets = [
-            F.interpolate(
-                mask_features.detach(), size=level.shape[-2:], mode="bilinear", align_corners=False
-            ).flatten(2)
-            for level in levels
-        ]
-        head = shared_weights(self.mask_embed)
-        queries = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)
-        decoded, embeddings = self._read_out(queries, head)
-        states = [(decoded, embeddings)]
-        for index, layer in enumerate(self.layers):
-            level = index % NUM_LEVELS
-            mask_logits = embeddings.detach() @ targets[level]
-            queries = layer(
-                queries, self.query_embed.weight, keys[level], values[level], mask_logits
-            )
-            decoded, embeddings = self._read_out(queries, head)
-            states.append((decoded, embeddings))
-        last = self._predict(*states[-1], mask_features)
-        aux = [self._predict(*state, mask_features) for state in states[:-1]] if with_aux else []
-        return {**last, "aux_outputs": aux}
+    def _in_own_dtype(self, features: Features) -> Features:
+        weight = self.query_feat.weight
+        return Features(
+            as_parameters(features.mask_features, weight),
+            [as_parameters(level, weight) for level in features.levels],
+        )
 
     def _memory(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values (B, S, C) of every level; only keys carry the position."""
@@ -254,10 +264,11 @@ class TransformerDecoder(nn.Module):
             decoded = self.decoder_norm(queries.to(self.query_feat.weight.dtype))
             return decoded, self.mask_embed(decoded, **head)
 
-    def _predict(self, decoded: Tensor, embeddings: Tensor, mask_features: Tensor) -> Queries:
+    def _predict(self, decoded: Tensor, embeddings: Tensor, mask_features: Tensor) -> LayerOutput:
         with full_precision(decoded):
             pred_logits = self.class_embed(decoded)
         return {
             "pred_logits": pred_logits,
             "pred_masks": torch.einsum("bqc,bchw->bqhw", embeddings, mask_features),
+            "queries": decoded,
         }

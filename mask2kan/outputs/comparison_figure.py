@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mask2kan.errors import ConfigError, unknown
-from mask2kan.inference.predictor import Prediction
+from mask2kan.inference.prediction import Prediction
 from mask2kan.media.images import RGB
 from mask2kan.outputs import drawing
 from mask2kan.outputs.exports import at_threshold, quantize

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mask2kan.errors import ConfigError, NumericsError
-from mask2kan.inference.predictor import Prediction
+from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.scores import anomalous_regions, check_score
 from mask2kan.outputs import drawing
 from mask2kan.outputs.results import (

@@ -27,7 +27,7 @@ from PIL import Image, PngImagePlugin
 from scipy import ndimage
 
 from mask2kan.errors import ConfigError
-from mask2kan.inference.predictor import Prediction
+from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.scores import anomalous_regions, check_score
 from mask2kan.media.files import atomic_writer
 from mask2kan.media.images import RGB

@@ -24,7 +24,8 @@ from inference import picture
 
 from mask2kan.checkpoints import load_model
 from mask2kan.inference.comparison import Comparison
-from mask2kan.inference.predictor import Prediction, Predictor
+from mask2kan.inference.prediction import Prediction
+from mask2kan.inference.predictor import Predictor
 from mask2kan.media.images import RGB
 from mask2kan.modeling.mask2kan import create_model
 

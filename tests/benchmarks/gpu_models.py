@@ -16,7 +16,7 @@ from inference import normalised, tensor, theirs, write_checkpoint
 from torch import Tensor
 
 from mask2kan import Predictor, load_model
-from mask2kan.inference.runners import CompiledRun, GraphRun, run_plainly
+from mask2kan.inference.runners import CompiledRun, GraphRun, PlainRun, Run
 from tests.attention_cases import errors
 from training.engine.optimizer import build_optimizer
 from training.objectives.criterion import SetCriterion, semantic_targets
@@ -47,15 +47,15 @@ def model_rows(
     """One picture size and type, batch 1."""
     images = tensor(*size).to(setting.device)
     peer_images = normalised(tensor(*size)).to(setting.device)
-    runs: dict[str, Any] = {"plainly": run_plainly}
+    runs: dict[str, Run] = {"plainly": PlainRun(ours)}
     if setting.device.type == "cuda":
-        runs["as a graph"] = GraphRun()
+        runs["as a graph"] = GraphRun(PlainRun(ours))
         if setting.compile:
-            runs["compiled, as a graph"] = GraphRun(CompiledRun())
+            runs["compiled, as a graph"] = GraphRun(CompiledRun(ours))
 
-    def ours_call(run: Any) -> object:
+    def ours_call(run: Run) -> object:
         with under(setting, dtype):
-            output = run(ours, images, mirrored=False)
+            output = run.decode(run.trunk(images))
         setting.finish()
         return output
 

@@ -13,7 +13,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from mask2kan.checkpoints import load_model
-from mask2kan.inference.predictor import Prediction, Predictor
+from mask2kan.inference.prediction import Prediction
+from mask2kan.inference.predictor import Predictor
 from tests.browser.steps import (
     EXAMPLES,
     move,

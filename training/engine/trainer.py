@@ -330,21 +330,10 @@ class Trainer:
         config, where = self.config, f"step {self.step + 1}, pictures {', '.join(batch['names'])}"
         torch.manual_seed(_mix(config.seed, self.step, self.accelerator.process_index))
         training_mode(self.model, config.trainable, batch_norm=config.train_batch_norm)
-        captured: list[Tensor] = []
-        grid_due = self.step + 1 in config.grid_update_steps
-        head = kan_head(self.model) if grid_due else None
-        hook = None
-        if head is not None:
-            hook = head[1].register_forward_pre_hook(
-                lambda _, inputs: captured.append(inputs[0].detach())
-            )
         try:
-            losses = self.wrapped(batch)
+            losses, queries = self.wrapped(batch)
         except NumericsError as error:
             raise NumericsError(f"Stopped before the update at {where}: {error}") from error
-        finally:
-            if hook is not None:
-                hook.remove()
         require_finite_losses(losses, where)
         self.optimizer.zero_grad()
         self.accelerator.backward(losses["loss"])
@@ -357,8 +346,8 @@ class Trainer:
         self.step += 1
         self._note_order(batch["numbers"])
         self.average.update(self.model)
-        if captured:
-            self._update_grid(torch.cat([part.flatten(0, -2) for part in captured]))
+        if self.step in config.grid_update_steps and kan_head(self.model) is not None:
+            self._update_grid(torch.cat([part.flatten(0, -2) for part in queries]))
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         return {
             "gradient_norm": norm.detach(),

@@ -19,7 +19,7 @@ from mask2kan.errors import CheckpointError
 from mask2kan.modeling.config import ModelConfig
 from mask2kan.modeling.kan.layers import KAN
 from mask2kan.modeling.mask2kan import Mask2KAN
-from mask2kan.modeling.transformer_decoder import Prediction, TransformerDecoder
+from mask2kan.modeling.transformer_decoder import DecoderOutput, TransformerDecoder
 
 KAN_HEAD, MLP_HEAD = HEADS = ("kan", "mlp")
 KAN_OPTIONS = (
@@ -56,11 +56,10 @@ class HeadPair(nn.Module):
             mlp_decoder.load_state_dict(common, strict=False)
         self.mlp_decoder = mlp_decoder
 
-    def forward(self, images: Tensor) -> dict[str, Prediction]:
+    def forward(self, images: Tensor) -> dict[str, DecoderOutput]:
         """Both heads' predictions of (B, 3, H, W) images; the trunk runs once."""
         features = self.kan.trunk(images)
-        mlp: Prediction = self.mlp_decoder(features.levels, features.mask_features)
-        return {KAN_HEAD: self.kan.decode(features), MLP_HEAD: mlp}
+        return {KAN_HEAD: self.kan.decode(features), MLP_HEAD: self.mlp_decoder(features)}
 
     def mlp(self) -> Mask2KAN:
         """The MLP model, made of the very modules of this one."""

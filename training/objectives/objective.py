@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -28,13 +28,25 @@ from .distributed import PointDraws
 from .trunk_cache import TrunkCache
 
 
+class StepOutput(NamedTuple):
+    """What an objective makes of a batch.
+
+    Attributes:
+        losses: unweighted terms, and ``loss``, their weighted sum.
+        queries: (..., C) each, detached: what the mask head read, the KAN's of a pair.
+    """
+
+    losses: dict[str, Tensor]
+    queries: tuple[Tensor, ...]
+
+
 class Objective(Protocol):
     """A module whose ``loss`` is to be minimised."""
 
     model: Trained
 
-    def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Unweighted terms, and ``loss``, their weighted sum."""
+    def __call__(self, batch: Batch) -> StepOutput:
+        """The losses of a batch."""
         ...
 
 
@@ -63,7 +75,7 @@ class SegmentationObjective(nn.Module):
             groups=groups,
         )
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> StepOutput:
         """See ``Objective``."""
         outputs = self._outputs(batch)
         targets = semantic_targets(_framed(batch["labels"]))
@@ -81,7 +93,9 @@ class SegmentationObjective(nn.Module):
             total = total + share / len(outputs)
             prefix = f"{name}/" if name else ""
             losses |= {prefix + key: value for key, value in terms.items()}
-        return {"loss": total, **losses}
+        leading = next(iter(outputs.values()))
+        queries = [layer["queries"].detach() for layer in (*leading["aux_outputs"], leading)]
+        return StepOutput({"loss": total, **losses}, tuple(queries))
 
     def _outputs(self, batch: Batch) -> dict[str, Any]:
         """Predictions by the names of ``decoders``."""
@@ -93,7 +107,7 @@ class SegmentationObjective(nn.Module):
             return pair
         if self.trunk is None:
             return {"": self.model(images)}
-        return {"": self.model.transformer_decoder(*self.trunk(images, batch["views"]))}
+        return {"": self.model.decode(self.trunk(images, batch["views"]))}
 
     def _contrastive(self, outputs: Any, labels: Tensor) -> Tensor:
         """Summed over all predicted sets, as Mask2Anomaly's code has it."""
@@ -148,40 +162,24 @@ class DistillationObjective(nn.Module):
         self.trunk = trunk
         self.teacher = load_model(config.init, device=model.device).requires_grad_(False)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> StepOutput:
         """See ``Objective``."""
         images = batch["images"].contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             if self.trunk is None:
-                mask_features, levels = self.model.pixel_decoder(self.model.see(images))
+                features = self.model.trunk(images)
             else:
-                levels, mask_features = self.trunk(images, batch["views"])
-            queries, expected = self._guided(levels, mask_features)
+                features = self.trunk(images, batch["views"])
+            # The old head guides the attention, so both heads read the same queries: (S, B, Q, C).
+            states = self.teacher.transformer_decoder.refine(features)
+            queries, expected = (torch.stack(part).float() for part in zip(*states, strict=True))
         student = self.model.get_submodule(HEAD)
         with torch.autocast(images.device.type, enabled=False):
             found = student(queries, **shared_weights(student))
-            features = mask_features.float().flatten(2)
-            gram = features @ features.mT / features.shape[-1]  # (B, C, C)
+            pixels = features.mask_features.float().flatten(2)
+            gram = pixels @ pixels.mT / pixels.shape[-1]  # (B, C, C)
             loss = _power(found - expected, gram) / _power(expected, gram)
-        return {"loss": loss, "relative_error": loss.detach()}
-
-    def _guided(self, levels: list[Tensor], mask_features: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries of all layers as heads read them, and the old head's answers: (S, B, Q, C)."""
-        seen: list[tuple[Tensor, Tensor]] = []
-        guide = self.teacher.transformer_decoder
-        hook = guide.mask_embed.register_forward_hook(
-            lambda _, inputs, output: seen.append((inputs[0].float(), output.float()))
-        )
-        try:
-            guide(levels, mask_features, with_aux=False)
-        finally:
-            hook.remove()
-        queries, answers = zip(*seen, strict=True)
-        batch = mask_features.shape[0]  # the learnable queries are the same for every picture
-        return (
-            torch.stack([one.expand(batch, -1, -1) for one in queries]),
-            torch.stack([one.expand(batch, -1, -1) for one in answers]),
-        )
+        return StepOutput({"loss": loss, "relative_error": loss.detach()}, (queries,))
 
 
 def _power(vectors: Tensor, gram: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mask2kan.errors import NumericsError
 from mask2kan.modeling.mask2kan import Mask2KAN
+from mask2kan.modeling.pixel_decoder import Features
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class TrunkCache:
         folder: where the temporary file lies; the system's temporary folder when None.
 
     Attributes:
-        hits, misses: crops found and computed so far.
+        misses: crops computed so far.
     """
 
     def __init__(self, model: Mask2KAN, gigabytes: float, folder: str | None = None) -> None:
@@ -42,10 +43,10 @@ class TrunkCache:
         self._file: BinaryIO | None = None
         self._slots: dict[int, int] = {}
         self._shapes: list[torch.Size] = []
-        self.hits = self.misses = 0
+        self.misses = 0
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, views: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+    def __call__(self, images: Tensor, views: Sequence[int]) -> Features:
         """Features of a batch.
 
         Args:
@@ -53,7 +54,7 @@ class TrunkCache:
             views: B numbers; equal numbers mean equal crops.
 
         Returns:
-            The three levels (B, C, H_l, W_l) and mask_features (B, C, h, w), float32.
+            Float32.
         """
         rows = [self._row(images[b : b + 1], view) for b, view in enumerate(views)]
         batch = torch.from_numpy(np.stack(rows)).to(images.device).float()
@@ -62,7 +63,7 @@ class TrunkCache:
             part.unflatten(1, shape)
             for part, shape in zip(batch.split(sizes, 1), self._shapes, strict=True)
         )
-        return levels, mask_features
+        return Features(mask_features, levels)
 
     def _row(self, image: Tensor, view: int) -> np.ndarray[tuple[int], np.dtype[np.float16]]:
         """All features of one crop, one after the other.
@@ -70,10 +71,9 @@ class TrunkCache:
         Computed alone, not in its batch: the same crop gives the same numbers in every company.
         """
         if view in self._slots:
-            self.hits += 1
             return self._read(self._slots[view])
         self.misses += 1
-        mask_features, levels = self._model.pixel_decoder(self._model.see(image))
+        mask_features, levels = self._model.trunk(image)
         parts = [*levels, mask_features]
         self._shapes = [part.shape[1:] for part in parts]
         row = torch.cat([part.flatten().half() for part in parts]).cpu()

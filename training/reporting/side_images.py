@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mask2kan.inference.predictor import Prediction
+from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.scores import check_score
 from mask2kan.outputs.drawing import colorize, heat_map, overlay
 

@@ -9,6 +9,7 @@ import torch
 import mask2kan
 from mask2kan import Comparison, Predictor, create_model
 from mask2kan.inference.comparison import TrunkHashes
+from mask2kan.modeling.pixel_decoder import Features
 
 TINY = {
     "num_classes": 5,
@@ -89,6 +90,21 @@ def test_bit_equal_and_computed_once(pair, picture, parts, shared, flip):
     assert "backbone" in together[0].timings
 
 
+def test_a_shared_trunk_is_run_as_the_predictor_runs_it(pair, picture, monkeypatch):
+    """Compiled predictors share a compiled trunk, and nothing with a plain one."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    copy_part(pair, "backbone", "pixel_decoder")
+    predictors = [
+        Predictor(model, "cpu", "float32", compile=compiled)
+        for model, compiled in zip((*pair, pair[0]), (True, True, False), strict=True)
+    ]
+    together = Comparison(*predictors)(picture)
+    both = ("backbone", "pixel_decoder")
+    assert [prediction.shared for prediction in together] == [(), both, ()]
+    for prediction, predictor in zip(together, predictors, strict=True):
+        np.testing.assert_array_equal(prediction.pred_masks, predictor(picture).pred_masks)
+
+
 def test_each_picture_is_seen_anew(pair, picture):
     copy_part(pair, "backbone", "pixel_decoder")
     comparison = Comparison(*(Predictor(model, "cpu", "float32") for model in pair))
@@ -103,10 +119,10 @@ def test_a_model_short_of_memory_does_not_take_the_trunk_of_a_larger_picture(pai
     picture = np.random.default_rng(1).integers(0, 256, (200, 400, 3), dtype=np.uint8)
     decode = pair[1].transformer_decoder.forward
 
-    def hungry(levels, mask_features, *, with_aux):
-        if mask_features.shape[-1] > 72:
+    def hungry(features, *, with_aux):
+        if features.mask_features.shape[-1] > 72:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return decode(levels, mask_features, with_aux=with_aux)
+        return decode(features, with_aux=with_aux)
 
     monkeypatch.setattr(pair[1].transformer_decoder, "forward", hungry)
     one, other = Comparison(*(Predictor(model, "cpu", "float32") for model in pair))(picture)
@@ -171,12 +187,16 @@ def test_bfloat16_weights_and_foreign_models():
         class_names = ("a", "b")
         palette = np.zeros((2, 3), np.uint8)
 
-        def forward(self, images, *, with_aux):
+        def backbone_maps(self, images):
+            return images[:, :1, ::4, ::4].repeat(1, 3, 1, 1)
+
+        def pixel_decoder(self, maps):
+            return Features(maps, [])
+
+        def decode(self, features, *, with_aux):
             queries = torch.ones(1, 3, 3)
-            return {
-                "pred_logits": queries,
-                "pred_masks": images[:, :1, ::4, ::4].repeat(1, 3, 1, 1),
-            }
+            masks = features.mask_features
+            return {"pred_logits": queries, "pred_masks": masks, "queries": queries}
 
     predictors = [Predictor(Foreign(), "cpu"), Predictor(Foreign(), "cpu")]
     together = Comparison(*predictors)(np.zeros((32, 64, 3), np.uint8))

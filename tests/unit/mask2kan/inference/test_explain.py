@@ -1,6 +1,7 @@
 """Pixels taken apart: the parts give the scores back. Against dense, independent computations."""
 
 import base64
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -14,7 +15,7 @@ from mask2kan import Predictor, create_model, load_model
 from mask2kan.errors import ConfigError
 from mask2kan.inference.explain import THUMBNAIL_SIDE, explain_pixel
 from mask2kan.inference.postprocess import View
-from mask2kan.inference.predictor import Prediction
+from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.scores import SCORES
 from mask2kan.modeling.classes import class_names_for
 
@@ -51,20 +52,20 @@ def made_up(size, views=1, *, computed=None, queries=9, classes=19, refine=False
     names = class_names_for(classes)
     return Prediction(
         image=photo(*size),
-        views=[
+        views=tuple(
             View(
                 torch.from_numpy(rng.normal(0, 4, (queries, classes + 1)).astype(np.float32)),
                 torch.from_numpy(rng.normal(0, 4, (queries, *shape)).astype(np.float32)),
                 mirrored,
             )
             for mirrored in (False, True)[:views]
-        ],
+        ),
         compute_size=computed,
         class_names=names,
         palette=rng.integers(0, 256, (classes, 3), dtype=np.uint8),
         calibration={},
-        timings={},
-        notes=[],
+        spent={},
+        notes=(),
         refine=refine,
     )
 
@@ -237,7 +238,7 @@ def test_a_score_is_that_of_the_views_mean_not_the_mean_of_theirs():
         logits = torch.full((1, 20), -50.0)
         logits[0, index] = 50.0
         views.append(View(logits, torch.full_like(view.pred_masks, 50.0), view.mirrored))
-    prediction._views = views
+    prediction = dataclasses.replace(prediction, views=tuple(views))
     found = explain_pixel(prediction, 3, 3)
     assert found.value == 0.5
     assert [step["largest_class_score"] for step in found.steps] == [0.5]
@@ -262,7 +263,8 @@ def test_everything_can_be_listed_and_then_nothing_is_left():
 def test_a_pixel_that_no_query_claims():
     prediction = made_up((8, 8))
     view = prediction.views[0]
-    prediction._views = [View(view.pred_logits, torch.full_like(view.pred_masks, NO_CLAIM))]
+    unclaimed = View(view.pred_logits, torch.full_like(view.pred_masks, NO_CLAIM))
+    prediction = dataclasses.replace(prediction, views=(unclaimed,))
     expected = {"msp": 1, "entropy": 1, "energy": -math.log(19), "rba": 0, "eam": 1}
     for score, value in expected.items():
         found = explain_pixel(prediction, 0, 0, score)
@@ -278,7 +280,7 @@ def test_refined_predictions_are_explained_plainly_and_say_so():
     logits = torch.full((9, 20), -10.0)
     logits[:, 10] = 10.0  # sky, of which the refinement is sure
     logits[2:, 19] = 20.0
-    refined._views = [View(logits, view.pred_masks)]
+    refined = dataclasses.replace(refined, views=(View(logits, view.pred_masks),))
     plain, shown = refined.anomaly("rba", refine=False), refined.anomaly("rba")
     y, x = np.argwhere(plain != shown)[0]
     found = explain_pixel(refined, x, y, "rba")
@@ -340,7 +342,7 @@ def test_a_mask_of_the_left_half_is_one_in_the_thumbnail_and_its_flipped_view_to
         left = slice(75, None) if view.mirrored else slice(None, 75)
         masks[..., left] = 50.0
         views.append(View(view.pred_logits, masks, view.mirrored))
-    prediction._views = views
+    prediction = dataclasses.replace(prediction, views=tuple(views))
     mask = explain_pixel(prediction, 10, 10).queries[0].mask
     assert mask.shape == (64, 96)
     assert (mask[:, :48] == 255).all()

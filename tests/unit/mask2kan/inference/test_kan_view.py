@@ -1,7 +1,6 @@
 """Views of a KAN head: curves against the layers' own forward, shares and norms counted by hand."""
 
 import json
-import threading
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from torch import nn
 from mask2kan import Predictor, create_model
 from mask2kan.errors import ConfigError
 from mask2kan.inference.kan_activity import spline_share
-from mask2kan.inference.kan_view import edge_view, head_inputs, kan_head, layer_views
+from mask2kan.inference.kan_view import edge_view, kan_head, layer_views
 from mask2kan.modeling.kan.layers import KAN
 
 TINY = {
@@ -205,87 +204,32 @@ def test_layers_as_json():
     assert len(layer_views(kan, inputs)[0].strongest) == 12
 
 
-# --------------------------------------------------------------------------------- recorded inputs
-
-
-@pytest.fixture(scope="module", params=["kan", "mlp"])
-def model(request):
-    torch.manual_seed(0)
-    return create_model("mask2kan_mobilenetv2", mask_embed=request.param, **TINY).eval()
+# ---------------------------------------------------------------------------- queries of an image
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_the_last_read_outs_queries_are_recorded(model, flip):
-    """They give the masks: head(inputs) times the mask features of the same pass."""
-    features = []
-    handle = model.pixel_decoder.register_forward_hook(lambda *call: features.append(call[2][0]))
-    try:
-        with head_inputs(model) as recorded:
-            prediction = Predictor(model, device="cpu", dtype="float32", flip=flip)(photo(40, 52))
-            assert recorded.inputs is None
-    finally:
-        handle.remove()
-    inputs = recorded.inputs
-    assert (inputs.shape, inputs.dtype, inputs.device.type) == ((7, 16), torch.float32, "cpu")
-    assert not inputs.is_inference()
-    assert not inputs.requires_grad
-    assert not model.transformer_decoder.mask_embed._forward_pre_hooks
+@pytest.mark.parametrize("head", ["kan", "mlp"])
+def test_a_predictions_queries_give_its_masks(head, flip):
+    torch.manual_seed(0)
+    model = create_model("mask2kan_mobilenetv2", mask_embed=head, **TINY).eval()
+    prediction = Predictor(model, device="cpu", dtype="float32", flip=flip)(photo(40, 52))
+    assert (prediction.queries.shape, prediction.queries.dtype) == ((7, 16), np.float32)
+    images = torch.from_numpy(photo(40, 52)).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
-        embedded = model.transformer_decoder.mask_embed(inputs)
-    masks = np.einsum("qc,chw->qhw", embedded, features[-1][0])
-    np.testing.assert_allclose(masks, prediction.views[-1].pred_masks, atol=1e-4)
+        embedded = model.transformer_decoder.mask_embed(torch.from_numpy(prediction.queries))
+        masks = torch.einsum("qc,chw->qhw", embedded, model.trunk(images).mask_features[0])
+    np.testing.assert_allclose(masks, prediction.pred_masks, atol=1e-4)
 
 
-def test_recorded_with_gradients_and_in_half_precision(model):
-    with head_inputs(model) as recorded:
-        model(torch.zeros(1, 3, 64, 64))
-    assert not recorded.inputs.requires_grad
-    with head_inputs(model) as recorded:
-        Predictor(model, device="cpu", dtype="bfloat16")(photo(64, 64))
-    assert recorded.inputs.dtype == torch.float32
-
-
-def test_other_threads_are_left_out(model):
-    predictor = Predictor(model, device="cpu")
-    with head_inputs(model) as alone:
-        predictor(photo(64, 64, 1))
-    with head_inputs(model) as recorded:
-        predictor(photo(64, 64, 1))
-        thread = threading.Thread(target=predictor, args=(photo(64, 64, 2),))
-        thread.start()
-        thread.join()
-    torch.testing.assert_close(recorded.inputs, alone.inputs)
-    with head_inputs(model) as nothing:
-        thread = threading.Thread(target=predictor, args=(photo(64, 64, 2),))
-        thread.start()
-        thread.join()
-    assert nothing.inputs is None
-
-
-def test_hooks_go_when_the_block_fails_and_batches_are_refused(model):
-    with (
-        pytest.raises(ConfigError, match=r"shape \(2, 7, 16\).*one picture at a time"),
-        head_inputs(model),
-    ):
-        model(torch.zeros(2, 3, 64, 64))
-    assert not model.transformer_decoder.mask_embed._forward_pre_hooks
-
-
-def test_models_without_a_head_have_nothing_to_record():
-    with head_inputs(nn.Linear(2, 2)) as recorded:
-        pass
-    assert recorded.inputs is None
-
-
-def test_from_a_picture_to_its_strongest_edges():
+def test_from_an_image_to_its_strongest_edges():
     torch.manual_seed(0)
     model = create_model("mask2kan_mobilenetv2", **TINY)
-    with head_inputs(model) as recorded:
-        Predictor(model, device="cpu")(photo(64, 64))
+    prediction = Predictor(model, device="cpu", dtype="bfloat16")(photo(64, 64))
+    queries = torch.from_numpy(prediction.queries)
     kan = kan_head(model)
-    for view in layer_views(kan, recorded.inputs):
+    for view in layer_views(kan, queries):
         for edge in view.strongest:
-            found = edge_view(kan, view.index, edge.input, edge.output, recorded.inputs)
+            found = edge_view(kan, view.index, edge.input, edge.output, queries)
             assert found.norm == pytest.approx(edge.norm, rel=1e-4)
             assert found.grid_norm == pytest.approx(
                 view.grid_norms[edge.output, edge.input], rel=1e-5

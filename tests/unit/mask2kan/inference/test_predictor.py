@@ -16,9 +16,11 @@ from mask2kan.errors import (
     OutOfMemoryError,
     PictureError,
 )
+from mask2kan.inference import postprocess
 from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.scores import SCORES
 from mask2kan.modeling.mask2kan import create_model
+from mask2kan.modeling.pixel_decoder import Features
 from mask2kan.modeling.settings import InferenceSettings
 
 TINY = {
@@ -69,7 +71,7 @@ def test_no_resize_and_the_originals_padding(model, size):
     np.testing.assert_allclose(prediction.anomaly(), 1 - expected.max(0), atol=1e-5)
     np.testing.assert_allclose(prediction.pred_logits, output["pred_logits"][0], atol=1e-5)
     np.testing.assert_allclose(prediction.pred_masks, output["pred_masks"][0], atol=1e-4)
-    assert prediction.notes == []
+    assert prediction.notes == ()
     assert prediction.semantic.dtype == np.uint8
     assert prediction.anomaly().dtype == prediction.class_scores.dtype == np.float32
 
@@ -93,7 +95,7 @@ def test_larger_pictures_are_computed_at_max_side_and_say_so(model):
     assert "333 × 100" in prediction.notes[0]
     assert "64 × 19" in prediction.notes[0]
     exact = Predictor(model, device="cpu", max_side=333)(photo(100, 333))
-    assert exact.notes == []
+    assert exact.notes == ()
     assert exact.compute_size == (100, 333)
 
 
@@ -118,15 +120,11 @@ def test_scores_are_cached_and_one_pass_gives_all(model):
         prediction.anomaly("maximum")
 
 
-def test_timings_cover_the_stages_and_hooks_are_removed(model):
+def test_timings_cover_the_stages(model):
     timings = Predictor(model, device="cpu")(photo(40, 52)).timings
     parts = ("backbone", "pixel_decoder", "transformer_decoder")
     assert {"decode", "resize", "model", *parts} <= set(timings)
     assert 0 < sum(timings[part] for part in parts) <= timings["model"]
-    for part in parts:
-        module = getattr(model, part)
-        assert not module._forward_hooks
-        assert not module._forward_pre_hooks
 
 
 SEVERAL = InferenceSettings(sides=(32, 48, 4096), score="rba", sigma=0.02, smallest_region=0.01)
@@ -245,14 +243,22 @@ class Hungry(torch.nn.Module):
         super().__init__()
         self.room, self.error, self.asked = room, error, []
 
-    def forward(self, images, *, with_aux):
+    def backbone_maps(self, images):
         self.asked.append(tuple(images.shape[2:]))
         if images[0, 0].numel() > self.room:
             raise self.error
-        height, width = (-(-side // 32) * 8 for side in images.shape[2:])
+        return [images]
+
+    def pixel_decoder(self, maps):
+        height, width = (-(-side // 32) * 8 for side in maps[0].shape[2:])
+        return Features(torch.ones(1, 3, height, width), [])
+
+    def decode(self, features, *, with_aux):
+        assert not with_aux
         return {
             "pred_logits": torch.ones(1, 3, 3),
-            "pred_masks": torch.ones(1, 3, height, width),
+            "pred_masks": features.mask_features,
+            "queries": torch.ones(1, 3, 3),
         }
 
 
@@ -312,6 +318,29 @@ def test_one_model_in_many_threads(model):
         for prediction in results[index]:
             np.testing.assert_allclose(prediction.anomaly(), alone[index], atol=1e-6)
             assert prediction.timings["backbone"] <= prediction.timings["model"]
+
+
+def test_maps_asked_for_by_several_threads_are_computed_once(model, monkeypatch):
+    prediction = Predictor(model, device="cpu")(photo(40, 52))
+    calls, together = [], threading.Barrier(4)
+    reduce_pixels = postprocess.reduce_pixels
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return reduce_pixels(*arguments)
+
+    monkeypatch.setattr(postprocess, "reduce_pixels", counted)
+
+    def ask():
+        together.wait()
+        prediction.anomaly("msp")
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
 
 
 def test_calibration_decides_range_and_threshold():

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mask2kan.inference import runners
-from mask2kan.inference.runners import CompiledRun, GraphRun, run_plainly
+from mask2kan.inference.runners import CompiledRun, GraphRun, PlainRun, untimed
 from mask2kan.ops import deform_attn
 from tests.tiny_models import tiny
 
@@ -77,30 +77,35 @@ def test_forward_neither_waits_for_the_card_nor_copies_to_it(
 # ---- Compiled -----------------------------------------------------------------------------------
 
 
-def test_compiled_is_the_same_and_compiled_once(monkeypatch):
+def forward(run, images):
+    return run.decode(run.trunk(images))
+
+
+def test_compiled_is_the_same_and_compiled_once():
     torch.compiler.reset()
     model = tiny("mask2kan", "mobilenetv2")
     images = torch.rand(1, 3, 64, 64)
     compiled = []
-    compile_once = torch.compile
-    monkeypatch.setattr(
-        torch, "compile", lambda *args, **kw: compiled.append(1) or compile_once(*args, **kw)
-    )
-    run = CompiledRun(backend="aot_eager")
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    run = CompiledRun(model, backend=backend)
     with torch.inference_mode():
-        expected = run_plainly(model, images, mirrored=False)
+        expected = forward(PlainRun(model), images)
         for _ in range(2):
-            found = run(model, images, mirrored=False)
-            for name in ("pred_logits", "pred_masks"):
+            found = forward(run, images)
+            for name in ("pred_logits", "pred_masks", "queries"):
                 torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
-    assert len(compiled) == 1
+    assert len(compiled) == 2  # trunk and decoder
 
 
-# ---- CUDA graphs, with a recorder in the card's place -------------------------------------------
+# ---- CUDA graphs, with a recorder in the GPU's place --------------------------------------------
 
 
 class Recorder:
-    """Stands for torch.cuda: a graph is the calls made while it was recorded."""
+    """Stands for torch.cuda: a graph is the call made while it was recorded."""
 
     def __init__(self, monkeypatch):
         self.recording = None
@@ -122,13 +127,27 @@ class Recorder:
         yield
         self.recording = None
 
-    def run(self, model, images, *, mirrored):
-        output = run_plainly(model, images, mirrored=mirrored)
-        self.cached_casts.append(torch.is_autocast_cache_enabled())
-        if self.recording is None:
-            self.plain_calls += 1
+
+class RecordedRun(PlainRun):
+    """Tells the recorder of every call."""
+
+    def __init__(self, model, recorder):
+        super().__init__(model)
+        self.recorder = recorder
+
+    def trunk(self, images, stage=untimed):
+        return self.noted(super().trunk, images)
+
+    def decode(self, features):
+        return self.noted(super().decode, features)
+
+    def noted(self, function, inputs):
+        output = function(inputs)
+        self.recorder.cached_casts.append(torch.is_autocast_cache_enabled())
+        if self.recorder.recording is None:
+            self.recorder.plain_calls += 1
         else:
-            self.recording.call = model, images, output
+            self.recorder.recording.call = function, inputs, output
         return output
 
 
@@ -137,10 +156,9 @@ class Graph:
         self.recorder = recorder
 
     def replay(self):
-        model, images, output = self.call
-        for name, value in run_plainly(model, images, mirrored=False).items():
-            if name != "aux_outputs":
-                output[name].copy_(value)
+        function, inputs, output = self.call
+        for kept, new in zip(tree_leaves(output), tree_leaves(function(inputs)), strict=True):
+            kept.copy_(new)
 
 
 @pytest.fixture
@@ -154,48 +172,58 @@ def pictures(height, width, seed):
 
 def test_graphs_are_recorded_once_per_size_and_results_outlive_the_next_call(recorder):
     model = tiny("mask2kan", "mobilenetv2")
-    run = GraphRun(recorder.run)
+    run = GraphRun(RecordedRun(model, recorder))
     inputs = [pictures(32, 64, 0), pictures(32, 64, 1), pictures(64, 32, 2), pictures(32, 64, 3)]
     with torch.inference_mode():
-        found = [run(model, images, mirrored=False) for images in inputs]
-        expected = [run_plainly(model, images, mirrored=False) for images in inputs]
+        found = [forward(run, images) for images in inputs]
+        expected = [forward(PlainRun(model), images) for images in inputs]
     for one, other in zip(found, expected, strict=True):
-        for name in ("pred_logits", "pred_masks"):
+        for name in ("pred_logits", "pred_masks", "queries"):
             assert torch.equal(one[name], other[name])
-    assert recorder.pools == [0, 0]
-    assert recorder.plain_calls == 2 * runners._WARM_UP_CALLS
+    assert recorder.pools == [0] * 4  # trunk and decoder of two sizes
+    assert recorder.plain_calls == 4 * runners._WARM_UP_CALLS
     assert not any(recorder.cached_casts)
     assert torch.is_autocast_cache_enabled()
 
 
+def test_features_outlive_the_next_call(recorder):
+    model = tiny("mask2kan", "mobilenetv2")
+    run = GraphRun(RecordedRun(model, recorder))
+    with torch.inference_mode():
+        first = run.trunk(pictures(32, 64, 0))
+        kept = first.mask_features.clone()
+        run.trunk(pictures(32, 64, 1))
+    assert torch.equal(first.mask_features, kept)
+
+
 def test_weights_changed_in_place_count_and_moved_ones_are_recorded_anew(recorder):
     model = tiny("mask2former", "mobilenetv2")
-    run, images = GraphRun(recorder.run), pictures(32, 64, 0)
+    run, images = GraphRun(RecordedRun(model, recorder)), pictures(32, 64, 0)
     with torch.inference_mode():
-        before = run(model, images, mirrored=False)
+        before = forward(run, images)
         model.transformer_decoder.class_embed.bias.add_(1)
-        after = run(model, images, mirrored=False)
-        assert len(recorder.pools) == 1
+        after = forward(run, images)
+        assert len(recorder.pools) == 2
         assert torch.allclose(after["pred_logits"], before["pred_logits"] + 1, atol=1e-5)
         model.double().float()
-        again = run(model, images, mirrored=False)
-    assert len(recorder.pools) == 2
+        again = forward(run, images)
+    assert len(recorder.pools) == 4
     assert torch.allclose(again["pred_logits"], after["pred_logits"], atol=1e-5)
 
 
 def test_other_precision_is_another_graph_and_only_the_last_few_are_kept(recorder):
     model = tiny("mask2former", "mobilenetv2")
-    run, images = GraphRun(recorder.run), pictures(32, 64, 0)
+    run, images = GraphRun(RecordedRun(model, recorder)), pictures(32, 64, 0)
     with torch.inference_mode():
-        run(model, images, mirrored=False)
+        forward(run, images)
         with torch.autocast("cpu", torch.bfloat16):
-            run(model, images, mirrored=False)
-        assert len(recorder.pools) == 2
-        for width in range(96, 96 + 32 * runners._GRAPHS_KEPT, 32):
-            run(model, pictures(32, width, 0), mirrored=False)
+            forward(run, images)
+        assert len(recorder.pools) == 4
+        for width in range(96, 96 + 16 * runners._GRAPHS_KEPT, 32):
+            forward(run, pictures(32, width, 0))
     assert len(run._recorded) == runners._GRAPHS_KEPT
-    run.forget()
+    run.release()
     with torch.inference_mode():
-        run(model, images, mirrored=False)
-    assert len(run._recorded) == 1
-    assert recorder.pools[-2:] == [0, 1]
+        forward(run, images)
+    assert len(run._recorded) == 2
+    assert recorder.pools[-2:] == [1, 1]

@@ -14,7 +14,8 @@ from scipy import ndimage
 from sklearn.metrics import precision_recall_fscore_support
 
 from mask2kan.errors import ConfigError, NumericsError
-from mask2kan.inference.predictor import Prediction, Predictor
+from mask2kan.inference.prediction import Prediction
+from mask2kan.inference.predictor import Predictor
 from mask2kan.outputs.comparison_figure import comparison_page, write_page
 from mask2kan.outputs.exports import (
     CODES,

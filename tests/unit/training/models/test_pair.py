@@ -80,7 +80,7 @@ def test_each_member_answers_as_the_pair_does(run):
 
 def test_the_loss_is_the_mean_of_both(tmp_path):
     trainer = _trainer(tmp_path)
-    losses = trainer.objective(next(iter(trainer._batches())))
+    losses = trainer.objective(next(iter(trainer._batches()))).losses
     shares = []
     for name, head in (("kan", trainer.model.kan), ("mlp", trainer.model.mlp())):
         own = {k.removeprefix(f"{name}/"): v for k, v in losses.items() if k.startswith(name)}

@@ -96,26 +96,26 @@ def test_a_crop_seen_again_is_read_and_equals_what_was_computed(published):
     cache = TrunkCache(model, 1.0)
     first = cache(images, [4, 9])
     again = cache(torch.zeros_like(images), [4, 9])
-    assert (cache.hits, cache.misses) == (2, 2)
-    assert torch.equal(first[1], again[1])
-    mask_features, levels = model.pixel_decoder(model.see(images))
+    assert cache.misses == 2
+    assert torch.equal(first.mask_features, again.mask_features)
+    mask_features, levels = model.trunk(images)
     # float16 keeps 11 bits
-    torch.testing.assert_close(first[1], mask_features, rtol=1e-3, atol=1e-3)
-    for found, expected in zip(first[0], levels, strict=True):
+    torch.testing.assert_close(first.mask_features, mask_features, rtol=1e-3, atol=1e-3)
+    for found, expected in zip(first.levels, levels, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
     reversed_order = cache(images, [9, 4])
-    assert torch.equal(reversed_order[1], first[1].flip(0))
+    assert torch.equal(reversed_order.mask_features, first.mask_features.flip(0))
 
 
 def test_what_does_not_fit_is_computed_every_time(published):
     model = load_model(published, device="cpu")
     images = torch.rand(3, 3, 64, 64)
-    mask_features, levels = model.pixel_decoder(model.see(images[:1]))
+    mask_features, levels = model.trunk(images[:1])
     one = 2 * sum(part.numel() for part in [*levels, mask_features])
     cache = TrunkCache(model, 2.5 * one / 1e9)
     first = cache(images, [0, 1, 2])
-    assert torch.equal(cache(images, [0, 1, 2])[1], first[1])
-    assert (cache.hits, cache.misses) == (2, 4)
+    assert torch.equal(cache(images, [0, 1, 2]).mask_features, first.mask_features)
+    assert cache.misses == 4
 
 
 def test_an_mlp_of_equal_size():
@@ -177,13 +177,15 @@ def test_the_distillation_loss_is_the_squared_error_of_the_masks(tmp_path):
     batch = next(trainer._batches())
     objective = trainer.objective
     with torch.no_grad():
-        found = objective(batch)["relative_error"]
-        levels, mask_features = objective.trunk(batch["images"], batch["views"])
-        queries, expected = objective._guided(levels, mask_features)
+        losses, (queries,) = objective(batch)
+        features = objective.trunk(batch["images"], batch["views"])
+        mask_features = features.mask_features
+        states = objective.teacher.transformer_decoder.refine(features)
+        expected = torch.stack([embeddings for _, embeddings in states])
         student = trainer.model.transformer_decoder.mask_embed(queries)
         masks = [torch.einsum("sbqc,bchw->sbqhw", e, mask_features) for e in (student, expected)]
     direct = (masks[0] - masks[1]).square().mean() / masks[1].square().mean()
-    torch.testing.assert_close(found, direct, rtol=1e-3, atol=0)
+    torch.testing.assert_close(losses["relative_error"], direct, rtol=1e-3, atol=0)
 
 
 def test_the_contrastive_term_joins_where_outliers_are_pasted(tmp_path):
@@ -193,7 +195,7 @@ def test_the_contrastive_term_joins_where_outliers_are_pasted(tmp_path):
         "outliers.scale=(0.3,0.6)",
     ]
     trainer = tiny_trainer(tmp_path, *exposure, "steps=1", "regularization_weight=0.0")
-    losses = trainer.objective(next(trainer._batches()))
+    losses = trainer.objective(next(trainer._batches())).losses
     assert losses["loss_contrastive"] > 0
     weighted = sum(
         {"loss_ce": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}[key.removesuffix("_0")] * value
@@ -271,6 +273,7 @@ class _Painted(torch.nn.Module):
         return {
             "pred_masks": self.masks.requires_grad_(),
             "pred_logits": self.logits.expand(2, -1, -1),
+            "queries": torch.zeros(2, 10, 1),
             "aux_outputs": [],
         }
 
@@ -284,7 +287,7 @@ def test_masks_and_truth_lie_on_each_other_where_a_crop_is_padded(form):
     objective = SegmentationObjective(_Painted(labels), config, None)
     objective.criterion = SetCriterion(11, num_points=2000, importance_ratio=0.0)
     images = torch.zeros(2, 3, 40, 80)
-    losses = objective({"images": images, "labels": labels, "numbers": [0, 1]})
+    losses, _ = objective({"images": images, "labels": labels, "numbers": [0, 1]})
     assert losses["loss_ce"] < 1e-5
     assert losses["loss_dice"] < 0.15  # stripes two mask pixels wide, with soft borders
     likelihood_of_known = 1.0 if form == "published" else 0.0  # what is pushed to 0

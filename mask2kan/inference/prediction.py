@@ -1,0 +1,213 @@
+"""The prediction for one image: queries, and the maps read off them when first asked for.
+
+Legend: Q queries, C channels, K classes, H W image size, h w mask size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mask2kan.inference import postprocess, scores
+from mask2kan.inference.postprocess import Geometry, View
+from mask2kan.media.images import RGB
+from mask2kan.modeling.settings import NATIVE, InferenceSettings
+
+
+@dataclasses.dataclass
+class _Maps:
+    """Maps computed so far; several threads may ask one prediction for them."""
+
+    lock: threading.RLock = dataclasses.field(default_factory=threading.RLock)
+    class_scores: NDArray[np.float32] | None = None
+    semantic: NDArray[np.uint8] | None = None
+    anomaly: dict[tuple[str, bool], NDArray[np.float32]] = dataclasses.field(default_factory=dict)
+    smoothed: dict[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)
+    milliseconds: float | None = None
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Inference mode, its time added up."""
+        start = time.perf_counter()
+        with torch.inference_mode():
+            yield
+        self.milliseconds = (self.milliseconds or 0.0) + 1000 * (time.perf_counter() - start)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """The prediction for one image; maps are computed when first asked for, then kept.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB, as read.
+        views: the queries of every size and flip the image was seen in, the largest first.
+        compute_size: (H, W) the model saw.
+        class_names: K names.
+        palette: (K, 3) uint8.
+        calibration: per score, its range and thresholds; empty when uncalibrated.
+        spent: ``timings`` before any map was asked for.
+        notes: what a reader of the result should know.
+        refine: whether anomaly scores are refined unless ``anomaly`` is told otherwise.
+        settings: what the predictor ran with.
+        source: where the weights came from; may be empty.
+        num_parameters: of the model.
+        shared: parts taken from another model of the same ``Comparison`` instead of computed.
+    """
+
+    image: RGB
+    views: tuple[View, ...]
+    compute_size: tuple[int, int]
+    class_names: tuple[str, ...]
+    palette: NDArray[np.uint8]
+    calibration: Mapping[str, Mapping[str, Any]]
+    spent: Mapping[str, float]
+    notes: tuple[str, ...]
+    refine: bool = False
+    settings: InferenceSettings = NATIVE
+    source: str = ""
+    num_parameters: int = 0
+    shared: tuple[str, ...] = ()
+    _maps: _Maps = dataclasses.field(default_factory=_Maps, init=False, repr=False)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image and of every map."""
+        return self.image.shape[0], self.image.shape[1]
+
+    @property
+    def geometry(self) -> Geometry:
+        """``compute_size`` and ``size``, between which ``postprocess`` maps."""
+        return Geometry(self.compute_size, self.size)
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Milliseconds per stage.
+
+        ``decode``, ``resize``, ``model`` (within it ``backbone``, ``pixel_decoder`` and
+        ``transformer_decoder``) and ``postprocess``, which grows as maps are asked for.
+        """
+        milliseconds = self._maps.milliseconds
+        return {**self.spent} | ({} if milliseconds is None else {"postprocess": milliseconds})
+
+    @functools.cached_property
+    def pred_logits(self) -> NDArray[np.float32]:
+        """(Q, K+1), the raw queries of the largest size."""
+        return _numpy(self.views[0].pred_logits)
+
+    @functools.cached_property
+    def pred_masks(self) -> NDArray[np.float32]:
+        """(Q, h, w) logits at a quarter of the padded ``compute_size``."""
+        return _numpy(self.views[0].pred_masks)
+
+    @functools.cached_property
+    def queries(self) -> NDArray[np.float32]:
+        """(Q, C): what the heads read, of the largest size."""
+        queries = self.views[0].queries
+        assert queries is not None
+        return _numpy(queries)
+
+    @property
+    def class_scores(self) -> NDArray[np.float32]:
+        """(K, H, W): sum over queries of softmax(class) times sigmoid(mask)."""
+        maps = self._maps
+        with maps.lock:
+            if maps.class_scores is None:
+                with maps.computing():
+                    maps.class_scores = postprocess.class_scores(self.views, self.geometry)
+            return maps.class_scores
+
+    @property
+    def semantic(self) -> NDArray[np.uint8]:
+        """(H, W): the class with the largest score."""
+        self.prepare(())
+        assert self._maps.semantic is not None
+        return self._maps.semantic
+
+    def anomaly(
+        self, score: str | None = None, *, refine: bool | None = None
+    ) -> NDArray[np.float32]:
+        """How little the known classes explain each pixel.
+
+        Args:
+            score: one of ``mask2kan.inference.scores.SCORES``; None for the settings'.
+            refine: apply Mask2Anomaly's refinement; None for the predictor's setting.
+
+        Returns:
+            (H, W), higher = more anomalous; the published value, neither clipped nor rescaled.
+
+        Raises:
+            ConfigError: for an unknown score, or a label set that cannot be refined.
+        """
+        score = score or self.settings.score
+        refine = self.refine if refine is None else refine
+        self.prepare((score,), refine=refine)
+        return self._maps.anomaly[score, refine]
+
+    def anomaly_map(self, score: str | None = None) -> NDArray[np.float32]:
+        """``anomaly``, smoothed as the settings say: what thresholds and regions are read off.
+
+        Args:
+            score: one of ``mask2kan.inference.scores.SCORES``; None for the settings'.
+
+        Returns:
+            (H, W); ``anomaly(score)`` itself where nothing is smoothed.
+
+        Raises:
+            ConfigError: as ``anomaly``.
+        """
+        score = score or self.settings.score
+        plain = self.anomaly(score)
+        maps = self._maps
+        if not self.settings.sigma:
+            return plain
+        with maps.lock:
+            if score not in maps.smoothed:
+                with maps.computing():
+                    sigma = self.settings.sigma * max(self.size)
+                    maps.smoothed[score] = scores.smoothed(plain, sigma)
+            return maps.smoothed[score]
+
+    def smallest_region(self, least: int = 0) -> int:
+        """Pixels of the smallest region to report: the settings', at least ``least``."""
+        return self.settings.smallest_pixels(*self.size, least)
+
+    def prepare(self, names: tuple[str, ...], *, refine: bool | None = None) -> None:
+        """Compute several anomaly scores and the semantic map in one pass over the masks."""
+        for name in names:
+            scores.check_score(name)
+        refine = self.refine if refine is None else refine
+        maps = self._maps
+        with maps.lock:
+            missing = tuple(name for name in names if (name, refine) not in maps.anomaly)
+            if not missing and maps.semantic is not None:
+                return
+            with maps.computing():
+                # Refining needs class names, which matter to scores alone.
+                with_names = self.class_names if refine and missing else None
+                pixels = postprocess.reduce_pixels(self.views, self.geometry, missing, with_names)
+            maps.semantic = pixels.semantic
+            for name, values in pixels.anomaly.items():
+                maps.anomaly[name, refine] = values
+
+    def score_range(self, score: str) -> tuple[float, float, bool]:
+        """Low and high of the range images of the score use, and whether it was measured."""
+        return scores.score_range(self.calibration, score, len(self.class_names))
+
+    def default_threshold(self, score: str) -> tuple[float, str]:
+        """The threshold from which a pixel counts as anomalous, and where it comes from."""
+        return scores.default_threshold(self.calibration, score, len(self.class_names))
+
+
+def _numpy(values: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = values.float().cpu().numpy()
+    return array
