@@ -16,7 +16,7 @@ from mask2kan.inference.scores import SCORES
 from .messages import errors_as_values, shows_errors
 from .services.catalog import Catalog, title
 from .services.models import ModelService
-from .strings import PAGE, SCORE_TITLES
+from .strings import PAGE
 from .tabs.batch import UNLIMITED, batch_tab
 from .tabs.compare import Handlers
 from .tabs.kan import kan_tab
@@ -262,12 +262,12 @@ def _model_picker(
 def default_score() -> str:
     """The score the bundled models' makers show, or the thesis's."""
     scores = [str(one["score"]) for one in manifest() if one.get("score") in SCORES]
-    return scores[0] if scores else SCORES[0]
+    return scores[0] if scores else next(iter(SCORES))
 
 
 def _score_picker(elem_id: str, *, visible: bool = True) -> gr.Dropdown:
     return gr.Dropdown(
-        choices=[(SCORE_TITLES[name], name) for name in SCORES],
+        choices=[(score.title, name) for name, score in SCORES.items()],
         value=default_score(),
         label=PAGE["score"],
         info=PAGE["score_note"],

@@ -54,14 +54,6 @@ PAGE: dict[str, str] = {
     ),
 }
 
-SCORE_TITLES: dict[str, str] = {
-    "msp": "Max softmax (MSP)",
-    "entropy": "Entropy",
-    "energy": "Energy",
-    "rba": "Rejected by all (RbA)",
-    "eam": "Mask score (EAM)",
-}
-
 STAGES: dict[str, str] = {
     "decode": "decode",
     "model": "model",

@@ -27,7 +27,7 @@ from mask2kan.checkpoints import load_model
 from mask2kan.checks import require
 from mask2kan.errors import Mask2KANError
 from mask2kan.inference.predictor import Predictor
-from mask2kan.inference.scores import FROM_CLASS_SCORES
+from mask2kan.inference.scores import FROM_CLASS_SCORES, SCORES
 from mask2kan.modeling.settings import InferenceSettings
 
 from .data import open_anomaly
@@ -103,7 +103,7 @@ def rank(
             used = [scores[side] for side in sides if side in scores] or [scores[0]]
             mean = torch.from_numpy(np.mean(used, axis=0))
             for score, evaluator in evaluators.items():
-                evaluator.update(FROM_CLASS_SCORES[score](mean).numpy(), label)
+                evaluator.update(SCORES[score].compute(mean).numpy(), label)
         for score, evaluator in evaluators.items():
             found = evaluator.compute()
             rows.append(Row(sides, score, _cost(sides), found["ap"], found["fpr95"]))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mask2kan.errors import PictureError
 from mask2kan.inference.kan_view import edge_view, layer_views
+from mask2kan.inference.scores import SCORES
 from mask2kan.modeling.kan.layers import KAN as KanHead  # noqa: N811 (the strings are KAN here)
 from mask2kan.outputs.drawing import color_table
 
@@ -20,7 +21,7 @@ from ..messages import errors_as_values, shows_errors
 from ..services.catalog import title
 from ..services.models import ModelService
 from ..services.results import Run, Runs
-from ..strings import KAN, SCORE_TITLES
+from ..strings import KAN
 from ..web.component import component, packed
 from .compare import Picture, whole
 
@@ -37,7 +38,7 @@ class KanHandlers:
         chosen, name = _picture_or_example(picture)
         kan, inputs = self._inside(chosen, model)
         run = uuid.uuid4().hex
-        self._runs.add(run, Run(chosen, (model,), next(iter(SCORE_TITLES))))
+        self._runs.add(run, Run(chosen, (model,), next(iter(SCORES))))
         return {
             "run": run,
             "title": title(model),

@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mask2kan.inference.prediction import Prediction
+from mask2kan.inference.scores import SCORES
 from mask2kan.outputs.drawing import color_table
 from mask2kan.outputs.exports import quantize
 
 from ..services.catalog import title
 from ..services.downloads import COLORMAPS
 from ..services.models import SIDES, Answer
-from ..strings import SCORE_TITLES, STAGES, VIEWER
+from ..strings import STAGES, VIEWER
 from .component import component, packed, served
 
 LONGEST = 2048
@@ -129,7 +130,7 @@ def _side(side: str, answer: Answer, score: str) -> dict[str, Any]:
         "stages": _stages(prediction.timings, prediction.shared),
         "notes": [*prediction.notes, *_sampling(prediction)],
         "score": score,
-        "score_title": SCORE_TITLES[score],
+        "score_title": SCORES[score].title,
         "calibrated": calibrated,
         "calibrated_on": calibration.get("data", ""),
         "range": [low, high],

@@ -22,9 +22,8 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,11 +33,10 @@ from numpy.typing import NDArray
 from mask2kan.errors import ConfigError
 from mask2kan.inference.postprocess import MASK_STRIDE, View, class_probabilities, mask_row
 from mask2kan.inference.prediction import Prediction
-from mask2kan.inference.scores import check_score
+from mask2kan.inference.scores import SCORES, PixelClaims, check_score
 
 NO_OBJECT = "no object"
 THUMBNAIL_SIDE = 96  # pixels of a mask's picture along its longer side, at most
-_SMALLEST_SHARE = float(np.finfo(np.float32).tiny)  # as in anomaly.entropy: 0 log 0 is 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +225,8 @@ def explain_pixel(
     # where two classes tie within rounding, the semantic map decides which comes first
     order = sorted(range(len(sums)), key=lambda index: (index != predicted, -sums[index]))
     queries, rest = _query_parts(prediction, looks, predicted, num_queries)
-    listed = _Listed(prediction.class_names, num_classes, num_queries)
+    names = prediction.class_names
+    step = _step(score, _mean_claims(looks), names, classes=num_classes, queries=num_queries)
     note = f"The prediction's {score} score is refined; what is explained is the plain score."
     return PixelExplanation(
         x=x,
@@ -237,7 +236,7 @@ def explain_pixel(
         classes=tuple(
             ClassScore(
                 index,
-                prediction.class_names[index],
+                names[index],
                 _color(prediction.palette[index]),
                 float(sums[index]),
             )
@@ -245,7 +244,7 @@ def explain_pixel(
         ),
         queries=queries,
         rest=rest,
-        steps=(_STEPS[score](_Mean.of(looks), listed),),
+        steps=(step,),
         refined=prediction.refine,
         notes=(note,) if prediction.refine else (),
     )
@@ -283,27 +282,43 @@ class _Look(NamedTuple):
         return sums
 
 
-class _Mean(NamedTuple):
+def _mean_claims(looks: Sequence[_Look]) -> PixelClaims:
     """What the views say together."""
+    known = torch.tensor(np.array([look.probabilities[:, :-1] for look in looks]))  # (V, Q, K)
+    masks = torch.tensor(np.array([look.masks for look in looks]))
+    certainty = known.amax(dim=2)
+    return PixelClaims(
+        torch.tensor(np.mean([look.class_scores for look in looks], axis=0)),
+        known.mean(dim=0).argmax(dim=1),
+        certainty.mean(dim=0),
+        masks.mean(dim=0),
+        (certainty * masks).mean(dim=0),
+    )
 
-    class_scores: NDArray[np.float64]  # (K,)
-    best: NDArray[np.intp]  # (Q,) most probable class of the mean probabilities
-    certainty: NDArray[np.float64]  # (Q,) largest class probability
-    masks: NDArray[np.float64]  # (Q,)
-    claims: NDArray[np.float64]  # (Q,) certainty times mask
 
-    @classmethod
-    def of(cls, looks: Sequence[_Look]) -> _Mean:
-        """Averages of several looks."""
-        known = np.array([look.probabilities[:, :-1] for look in looks])  # (V, Q, K)
-        masks = np.array([look.masks for look in looks])
-        return cls(
-            np.mean([look.class_scores for look in looks], axis=0),
-            known.mean(axis=0).argmax(axis=1),
-            known.max(axis=2).mean(axis=0),
-            masks.mean(axis=0),
-            (known.max(axis=2) * masks).mean(axis=0),
-        )
+def _step(
+    score: str, claims: PixelClaims, class_names: Sequence[str], *, classes: int, queries: int
+) -> dict[str, Any]:
+    """The terms of a score as plain values: the largest one by one, the others summed."""
+    terms = SCORES[score].terms(claims)
+    step: dict[str, Any] = {name: value.item() for name, value in terms.steps.items()}
+    if terms.columns:
+        of_queries = terms.of == "queries"
+        rank = terms.columns["term"] if of_queries else claims.class_scores
+        order = rank.argsort(descending=True, stable=True).tolist()
+        count = queries if of_queries else classes
+        step["terms"] = [
+            {
+                "query" if of_queries else "index": index,
+                **{name: values[index].item() for name, values in terms.columns.items()},
+            }
+            for index in order[:count]
+        ]
+        step["others"] = terms.columns["term"][order[count:]].sum().item()
+    for named in (step, *step.get("terms", ())):
+        if "index" in named:
+            named["name"] = class_names[named["index"]]
+    return {**step, "value": terms.value.item()}
 
 
 def _looks(prediction: Prediction, x: int, y: int) -> list[_Look]:
@@ -399,106 +414,3 @@ def _means_over_parts(length: int, parts: int, cells: int) -> NDArray[np.float64
     overlap = np.minimum(edges[1:], starts + MASK_STRIDE) - np.maximum(edges[:-1], starts)
     weights: NDArray[np.float64] = overlap.clip(min=0) * (parts / length)
     return weights
-
-
-class _Listed(NamedTuple):
-    """What the steps name one by one; the rest is summed."""
-
-    class_names: Sequence[str]
-    num_classes: int
-    num_queries: int
-
-
-def _class_terms(
-    look: _Mean, listed: _Listed, terms: NDArray[np.float64], **columns: NDArray[np.float64]
-) -> dict[str, Any]:
-    """The terms of the classes with the largest scores, and the sum of the others'."""
-    order = np.argsort(-look.class_scores, kind="stable")
-    largest, others = order[: listed.num_classes], order[listed.num_classes :]
-    columns = {**columns, "term": terms}
-    return {
-        "terms": [
-            {
-                "index": int(index),
-                "name": listed.class_names[index],
-                **{name: float(values[index]) for name, values in columns.items()},
-            }
-            for index in largest
-        ],
-        "others": float(terms[others].sum()),
-    }
-
-
-def _msp_steps(look: _Mean, listed: _Listed) -> dict[str, Any]:
-    sums = look.class_scores
-    best = int(sums.argmax())
-    return {
-        "index": best,
-        "name": listed.class_names[best],
-        "largest_class_score": float(sums[best]),
-        "value": float(1 - sums[best]),
-    }
-
-
-def _entropy_steps(look: _Mean, listed: _Listed) -> dict[str, Any]:
-    sums = look.class_scores
-    total = float(sums.sum())
-    share = sums / (total if total > 0 else 1)
-    surprise = -np.log(share.clip(min=_SMALLEST_SHARE))
-    terms = share * surprise
-    largest = math.log(max(len(sums), 2))
-    return {
-        "total": total,
-        **_class_terms(look, listed, terms, share=share, surprise=surprise),
-        "log_num_classes": largest,
-        "value": float(terms.sum() / largest) if total > 0 else 1.0,
-    }
-
-
-def _energy_steps(look: _Mean, listed: _Listed) -> dict[str, Any]:
-    sums = look.class_scores
-    terms = np.exp(sums)
-    logsumexp = float(np.log(terms.sum()))
-    return {
-        **_class_terms(look, listed, terms, class_score=sums),
-        "logsumexp": logsumexp,
-        "value": -logsumexp,
-    }
-
-
-def _rba_steps(look: _Mean, listed: _Listed) -> dict[str, Any]:
-    terms = np.tanh(look.class_scores)
-    return {
-        **_class_terms(look, listed, terms, class_score=look.class_scores),
-        "value": float(-terms.sum()),
-    }
-
-
-def _eam_steps(look: _Mean, listed: _Listed) -> dict[str, Any]:
-    terms = look.claims
-    order = np.argsort(-terms, kind="stable")
-    largest, others = order[: listed.num_queries], order[listed.num_queries :]
-    return {
-        "terms": [
-            {
-                "query": int(query),
-                "index": int(look.best[query]),
-                "name": listed.class_names[look.best[query]],
-                "class_probability": float(look.certainty[query]),
-                "mask_probability": float(look.masks[query]),
-                "term": float(terms[query]),
-            }
-            for query in largest
-        ],
-        "others": float(terms[others].sum()),
-        "value": float(1 - terms.sum()),
-    }
-
-
-_STEPS: dict[str, Callable[[_Mean, _Listed], dict[str, Any]]] = {
-    "msp": _msp_steps,
-    "entropy": _entropy_steps,
-    "energy": _energy_steps,
-    "rba": _rba_steps,
-    "eam": _eam_steps,
-}

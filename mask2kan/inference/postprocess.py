@@ -25,14 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from mask2kan.inference.scores import (
-    FROM_CLASS_SCORES,
-    REFINE_MASK,
-    check_score,
-    eam,
-    nominal_range,
-    refining_queries,
-)
+from mask2kan.inference.scores import REFINE_MASK, SCORES, check_score, refining_queries
 
 MASK_STRIDE = 4  # pixels of the padded picture per pixel of a mask
 # Floats of a strip's masks: 8 MiB stay in a processor's cache, a card wants large pieces.
@@ -216,7 +209,7 @@ def reduce_pixels(
     Args:
         views: one, or more with flip averaging or several sizes.
         geometry: computed and asked-for size.
-        scores: names from ``anomaly.SCORES``.
+        scores: names from ``scores.SCORES``.
         refine_with: class names to apply Mask2Anomaly's refinement with; None for the plain scores.
 
     Raises:
@@ -240,9 +233,10 @@ def reduce_pixels(
         result.semantic[rows] = semantic.to(torch.uint8).cpu().numpy()
         vetoes = [vetoed for _, vetoed in read if vetoed is not None]
         for score in scores:
-            values = eam(claimed) if score == "eam" else FROM_CLASS_SCORES[score](class_sums)
+            definition = SCORES[score]
+            values = definition.compute(claimed if definition.reads == "claims" else class_sums)
             if vetoes:
-                lowest = torch.full_like(values, nominal_range(score, len(class_sums))[0])
+                lowest = torch.full_like(values, definition.nominal_range(len(class_sums))[0])
                 values = torch.lerp(values, lowest, _mean(vetoes))
             result.anomaly[score][rows] = values.cpu().numpy()
     return result

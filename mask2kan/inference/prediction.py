@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -181,7 +181,7 @@ class Prediction:
         """Pixels of the smallest region to report: the settings', at least ``least``."""
         return self.settings.smallest_pixels(*self.size, least)
 
-    def prepare(self, names: tuple[str, ...], *, refine: bool | None = None) -> None:
+    def prepare(self, names: Collection[str], *, refine: bool | None = None) -> None:
         """Compute several anomaly scores and the semantic map in one pass over the masks."""
         for name in names:
             scores.check_score(name)

@@ -17,9 +17,10 @@ Legend: K classes, Q queries.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -43,19 +44,92 @@ _CITYSCAPES_BACKGROUND = (
 BACKGROUND_NAMES = frozenset({*_CITYSCAPES_BACKGROUND, "tree", "sign symbol"})
 
 
+class PixelClaims(NamedTuple):
+    """What the queries say of one pixel, averaged over the views; float64.
+
+    Attributes:
+        class_scores: (K,).
+        best: (Q,) int64, the most probable class.
+        certainty: (Q,), the probability of that class.
+        masks: (Q,) mask probabilities.
+        claims: (Q,), certainty times mask, multiplied before it is averaged.
+    """
+
+    class_scores: Tensor
+    best: Tensor
+    certainty: Tensor
+    masks: Tensor
+    claims: Tensor
+
+
+class Terms(NamedTuple):
+    """How a score of one pixel comes about.
+
+    Attributes:
+        value: the score.
+        steps: named numbers on the way to it; ``index`` is of a class.
+        columns: per class or query, the ``term`` that is summed and what it is made of.
+        of: what the columns count.
+    """
+
+    value: Tensor
+    steps: dict[str, Tensor]
+    columns: dict[str, Tensor]
+    of: Literal["classes", "queries"] = "classes"
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """An anomaly score, registered in ``SCORES`` under its name.
+
+    Attributes:
+        name: as users write it.
+        title: as pages and plots write it.
+        compute: from class scores (K, ...) to (...); for a score that ``reads`` claims, from
+            (...) the sum over queries of mask probability times largest class probability.
+        terms: the same for one pixel, taken apart.
+        nominal_range: from K to the values where one class is certain and where none is claimed.
+        reads: what ``compute`` is given.
+    """
+
+    name: str
+    title: str
+    compute: Callable[[Tensor], Tensor]
+    terms: Callable[[PixelClaims], Terms]
+    nominal_range: Callable[[int], tuple[float, float]]
+    reads: Literal["class_scores", "claims"] = "class_scores"
+
+
 def msp(class_scores: Tensor) -> Tensor:
     """One minus the largest class score: (K, ...) to (...)."""
     return 1 - class_scores.amax(dim=0)
 
 
+def _msp_terms(pixel: PixelClaims) -> Terms:
+    largest, index = pixel.class_scores.max(dim=0)
+    return Terms(1 - largest, {"index": index, "largest_class_score": largest}, {})
+
+
 def entropy(class_scores: Tensor) -> Tensor:
     """Normalised entropy of the class scores: (K, ...) to (...), in [0, 1]."""
+    total, share, surprise, largest = _surprises(class_scores)
+    return torch.where(total > 0, (share * surprise).sum(dim=0) / largest, 1)
+
+
+def _surprises(class_scores: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Sum of the class scores, their shares of it, -log of these, and log K."""
     total = class_scores.sum(dim=0)
     share = class_scores / torch.where(total > 0, total, 1)
     # 0 log 0 is 0; clamping is several times faster than torch.special.entr
-    surprise = -torch.log(share.clamp(min=torch.finfo(share.dtype).tiny))
-    largest = math.log(max(class_scores.shape[0], 2))
-    return torch.where(total > 0, (share * surprise).sum(dim=0) / largest, 1)
+    surprise = -torch.log(share.clamp(min=torch.finfo(torch.float32).tiny))
+    return total, share, surprise, math.log(max(class_scores.shape[0], 2))
+
+
+def _entropy_terms(pixel: PixelClaims) -> Terms:
+    total, share, surprise, largest = _surprises(pixel.class_scores)
+    steps = {"total": total, "log_num_classes": total.new_tensor(largest)}
+    columns = {"share": share, "surprise": surprise, "term": share * surprise}
+    return Terms(entropy(pixel.class_scores), steps, columns)
 
 
 def energy(class_scores: Tensor) -> Tensor:
@@ -63,27 +137,51 @@ def energy(class_scores: Tensor) -> Tensor:
     return -torch.logsumexp(class_scores, dim=0)
 
 
+def _energy_terms(pixel: PixelClaims) -> Terms:
+    value = energy(pixel.class_scores)
+    columns = {"class_score": pixel.class_scores, "term": pixel.class_scores.exp()}
+    return Terms(value, {"logsumexp": -value}, columns)
+
+
 def rba(class_scores: Tensor) -> Tensor:
     """Minus the sum of the squashed class scores, "rejected by all": (K, ...) to (...)."""
     return -torch.tanh(class_scores).sum(dim=0)
 
 
-def eam(claimed: Tensor) -> Tensor:
-    """One minus how much the queries claim a pixel, whatever their class.
-
-    Args:
-        claimed: (...), sum over queries of mask probability times largest class probability.
-    """
-    return 1 - claimed
+def _rba_terms(pixel: PixelClaims) -> Terms:
+    columns = {"class_score": pixel.class_scores, "term": pixel.class_scores.tanh()}
+    return Terms(rba(pixel.class_scores), {}, columns)
 
 
-FROM_CLASS_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
-    "msp": msp,
-    "entropy": entropy,
-    "energy": energy,
-    "rba": rba,
+def eam(claims: Tensor) -> Tensor:
+    """One minus how much the queries claim a pixel, whatever their class: (...) to (...)."""
+    return 1 - claims
+
+
+def _eam_terms(pixel: PixelClaims) -> Terms:
+    columns = {
+        "index": pixel.best,
+        "class_probability": pixel.certainty,
+        "mask_probability": pixel.masks,
+        "term": pixel.claims,
+    }
+    return Terms(eam(pixel.claims.sum()), {}, columns, of="queries")
+
+
+SCORES: Mapping[str, Score] = {
+    score.name: score
+    for score in (
+        Score("msp", "Max softmax (MSP)", msp, _msp_terms, lambda _: (0.0, 1.0)),
+        Score("entropy", "Entropy", entropy, _entropy_terms, lambda _: (0.0, 1.0)),
+        Score(
+            *("energy", "Energy", energy, _energy_terms),
+            lambda num_classes: (-math.log(num_classes - 1 + math.e), -math.log(num_classes)),
+        ),
+        Score("rba", "Rejected by all (RbA)", rba, _rba_terms, lambda _: (-math.tanh(1), 0.0)),
+        Score("eam", "Mask score (EAM)", eam, _eam_terms, lambda _: (0.0, 1.0), reads="claims"),
+    )
 }
-SCORES = (*FROM_CLASS_SCORES, "eam")
+FROM_CLASS_SCORES = tuple(name for name in SCORES if SCORES[name].reads == "class_scores")
 
 
 def smoothed(score: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
@@ -107,16 +205,6 @@ def check_score(score: str) -> None:
         raise ConfigError(unknown("anomaly score", score, SCORES))
 
 
-def nominal_range(score: str, num_classes: int) -> tuple[float, float]:
-    """The range a score covers when one class is certain (low) to when none is claimed (high)."""
-    check_score(score)
-    if score == "energy":
-        return -math.log(num_classes - 1 + math.e), -math.log(num_classes)
-    if score == "rba":
-        return -math.tanh(1), 0.0
-    return 0.0, 1.0
-
-
 def score_range(
     model_calibration: Mapping[str, Mapping[str, Any]], score: str, num_classes: int
 ) -> tuple[float, float, bool]:
@@ -130,7 +218,8 @@ def score_range(
     Returns:
         low, high, and whether they were measured (else they are nominal: "uncalibrated").
     """
-    low, high = nominal_range(score, num_classes)
+    check_score(score)
+    low, high = SCORES[score].nominal_range(num_classes)
     measured = model_calibration.get(score, {}).get("range")
     if measured is None:
         return low, high, False

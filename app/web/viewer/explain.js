@@ -93,13 +93,13 @@ export class Explanation {
     });
   }
 
-  scoreSum({ score, value, steps }) {
+  scoreSum({ score, steps }) {
     const { t } = this;
     return steps.map((step) => {
       const parts = (step.terms ?? []).map((term) => `${term.name} ${number(term.term)}`).join(' + ');
       return t('score_' + score, {
         largest: number(step.largest_class_score), name: step.name, parts, others: number(step.others),
-        log: number(step.log_num_classes), sum: number(step.logsumexp), value: number(value),
+        log: number(step.log_num_classes), sum: number(step.logsumexp), value: number(step.value),
       });
     }).join('\n');
   }

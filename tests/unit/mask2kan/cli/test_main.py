@@ -229,7 +229,7 @@ def test_summary_regions_and_areas(checkpoints, pictures):
     score[5:15, 10:20] = 0.8
     score[30:32, 30:45] = 0.6
     score[39, 0] = 0.9
-    prediction._anomaly["msp", False] = score
+    prediction._maps.anomaly["msp", False] = score
     summary = summarize(prediction, "msp", 0.5, min_region_pixels=5)
     assert summary["regions_found"] == 2
     first, second = summary["regions"]

@@ -83,7 +83,8 @@ def test_reductions_equal_those_of_the_full_class_scores(monkeypatch):
     pixels = reduce_pixels([view], geometry, SCORES)
     assert pixels.semantic.dtype == np.uint8
     np.testing.assert_array_equal(pixels.semantic, full.argmax(0).numpy())
-    for score, function in FROM_CLASS_SCORES.items():
+    for score in FROM_CLASS_SCORES:
+        function = SCORES[score].compute
         np.testing.assert_allclose(pixels.anomaly[score], function(full).numpy(), atol=1e-5, rtol=0)
     best = view.pred_logits.softmax(-1)[:, :-1].amax(-1)
     claimed = (full_masks(view, geometry) * best[:, None, None]).sum(0)
@@ -99,7 +100,7 @@ def test_two_views_are_averaged():
     pixels = reduce_pixels(views, geometry, ("msp", "rba"))
     np.testing.assert_array_equal(pixels.semantic, mean.argmax(0).numpy())
     for score in ("msp", "rba"):
-        expected = FROM_CLASS_SCORES[score](mean).numpy()
+        expected = SCORES[score].compute(mean).numpy()
         np.testing.assert_allclose(pixels.anomaly[score], expected, atol=1e-5, rtol=0)
 
 
@@ -134,7 +135,7 @@ def test_refinement_zeroes_what_certain_background_covers():
     vetoed = ((full_masks(view, geometry)[:2] * certain).amax(0) >= 0.5).numpy()
     assert 0 < vetoed.sum() < vetoed.size
     pixels = reduce_pixels([view], geometry, ("msp", "rba"), names)
-    expected = np.where(vetoed, 0, FROM_CLASS_SCORES["msp"](full).numpy())
+    expected = np.where(vetoed, 0, SCORES["msp"].compute(full).numpy())
     np.testing.assert_allclose(pixels.anomaly["msp"], expected, atol=1e-6)
     assert np.allclose(pixels.anomaly["rba"][vetoed], -np.tanh(1))
     one = reduce_pixels([View(logits[1:], masks[1:])], geometry, ("msp",), names)

@@ -14,7 +14,6 @@ from mask2kan.inference.scores import (
     anomalous_regions,
     default_threshold,
     entropy,
-    nominal_range,
     refining_queries,
     score_range,
 )
@@ -36,11 +35,11 @@ def test_formulas(class_scores):
     }
     assert set(expected) == set(FROM_CLASS_SCORES)
     for score, values in expected.items():
-        np.testing.assert_allclose(FROM_CLASS_SCORES[score](class_scores), values, atol=1e-12)
+        np.testing.assert_allclose(SCORES[score].compute(class_scores), values, atol=1e-12)
 
 
 def test_msp_is_not_clipped():
-    assert FROM_CLASS_SCORES["msp"](torch.tensor([1.7, 0.1])) == pytest.approx(-0.7)
+    assert SCORES["msp"].compute(torch.tensor([1.7, 0.1])) == pytest.approx(-0.7)
 
 
 def test_entropy_at_its_ends():
@@ -51,12 +50,12 @@ def test_entropy_at_its_ends():
 
 
 @pytest.mark.parametrize("classes", [2, 11, 19])
-@pytest.mark.parametrize("score", list(FROM_CLASS_SCORES))
+@pytest.mark.parametrize("score", FROM_CLASS_SCORES)
 def test_nominal_ranges_are_reached_by_certainty_and_by_nothing(score, classes):
-    low, high = nominal_range(score, classes)
+    low, high = SCORES[score].nominal_range(classes)
     certain = torch.nn.functional.one_hot(torch.tensor(1), classes).double()
-    assert FROM_CLASS_SCORES[score](certain).item() == pytest.approx(low)
-    assert FROM_CLASS_SCORES[score](torch.zeros(classes).double()).item() == pytest.approx(high)
+    assert SCORES[score].compute(certain).item() == pytest.approx(low)
+    assert SCORES[score].compute(torch.zeros(classes).double()).item() == pytest.approx(high)
 
 
 def test_range_and_threshold_with_and_without_calibration():
@@ -70,7 +69,7 @@ def test_range_and_threshold_with_and_without_calibration():
     assert not calibrated
     with pytest.raises(ConfigError, match="Nearest: msp"):
         score_range({}, "mps", 19)
-    assert SCORES == ("msp", "entropy", "energy", "rba", "eam")
+    assert tuple(SCORES) == ("msp", "entropy", "energy", "rba", "eam")
 
 
 def test_refining_queries_are_certain_background():
