@@ -1,9 +1,8 @@
-"""Several models on the same picture; what they have in common is computed once.
+"""Run several models on the same image; a trunk they have in common runs once.
 
-A KAN head is often trained on the trunk of a published MLP model, or both on one frozen backbone.
-Then backbone and pixel decoder, nine tenths of the work, are the same for both. Whether they are is
-decided by their content, a hash of weights and arithmetic, not by names or files. Predictions are
-bit for bit those of running each predictor by itself.
+A KAN head is often trained on the trunk of a published MLP model. Then backbone and pixel decoder,
+nine tenths of the work, are the same for both. Whether they are is decided by a hash of weights and
+arithmetic, not by names or files. Predictions are bit for bit those of each predictor by itself.
 """
 
 from __future__ import annotations
@@ -68,12 +67,9 @@ def _content_hash(model: Mask2KAN, part: nn.Module, fields: tuple[str, ...]) -> 
 
 
 class Comparison:
-    """Runs several predictors on each picture.
+    """Run several predictors on each image.
 
-    The models' weights are looked at once, when the comparison is made; change none while it lives.
-
-    Attributes:
-        predictors: as given.
+    The models' weights are hashed once, when the comparison is made; change none while it lives.
     """
 
     def __init__(self, *predictors: Predictor) -> None:
@@ -94,9 +90,9 @@ class Comparison:
         ]
 
     def _shared_keys(self, stage: str) -> list[Hashable | None]:
-        """Per predictor, what its result of the stage is kept under; None where nobody else asks.
+        """Per predictor, the key of its result of a stage; None where no other has the same.
 
-        Besides the weights, everything that decides what the stage sees and how it computes.
+        Besides the weights, it holds everything that decides what the stage sees and computes.
         """
         keys: list[Hashable | None] = [
             None
@@ -116,7 +112,7 @@ class Comparison:
         return [key if count[key] > 1 else None for key in keys]
 
     def __call__(self, image: Source) -> list[Prediction]:
-        """Segment one picture with every predictor.
+        """Segment one image with every predictor.
 
         Args:
             image: as for ``Predictor``.
@@ -139,7 +135,7 @@ class Comparison:
 
 
 class _SharedTrunk:
-    """The trunk of one predictor, taken from those that looked at the same image before it."""
+    """The trunk of one predictor, taken from those that ran on the same image before it."""
 
     def __init__(
         self, seen: dict[Hashable, Any], backbone_key: Hashable | None, trunk_key: Hashable | None
@@ -173,7 +169,7 @@ class _SharedTrunk:
         look: Hashable,
         compute: Callable[[], _T],
     ) -> _T:
-        """What the parts lead to, computed unless a predictor before this one did."""
+        """The parts' result, computed unless a predictor before this one did."""
         if key is None:
             return compute()
         if (key, look) not in self._seen:

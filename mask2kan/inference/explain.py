@@ -1,21 +1,15 @@
-"""Why a pixel is anomalous: an anomaly score of one pixel, taken apart.
+"""Explain an anomaly score of one pixel: the classes and queries that lead to it.
 
 Every score is a function of p_qc, the probability of class c for query q, and m_q, the query's mask
-probability at the pixel (see ``mask2kan.inference.scores``). Here the parts are kept: which classes
-claim the pixel, which queries make up the strongest claim and what their masks look like, and the
-numbers that lead from there to the score.
+probability at the pixel (see ``inference.scores``). The parts are the float32 numbers that
+``inference.postprocess`` computes with, summed in float64, so a sum differs from the maps' own only
+by their rounding (about 1e-6).
 
-The parts are the float32 numbers that ``mask2kan.inference.postprocess`` computes with, summed in
-float64, so a sum differs from the maps' own only by their rounding (about 1e-6).
+An image seen in several sizes or flipped has several views. Class scores are averaged over them
+before they become a score, and so are contributions here, though a query may find something else in
+every view. Where Mask2Anomaly's refinement overrules a score, the plain score is explained.
 
-Looked at in several sizes, or flipped too, a picture has several views. Class scores are averaged
-over them before they become a score, and so are contributions here. A query of one number need not
-find the same thing in every view.
-
-Mask2Anomaly's refinement overrules scores and says nothing about how they came about: the plain
-score is explained, and ``notes`` says so.
-
-Legend: Q queries, K classes, H W picture size.
+Legend: Q queries, K classes, V views, H W image size.
 """
 
 from __future__ import annotations
@@ -36,19 +30,12 @@ from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.scores import SCORES, PixelClaims, check_score
 
 NO_OBJECT = "no object"
-THUMBNAIL_SIDE = 96  # pixels of a mask's picture along its longer side, at most
+THUMBNAIL_SIDE = 96  # pixels of a mask's thumbnail along its longer side, at most
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassScore:
-    """How much one class claims the pixel.
-
-    Attributes:
-        index: of the class.
-        name: of the class.
-        color: red, green, blue, 0 to 255.
-        score: S_c, the class score, averaged over the views.
-    """
+    """How much one class claims the pixel: its score S_c, averaged over the views."""
 
     index: int
     name: str
@@ -58,13 +45,7 @@ class ClassScore:
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """What a query takes itself for.
-
-    Attributes:
-        index: of its most probable class; None for "no object".
-        name: of that class.
-        probability: of that class.
-    """
+    """The most probable class of a query; ``index`` is None for "no object"."""
 
     index: int | None
     name: str
@@ -73,13 +54,13 @@ class Label:
 
 @dataclasses.dataclass(frozen=True)
 class QueryLook:
-    """One query in one view; its part in that view's class score is the product of the two.
+    """One query in one view; the product of the two is its part in that view's class score.
 
     Attributes:
-        mirrored: whether this is the view of the left-right flipped picture.
+        mirrored: whether this is the view of the left-right flipped image.
         class_probability: p_qc for the pixel's strongest class.
         mask_probability: m_q at the pixel.
-        label: what the query takes itself for in this view.
+        label: of the query in this view.
     """
 
     mirrored: bool
@@ -93,14 +74,13 @@ class QueryPart:
     """One query's part in the strongest class score.
 
     Attributes:
-        query: its number.
-        contribution: p_qc times m_q, averaged over the views.
-        class_probability: p_qc, averaged over the views.
-        mask_probability: m_q at the pixel, averaged over the views.
-        label: the query's most probable class, of the probabilities averaged over the views.
-        views: each view's own numbers; one, or two with flip averaging.
-        mask: (h', w') uint8, 255 times the mask probability over the whole picture, averaged over
-            the views; the longer side has at most ``THUMBNAIL_SIDE`` pixels.
+        contribution: p_qc times m_q, averaged over the views, as are the following.
+        class_probability: p_qc.
+        mask_probability: m_q at the pixel.
+        label: the query's most probable class.
+        views: the numbers of each view.
+        mask: (h', w') uint8, 255 times the mask probability over the whole image; the longer side
+            has at most ``THUMBNAIL_SIDE`` pixels.
     """
 
     query: int
@@ -112,7 +92,7 @@ class QueryPart:
     mask: NDArray[np.uint8]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; the mask as ``height``, ``width`` and its bytes, row by row, in base64."""
+        """JSON values; the mask as ``height``, ``width`` and its bytes in base64, row by row."""
         return {
             "query": self.query,
             "contribution": self.contribution,
@@ -136,12 +116,11 @@ class PixelExplanation:
         x: column, from the left.
         y: row, from the top.
         score: name of the anomaly score.
-        value: of the plain (not refined) score here; the steps' ``value``.
-        classes: the classes with the largest scores, largest first; the first is the class the
-            semantic map has here.
-        queries: the queries with the largest contributions to the first class, largest first.
+        value: of the plain (not refined) score.
+        classes: those with the largest scores, largest first; the first is the predicted class.
+        queries: those with the largest contributions to the first class, largest first.
         rest: sum of all other queries' contributions; with those listed, the first class's score.
-        steps: how the score came about, one mapping with ``value``:
+        steps: the score's ``Terms``, as one mapping with ``value``:
 
             - msp: ``index``, ``name``, ``largest_class_score``; value = 1 - that.
             - entropy: ``total`` of the class scores, ``terms`` with ``index``, ``name``, ``share``
@@ -202,18 +181,18 @@ def explain_pixel(
     num_classes: int = 5,
     num_queries: int = 6,
 ) -> PixelExplanation:
-    """Take the anomaly score of one pixel apart.
+    """Explain the anomaly score of one pixel.
 
     Args:
         prediction: from a ``Predictor``.
-        x: column in the full-size picture, from the left, counted from 0.
+        x: column in the full-size image, counted from 0 at the left.
         y: row, from the top.
-        score: one of ``mask2kan.inference.scores.SCORES``; None for the prediction's settings'.
-        num_classes: how many classes are listed, at most.
-        num_queries: how many queries are listed, at most.
+        score: one of ``inference.scores.SCORES``; None for the prediction's settings'.
+        num_classes: most classes to list.
+        num_queries: most queries to list.
 
     Raises:
-        ConfigError: for a pixel outside the picture, an unknown score, or counts below 1.
+        ConfigError: for a pixel outside the image, an unknown score, or counts below 1.
     """
     score = score or prediction.settings.score
     check_score(score)
@@ -257,7 +236,7 @@ def _checked_pixel(prediction: Prediction, x: object, y: object) -> tuple[int, i
         if 0 <= column < width and 0 <= row < height:
             return column, row
     raise ConfigError(
-        f"There is no pixel (x {x}, y {y}); the picture has {width} × {height} pixels, so x is a "
+        f"There is no pixel (x {x}, y {y}); the image has {width} × {height} pixels, so x is a "
         f"whole number from 0 to {width - 1} and y one from 0 to {height - 1}."
     )
 
@@ -385,11 +364,11 @@ def _color(rgb: NDArray[np.uint8]) -> tuple[int, int, int]:
 def _thumbnails(
     views: Sequence[View], computed: tuple[int, int], queries: NDArray[np.int64]
 ) -> NDArray[np.uint8]:
-    """Small pictures of some queries' masks: (n, h', w').
+    """Thumbnails of some queries' masks, (n, h', w'), never finer than the masks.
 
-    A mask's element covers ``MASK_STRIDE`` by ``MASK_STRIDE`` pixels of the padded picture. A pixel
-    of the small picture is the mean mask probability over its share of the picture without padding,
-    parts of elements counted as parts. It is never finer than the mask itself.
+    A mask's element covers ``MASK_STRIDE`` by ``MASK_STRIDE`` pixels of the padded image. A pixel
+    of a thumbnail is the mean mask probability over its share of the image without padding, parts
+    of elements counted as parts.
     """
     cells = [-(-side // MASK_STRIDE) for side in computed]
     scale = min(1.0, THUMBNAIL_SIDE / max(cells))

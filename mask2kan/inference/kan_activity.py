@@ -1,8 +1,8 @@
-"""How much of a KAN head is a KAN: two numbers on the queries it reads.
+"""Measure how much of a KAN head is a KAN, on the queries it reads.
 
-A KAN layer is a base branch, which an MLP has too, plus splines. Trained carelessly its splines
+A KAN layer is a base branch, which an MLP has too, plus splines. Trained carelessly, its splines
 stay idle: the first heads of this project had .04 % and .31 % of their layers' variance from them,
-and nothing changed where they were set to zero. So every card says:
+and nothing changed where they were set to zero. Every model card therefore states:
 
 * the **spline share** of a layer, Var(spline) / (Var(base) + Var(spline)): variances over queries,
   added up over the layer's outputs. The branches' covariance is left out, so the share lies between
@@ -30,7 +30,7 @@ from mask2kan.modeling.mask2kan import Mask2KAN
 
 @dataclasses.dataclass(frozen=True)
 class Activity:
-    """What a ``mask_embed`` does with queries.
+    """Two measures of a ``mask_embed`` on queries.
 
     Attributes:
         spline_shares: of its layers, in [0, 1]; empty for an MLP.

@@ -1,8 +1,8 @@
-"""What a KAN ``mask_embed`` has learned: the function on every edge, and a picture's way through.
+"""Show what a KAN ``mask_embed`` has learned: every edge's function, and an image's activations.
 
 An edge's function phi(x) is drawn from its first knot to its last (``KANLinear.curve``). Beyond
 them the spline is 0 and only the base branch remains; between the first knot and knot k, and
-between knot G + k and the last, the spline space is incomplete. Where the activations of a picture
+between knot G + k and the last, the spline space is incomplete. Where the activations of an image
 lie is therefore part of the view.
 
 Legend: Q queries, I inputs, O outputs of a layer, G grid intervals, k spline order.
@@ -43,7 +43,7 @@ class Edge:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerView:
-    """One KAN layer and what a picture sends through it.
+    """One KAN layer and the activations of an image in it.
 
     Attributes:
         index: of the layer, from 0.
@@ -52,13 +52,13 @@ class LayerView:
         grid_size: G.
         spline_order: k.
         base_activation: of every edge's base branch.
-        norms: (O, I) float32, mean |phi| of every edge over the picture's activations.
+        norms: (O, I) float32, mean |phi| of every edge over the image's activations.
         grid_norms: (O, I) float32, the same over the inner grid, evenly sampled: without data.
         strongest: the edges with the largest ``norms``, largest first.
-        outside_inner: share of the picture's activations outside the inner grid, knot k to knot
+        outside_inner: share of the image's activations outside the inner grid, knot k to knot
             G + k of their input.
         outside_knots: share beyond the first or last knot, where the spline is 0.
-        spline_share: of the layer's variance over the picture's queries (``kan_activity``).
+        spline_share: of the layer's variance over the image's queries (``kan_activity``).
     """
 
     index: int
@@ -92,7 +92,7 @@ class LayerView:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EdgeView:
-    """The function on one edge, and where a picture meets it; float32 arrays.
+    """The function on one edge, and the activations of an image on it; float32 arrays.
 
     Attributes:
         layer: index.
@@ -105,7 +105,7 @@ class EdgeView:
         knots: (G + 2k + 1,).
         inner: knot k and knot G + k, between which the spline space is complete.
         grid_norm: mean |phi| over the inner grid, evenly sampled: without data.
-        activations: (Q,) what the picture's queries bring to this input; None without a picture,
+        activations: (Q,) of the image's queries at this input; None without an image,
             as are the following.
         values: (Q,) phi at each of them.
         norm: mean |phi| over them.
@@ -153,7 +153,7 @@ def kan_head(model: nn.Module) -> KAN:
 def layer_views(
     kan: nn.Module, inputs: Tensor, *, num_strongest: int = NUM_STRONGEST
 ) -> list[LayerView]:
-    """Every layer of a KAN on one picture's queries.
+    """Every layer of a KAN on one image's queries.
 
     Args:
         kan: ``mask_embed`` of a model.
@@ -201,7 +201,7 @@ def edge_view(
     *,
     num_points: int = 200,
 ) -> EdgeView:
-    """One edge's function, and one picture's activations on it.
+    """One edge's function, and one image's activations on it.
 
     Args:
         kan: ``mask_embed`` of a model.
@@ -241,10 +241,10 @@ def edge_view(
     rows = _checked_inputs(layers[0], inputs)
     for before in layers[:layer]:
         rows = before(rows)
-    return _with_picture(view, chosen, rows)
+    return _with_image(view, chosen, rows)
 
 
-def _with_picture(view: EdgeView, layer: KANLinear, rows: Tensor) -> EdgeView:
+def _with_image(view: EdgeView, layer: KANLinear, rows: Tensor) -> EdgeView:
     """The view with the activations of (Q, I) inputs of its layer."""
     values = _edge_values(layer, view.input, view.output, rows)
     column = slice(view.input, view.input + 1)

@@ -2,15 +2,12 @@
 
 The originals resize every mask to full size at once: (100, H, W) floats, 0.8 GB at 2048x1024,
 several times over. The arithmetic here is theirs (mask logits resized to the padded size, cropped
-to the picture, resized to the asked-for size, each bilinear with align_corners=False; only then
-sigmoid and the sum over queries), but it runs strip by strip, because a row of the result needs
-only a few rows of the masks. Masks are laid out with the queries last, which is what makes the
-resize fast on a CPU and the sum over queries one matrix product.
+to the image, resized to the asked-for size, each bilinear with align_corners=False; only then
+sigmoid and the sum over queries), but strip by strip, because a row of the result needs only a few
+rows of the masks. Anomaly scores are reduced inside the strip, so that not even the (K, H, W) class
+scores exist at full size unless someone asks for them.
 
-Departure: anomaly scores are reduced inside the strip, so not even the (K, H, W) class scores exist
-at full size unless someone asks for them.
-
-Legend: Q queries, K classes, h w mask size, H W picture size, n rows of a strip.
+Legend: Q queries, K classes, h w mask size, H W image size, n rows of a strip.
 """
 
 from __future__ import annotations
@@ -27,13 +24,13 @@ from torch.nn import functional as F
 
 from mask2kan.inference.scores import REFINE_MASK, SCORES, check_score, refining_queries
 
-MASK_STRIDE = 4  # pixels of the padded picture per pixel of a mask
-# Floats of a strip's masks: 8 MiB stay in a processor's cache, a card wants large pieces.
+MASK_STRIDE = 4  # pixels of the padded image per pixel of a mask
+# Floats of a strip's masks: 8 MiB stay in a CPU's cache, a GPU wants large pieces.
 STRIP_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 25}
 
 
 class Geometry(NamedTuple):
-    """The two picture sizes between queries and pixels."""
+    """The two image sizes between queries and pixels."""
 
     computed: tuple[int, int]  # (H, W) the model saw, without padding
     size: tuple[int, int]  # (H, W) asked for
@@ -41,14 +38,14 @@ class Geometry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """The queries of one look at the picture.
+    """The queries of an image at one size, flipped or not.
 
     Attributes:
         pred_logits: (Q, K+1).
         pred_masks: (Q, h, w) logits at a quarter of the padded computed size.
-        mirrored: the picture was flipped left-right before the model saw it.
-        computed: (H, W) the model saw; None for what the picture was computed at.
-        queries: (Q, C), what the heads read; None where nobody needs them.
+        mirrored: the image was flipped left-right before the model saw it.
+        computed: (H, W) the model saw; None for the geometry's.
+        queries: (Q, C), as the heads read them; None where nobody needs them.
     """
 
     pred_logits: Tensor
@@ -58,13 +55,13 @@ class View:
     queries: Tensor | None = None
 
     def geometry(self, geometry: Geometry) -> Geometry:
-        """Its own sizes, of a picture of this geometry."""
+        """The view's own sizes, of an image of this geometry."""
         return Geometry(self.computed or geometry.computed, geometry.size)
 
 
 @dataclasses.dataclass
 class Pixels:
-    """What one pass over the strips produced.
+    """Maps made in one pass over the strips.
 
     Attributes:
         semantic: (H, W) uint8.
@@ -109,7 +106,8 @@ def mask_strips(
     """
     step = step or strip_rows([view], geometry)
     geometry = view.geometry(geometry)
-    masks = view.pred_masks.float().permute(1, 2, 0).contiguous()  # (h, w, Q)
+    # (h, w, Q): queries last, so the resize is fast on a CPU and the sum over them one product.
+    masks = view.pred_masks.float().permute(1, 2, 0).contiguous()
     height = geometry.size[0]
     for top in range(0, height, step):
         rows = slice(top, min(top + step, height))
@@ -171,7 +169,7 @@ def _resize(rows: Tensor, size: tuple[int, int]) -> Tensor:
 def _row_weights(
     rows: slice, computed: int, asked: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which two computed rows make each asked-for row, and the share of the lower, (n, 1, 1)."""
+    """The two computed rows that make each asked-for row, and the share of the lower, (n, 1, 1)."""
     target = torch.arange(rows.start, rows.stop, dtype=torch.float32, device=device)
     position = ((target + 0.5) * (computed / asked) - 0.5).clamp(min=0)
     above = position.floor().long().clamp(max=computed - 1)

@@ -1,13 +1,12 @@
-"""Picture in, numpy out: resizing, padding, device, dtype and timing around a model.
+"""Run a model on images: resizing, device, dtype and timing around its forward pass.
 
-Source of the arithmetic: Mask2Former's evaluation with one departure: pictures are not resized to a
-fixed short side. Up to ``max_side`` the model sees every pixel; a larger picture is computed at
-``max_side``, its masks are mapped back to full size, and the ``Prediction`` says so. Where memory
-does not suffice, a picture is computed smaller still, and that is said too.
+The arithmetic is that of Mask2Former's evaluation, but images are not resized to a fixed short
+side: up to ``max_side`` the model sees every pixel. Larger images, and those that memory does not
+suffice for, are computed smaller and their masks mapped back; ``Prediction.notes`` says so.
 
 Several predictors may share a model across threads: calls into one model take turns.
 
-Legend: B batch, Q queries, K classes, H W picture size, h w mask size.
+Legend: H W image size.
 """
 
 from __future__ import annotations
@@ -49,14 +48,12 @@ _turns_guard = threading.Lock()
 
 
 class Predictor:
-    """Runs a model on pictures.
+    """Run a model on images.
 
     Attributes:
-        model: as given, moved to ``device`` and in evaluation mode.
-        device: where it runs.
-        dtype: the autocast type; float32 means none.
-        settings: the sizes pictures are computed at, and what is done with scores.
-        run: how the model is run.
+        model: moved to ``device`` and put in evaluation mode.
+        dtype: of autocast; float32 means none.
+        settings: the sizes images are computed at, and what is done with scores.
     """
 
     def __init__(
@@ -76,20 +73,19 @@ class Predictor:
 
         Args:
             model: from ``load_model`` or ``create_model``.
-            device: ``auto`` (a CUDA card where there is one), or any name torch knows.
-            dtype: ``auto`` (bfloat16 where card or processor compute it faster, else float32),
-                ``float32``, ``bfloat16`` or ``float16``.
-            max_side: pictures whose longer side has more pixels are computed at this size.
-            flip: average with the left-right flipped picture; twice the time.
+            device: ``auto`` (a GPU where there is one), or any name torch knows.
+            dtype: ``auto`` (see ``runtime.precision``), ``float32``, ``bfloat16`` or ``float16``.
+            max_side: images with a longer side are computed at this size.
+            flip: average with the left-right flipped image; twice the time.
             refine: apply Mask2Anomaly's refinement to anomaly scores by default.
-            compile: run the model through ``torch.compile``; pays for many pictures of one size.
-            graphs: record the forward pass of each picture size as a CUDA graph and replay it; pays
-                for many pictures of few sizes.
-            settings: ``checkpoint``, how its makers want the model run, where it says so;
-                ``native``, one look at the picture's own size; or any ``InferenceSettings``.
+            compile: run the model through ``torch.compile``; pays for many images of one size.
+            graphs: record CUDA graphs per image size and replay them; pays for many images of few
+                sizes.
+            settings: ``checkpoint`` (as its makers want it run), ``native`` (once, at the image's
+                own size) or any ``InferenceSettings``.
 
         Raises:
-            BackendError: for a device this machine does not have, or graphs without a card.
+            BackendError: for a device this machine does not have, or graphs without a GPU.
             ConfigError: for a dtype or size that cannot be used.
         """
         if max_side < SMALLEST_MAX_SIDE:
@@ -104,7 +100,7 @@ class Predictor:
         self._placed = False
         if graphs and self.device.type != "cuda":
             raise BackendError(
-                f"CUDA graphs were asked for on {self.device.type}; they need a CUDA card. Leave "
+                f"CUDA graphs were asked for on {self.device.type}; they need an NVIDIA GPU. Leave "
                 "them out, or use compile."
             )
         plain = CompiledRun(model) if compile else PlainRun(model)
@@ -124,10 +120,10 @@ class Predictor:
         """
         clock = _Clock(self.device)
         with clock.stage("decode"):
-            picture = read_picture(image)
-        computed, views, notes = self._fit(picture, clock, sharing)
+            pixels = read_picture(image)
+        computed, views, notes = self._fit(pixels, clock, sharing)
         if self.flip:
-            notes.append("Averaged with the left-right flipped picture.")
+            notes.append("Averaged with the left-right flipped image.")
         model: Any = self.model
         calibration = getattr(model, "calibration", {})
         if calibration and not self._as_calibrated():
@@ -136,7 +132,7 @@ class Predictor:
                 "these they are only a start."
             )
         return Prediction(
-            image=picture,
+            image=pixels,
             views=tuple(views),
             compute_size=computed,
             class_names=tuple(model.class_names),
@@ -157,20 +153,20 @@ class Predictor:
         return (self.settings.sides, self.settings.sigma) == (own.sides, own.sigma)
 
     def _fit(
-        self, picture: RGB, clock: _Clock, sharing: Sharing | None
+        self, pixels: RGB, clock: _Clock, sharing: Sharing | None
     ) -> tuple[tuple[int, int], list[View], list[str]]:
-        """Compute the picture at the settings' sizes, as large as ``max_side`` and memory allow.
+        """Compute an image at the settings' sizes, as large as ``max_side`` and memory allow.
 
         Returns:
-            The largest (H, W) it was computed at, its views, and what to say about the sizes.
+            The largest (H, W) it was computed at, its views, and notes on the sizes.
         """
         limit = self.max_side
         short = False
         while True:
-            sides = self.settings.sides_of(max(picture.shape[:2]), limit)
+            sides = self.settings.sides_of(max(pixels.shape[:2]), limit)
             try:
                 views = [
-                    view for side in sides for view in self._looks(picture, side, clock, sharing)
+                    view for side in sides for view in self._looks(pixels, side, clock, sharing)
                 ]
                 break
             except (MemoryError, RuntimeError) as error:
@@ -182,14 +178,14 @@ class Predictor:
             release_memory(self.device)
             limit = int(sides[0] * _SHORTAGE_FACTOR)
             if limit < _SMALLEST_ATTEMPT:
-                height, width = _size_at(picture, sides[0])
+                height, width = _size_at(pixels, sides[0])
                 raise OutOfMemoryError(
-                    f"Not enough memory on {self.device} for a {picture.shape[1]}×"
-                    f"{picture.shape[0]} picture with this model, not even computed at "
+                    f"Not enough memory on {self.device} for a {pixels.shape[1]}×"
+                    f"{pixels.shape[0]} image with this model, not even computed at "
                     f"{width}×{height}. Close what else uses it, or try a smaller model."
                 )
-        size = views[0].computed or (picture.shape[0], picture.shape[1])
-        notes = _notes_on_size(picture, size, short) if len(sides) == 1 else []
+        size = views[0].computed or (pixels.shape[0], pixels.shape[1])
+        notes = _notes_on_size(pixels, size, short) if len(sides) == 1 else []
         if len(sides) > 1:
             notes = [
                 f"Computed at {' + '.join(map(str, sides))} pixels on the longer side and averaged"
@@ -197,26 +193,24 @@ class Predictor:
             ]
         return size, views, notes
 
-    def _looks(self, picture: RGB, side: int, clock: _Clock, sharing: Sharing | None) -> list[View]:
-        """The views of one size: one, or two with flip averaging."""
+    def _looks(self, pixels: RGB, side: int, clock: _Clock, sharing: Sharing | None) -> list[View]:
+        """One view of a size, or two with flip averaging."""
         with clock.stage("resize"):
-            resized = _resized(picture, side)
+            resized = _resized(pixels, side)
         return [
             self._look(resized, clock, sharing, mirrored=mirrored)
             for mirrored in ((False, True) if self.flip else (False,))
         ]
 
-    def _look(
-        self, picture: RGB, clock: _Clock, sharing: Sharing | None, *, mirrored: bool
-    ) -> View:
-        height, width = picture.shape[:2]
+    def _look(self, pixels: RGB, clock: _Clock, sharing: Sharing | None, *, mirrored: bool) -> View:
+        height, width = pixels.shape[:2]
         with _turn(self.model), torch.inference_mode():
             self._place_model()
             autocast = torch.autocast(
                 self.device.type, self.dtype, enabled=self.dtype != torch.float32
             )
             with clock.part("model"), autocast:
-                images = torch.from_numpy(picture).to(self.device).permute(2, 0, 1)[None]
+                images = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None]
                 images = images.float() / 255
                 if mirrored:
                     images = images.flip(-1)
@@ -250,11 +244,7 @@ class Predictor:
 
 
 def chosen_settings(model: nn.Module, settings: InferenceSettings | str) -> InferenceSettings:
-    """What ``Predictor``'s argument stands for.
-
-    Raises:
-        ConfigError: for another word.
-    """
+    """Resolve the ``settings`` argument of ``Predictor``; ConfigError for an unknown word."""
     if isinstance(settings, InferenceSettings):
         return settings
     if settings not in SETTINGS:
@@ -263,29 +253,29 @@ def chosen_settings(model: nn.Module, settings: InferenceSettings | str) -> Infe
     return own if settings == "checkpoint" and own is not None else NATIVE
 
 
-def _size_at(picture: RGB, side: int) -> tuple[int, int]:
-    """(H, W) of the picture with a longer side of at most ``side``."""
-    height, width = picture.shape[:2]
+def _size_at(pixels: RGB, side: int) -> tuple[int, int]:
+    """(H, W) of an image shrunk to a longer side of at most ``side``."""
+    height, width = pixels.shape[:2]
     scale = min(1.0, side / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _resized(picture: RGB, side: int) -> RGB:
-    """The picture with a longer side of at most ``side``."""
-    size = _size_at(picture, side)
-    if size == picture.shape[:2]:
-        return picture
-    resized = Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR)
+def _resized(pixels: RGB, side: int) -> RGB:
+    """Shrink an image to a longer side of at most ``side``."""
+    size = _size_at(pixels, side)
+    if size == pixels.shape[:2]:
+        return pixels
+    resized = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
     return np.array(resized, dtype=np.uint8)
 
 
-def _notes_on_size(picture: RGB, size: tuple[int, int], short: bool) -> list[str]:
-    """What a reader should know where the picture was not computed as it is."""
-    if picture.shape[:2] == size:
+def _notes_on_size(pixels: RGB, size: tuple[int, int], short: bool) -> list[str]:
+    """Say where an image was not computed as it is."""
+    if pixels.shape[:2] == size:
         return []
     reason = " because memory did not suffice for more" if short else ""
     return [
-        f"The picture has {picture.shape[1]} × {picture.shape[0]} pixels; it was computed at "
+        f"The image has {pixels.shape[1]} × {pixels.shape[0]} pixels; it was computed at "
         f"{size[1]} × {size[0]}{reason} and mapped back."
     ]
 
@@ -293,8 +283,8 @@ def _notes_on_size(picture: RGB, size: tuple[int, int], short: bool) -> list[str
 class _Clock:
     """Milliseconds per stage; a stage entered twice adds up.
 
-    On a card the model's stages lie between marks that the card itself sets, so that measuring them
-    waits for nothing; they are read at the end.
+    On a GPU the model's stages lie between events of its own stream, read at the end, so that
+    measuring them waits for nothing.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -317,7 +307,7 @@ class _Clock:
         self._marks.append((name, start, self._mark()))
 
     def milliseconds(self) -> dict[str, float]:
-        """Stage to milliseconds so far; waits for the card."""
+        """Stage to milliseconds so far; waits for the GPU."""
         for name, start, end in self._marks:
             if self._device.type == "cuda":
                 end.synchronize()

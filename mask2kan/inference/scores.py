@@ -10,7 +10,7 @@ S_c = sum_q p_qc m_q the class scores:
 - ``rba``      -sum_c tanh S_c (Nayal et al., ICCV 2023, "RbA", on the summed class scores).
 - ``eam``      1 - sum_q m_q max_c p_qc (Grcic et al., CVPRW 2023, "EAM").
 
-Values are as published: never clipped or rescaled. Only pictures of them use a range.
+Values are as published: never clipped or rescaled. Only drawings of them use a range.
 
 Legend: K classes, Q queries.
 """
@@ -208,7 +208,7 @@ def check_score(score: str) -> None:
 def score_range(
     model_calibration: Mapping[str, Mapping[str, Any]], score: str, num_classes: int
 ) -> tuple[float, float, bool]:
-    """The fixed range a picture of the score maps to [0, 1].
+    """The fixed range that drawings of the score map to [0, 1].
 
     Args:
         model_calibration: ``model.calibration``; empty when the checkpoint carries none.
@@ -229,11 +229,11 @@ def score_range(
 def default_threshold(
     model_calibration: Mapping[str, Mapping[str, Any]], score: str, num_classes: int
 ) -> tuple[float, str]:
-    """Where a pixel counts as anomalous (score >= threshold) unless the user says otherwise.
+    """The threshold from which a pixel counts as anomalous unless the user says otherwise.
 
     Returns:
         The threshold and where it comes from: ``"fpr05"`` (5 % of the known pixels of the
-        calibration pictures lie above) or ``"middle of the range"``.
+        calibration images lie above) or ``"middle of the range"``.
     """
     low, high, _ = score_range(model_calibration, score, num_classes)
     measured = model_calibration.get(score, {}).get("fpr05")

@@ -3,7 +3,7 @@
 Departure from the originals: nothing is frozen here and nothing depends on training; which
 parameters learn is the training's choice.
 
-Legend: B batch, H W picture size, Q queries, K classes.
+Legend: B batch, H W image size, Q queries, K classes, C channels.
 """
 
 from __future__ import annotations
@@ -30,19 +30,18 @@ from mask2kan.modeling.settings import InferenceSettings
 from mask2kan.modeling.transformer_decoder import DecoderOutput, TransformerDecoder
 from mask2kan.runtime.devices import full_precision
 
-STRIDE = 32  # pictures are padded to a multiple of this
+STRIDE = 32  # images are padded to a multiple of this
 
 
 class Mask2KAN(nn.Module):
     """Mask classification: every query is one mask and the class of what is under it.
 
     Attributes:
-        config: what the model is made of.
         calibration: per anomaly score, its range and thresholds (see ``training.calibrate``);
             empty when the checkpoint carries none.
         settings: how the checkpoint's makers want it run; None where they do not say.
-        card: what the checkpoint's maker wrote into it about data, licence and recipe.
-        source: where the weights came from, for messages and pictures.
+        card: the checkpoint's own account of data, licence and recipe.
+        source: where the weights came from.
     """
 
     pixel_mean: Tensor

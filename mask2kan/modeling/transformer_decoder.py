@@ -7,8 +7,8 @@ every layer the queries are read out: ``class_embed`` for the class, ``mask_embe
 Sources: Cheng et al., CVPR 2022, section 3.2; Rai et al., ICCV 2023 (global masked attention:
 foreground and background attention summed, then residual and norm).
 
-Departure: the prediction is linear in ``mask_features``, so the attention masks come from features
-resized once per level instead of full-size masks resized after each layer. The same numbers.
+Departure: a mask is linear in ``mask_features``, so attention masks come from features resized once
+per level, not from full-size masks resized after each layer. The same numbers.
 
 Legend: B batch, Q queries, C channels, S positions of one level, K classes, h w mask size.
 """
