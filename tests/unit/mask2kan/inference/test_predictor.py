@@ -288,7 +288,7 @@ def test_no_memory_for_anything_is_one_error():
     with pytest.raises(OutOfMemoryError, match=r"on cpu for a 1000×500 .* at 342×171\. Close"):
         Predictor(model, device="cpu")(photo(500, 1000))
     small = Hungry(room=0, error=SHORTAGES[0])
-    with pytest.raises(OutOfMemoryError, match="for a 20×10 picture"):
+    with pytest.raises(OutOfMemoryError, match="for a 20×10 image"):
         Predictor(small, device="cpu")(photo(10, 20))
     assert small.asked == [(10, 20)]
 
