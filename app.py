@@ -16,7 +16,7 @@ import sys
 from app.page import build_demo
 from app.services.models import ModelService
 from app.web.theme import CSS, theme
-from mask2kan.runtime.devices import keep_freed_memory
+from mask2kan.runtime.memory import keep_freed_memory
 
 _NO_MCP = (
     "GRADIO_MCP_SERVER is set, but the package mcp is not installed. "

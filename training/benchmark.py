@@ -28,7 +28,7 @@ from mask2kan.errors import ConfigError, Mask2KANError, PictureError
 from mask2kan.inference.scale_out import Outcome, run_actors, run_here
 from mask2kan.inference.scores import SCORES, check_score
 from mask2kan.media.records import read_record, write_record
-from mask2kan.runtime.devices import DTYPES
+from mask2kan.runtime.precision import DTYPES
 
 from .data.registry import ANOMALY_SETS, find_anomaly_sets, open_anomaly
 from .evaluate import describe_weights

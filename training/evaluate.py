@@ -31,7 +31,7 @@ from mask2kan.inference.predictor import SETTINGS, Predictor
 from mask2kan.inference.scores import SCORES, check_score
 from mask2kan.media.records import write_record
 from mask2kan.modeling.classes import meanings_of
-from mask2kan.runtime.devices import DTYPES
+from mask2kan.runtime.precision import DTYPES
 
 from .data import LabelledPictures, open_split
 from .data.folders import find_data

@@ -33,12 +33,8 @@ from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.predictor import Predictor
 from mask2kan.modeling.config import ModelConfig
 from mask2kan.modeling.kan.layers import KAN
-from mask2kan.runtime.devices import (
-    available_memory,
-    is_out_of_memory,
-    release_memory,
-    resolve_device,
-)
+from mask2kan.runtime.devices import resolve_device
+from mask2kan.runtime.memory import available_memory, is_out_of_memory, release_memory
 
 from ..strings import MODELS
 from .catalog import Catalog, Model

@@ -35,7 +35,8 @@ from mask2kan.outputs.results import (
     write_json,
     write_results,
 )
-from mask2kan.runtime.devices import DTYPES, keep_freed_memory
+from mask2kan.runtime.memory import keep_freed_memory
+from mask2kan.runtime.precision import DTYPES
 
 SIDES = ("left", "right")
 _PREDICTOR_OPTIONS = (

@@ -35,7 +35,9 @@ from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.runners import CompiledRun, GraphRun, PlainRun, Run, Sharing
 from mask2kan.media.images import RGB, Source, read_picture
 from mask2kan.modeling.settings import NATIVE, InferenceSettings
-from mask2kan.runtime.devices import is_out_of_memory, release_memory, resolve_device, resolve_dtype
+from mask2kan.runtime.devices import resolve_device
+from mask2kan.runtime.memory import is_out_of_memory, release_memory
+from mask2kan.runtime.precision import resolve_dtype
 
 SETTINGS = ("checkpoint", "native")
 SMALLEST_MAX_SIDE = 32

@@ -28,7 +28,7 @@ from mask2kan.modeling.config import ModelConfig, model_config, model_names
 from mask2kan.modeling.pixel_decoder import Features, PixelDecoder
 from mask2kan.modeling.settings import InferenceSettings
 from mask2kan.modeling.transformer_decoder import DecoderOutput, TransformerDecoder
-from mask2kan.runtime.devices import full_precision
+from mask2kan.runtime.precision import full_precision
 
 STRIDE = 32  # images are padded to a multiple of this
 

@@ -21,7 +21,7 @@ from mask2kan.modeling.config import ModelConfig
 from mask2kan.modeling.position_encoding import sine_position_encoding
 from mask2kan.ops import ms_deform_attn
 from mask2kan.runtime.chunking import in_strips
-from mask2kan.runtime.devices import as_parameters, as_products, full_precision_on_cpu
+from mask2kan.runtime.precision import as_parameters, as_products, full_precision_on_cpu
 
 NUM_LEVELS = 3
 NORM_GROUPS = 32

@@ -26,7 +26,7 @@ from mask2kan.modeling.config import ModelConfig
 from mask2kan.modeling.heads import build_mask_embed, shared_weights
 from mask2kan.modeling.pixel_decoder import NUM_LEVELS, Features
 from mask2kan.modeling.position_encoding import sine_position_encoding
-from mask2kan.runtime.devices import (
+from mask2kan.runtime.precision import (
     as_parameters,
     as_products,
     full_precision,

@@ -1,1 +1,1 @@
-"""Devices, dtypes, memory and work in pieces that fit the cache."""
+"""Devices, precision, memory and work in strips."""

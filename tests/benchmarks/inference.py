@@ -33,7 +33,7 @@ from PIL import Image
 
 from mask2kan.checkpoints import load_model
 from mask2kan.inference.predictor import Predictor
-from mask2kan.runtime.devices import resolve_dtype
+from mask2kan.runtime.precision import resolve_dtype
 
 PICTURE = measure.REPOSITORY / "examples"
 QUERIES = ("pred_logits", "pred_masks")

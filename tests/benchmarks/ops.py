@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from mask2kan.ops import ms_deform_attn
 from mask2kan.ops.batch_norm import batch_norm
-from mask2kan.runtime.devices import keep_freed_memory
+from mask2kan.runtime.memory import keep_freed_memory
 
 BACKENDS = ("reference", "cpu", "fused")
 # The three levels of the pixel decoder (1/32, 1/16, 1/8), batch, heads, channels of a head.

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from mask2kan.errors import ConfigError, NumericsError
 from mask2kan.modeling.kan.layers import KAN
-from mask2kan.runtime.devices import keep_freed_memory
+from mask2kan.runtime.memory import keep_freed_memory
 
 from ..config.train_config import TrainConfig
 from ..data import LabelledPictures, open_split

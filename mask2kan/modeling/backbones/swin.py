@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mask2kan.runtime.chunking import in_strips
-from mask2kan.runtime.devices import as_products, full_precision
+from mask2kan.runtime.precision import as_products, full_precision
 
 NUM_STAGES = 4
 # The reference says -100, but exp(-100) is a denormal number: a processor multiplies by it at a

@@ -45,7 +45,7 @@ from mask2kan.modeling.kan.splines import (
     spline_basis,
     transfer_matrix,
 )
-from mask2kan.runtime.devices import full_precision
+from mask2kan.runtime.precision import full_precision
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,

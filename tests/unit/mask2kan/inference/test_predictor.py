@@ -363,5 +363,5 @@ def test_what_cannot_be_used_is_said(model):
     with pytest.raises(BackendError, match="Unknown device"):
         Predictor(model, device="gpu?")
     if torch.cuda.device_count() < 9:
-        with pytest.raises(BackendError, match="CUDA cards were found"):
+        with pytest.raises(BackendError, match="CUDA GPUs were found"):
             Predictor(model, device="cuda:8")
