@@ -1,19 +1,19 @@
 """Swin Transformer, with the arithmetic of Mask2Former's own copy.
 
-Source: Liu et al., ICCV 2021. Two things decide whether published checkpoints give their published
-numbers, and timm does both differently: maps are padded to the window *before* they are rolled,
-and every stage shifts its windows, however small its map. Each of the four outputs has a norm of
-its own (``norm0`` … ``norm3``).
+Source: Liu et al., ICCV 2021. Published checkpoints only give their published numbers if maps are
+padded to the window *before* they are rolled, and if every stage shifts its windows, however small
+its map; timm does both differently. Each of the four outputs has a norm (``norm0`` … ``norm3``).
 
-Under autocast the patches and the stream that blocks add to keep the parameters' type: with random
-weights and bfloat16 that cut the error of the last map from 1.06 % to 0.61 %.
+Under autocast the patches and the residual stream keep the parameters' dtype: with random weights
+and bfloat16 that cut the error of the last map from 1.06 % to 0.61 %.
 
-Legend: B batch, H W map size, C channels, N tokens per window, M heads, nW windows per picture.
+Legend: B batch, H W map size, C channels, N tokens per window, M heads, nW windows per image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,19 +23,28 @@ from mask2kan.runtime.chunking import in_strips
 from mask2kan.runtime.precision import as_products, full_precision
 
 NUM_STAGES = 4
-# The reference says -100, but exp(-100) is a denormal number: a processor multiplies by it at a
-# small fraction of its speed, and exp(-1000), which is 0, adds the same nothing to a sum.
+# The reference says -100, but exp(-100) is a denormal number, which slows a CPU down many times;
+# exp(-1000) is 0 and adds the same nothing to a sum.
 MASKED = -1000.0
 
 
 class WindowAttention(nn.Module):
-    """Attention inside each window, biased by the relative position of two tokens."""
+    """Attention inside each window, biased by the relative position of two tokens.
+
+    Args:
+        dim: C.
+        num_heads: M.
+        window_size: tokens along a window's side.
+        shift: how far windows are moved against the map; 0 or half a window.
+    """
 
     relative_position_index: Tensor
 
-    def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
+    def __init__(self, dim: int, num_heads: int, window_size: int, shift: int) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.window_size = window_size
+        self.shift = shift
         self.relative_position_bias_table = nn.Parameter(
             torch.empty((2 * window_size - 1) ** 2, num_heads)
         )
@@ -46,28 +55,39 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, dim * 3)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, windows: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend.
+    def forward(self, x: Tensor, shift_mask: Tensor) -> Tensor:
+        """(B, H, W, C) to the same; ``shift_mask`` is (nW, N, N), used where windows shift."""
+        batch, height, width, channels = x.shape
+        window = self.window_size
+        x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+        rows, columns = x.shape[1] // window, x.shape[2] // window
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
+        windows = x.view(batch, rows, window, columns, window, channels).transpose(2, 3)
+        windows = windows.reshape(-1, window * window, channels)
+        windows = self._attend_in_strips(windows, shift_mask if self.shift else None)
+        x = windows.view(batch, rows, columns, window, window, channels).transpose(2, 3)
+        x = x.reshape(batch, rows * window, columns * window, channels)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), dims=(1, 2))
+        # Cropped before the projection: tokens that only pad the map need none.
+        return cast(Tensor, self.proj(x[:, :height, :width]))
 
-        Args:
-            windows: (B·nW, N, C).
-            mask: (nW, N, N), added to the scores of each window, or None.
-
-        Returns:
-            (B·nW, N, C), still without ``proj``: that is for the tokens of the picture alone, not
-            for those which pad it to whole windows.
-        """
+    def _attend_in_strips(self, windows: Tensor, mask: Tensor | None) -> Tensor:
+        """(B·nW, N, C) windows to the same; ``mask`` (nW, N, N) is added to their scores."""
         tokens, channels = windows.shape[1:]
         bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
         bias = bias.unflatten(0, (tokens, tokens)).permute(2, 0, 1)  # (M, N, N)
         widest = tokens * (3 * channels + self.num_heads * tokens)
         if mask is None:
-            return in_strips(lambda some: self._attend(some, bias[None]), windows, widest=widest)
-        pictures = len(windows) // len(mask)
+            return in_strips(lambda strip: self._attend(strip, bias[None]), windows, widest=widest)
+        batch = len(windows) // len(mask)
+        # Bias and mask are added up per strip: (B·nW, M, N, N) at once would be the largest
+        # temporary of the backbone.
         return in_strips(
-            lambda some, masks: self._attend(some, bias + masks[:, None]),
+            lambda strip, masks: self._attend(strip, bias + masks[:, None]),
             windows,
-            mask.repeat(pictures, 1, 1),
+            mask.repeat(batch, 1, 1),
             widest=widest,
         )
 
@@ -77,7 +97,7 @@ class WindowAttention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
         merged = attended.transpose(1, 2)
-        # contiguous as it comes, but not after an exporter has taken the attention apart
+        # Contiguous as it comes, but not once an exporter has decomposed the attention.
         return (merged.clone() if torch.compiler.is_exporting() else merged).flatten(2)
 
 
@@ -102,63 +122,42 @@ class Mlp(nn.Module):
         rows = tokens.flatten(0, -2)
         return in_strips(self._mlp, rows, widest=self.fc1.out_features).view_as(tokens)
 
-    def _mlp(self, tokens: Tensor) -> Tensor:
-        result: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
-        return result
+    def _mlp(self, rows: Tensor) -> Tensor:
+        return cast(Tensor, self.fc2(F.gelu(self.fc1(rows))))
 
 
 def _drop_path(rate: float) -> nn.Module:
     if not rate:
         return nn.Identity()
-    from timm.layers.drop import DropPath
+    from timm.layers.drop import DropPath  # timm takes seconds to import
 
     return DropPath(rate)
 
 
 class SwinBlock(nn.Module):
-    """Window attention, on windows shifted by half in every second block, and an MLP."""
+    """Window attention and an MLP, each with a norm before it and a residual around both."""
 
     def __init__(
         self, dim: int, num_heads: int, window_size: int, shift: int, drop_path: float
     ) -> None:
         super().__init__()
-        self.window_size = window_size
-        self.shift = shift
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, num_heads, window_size)
+        self.attn = WindowAttention(dim, num_heads, window_size, shift)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim)
         self.drop_path = _drop_path(drop_path)
 
     def forward(self, x: Tensor, shift_mask: Tensor) -> Tensor:
         """(B, H, W, C) to the same; ``shift_mask`` is (nW, N, N)."""
-        x = x + self.drop_path(self._attend(as_products(self.norm1(x)), shift_mask))
-        result: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
-        return result
-
-    def _attend(self, x: Tensor, shift_mask: Tensor) -> Tensor:
-        batch, height, width, channels = x.shape
-        window = self.window_size
-        x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
-        rows, columns = x.shape[1] // window, x.shape[2] // window
-        if self.shift:
-            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
-        windows = x.view(batch, rows, window, columns, window, channels).transpose(2, 3)
-        windows = windows.reshape(-1, window * window, channels)
-        windows = self.attn(windows, shift_mask if self.shift else None)
-        x = windows.view(batch, rows, columns, window, window, channels).transpose(2, 3)
-        x = x.reshape(batch, rows * window, columns * window, channels)
-        if self.shift:
-            x = x.roll((self.shift, self.shift), dims=(1, 2))
-        result: Tensor = self.attn.proj(x[:, :height, :width])
-        return result
+        x = x + self.drop_path(self.attn(as_products(self.norm1(x)), shift_mask))
+        return cast(Tensor, x + self.drop_path(self.mlp(self.norm2(x))))
 
 
 def shift_mask(height: int, width: int, window: int, device: torch.device) -> Tensor:
-    """(nW, N, N): MASKED between tokens that a roll put into one window, 0 elsewhere."""
+    """(nW, N, N): MASKED between tokens that only the roll made neighbours, 0 elsewhere."""
 
     def regions(length: int) -> Tensor:
-        """(padded length): 0, 1 or 2, the three stretches that the roll keeps apart."""
+        """(padded length,): 0, 1 or 2, the three stretches that the roll keeps apart."""
         padded = length + -length % window
         position = torch.arange(padded, device=device)
         return (position >= padded - window).long() + (position >= padded - window // 2).long()
@@ -170,7 +169,7 @@ def shift_mask(height: int, width: int, window: int, device: torch.device) -> Te
 
 
 class PatchMerging(nn.Module):
-    """Halve the map: the four pixels of a square side by side, normed and projected."""
+    """Halve the map: concatenate the four tokens of a square, norm and project."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -180,14 +179,14 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, ceil(H/2), ceil(W/2), 2C)."""
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-        # Order of the four: down the first column, then down the second.
+        # The checkpoints' order of the four: down the first column, then down the second.
         squares = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        result: Tensor = self.reduction(self.norm(torch.cat(squares, dim=-1)))
-        return result.to(x.dtype)
+        merged = self.reduction(self.norm(torch.cat(squares, dim=-1)))
+        return cast(Tensor, merged.to(x.dtype))
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, and the merging that leads to the next."""
+    """Blocks at one resolution, and the patch merging after them."""
 
     def __init__(
         self, dim: int, num_heads: int, window_size: int, drop_paths: list[float], last: bool
@@ -209,7 +208,7 @@ class Stage(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """4x4 patches to vectors, normed."""
+    """Embed 4x4 patches and norm them."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -219,19 +218,18 @@ class PatchEmbed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, H/4, W/4, C)."""
         with full_precision(images):
-            result: Tensor = self.norm(self.proj(images).permute(0, 2, 3, 1))
-        return result
+            return cast(Tensor, self.norm(self.proj(images).permute(0, 2, 3, 1)))
 
 
 class SwinTransformer(nn.Module):
-    """Four stages; every stage's map goes out, normed.
+    """Four stages, each with a normed output map.
 
     Args:
         embed_dim: C of the first stage; it doubles with each stage.
         depths: blocks per stage.
         num_heads: heads per stage.
         window_size: tokens along a window's side.
-        drop_path: stochastic depth of the last block, rising from 0; acts while training only.
+        drop_path: stochastic depth of the last block, rising from 0 at the first.
     """
 
     def __init__(
