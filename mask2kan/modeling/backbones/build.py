@@ -1,4 +1,4 @@
-"""The backbone a configuration asks for.
+"""Build the backbone of a configuration.
 
 ResNet, MobileNetV2 and EfficientNet-Lite0 come from timm, whose arithmetic is the reference's
 (ResNet strides in the 3x3 convolution, like detectron2's with ``STRIDE_IN_1X1: False``). Swin is
@@ -16,26 +16,26 @@ from mask2kan.errors import ConfigError
 from mask2kan.modeling.backbones.swin import SwinTransformer
 from mask2kan.modeling.config import ModelConfig
 
-# MobileNetV2's seven stages (Sandler et al., CVPR 2018, table 2) in timm's notation
+# Seven stages: kernel, stride, expansion, channels.
+# MobileNetV2: Sandler et al., CVPR 2018, table 2.
 MOBILENETV2_STAGES = (
-    "ds_r{}_k3_s1_c16",
-    "ir_r{}_k3_s2_e6_c24",
-    "ir_r{}_k3_s2_e6_c32",
-    "ir_r{}_k3_s2_e6_c64",
-    "ir_r{}_k3_s1_e6_c96",
-    "ir_r{}_k3_s2_e6_c160",
-    "ir_r{}_k3_s1_e6_c320",
+    (3, 1, 1, 16),
+    (3, 2, 6, 24),
+    (3, 2, 6, 32),
+    (3, 2, 6, 64),
+    (3, 1, 6, 96),
+    (3, 2, 6, 160),
+    (3, 1, 6, 320),
 )
-# EfficientNet-Lite0's (Tan and Le, ICML 2019, table 1, in the Lite variant without squeeze and
-# excitation, with ReLU6)
+# EfficientNet-Lite0: Tan and Le, ICML 2019, table 1; Lite has no squeeze and excitation, and ReLU6.
 EFFICIENTNET_LITE0_STAGES = (
-    "ds_r{}_k3_s1_e1_c16",
-    "ir_r{}_k3_s2_e6_c24",
-    "ir_r{}_k5_s2_e6_c40",
-    "ir_r{}_k3_s2_e6_c80",
-    "ir_r{}_k5_s1_e6_c112",
-    "ir_r{}_k5_s2_e6_c192",
-    "ir_r{}_k3_s1_e6_c320",
+    (3, 1, 1, 16),
+    (3, 2, 6, 24),
+    (5, 2, 6, 40),
+    (3, 2, 6, 80),
+    (5, 1, 6, 112),
+    (5, 2, 6, 192),
+    (3, 1, 6, 320),
 )
 EFFICIENTNETS = {
     "efficientnet_lite0": (EFFICIENTNET_LITE0_STAGES, 1e-3),  # stages, epsilon of batch norms
@@ -54,7 +54,7 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, list[int]]:
         The module, (B, 3, H, W) to a list of four (B, C_l, H_l, W_l) maps, and the four C_l.
 
     Raises:
-        ConfigError: when the number of depths does not fit the backbone.
+        ConfigError: for a number of depths or heads, or a window, that does not fit the backbone.
     """
     stages = 7 if config.backbone in EFFICIENTNETS else 4
     if len(config.backbone_depths) != stages:
@@ -70,7 +70,7 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, list[int]]:
 
 
 def _efficientnet(config: ModelConfig) -> tuple[nn.Module, list[int]]:
-    # timm is imported where it is needed: it takes seconds, and the app's page need not wait.
+    # Imported here, because timm takes seconds to import and the app's page need not wait for it.
     from mask2kan.modeling.backbones import efficientnet
 
     stages, epsilon = EFFICIENTNETS[config.backbone]

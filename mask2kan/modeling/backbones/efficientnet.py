@@ -1,33 +1,37 @@
 """EfficientNet-Lite0 and MobileNetV2: timm's, at any width and depth.
 
-Imports timm, which takes seconds; ``build.py`` imports this module where one is asked for.
+Imports timm, which takes seconds; ``build.py`` imports this module only when it builds one.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
+from timm.layers.helpers import make_divisible
 from timm.layers.norm_act import BatchNormAct2d
-from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 
 from mask2kan import ops
 from mask2kan.ops.batch_norm import batch_norm
 
-STEM = 32  # channels of either stem
+STEM = 32  # channels of the stem at full width
 
 
 def build(
-    stages: tuple[str, ...], depths: tuple[int, ...], width: int, epsilon: float
+    stages: tuple[tuple[int, int, int, int], ...],
+    depths: tuple[int, ...],
+    width: int,
+    epsilon: float,
 ) -> tuple[nn.Module, list[int]]:
     """Build with random weights.
 
+    timm's ``create_model`` has fixed depths; the class behind it takes any.
+
     Args:
-        stages: block arguments in timm's notation, with a place for the number of blocks.
-        depths: that number, for every stage.
+        stages: kernel, stride, expansion and channels of every stage.
+        depths: blocks of every stage.
         width: channels of the stem; those of the stages are in proportion.
         epsilon: of the batch norms.
 
@@ -35,22 +39,30 @@ def build(
         As ``build_backbone``.
     """
     backbone = EfficientNetFeatures(
-        block_args=decode_arch_def(
-            [[stage.format(depth)] for stage, depth in zip(stages, depths, strict=True)]
-        ),
+        block_args=[_stage(depth, *stage) for stage, depth in zip(stages, depths, strict=True)],
         out_indices=(1, 2, 3, 4),
         stem_size=STEM,
         # A stride-2 convolution pads right and below only, as the pretrained weights expect.
         pad_type="same",
         act_layer=ReLU6,
         norm_layer=lambda channels, **options: NormReLU6(channels, **options, eps=epsilon),
-        round_chs_fn=partial(round_channels, multiplier=width / STEM),
+        round_chs_fn=lambda channels: make_divisible(channels * width / STEM),
     )
     return backbone, list(backbone.feature_info.channels())
 
 
+def _stage(
+    depth: int, kernel: int, stride: int, expansion: int, channels: int
+) -> list[dict[str, Any]]:
+    """Describe the blocks of a stage to timm, which changes the dictionaries it gets."""
+    block = {"dw_kernel_size": kernel, "stride": stride, "out_chs": channels, "act_layer": None}
+    if expansion == 1:
+        return [{"block_type": "ds", **block} for _ in range(depth)]
+    return [{"block_type": "ir", "exp_ratio": float(expansion), **block} for _ in range(depth)]
+
+
 class ReLU6(nn.ReLU6):
-    """In place only where no gradient is wanted: autograd would copy the input beforehand."""
+    """In place only without gradients: autograd would copy the input beforehand."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
@@ -58,16 +70,15 @@ class ReLU6(nn.ReLU6):
 
 
 class NormReLU6(BatchNormAct2d):
-    """Batch norm and the ReLU6 behind it, if any; in training on a CPU one fused kernel."""
+    """Batch norm and the ReLU6 after it, if any; one fused kernel in training on a CPU."""
 
     def __init__(self, channels: int, **options: Any) -> None:
         super().__init__(channels, act_layer=ReLU6, **options)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) of the norm's number of channels."""
+        """(B, C, H, W) to the same."""
         if not self._can_fuse(x):
-            result: Tensor = super().forward(x)
-            return result
+            return cast(Tensor, super().forward(x))
         clipped = not isinstance(self.act, nn.Identity)
         y, mean, variance = batch_norm(
             x, self.weight, self.bias, epsilon=self.eps, high=6.0 if clipped else 0.0
@@ -76,9 +87,9 @@ class NormReLU6(BatchNormAct2d):
         unbiased = variance * (count / (count - 1))
         assert self.momentum is not None  # timm's blocks never choose a cumulative average
         with torch.no_grad():
-            for kept, measured in ((self.running_mean, mean), (self.running_var, unbiased)):
-                assert kept is not None
-                kept.lerp_(measured.to(kept.dtype), self.momentum)
+            for running, batch in ((self.running_mean, mean), (self.running_var, unbiased)):
+                assert running is not None
+                running.lerp_(batch.to(running.dtype), self.momentum)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
         return y

@@ -1,6 +1,6 @@
-"""Start a backbone from weights trained on ImageNet, in the layouts they are published in.
+"""Start a backbone from published ImageNet weights.
 
-torchvision's MobileNetV2 (``features.0`` …), timm's own names, and the official Swin releases
+Layouts: torchvision's MobileNetV2 (``features.0`` …), timm's names, and the official Swin releases
 (``{"model": …}`` without the four output norms, which then keep their initial values).
 """
 
@@ -31,7 +31,7 @@ _UNREADABLE = (
     OSError,
 )
 
-# What ``pretrained_backbone=True`` downloads, by timm's name
+# timm's names of the weights that ``pretrained_backbone=True`` downloads
 TIMM_WEIGHTS = {
     "efficientnet_lite0": "tf_efficientnet_lite0.in1k",
     "mobilenetv2": "mobilenetv2_100.ra_in1k",
@@ -42,11 +42,11 @@ TIMM_WEIGHTS = {
     "swin_l": "swin_large_patch4_window12_384.ms_in22k",
 }
 
-# Parameters a classifier has and a backbone has not, and what Swin computes by itself
+# Parameters that only a classifier has, and buffers that Swin computes by itself
 LEFTOVER = re.compile(
     r"^(head|fc|classifier|conv_head|bn2|norm|features\.18)\.|relative_position_index$|attn_mask$"
 )
-# Parameters a backbone has and a classifier has not
+# Parameters that only a backbone has
 OWN = re.compile(r"^norm[0-3]\.|num_batches_tracked$")
 
 
@@ -110,7 +110,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _from_torchvision(key: str, config: ModelConfig) -> str:
-    """MobileNetV2: ``features.{i}.conv.…`` to timm's ``blocks.{stage}.{block}.…``."""
+    """Rename MobileNetV2's ``features.{i}.conv.…`` to timm's ``blocks.{stage}.{block}.…``."""
     for old, new in (("features.0.0.", "conv_stem."), ("features.0.1.", "bn1.")):
         if key.startswith(old):
             return new + key[len(old) :]
@@ -135,6 +135,6 @@ def _from_torchvision(key: str, config: ModelConfig) -> str:
 
 
 def _from_timm_swin(key: str) -> str:
-    """Timm keeps the merging at the start of a stage, Mask2Former at the end of the one before."""
+    """Move patch merging from the start of a stage (timm) to the end of the one before."""
     match = re.match(r"layers\.(\d)\.downsample\.(.*)$", key)
     return f"layers.{int(match[1]) - 1}.downsample.{match[2]}" if match else key

@@ -90,7 +90,7 @@ def test_strides_and_channels(name: str) -> None:
 
 
 def test_mobilenet_starts_from_the_published_weights(shared: Path) -> None:
-    """The network recognises roads: its features separate pictures better than random ones do."""
+    """The network recognises roads: its features separate images better than random ones do."""
     config = model_config("mask2kan_mobilenetv2")
     backbone, _ = build_backbone(config)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
