@@ -1,6 +1,6 @@
 """Show what a KAN ``mask_embed`` has learned: every edge's function, and an image's activations.
 
-An edge's function phi(x) is drawn from its first knot to its last (``KANLinear.curve``). Beyond
+An edge's function phi(x) is drawn from its first knot to its last (``edge_curve``). Beyond
 them the spline is 0 and only the base branch remains; between the first knot and knot k, and
 between knot G + k and the last, the spline space is incomplete. Where the activations of an image
 lie is therefore part of the view.
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mask2kan.errors import ConfigError
 from mask2kan.inference.kan_activity import spline_share
 from mask2kan.modeling.heads import MLP
+from mask2kan.modeling.kan.edges import activation_norms, edge_curve, edge_norms
 from mask2kan.modeling.kan.layers import KAN, KANLinear
 
 NUM_STRONGEST = 12
@@ -169,7 +170,7 @@ def layer_views(
     rows = _checked_inputs(layers[0], inputs)
     views = []
     for index, layer in enumerate(layers):
-        norms = layer.activation_norms(rows).float().cpu()
+        norms = activation_norms(layer, rows).float().cpu()
         outside_inner, outside_knots = _outside(rows, layer.grid, layer.spline_order)
         views.append(
             LayerView(
@@ -180,7 +181,7 @@ def layer_views(
                 spline_order=layer.spline_order,
                 base_activation=layer.base_activation,
                 norms=norms.numpy(),
-                grid_norms=layer.edge_norms().float().cpu().numpy(),
+                grid_norms=edge_norms(layer).float().cpu().numpy(),
                 strongest=_strongest(norms, num_strongest),
                 outside_inner=outside_inner,
                 outside_knots=outside_knots,
@@ -222,7 +223,7 @@ def edge_view(
             f"{len(layers) - 1}."
         )
     chosen = layers[layer]
-    curve = chosen.curve(input, output, num_points)
+    curve = edge_curve(chosen, input, output, num_points)
     order = chosen.spline_order
     view = EdgeView(
         layer=layer,
@@ -234,7 +235,7 @@ def edge_view(
         total=curve.total,
         knots=curve.knots,
         inner=(float(curve.knots[order]), float(curve.knots[-1 - order])),
-        grid_norm=float(chosen.edge_norms()[output, input]),
+        grid_norm=float(edge_norms(chosen)[output, input]),
     )
     if inputs is None:
         return view
