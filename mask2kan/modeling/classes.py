@@ -46,7 +46,7 @@ CAMVID: dict[str, Color] = {
     "bicyclist": (0, 128, 192),
 }
 
-# What CamVid's 11 classes are among Cityscapes' 19, by the 32 classes CamVid itself made them of
+# CamVid's 11 classes among Cityscapes' 19, by the 32 classes CamVid made them of
 CAMVID_IN_CITYSCAPES: dict[str, tuple[str, ...]] = {
     "sky": ("sky",),
     "building": ("building", "wall"),
@@ -81,7 +81,7 @@ ADE20K = tuple(" ".join(name.split()) for name in ADE20K)
 
 
 def spread_palette(count: int) -> tuple[Color, ...]:
-    """``count`` RGB colours: hues a golden angle apart, lightness and saturation in turns."""
+    """Spread ``count`` RGB colours: hues a golden angle apart, lightness and saturation vary."""
     colors: list[Color] = []
     for index in range(count):
         hue = (0.58 + index * 0.618034) % 1.0
@@ -93,7 +93,7 @@ def spread_palette(count: int) -> tuple[Color, ...]:
 
 
 def class_names_for(num_classes: int) -> tuple[str, ...]:
-    """Names for a checkpoint that carries none: 19 Cityscapes, 150 ADE20K, else ``class_0``…."""
+    """Name the classes of a checkpoint without names: Cityscapes, ADE20K, else ``class_0`` …."""
     if num_classes == len(CITYSCAPES):
         return tuple(CITYSCAPES)
     if num_classes == len(ADE20K):
@@ -102,15 +102,15 @@ def class_names_for(num_classes: int) -> tuple[str, ...]:
 
 
 def palette_for(class_names: tuple[str, ...]) -> tuple[Color, ...]:
-    """Colours for these names: Cityscapes' or CamVid's when all names are theirs, else spread."""
-    for known in (CITYSCAPES, CAMVID):
-        if all(name in known for name in class_names):
-            return tuple(known[name] for name in class_names)
+    """Choose colours: Cityscapes' or CamVid's if all names are theirs, else ``spread_palette``."""
+    for colors in (CITYSCAPES, CAMVID):
+        if all(name in colors for name in class_names):
+            return tuple(colors[name] for name in class_names)
     return spread_palette(len(class_names))
 
 
 def meanings_of(class_names: tuple[str, ...], among: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """What the names of a coarser label set stand for in a finer one; empty where it has its own.
+    """Map the names of a coarser label set to those of a finer one; empty where unknown.
 
     Args:
         class_names: of the coarser set.

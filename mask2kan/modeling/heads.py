@@ -1,4 +1,4 @@
-"""mask_embed: what turns a decoded query into the vector that is compared with every pixel.
+"""mask_embed: from a decoded query to the vector that is compared with every pixel.
 
 The one place where Mask2KAN and Mask2Former differ. Both heads map (…, C) to (…, C): the MLP has
 three linear layers (Mask2Former), the KAN two KAN layers (the thesis, [256, 256, 256]).
@@ -7,6 +7,7 @@ three linear layers (Mask2Former), the KAN two KAN layers (the thesis, [256, 256
 from __future__ import annotations
 
 import itertools
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,12 +30,11 @@ class MLP(nn.Module):
         *hidden, last = self.layers
         for layer in hidden:
             queries = F.relu(layer(queries))
-        result: Tensor = last(queries)
-        return result
+        return cast(Tensor, last(queries))
 
 
 def build_mask_embed(config: ModelConfig) -> nn.Module:
-    """The head a configuration asks for: (B, Q, C) to (B, Q, C)."""
+    """Build the head of a configuration: (B, Q, C) to (B, Q, C)."""
     size = config.hidden_dim
     if config.mask_embed == "mlp":
         width = config.mask_embed_width or size
@@ -53,5 +53,5 @@ def build_mask_embed(config: ModelConfig) -> nn.Module:
 
 
 def shared_weights(mask_embed: nn.Module) -> dict[str, list[Tensor]]:
-    """What a head computes from its weights alone, as arguments for several calls of it."""
+    """Compute what depends on a head's weights alone, as arguments for several calls of it."""
     return {"weights": mask_embed.edge_weights()} if isinstance(mask_embed, KAN) else {}

@@ -17,7 +17,7 @@ EPSILON = 1e-6
 
 
 def sine_position_encoding(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """Encode every position of an (H, W) map, normalised to (0, 2π] along each axis.
+    """Encode every position of an (H, W) map, scaled to (0, 2π] along each axis.
 
     Args:
         height: H.
@@ -35,6 +35,7 @@ def sine_position_encoding(height: int, width: int, channels: int, device: torch
 
 def _axis_encoding(length: int, channels: int, device: torch.device) -> Tensor:
     """(length, channels): sine on even, cosine on odd channels, frequencies in pairs."""
+    # Counted from 1 and divided with an epsilon, as DETR does: checkpoints were trained with it.
     position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
     position = position / (length + EPSILON) * (2 * math.pi)
     channel = torch.arange(channels, dtype=torch.float32, device=device)
