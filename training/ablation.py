@@ -23,18 +23,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mask2kan.checks import require
 from mask2kan.errors import Mask2KANError
-from mask2kan.media.records import write_record
 
-from .engine.run_folder import provenance
 from .experiments.kan_ablation.classifier import Protocol
-from .experiments.kan_ablation.digits import DATA_SETS, load
-from .experiments.kan_ablation.experiments import EXPERIMENTS, choose
-from .experiments.kan_ablation.report import report, summarize
-from .experiments.kan_ablation.runner import open_folder, run_all, settings_of
+from .experiments.kan_ablation.digits import DATA_SETS
+from .experiments.kan_ablation.experiments import EXPERIMENTS
+from .experiments.kan_ablation.runner import ablate
 
 EPOCHS = {"digits": 25, "mnist": 5}
 EXAMPLE = """examples:
@@ -42,49 +38,6 @@ EXAMPLE = """examples:
   python -m training.ablation --experiments order_2 relu --seeds 10 --out runs/two
   python -m training.ablation --data mnist --root data/mnist
 """
-
-
-def ablate(
-    data: str,
-    protocol: Protocol,
-    out: Path,
-    *,
-    root: Path | None = None,
-    seeds: int = 5,
-    experiments: Sequence[str] = (),
-    workers: int = 1,
-) -> dict[str, Any]:
-    """Run what is missing of an ablation and write its report.
-
-    Args:
-        data: ``digits`` or ``mnist``.
-        protocol: how every network is trained.
-        out: run folder.
-        root: folder of MNIST's files.
-        seeds: number of seeds, from 0 on.
-        experiments: names; none for all. The default is always among them.
-        workers: runs at a time.
-
-    Returns:
-        The content of ``ablation.json``.
-
-    Raises:
-        Mask2KANError: for what cannot be read, does not exist, or does not fit the folder.
-    """
-    chosen = choose(experiments)
-    digits = load(data, root)
-    settings = settings_of(digits, protocol)
-    open_folder(out, settings)
-    runs = run_all(chosen, range(seeds), digits, protocol, out=out, workers=workers)
-    content = {
-        "settings": settings,
-        "provenance": provenance(),
-        "runs": runs,
-        "summary": summarize(runs),
-    }
-    write_record(out / "ablation.json", content)
-    report(content, out)
-    return content
 
 
 def _parser() -> argparse.ArgumentParser:

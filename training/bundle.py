@@ -32,8 +32,8 @@ from mask2kan.modeling.settings import InferenceSettings
 from .data import open_split
 from .evaluation.measure import evenly_spread
 from .evaluation.validation import validate
+from .experiments.spline_trials import without_splines
 from .models.pair import KAN_HEAD, load_pair, members
-from .spline_trials import without_splines
 
 QUERY_PICTURES, ZEROED_PICTURES = 25, 100
 FAMILIES = {KAN_HEAD: "mask2kan", "mlp": "mask2former"}

@@ -1,199 +1,256 @@
-"""Figures of one model over the pictures of a data set, and which pictures were its best and worst.
+"""The one loop that measures: every chosen image is predicted and handed to meters.
 
-``training.evaluate`` and ``training.calibrate`` are commands around these.
+What is predicted (by one model, by several that share a trunk, or read from files) and what is
+counted (classes, anomaly scores, regions, best and worst images) are arguments of ``measure``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol, cast
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from mask2kan.inference.comparison import Comparison
 from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.scores import SCORES
-from mask2kan.outputs.results import MIN_REGION_PIXELS
 
-from ..data import LabelledPictures
+from ..data import AnomalyPictures, LabelledPictures
 from ..data.label_space import coarse_classes, plain_labels
-from ..data.sets.cityscapes import Cityscapes
 from ..metrics import AnomalyEvaluator, SegmentationEvaluator
-from ..metrics.cityscapes import CityscapesEvaluator
-from ..metrics.pixel import ANOMALY, VOID
-from ..metrics.regions import RegionCounter
+from ..metrics.pixel import ANOMALY, KNOWN, VOID
 
-BENCHMARK_FIGURES = ("iou", "iiou", "category_iou", "category_iiou")
+SHOWN = 3  # best and worst images shown beside a result
 
-Watcher = Callable[[str, Prediction, NDArray[np.uint8], float], None]
-
-
-class Pictures(Protocol):
-    """What is asked of a data set: names, and picture and label by index."""
-
-    names: list[str]
-
-    def arrays(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The picture (H, W, 3) RGB and its label (H, W)."""
-        ...
+P = TypeVar("P")  # what stands for a prediction
+Array = NDArray[np.uint8]
+Pictures = LabelledPictures | AnomalyPictures
 
 
-def evaluate_segmentation(
-    predictor: Predictor,
-    pictures: LabelledPictures,
-    *,
-    limit: int | None = None,
-    watch: Watcher | None = None,
-) -> tuple[dict[str, Any], SegmentationEvaluator]:
-    """Overlap of the predicted class map with the truth.
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """An image (H, W, 3) of a data set and its label (H, W)."""
 
-    Where the data set's classes are coarser than the model's (see ``classes.meanings_of``), a
-    pixel's class is that whose members' class scores add up to the most.
-
-    Args:
-        predictor: of a model with the data set's classes, or finer ones.
-        pictures: with labels as in ``training.data.label_space``; what is no single class counts
-            as void.
-        limit: use only that many pictures, evenly spread.
-        watch: called per picture with its name, prediction, label and own mIoU.
-
-    Returns:
-        ``pictures`` (how many), ``miou``, ``pixel_accuracy``, ``iou_per_class`` (None where the
-        class does not occur), on Cityscapes also ``iou``, ``iiou``, ``category_iou``,
-        ``category_iiou``; and what counted the pixels.
-    """
-    names = tuple(pictures.class_names)
-    coarser = coarse_classes(tuple(cast(Any, predictor.model).class_names), names)
-    evaluator = SegmentationEvaluator(len(names))
-    benchmark = CityscapesEvaluator() if isinstance(pictures, Cityscapes) else None
-    chosen = evenly_spread(pictures, limit)
-    for index in tqdm(chosen, unit="picture"):
-        picture, label = pictures.arrays(index)
-        label = plain_labels(label, len(names))
-        prediction = predictor(picture)
-        semantic = prediction.semantic if coarser is None else coarser(prediction.class_scores)
-        evaluator.update(semantic, label)
-        if benchmark is not None and isinstance(pictures, Cityscapes):
-            ids = pictures.label_ids(index), pictures.instance_ids(index)
-            benchmark.update(prediction.semantic, *ids)
-        if watch is not None:
-            watch(pictures.names[index], prediction, label, _own_miou(semantic, label, len(names)))
-    found = evaluator.compute()
-    iou = [None if np.isnan(value) else value for value in found["iou"]]
-    result = {
-        "pictures": len(chosen),
-        "miou": found["miou"],
-        "pixel_accuracy": found["pixel_accuracy"],
-        "iou_per_class": dict(zip(names, iou, strict=True)),
-    }
-    if benchmark is not None:
-        figures = benchmark.compute()
-        result |= {name: figures[name] for name in BENCHMARK_FIGURES}
-    return result, evaluator
+    index: int
+    name: str
+    image: Array
+    label: Array
 
 
-def _own_miou(semantic: NDArray[np.uint8], label: NDArray[np.uint8], num_classes: int) -> float:
-    alone = SegmentationEvaluator(num_classes)
-    alone.update(semantic, label)
-    return float(alone.compute()["miou"]) if (label != VOID).any() else float("nan")
+Meter = Callable[[Sample, P], None]
 
 
-def collect_anomaly_scores(
-    predictor: Predictor,
+def measure(
+    predict: Callable[[Sample], Iterable[P]],
     pictures: Pictures,
+    chosen: Iterable[int],
+    meters: Iterable[Sequence[Meter[P]]],
     *,
-    limit: int | None = None,
-    watch: Watcher | None = None,
-    watched_score: str = "msp",
-    smoothed: bool = False,
-) -> tuple[dict[str, AnomalyEvaluator], dict[str, Any]]:
-    """Every anomaly score of every picture, one model run per picture.
+    stop: Callable[[], bool] = lambda: False,
+    **bar: Any,
+) -> bool:
+    """Predict every chosen image and hand each prediction, with the truth, to its meters.
 
     Args:
-        predictor: of any model.
-        pictures: with labels 0 known, 1 anomaly, 255 void.
-        limit: use only that many pictures, evenly spread.
-        watch: called per picture with its name, prediction, label and own AP.
-        watched_score: the score of that AP.
-        smoothed: measure the map that thresholds are applied to, not the plain score.
+        predict: gives one prediction per model; see ``predictions_of``.
+        pictures: labelled.
+        chosen: indices; see ``evenly_spread``.
+        meters: of each model.
+        stop: asked before every image whether to give up.
+        bar: of the progress bar, as for ``tqdm``.
 
     Returns:
-        One evaluator per score, and ``pictures`` (how many) with ``prevalence``, the share of
-        anomalous pixels among the valid ones; of a calibrated model also ``regions``, at the
-        threshold of the settings' score (see ``training.metrics.regions``).
+        Whether all images were measured.
     """
-    evaluators = {score: AnomalyEvaluator() for score in SCORES}
-    chosen = evenly_spread(pictures, limit)
-    anomalous = valid = 0
-    counter = RegionCounter()
-    shown = predictor.settings.score
-    calibrated = bool(getattr(predictor.model, "calibration", {}).get(shown))
-    for index in tqdm(chosen, unit="picture"):
-        picture, label = pictures.arrays(index)
-        prediction = predictor(picture)
-        prediction.prepare(SCORES)
-        for score, evaluator in evaluators.items():
-            values = prediction.anomaly_map(score) if smoothed else prediction.anomaly(score)
-            evaluator.update(values, label)
-        if calibrated:
-            threshold, _ = prediction.default_threshold(shown)
-            reported = prediction.anomaly_map(shown) >= threshold
-            counter.update(reported, label, prediction.smallest_region(MIN_REGION_PIXELS))
-        anomalous += int((label == ANOMALY).sum())
-        valid += int((label != VOID).sum())
-        if watch is not None:
-            quality = own_ap(prediction.anomaly(watched_score), label)
-            watch(pictures.names[index], prediction, label, quality)
-    about: dict[str, Any] = {
-        "pictures": len(chosen),
-        "prevalence": anomalous / max(valid, 1),
-        "settings": predictor.settings.to_dict(),
-    }
-    if calibrated:
-        about["regions"] = counter.compute()
-    return evaluators, about
+    for index in tqdm(chosen, unit="picture", **bar):
+        if stop():
+            return False
+        sample = Sample(index, pictures.names[index], *pictures.arrays(index))
+        for prediction, own in zip(predict(sample), meters, strict=True):
+            for meter in own:
+                meter(sample, prediction)
+    return True
+
+
+def predictions_of(
+    together: Comparison, scores: Collection[str] = ()
+) -> Callable[[Sample], list[Prediction]]:
+    """How ``measure`` asks models; anomaly scores named here are computed in one pass."""
+
+    def predict(sample: Sample) -> list[Prediction]:
+        predictions = together(sample.image)
+        if scores:
+            for prediction in predictions:
+                prediction.prepare(scores)
+        return predictions
+
+    return predict
 
 
 def evenly_spread(pictures: Pictures, limit: int | None) -> list[int]:
-    """Indices of at most ``limit`` pictures, from the first to the last; None for all."""
+    """Indices of at most ``limit`` images, from the first to the last; None for all."""
     count = len(pictures.names)
     spread = np.linspace(0, count - 1, min(limit or count, count)).round().astype(int)
     return [int(index) for index in spread]
 
 
-def own_ap(score: NDArray[np.float32], label: NDArray[np.uint8]) -> float:
-    """AP of one picture alone, NaN where it has not both kinds of pixels."""
-    if not {0, ANOMALY} <= set(np.unique(label).tolist()):
+class ClassMeter(Generic[P]):
+    """Overlap of a class map with the truth; labels that are no single class count as void.
+
+    Args:
+        class_names: of the data set.
+        class_map: (H, W) of a prediction, in these classes.
+    """
+
+    def __init__(self, class_names: Sequence[str], class_map: Callable[[P], Array]) -> None:
+        self.class_names = tuple(class_names)
+        self.evaluator = SegmentationEvaluator(len(self.class_names))
+        self._class_map = class_map
+
+    def __call__(self, sample: Sample, prediction: P) -> None:
+        """Count one image."""
+        label = plain_labels(sample.label, len(self.class_names))
+        self.evaluator.update(self._class_map(prediction), label)
+
+    def compute(self) -> dict[str, Any]:
+        """``miou``, ``pixel_accuracy``, ``iou_per_class`` (None where it does not occur)."""
+        figures = self.evaluator.compute()
+        iou = [None if np.isnan(value) else value for value in figures["iou"]]
+        return {
+            "miou": figures["miou"],
+            "pixel_accuracy": figures["pixel_accuracy"],
+            "iou_per_class": dict(zip(self.class_names, iou, strict=True)),
+        }
+
+    def own_miou(self, sample: Sample, prediction: P) -> float:
+        """MIoU of one image alone, NaN where it is all void."""
+        alone = ClassMeter(self.class_names, self._class_map)
+        alone(sample, prediction)
+        return alone.compute()["miou"] if alone.evaluator.confusion.any() else float("nan")
+
+
+def class_meter(pictures: LabelledPictures, model: Any) -> ClassMeter[Prediction]:
+    """A meter of a model's class maps, in the data set's classes.
+
+    Where these are coarser than the model's (see ``classes.meanings_of``), a pixel's class is that
+    whose members' class scores add up to the most.
+    """
+    coarser = coarse_classes(tuple(model.class_names), tuple(pictures.class_names))
+    if coarser is None:
+        return ClassMeter(pictures.class_names, lambda prediction: prediction.semantic)
+    return ClassMeter(pictures.class_names, lambda prediction: coarser(prediction.class_scores))
+
+
+class ScoreMeter(Generic[P]):
+    """Anomaly scores, each with all pixels of all images ranked together.
+
+    Labels are 0 known, 1 anomaly, 255 void.
+
+    Args:
+        read: (H, W) of a prediction by the score's name, as ``Prediction.anomaly``.
+        scores: names.
+        options: of ``AnomalyEvaluator``.
+
+    Attributes:
+        evaluators: by score.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[P, str], NDArray[np.float32]],
+        scores: Collection[str] = SCORES,
+        **options: Any,
+    ) -> None:
+        self.evaluators = {score: AnomalyEvaluator(**options) for score in scores}
+        self._read = read
+        self._pictures = self._anomalous = self._valid = 0
+
+    def __call__(self, sample: Sample, prediction: P) -> None:
+        """Rank one image."""
+        for score, evaluator in self.evaluators.items():
+            evaluator.update(self._read(prediction, score), sample.label)
+        self._pictures += 1
+        self._anomalous += int((sample.label == ANOMALY).sum())
+        self._valid += int((sample.label != VOID).sum())
+
+    def about(self) -> dict[str, Any]:
+        """``pictures`` (how many), ``prevalence`` (share of anomalous pixels among the valid)."""
+        return {"pictures": self._pictures, "prevalence": self._anomalous / max(self._valid, 1)}
+
+
+def measure_scores(
+    predictor: Predictor,
+    pictures: Pictures,
+    *,
+    scores: Collection[str] = SCORES,
+    limit: int | None = None,
+    smoothed: bool = False,
+    beside: Sequence[Meter[Prediction]] = (),
+) -> ScoreMeter[Prediction]:
+    """Anomaly scores of one model over at most ``limit`` images, one run of it per image.
+
+    Args:
+        predictor: of any model.
+        pictures: with labels 0 known, 1 anomaly, 255 void.
+        scores: names.
+        limit: see ``evenly_spread``.
+        smoothed: measure the map that thresholds are applied to, not the plain score.
+        beside: further meters.
+    """
+    meter = ScoreMeter(Prediction.anomaly_map if smoothed else Prediction.anomaly, scores)
+    predict = predictions_of(Comparison(predictor), scores)
+    measure(predict, pictures, evenly_spread(pictures, limit), [[meter, *beside]])
+    return meter
+
+
+def own_ap(score: NDArray[np.float32], label: Array) -> float:
+    """AP of one image alone, NaN where it has not both kinds of pixels."""
+    if not {KNOWN, ANOMALY} <= set(np.unique(label).tolist()):
         return float("nan")
     alone = AnomalyEvaluator()
     alone.update(score, label)
     return float(alone.compute()["ap"])
 
 
-class Extremes:
-    """Remembers every picture's own figure, to show the best and the worst.
+class Extremes(Generic[P]):
+    """Remembers every image's own figure, to show the best and the worst.
 
     Args:
-        watch: called for every picture as well.
+        quality: the figure of one image; NaN where it has none.
+        draw: called for every image as well, as ``SidePictures``.
     """
 
-    def __init__(self, watch: Watcher | None = None) -> None:
-        self._watch = watch
-        self._found: list[tuple[float, str]] = []
-
-    def __call__(
-        self, name: str, prediction: Prediction, label: NDArray[np.uint8], quality: float
+    def __init__(
+        self,
+        quality: Callable[[Sample, P], float],
+        draw: Callable[[str, P, Array, float], None] | None = None,
     ) -> None:
-        """Take one picture; see ``Watcher``."""
-        if not np.isnan(quality):
-            self._found.append((quality, name))
-        if self._watch is not None:
-            self._watch(name, prediction, label, quality)
+        self._quality = quality
+        self._draw = draw
+        self._figures: list[tuple[float, int]] = []
 
-    def chosen(self, count: int) -> list[tuple[str, float]]:
-        """The worst and the best pictures, at most ``count`` of each, with their figure."""
-        ordered = sorted(self._found)
-        kept = ordered if len(ordered) <= 2 * count else [*ordered[:count], *ordered[-count:]]
-        return [(name, quality) for quality, name in kept]
+    def __call__(self, sample: Sample, prediction: P) -> None:
+        """Take one image."""
+        quality = self._quality(sample, prediction)
+        if not np.isnan(quality):
+            self._figures.append((quality, sample.index))
+        if self._draw is not None:
+            self._draw(sample.name, prediction, sample.label, quality)
+
+    def show(
+        self,
+        pictures: Pictures,
+        predictor: Predictor,
+        draw: Callable[[str, Prediction, Array, float], None],
+    ) -> None:
+        """Draw the worst and the best images, at most ``SHOWN`` of each."""
+        ordered = sorted(self._figures)
+        if len(ordered) > 2 * SHOWN:
+            ordered = [*ordered[:SHOWN], *ordered[-SHOWN:]]
+        for quality, index in ordered:
+            picture, label = pictures.arrays(index)
+            draw(pictures.names[index], predictor(picture), label, quality)

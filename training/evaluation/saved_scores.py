@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import io
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +40,7 @@ class ScoringPlan:
         root: where the sets are; None for the usual places.
         scores: names of anomaly scores.
         out: folder of the score files.
-        device: of the predictors.
-        dtype: of the predictors.
-        max_side: of the predictors.
-        flip: average with the left-right flipped picture.
-        refine: apply Mask2Anomaly's refinement.
+        device: of the predictors, as all that follows.
     """
 
     checkpoints: tuple[tuple[str, str], ...]
@@ -70,15 +65,11 @@ class ScoringPlan:
 
 
 class Scorer:
-    """Scores one picture after another.
-
-    Args:
-        plan: what to score.
-    """
+    """Scores one picture of a plan after another."""
 
     def __init__(self, plan: ScoringPlan) -> None:
         self.plan = plan
-        self._sets: dict[str, AnomalyPictures] = {}
+        self._sets = {data: open_anomaly(data, plan.root) for data in plan.sets}
         self.predictors = [
             Predictor(
                 load_model(source, device=plan.device),
@@ -92,15 +83,9 @@ class Scorer:
         ]
         self._together = Comparison(*self.predictors)
 
-    def pictures(self, data: str) -> AnomalyPictures:
-        """A data set, opened once."""
-        if data not in self._sets:
-            self._sets[data] = open_anomaly(data, self.plan.root)
-        return self._sets[data]
-
     def __call__(self, task: Task) -> Task:
         """Score a picture with every checkpoint and write the files; returns the task."""
-        picture, _ = self.pictures(task[0]).arrays(task[1])
+        picture, _ = self._sets[task[0]].arrays(task[1])
         predictions = self._together(picture)
         for (name, _), prediction in zip(self.plan.checkpoints, predictions, strict=True):
             prediction.prepare(self.plan.scores)
@@ -147,8 +132,3 @@ def pictures_of(pictures: AnomalyPictures) -> str:
     if isinstance(pictures, PairedPictures):
         listed = [str(pair.picture.resolve()) for pair in pictures.pairs]
     return hashlib.sha256("\n".join(listed).encode()).hexdigest()
-
-
-def all_tasks(plan: ScoringPlan, counts: dict[str, Sequence[int]]) -> list[Task]:
-    """Every picture of every set, in order."""
-    return [(data, index) for data in plan.sets for index in counts[data]]

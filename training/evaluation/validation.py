@@ -7,7 +7,6 @@ the predictor people use.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -20,8 +19,9 @@ from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.outputs.drawing import colorize
 
 from ..data import LabelledPictures
+from ..data.base import as_tensors
 from ..data.label_space import coarse_classes, plain_labels
-from ..metrics import SegmentationEvaluator
+from .measure import Array, ClassMeter, Meter, Sample, evenly_spread, measure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,28 +81,28 @@ def validate(
     Returns:
         What was found; None when given up.
     """
-    count = min(limit or len(pictures), len(pictures))
     names = tuple(pictures.class_names)
-    evaluator = SegmentationEvaluator(len(names))
     palette = np.array(pictures.palette, np.uint8)
-    sample = np.zeros((0, 0, 3), np.uint8)
-    for index in np.linspace(0, len(pictures) - 1, count).round().astype(int).tolist():
-        if stop():
-            return None
-        image, label = pictures[index]
-        prediction = semantic_map(model, image, names)
-        known = plain_labels(label.numpy().astype(np.uint8), len(names))
-        evaluator.update(prediction, known)
-        if not sample.size:
-            truth = colorize(known, palette)
-            shown = colorize(prediction, palette)
-            sample = np.concatenate([pictures.arrays(index)[0], shown, truth])
-    result = evaluator.compute()
-    values = {"miou": float(result["miou"]), "pixel_accuracy": float(result["pixel_accuracy"])}
-    for name, iou in zip(names, result["iou"], strict=True):
-        if math.isfinite(iou):
-            values[f"iou/{name}"] = float(iou)
-    return Validation(values, evaluator.confusion, sample)
+    meter = ClassMeter[Array](names, lambda class_map: class_map)
+    shown: list[Array] = []
+
+    def predict(sample: Sample) -> list[Array]:
+        image, _ = as_tensors(sample.image, sample.label)
+        return [semantic_map(model, image, names)]
+
+    def show_first(sample: Sample, class_map: Array) -> None:
+        if not shown:
+            truth = plain_labels(sample.label, len(names))
+            shown.extend([sample.image, colorize(class_map, palette), colorize(truth, palette)])
+
+    chosen = evenly_spread(pictures, limit or None)
+    meters: list[Meter[Array]] = [meter, show_first]
+    if not measure(predict, pictures, chosen, [meters], stop=stop, disable=True):
+        return None
+    values = meter.compute()
+    per_class = {f"iou/{name}": iou for name, iou in values.pop("iou_per_class").items()}
+    values |= {name: iou for name, iou in per_class.items() if iou is not None}
+    return Validation(values, meter.evaluator.confusion, np.concatenate(shown))
 
 
 class TeacherLabels:
@@ -128,13 +128,11 @@ class TeacherLabels:
 
     def arrays(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The picture (H, W, 3) RGB and the teacher's class map (H, W)."""
-        picture = self._pictures.arrays(index)[0]
+        picture, unused = self._pictures.arrays(index)
         if index not in self._known:
-            image = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32) / 255.0)
+            image, _ = as_tensors(picture, unused)
             self._known[index] = semantic_map(self._teacher, image)
         return picture, self._known[index]
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        picture, label = self.arrays(index)
-        image = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32) / 255.0)
-        return image, torch.from_numpy(label.astype(np.int64))
+        return as_tensors(*self.arrays(index))

@@ -54,14 +54,7 @@ class SidePictures:
     def __call__(
         self, name: str, prediction: Prediction, label: NDArray[np.uint8], quality: float
     ) -> None:
-        """Draw and write one.
-
-        Args:
-            name: of the picture.
-            prediction: for it.
-            label: (H, W).
-            quality: AP or mIoU of this picture alone; NaN where it has none.
-        """
+        """Draw and write one; ``quality`` is its own AP or mIoU, NaN where it has none."""
         photo = prediction.image
         low, high, _ = prediction.score_range(self.score)
         classes = overlay(photo, colorize(prediction.semantic, prediction.palette), 0.6)

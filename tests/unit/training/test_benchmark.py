@@ -17,8 +17,10 @@ from mask2kan.inference.predictor import Predictor
 from mask2kan.modeling.classes import CITYSCAPES
 from tests.tiny_models import BACKBONES, TINY
 from training import evaluate
-from training.benchmark import Benchmark, checkpoint_names, main
+from training.benchmark import main
 from training.data import open_anomaly
+from training.evaluation.anomaly_benchmark import Benchmark, checkpoint_names
+from training.evaluation.checkpoint_evaluation import open_labelled
 from training.evaluation.saved_scores import Scorer, ScoringPlan, read_score, save_scores
 from training.experiments.thesis_tables import results
 from training.metrics import AnomalyEvaluator, CityscapesEvaluator
@@ -104,7 +106,7 @@ def test_scores_of_other_weights_are_refused(checkpoints, tmp_path, capsys):
     options = [*SETS, "--out", str(tmp_path), "--device", "cpu"]
     assert main([checkpoints[0], *options, "--keep-scores"]) == 0
     assert main([checkpoints[1], *options]) == 2
-    assert "holds the scores of another benchmark" in capsys.readouterr().err
+    assert f"{tmp_path / 'scores'} holds results with checkpoints = " in capsys.readouterr().err
     [plan] = tmp_path.rglob("plan.json")
     plan.write_text(plan.read_text()[:-20])
     assert main([checkpoints[0], *options]) == 2
@@ -150,7 +152,7 @@ def test_scores_of_other_pictures_are_refused(checkpoints, tmp_path):
         Image.fromarray(label).save(frames / "0.labels" / "labels_semantic.png")
     benchmark(tmp_path / "a")
     benchmark(tmp_path / "a")
-    with pytest.raises(ConfigError, match="holds the scores of another benchmark"):
+    with pytest.raises(ConfigError, match=r"holds results with sets\.road_anomaly = "):
         benchmark(tmp_path / "b")
 
 
@@ -251,7 +253,7 @@ def test_cityscapes_figures_and_pictures_lie_beside_the_run(checkpoints, tmp_pat
     assert evaluate.main([*command, "--out", str(out)]) == 0
     assert "category_iiou" in capsys.readouterr().out
     found = json.loads((out / "evaluation.json").read_text())
-    pictures, name, split = evaluate.open_labelled(str(tmp_path))
+    pictures, name, split = open_labelled(str(tmp_path))
     assert (name, split) == ("cityscapes", "val")
     predictor = Predictor(load_model(checkpoints[0], device="cpu"), "cpu", "float32")
     direct = CityscapesEvaluator()

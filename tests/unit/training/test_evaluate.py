@@ -18,6 +18,8 @@ from mask2kan.inference.scores import SCORES
 from mask2kan.modeling.classes import CAMVID
 from training import calibrate, cards, evaluate
 from training.data.sets.camvid_anomaly import CamVidAnomaly
+from training.evaluation.calibration import stored_dtype
+from training.evaluation.checkpoint_evaluation import open_labelled
 from training.metrics import AnomalyEvaluator, SegmentationEvaluator
 
 TINY = {
@@ -100,8 +102,7 @@ def test_the_split_and_the_name_do_not_depend_on_how_a_set_is_named(data: Path) 
         (f"camvid={data / 'camvid'}", None),
         (str(data / "camvid"), None),
     ):
-        found = evaluate.open_labelled(text, root)
-        assert (found.name, found.split) == ("camvid", "test")
+        assert open_labelled(text, root)[1:] == ("camvid", "test")
 
 
 def test_an_anomaly_set_may_be_named_with_its_folder(checkpoint: Path, data: Path) -> None:
@@ -197,7 +198,7 @@ def test_calibration_is_written_and_true(checkpoint: Path, data: Path, tmp_path:
     before = load_model(str(checkpoint), device="cpu").state_dict()
     for name, value_after in model.state_dict().items():
         assert torch.equal(before[name], value_after), name
-    assert calibrate.stored_dtype(out) is torch.float16
+    assert stored_dtype(out) is torch.float16
     assert out.stat().st_size < 1.1 * checkpoint.stat().st_size + 4096
 
 

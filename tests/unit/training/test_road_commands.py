@@ -16,6 +16,7 @@ from tests.tiny_runs import SMALL_BACKBONES, SMALL_DECODERS
 from tests.unit.training.data_trees import save
 from training import bundle, choose_settings, pack, spline_trials, visit
 from training.data.folders import VARIABLE
+from training.experiments.spline_trials import TRIALS
 
 SETTINGS = [
     *("pretrained_backbone=random", "num_points=64", "augmentation.crop=(64, 64)"),
@@ -171,11 +172,11 @@ def test_trials_are_done_once_and_not_mixed(visited, archive, tmp_path, capsys, 
     arguments += ["--seeds", "1", "--steps", "2"]
     assert spline_trials.main(arguments) == 0
     table = (out / "trials.md").read_text(encoding="utf-8")
-    assert all(name in table for name in spline_trials.TRIALS)
+    assert all(name in table for name in TRIALS)
     before = {path: sha256_of(path) for path in out.rglob("trial.json")}
-    assert len(before) == len(spline_trials.TRIALS)
+    assert len(before) == len(TRIALS)
     assert spline_trials.main(arguments) == 0
     assert before == {path: sha256_of(path) for path in out.rglob("trial.json")}
     capsys.readouterr()
     assert spline_trials.main([*arguments[:-1], "3"]) == 2
-    assert "another steps" in capsys.readouterr().err
+    assert "holds results with steps = 2, now it is 3" in capsys.readouterr().err

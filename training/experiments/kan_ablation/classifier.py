@@ -56,13 +56,7 @@ class Protocol:
 
 
 class KANClassifier(nn.Module):
-    """Digits from pixels, by way of the mask head's KAN.
-
-    Args:
-        pixels: per picture.
-        width: features of all layers.
-        experiment: what the KAN is like.
-    """
+    """Digits from pixels, by way of the mask head's KAN; all layers are ``width`` wide."""
 
     def __init__(self, pixels: int, width: int, experiment: Experiment) -> None:
         super().__init__()
@@ -102,14 +96,8 @@ class Part:
 def train(experiment: Experiment, digits: Digits, seed: int, protocol: Protocol) -> dict[str, Any]:
     """Train one network and measure it after its last epoch.
 
-    Split and order of the pictures depend on the seed alone, so that all experiments of a seed see
-    the same. The test part is looked at once, at the end; nothing is chosen by it.
-
-    Args:
-        experiment: what to build.
-        digits: the data set.
-        seed: of the split, the order and the weights.
-        protocol: how to train.
+    Split, order of the pictures and first weights depend on the seed alone, so that all experiments
+    of a seed see the same. The test part is looked at once, at the end; nothing is chosen by it.
 
     Returns:
         ``test_accuracy``, ``val_accuracy``, ``train_accuracy``, ``train_loss`` (cross-entropy) and

@@ -13,7 +13,6 @@ import gzip
 import hashlib
 import math
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from sklearn.model_selection import train_test_split
 
 from mask2kan.errors import ConfigError, unknown
 
+DATA_SETS = ("digits", "mnist")
 CLASSES = 10
 LEAST_PER_CLASS = 5  # below this a stratified split leaves a part without some class
 MNIST_FILES = {
@@ -133,12 +133,11 @@ def _mnist_part(
         )
     if classes.size and classes.max() >= CLASSES:
         raise ConfigError(f"{root / labels} holds the label {classes.max()}; expected 0 to 9.")
-    fewest = np.bincount(classes, minlength=CLASSES).min()
-    if fewest < LEAST_PER_CLASS:
+    counts = np.bincount(classes, minlength=CLASSES)
+    if counts.min() < LEAST_PER_CLASS:
         raise ConfigError(
-            f"{root / labels} holds only {fewest} pictures of the digit "
-            f"{np.bincount(classes, minlength=CLASSES).argmin()}; expected {LEAST_PER_CLASS} or "
-            "more of each. Take the complete file."
+            f"{root / labels} holds only {counts.min()} pictures of the digit {counts.argmin()}; "
+            f"expected {LEAST_PER_CLASS} or more of each. Take the complete file."
         )
     return pixels.reshape(len(pixels), -1), classes
 
@@ -151,18 +150,11 @@ def _present(root: Path, name: str) -> Path:
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """An idx file of unsigned bytes.
-
-    Args:
-        path: gzipped where it ends in ``.gz``.
-        dimensions: how many the array must have.
-
-    Returns:
-        The array.
+    """The array in an idx file of unsigned bytes, gzipped where its name ends in ``.gz``.
 
     Raises:
         ConfigError: for a file that cannot be read, is of another kind, or has another length
-            than its header says.
+            or other dimensions than expected.
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -187,11 +179,7 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
 
 def load(name: str, root: Path | None = None) -> Digits:
-    """A data set by name.
-
-    Args:
-        name: ``digits`` or ``mnist``.
-        root: the folder of MNIST's files.
+    """A data set of ``DATA_SETS``; only MNIST has a folder.
 
     Raises:
         ConfigError: for an unknown name, a folder that is given without need, or what ``mnist``
@@ -199,16 +187,11 @@ def load(name: str, root: Path | None = None) -> Digits:
     """
     if name not in DATA_SETS:
         raise ConfigError(unknown("data set", name, DATA_SETS))
-    return DATA_SETS[name](root)
-
-
-def _without_folder(root: Path | None) -> Digits:
+    if name == "mnist":
+        return mnist(root)
     if root is not None:
         raise ConfigError(
             f"--root {root} was given, but digits comes with scikit-learn; leave --root out, or "
             "pass --data mnist."
         )
     return scikit_digits()
-
-
-DATA_SETS: dict[str, Callable[[Path | None], Digits]] = {"digits": _without_folder, "mnist": mnist}

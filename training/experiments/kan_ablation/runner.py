@@ -8,7 +8,6 @@ on one thread, whatever the number of workers, so that its result does not depen
 from __future__ import annotations
 
 import dataclasses
-import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,17 +19,47 @@ import torch
 from tqdm import tqdm
 
 from mask2kan.errors import ConfigError, OutOfMemoryError
-from mask2kan.media.records import read_record, write_record
 
+from ...engine.run_folder import provenance
+from ...evaluation.job_folder import JobFolder
 from .classifier import Protocol, train
-from .digits import Digits
-from .experiments import Experiment
+from .digits import Digits, load
+from .experiments import Experiment, choose
+from .report import report, summarize
 
 RESULT_FIELDS = ("test_accuracy", "val_accuracy", "train_accuracy", "train_loss", "seconds")
 
 
-def settings_of(digits: Digits, protocol: Protocol) -> dict[str, Any]:
-    """What all runs of a folder have in common, ready for JSON."""
+def ablate(
+    data: str,
+    protocol: Protocol,
+    out: Path,
+    *,
+    root: Path | None = None,
+    seeds: int = 5,
+    experiments: Sequence[str] = (),
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Run what is missing of an ablation and write its report.
+
+    Args:
+        data: ``digits`` or ``mnist``.
+        protocol: how every network is trained.
+        out: run folder.
+        root: folder of MNIST's files.
+        seeds: number of seeds, from 0 on.
+        experiments: names; none for all. The default is always among them.
+        workers: runs at a time.
+
+    Returns:
+        The content of ``ablation.json``.
+
+    Raises:
+        Mask2KANError: for what cannot be read or trained, does not exist, or does not fit the
+            folder.
+    """
+    chosen = choose(experiments)
+    digits = load(data, root)
     about = {
         "name": digits.name,
         "pictures": len(digits.labels),
@@ -38,28 +67,17 @@ def settings_of(digits: Digits, protocol: Protocol) -> dict[str, Any]:
         "sha256": digits.digest(),
     }
     settings = {"data": about, "protocol": dataclasses.asdict(protocol)}
-    return dict(json.loads(json.dumps(settings)))
-
-
-def open_folder(out: Path, settings: dict[str, Any]) -> None:
-    """Make the folder of an ablation, or recognise it.
-
-    Raises:
-        ConfigError: when it holds runs with other settings; the message names what differs.
-    """
-    path = out / "settings.json"
-    if not path.is_file():
-        write_record(path, settings)
-        return
-    found = read_record(path)
-    for group, values in settings.items():
-        for key, value in values.items():
-            kept = found.get(group, {}).get(key)
-            if kept != value:
-                raise ConfigError(
-                    f"{out} holds runs with {group}.{key} = {kept}, now it is {value}; choose "
-                    "another folder with --out, or repeat the settings of settings.json."
-                )
+    folder = JobFolder(out, settings, record="settings.json")
+    runs = run_all(chosen, range(seeds), digits, protocol, folder=folder, workers=workers)
+    content = {
+        "settings": folder.settings,
+        "provenance": provenance(),
+        "runs": runs,
+        "summary": summarize(runs),
+    }
+    folder.write("ablation.json", content)
+    report(content, out)
+    return content
 
 
 def run_all(
@@ -68,18 +86,10 @@ def run_all(
     digits: Digits,
     protocol: Protocol,
     *,
-    out: Path,
+    folder: JobFolder,
     workers: int,
 ) -> list[dict[str, Any]]:
-    """Train what is not yet in the folder.
-
-    Args:
-        experiments: what to train.
-        seeds: each experiment's; all experiments of a seed come before the next seed.
-        digits: the data set.
-        protocol: how to train.
-        out: folder of the ablation, as ``open_folder`` left it.
-        workers: runs at a time; 1 stays in this process.
+    """Train what is not yet in the folder; all experiments of a seed come before the next seed.
 
     Returns:
         Every run, finished earlier or now: ``experiment``, ``seed`` and ``RESULT_FIELDS``.
@@ -90,14 +100,17 @@ def run_all(
         OutOfMemoryError: when the system killed a worker.
     """
     wanted = [(experiment, seed) for seed in seeds for experiment in experiments]
-    files = {job: out / "runs" / f"{job[0].name}_{job[1]}.json" for job in wanted}
-    missing = [job for job in wanted if not files[job].is_file()]
+    missing = [job for job in wanted if _file(*job) not in folder]
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run") as bar:
         for (experiment, seed), result in _train(missing, digits, protocol, workers):
             about = {"experiment": experiment.name, "seed": seed}
-            write_record(files[experiment, seed], about | result)
+            folder.write(_file(experiment, seed), about | result)
             bar.update()
-    return [_read_run(files[job], *job) for job in wanted]
+    return [_read_run(folder, *job) for job in wanted]
+
+
+def _file(experiment: Experiment, seed: int) -> str:
+    return f"runs/{experiment.name}_{seed}.json"
 
 
 _Job = tuple[Experiment, int]
@@ -147,8 +160,8 @@ def _train_here(experiment: Experiment, seed: int) -> dict[str, Any]:
     return train(experiment, digits, seed, protocol)
 
 
-def _read_run(path: Path, experiment: Experiment, seed: int) -> dict[str, Any]:
-    run = read_record(path)
+def _read_run(folder: JobFolder, experiment: Experiment, seed: int) -> dict[str, Any]:
+    path, run = folder.path / _file(experiment, seed), folder.read(_file(experiment, seed))
     if (run.get("experiment"), run.get("seed")) != (experiment.name, seed):
         raise ConfigError(
             f"{path} holds the run {run.get('experiment')!r} with seed {run.get('seed')!r}; "

@@ -13,7 +13,7 @@ from mask2kan.errors import ConfigError
 from mask2kan.inference.predictor import Predictor
 from mask2kan.modeling import pixel_decoder, transformer_decoder
 from training.data import open_anomaly, open_split
-from training.evaluation.measure import collect_anomaly_scores
+from training.evaluation.measure import measure_scores
 from training.metrics import SegmentationEvaluator
 
 
@@ -48,8 +48,8 @@ def in_both(name, count):
     miou = {dtype: evaluator.compute()["miou"] for dtype, evaluator in evaluators.items()}
     auroc = {}
     for dtype, predictor in predictors.items():
-        scores, _ = collect_anomaly_scores(predictor, anomalies, limit=count)
-        auroc[dtype] = {score: one.compute()["auroc"] for score, one in scores.items()}
+        ranked = measure_scores(predictor, anomalies, limit=count).evaluators
+        auroc[dtype] = {score: one.compute()["auroc"] for score, one in ranked.items()}
     print(f"\n{name}: {count} pictures, same class {same / pixels:.4%}, mIoU {miou}, AUROC {auroc}")
     return same / pixels, miou, auroc
 

@@ -17,6 +17,7 @@ from scipy import stats
 
 from mask2kan.errors import ConfigError, NumericsError
 from training import ablation
+from training.evaluation.job_folder import JobFolder
 from training.experiments.kan_ablation import classifier, runner
 from training.experiments.kan_ablation.classifier import KANClassifier, Protocol
 from training.experiments.kan_ablation.digits import (
@@ -240,7 +241,7 @@ def small(monkeypatch: pytest.MonkeyPatch, digits: Digits) -> list[tuple[str, in
         return classifier.train(experiment, data, seed, dataclasses.replace(protocol, width=8))
 
     monkeypatch.setattr(runner, "train", train)
-    monkeypatch.setattr(ablation, "load", lambda name, root: digits)
+    monkeypatch.setattr(runner, "load", lambda name, root: digits)
     return trained
 
 
@@ -280,7 +281,9 @@ def test_other_settings_and_damaged_results_are_refused(
     capsys.readouterr()
     assert ablation.main([*arguments, "--lr", "0.01"]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith(f"error: {tmp_path} holds runs with protocol.learning_rate = 0.001")
+    assert message.startswith(
+        f"error: {tmp_path} holds results with protocol.learning_rate = 0.001"
+    )
     run = tmp_path / "runs" / "relu_0.json"
     good = run.read_text()
     for text, said in (
@@ -378,7 +381,11 @@ def test_one_seed_has_no_interval() -> None:
 def test_several_workers_find_the_same(tmp_path: Path, digits: Digits) -> None:
     chosen = choose(["relu"])
     found = [
-        runner.run_all(chosen, [0, 1], digits, TINY, out=tmp_path / str(count), workers=count)
+        runner.run_all(
+            *(chosen, [0, 1], digits, TINY),
+            folder=JobFolder(tmp_path / str(count), {}),
+            workers=count,
+        )
         for count in (1, 2)
     ]
     for one, other in zip(*found, strict=True):

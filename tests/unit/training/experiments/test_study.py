@@ -10,14 +10,14 @@ import torch
 from accelerate.state import AcceleratorState
 from scipy import stats
 
-from mask2kan import Predictor, load_model
 from mask2kan.checkpoints.hub import WEIGHTS
+from mask2kan.errors import ConfigError
 from tests.tiny_runs import TINY
-from training import study as study_module
-from training.evaluation.measure import evaluate_segmentation
+from training.evaluation.checkpoint_evaluation import evaluate
+from training.experiments.study import HEADS, TUNING_SEED, Plan, Study, head_config
 from training.reporting.statistics import holm, mean_of, paired_difference
 from training.reporting.study import as_markdown
-from training.study import HEADS, Plan, Study, head_config, main
+from training.study import main
 
 MEMBERS = {"kan": "mask2kan", "mlp": "mask2former"}
 TRUNKS = {"kan-trained": "mask2kan_road", "mlp-trained": "mask2former_road"}
@@ -102,7 +102,7 @@ def test_a_study_runs_each_pair_once_and_goes_on_where_it_was(tmp_path, monkeypa
         anomalies=("synthetic_anomaly",),
     )
     content = Study(plan, tmp_path).run()
-    tuning = [config for config in trained if config.seed == study_module.TUNING_SEED]
+    tuning = [config for config in trained if config.seed == TUNING_SEED]
     assert len(tuning) == 12  # two rates, three heads, two trunks
     assert len(trained) == 12 + 6
     assert measured == [sorted(HEADS)] * 2
@@ -115,7 +115,7 @@ def test_a_study_runs_each_pair_once_and_goes_on_where_it_was(tmp_path, monkeypa
     assert again["results"] == content["results"]
     files = {path.name for path in tmp_path.iterdir()}
     assert {"study.json", "study.md", "study.png", "plan.json"} <= files
-    with pytest.raises(study_module.ConfigError, match="another plan"):
+    with pytest.raises(ConfigError, match="holds results with seeds = 1, now it is 2"):
         Study(dataclasses.replace(plan, seeds=2), tmp_path)
 
 
@@ -222,7 +222,6 @@ def test_finer_models_are_measured_in_the_classes_of_the_data(tmp_path):
     study = Study(plan, tmp_path)
     found = study._measure(weights)
     for head, path in weights.items():
-        predictor = Predictor(load_model(path, device="cpu"), "cpu", "float32")
-        expected, _ = evaluate_segmentation(predictor, study._pictures)
+        expected = evaluate(str(path), "synthetic:camvid", device="cpu")
         assert found[head]["miou"] == pytest.approx(expected["miou"], abs=1e-6)
         assert found[head]["miou"] > 0.02

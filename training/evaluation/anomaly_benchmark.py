@@ -1,0 +1,196 @@
+"""All anomaly scores of some checkpoints on some anomaly data sets: scored, measured, drawn.
+
+Scores are kept as files (``saved_scores``) and figures are computed from these, so that a stopped
+benchmark goes on and the scoring can be spread over machines that share the folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mask2kan.errors import ConfigError, PictureError
+from mask2kan.inference.scale_out import run_actors, run_here
+from mask2kan.media.records import write_record
+
+from ..data.registry import ANOMALY_SETS, find_anomaly_sets, open_anomaly
+from ..reporting.benchmark import COMPONENT_FIGURES, PIXEL_FIGURES, as_markdown, draw
+from ..reporting.side_images import SidePictures
+from .checkpoint_evaluation import describe_weights
+from .job_folder import JobFolder
+from .measure import Extremes, ScoreMeter, evenly_spread, measure, own_ap
+from .saved_scores import Scorer, ScoringPlan, content_of, pictures_of, read_score
+
+
+class Benchmark:
+    """Runs what of a plan is not yet in its folder.
+
+    Args:
+        plan: what is scored.
+        out: of the results.
+        protocol: ``exact`` or ``smiyc``.
+        limit: pictures per set, evenly spread; None for all.
+
+    Raises:
+        ConfigError: for a set that is not there, or a folder with scores of other weights, options
+            or pictures.
+    """
+
+    def __init__(
+        self, plan: ScoringPlan, out: Path, *, protocol: str = "exact", limit: int | None = None
+    ) -> None:
+        self.plan = plan
+        self.out = out
+        self.protocol = protocol
+        self.pictures = {data: open_anomaly(data, plan.root) for data in plan.sets}
+        self.chosen = {data: evenly_spread(one, limit) for data, one in self.pictures.items()}
+        self._extremes: dict[tuple[str, str], Extremes[Path]] = {}
+        settings = {
+            "checkpoints": [[name, content_of(source)] for name, source in plan.checkpoints],
+            "scores": list(plan.scores),
+            "dtype": plan.dtype,
+            "max_side": plan.max_side,
+            "flip": plan.flip,
+            "refine": plan.refine,
+            "sets": {data: pictures_of(one) for data, one in self.pictures.items()},
+        }
+        JobFolder(Path(plan.out), settings, growing=["sets"])
+
+    def run(self, *, ray: bool, workers: int | None, address: str | None) -> str:
+        """Score, measure, write; returns the table.
+
+        Raises:
+            Mask2KANError: for anything that cannot be loaded or scored.
+        """
+        self.score(ray=ray, workers=workers, address=address)
+        results = self.measure()
+        self.show_extremes()
+        for name, result in results.items():
+            write_record(self.out / name / "benchmark.json", result)
+        text = as_markdown(results, self.plan.scores)
+        (self.out / "benchmark.md").write_text(text, encoding="utf-8")
+        return text
+
+    def score(self, *, ray: bool, workers: int | None, address: str | None) -> None:
+        """Score every picture that is not scored yet.
+
+        Raises:
+            PictureError: at the end, when pictures could not be scored; the others are kept.
+            Mask2KANError: when the work cannot begin.
+        """
+        tasks = [(data, index) for data in self.plan.sets for index in self.chosen[data]]
+        missing = [task for task in tasks if not self.plan.is_done(task)]
+        spread = functools.partial(run_actors, workers=workers, address=address)
+        outcomes = (spread if ray else run_here)(functools.partial(Scorer, self.plan), missing)
+        failures = 0
+        done = len(tasks) - len(missing)
+        with tqdm(total=len(tasks), initial=done, unit="picture", desc="scoring") as bar:
+            for outcome in outcomes:
+                if outcome.error is not None:
+                    failures += 1
+                    data, index = outcome.item
+                    tqdm.write(f"{data}, picture {index}: {outcome.error}", file=sys.stderr)
+                bar.update()
+        if failures:
+            raise PictureError(
+                f"{failures} of {len(tasks)} pictures could not be scored (listed above); "
+                "repeat the command when they are mended: the scores of the others are kept."
+            )
+
+    def measure(self) -> dict[str, Any]:
+        """Figures from the score files.
+
+        Returns:
+            Per checkpoint what ``benchmark.json`` holds.
+        """
+        results: dict[str, Any] = {
+            name: {**describe_weights(source), "protocol": self.protocol, "sets": {}}
+            for name, source in self.plan.checkpoints
+        }
+        for data in tqdm(self.plan.sets, unit="set", desc="measuring"):
+            curves = {}
+            for name, result in results.items():
+                meter = self._measure_one(name, data)
+                track = ANOMALY_SETS[data].track
+                scores = {score: _figures(one.compute()) for score, one in meter.evaluators.items()}
+                result["sets"][data] = {**meter.about(), "track": track, "scores": scores}
+                curves[name] = {score: one.points() for score, one in meter.evaluators.items()}
+            draw(curves, data, self.out)
+        return results
+
+    def _measure_one(self, checkpoint: str, data: str) -> ScoreMeter[Path]:
+        plan, track = self.plan, ANOMALY_SETS[data].track
+        meter = ScoreMeter(read_score, plan.scores, protocol=self.protocol, track=track)
+        extremes = Extremes[Path](
+            lambda sample, path: own_ap(read_score(path, plan.scores[0]), sample.label)
+        )
+        measure(
+            lambda sample: [plan.file(checkpoint, (data, sample.index))],
+            self.pictures[data],
+            self.chosen[data],
+            [[meter, extremes]],
+            disable=True,
+        )
+        self._extremes[data, checkpoint] = extremes
+        return meter
+
+    def show_extremes(self) -> None:
+        """Pictures of every checkpoint's best and worst cases, by their own AP."""
+        predictors = dict(
+            zip(dict(self.plan.checkpoints), Scorer(self.plan).predictors, strict=True)
+        )
+        for (data, name), extremes in self._extremes.items():
+            folder = self.out / "best_and_worst" / data / name
+            shutil.rmtree(folder, ignore_errors=True)
+            side = SidePictures(folder, self.plan.scores[0], anomalies=True)
+            extremes.show(self.pictures[data], predictors[name], side)
+
+
+def _figures(metrics: dict[str, Any]) -> dict[str, float | None]:
+    """What is reported; None in place of NaN, which is no JSON."""
+    reported = [key for key in (*PIXEL_FIGURES, *COMPONENT_FIGURES) if key in metrics]
+    return {key: None if math.isnan(metrics[key]) else float(metrics[key]) for key in reported}
+
+
+def checkpoint_names(sources: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """A short, unlike name for every checkpoint: its file's, with its folder's where needed.
+
+    Raises:
+        ConfigError: when the same checkpoint is named twice.
+    """
+    if len(set(sources)) < len(sources):
+        raise ConfigError("A checkpoint is named twice; name each once.")
+    names = [Path(source).stem if Path(source).suffix else source for source in sources]
+    unlike = [
+        name if names.count(name) == 1 else f"{Path(source).resolve().parent.name}_{name}"
+        for name, source in zip(names, sources, strict=True)
+    ]
+    safe = ["".join(c if c.isalnum() or c in "_-." else "_" for c in name) for name in unlike]
+    if len(set(safe)) < len(safe):
+        safe = [f"{index}_{name}" for index, name in enumerate(safe)]
+    return tuple(zip(safe, sources, strict=True))
+
+
+def sets_to_measure(named: Sequence[str] | None, root: Path | None) -> tuple[str, ...]:
+    """The sets asked for, or all that are there.
+
+    Raises:
+        ConfigError: when none is there.
+    """
+    if named:
+        return tuple(named)
+    found = tuple(name for name, _ in find_anomaly_sets(root))
+    if not found:
+        where = root or "the usual places (python -m training.data list)"
+        raise ConfigError(
+            f"No anomaly data set in {where}; --root names their folder, --sets "
+            "synthetic_anomaly needs none."
+        )
+    return found

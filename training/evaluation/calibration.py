@@ -1,0 +1,87 @@
+"""Ranges and thresholds of every anomaly score, measured and written into a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from mask2kan.checkpoints import load_model, save_again
+from mask2kan.checkpoints.native import METADATA_KEY
+from mask2kan.errors import CheckpointError
+from mask2kan.inference.predictor import Predictor
+from mask2kan.modeling.settings import InferenceSettings
+
+from ..data import ANOMALY_SETS, open_anomaly
+from .measure import measure_scores
+
+DATA = "camvid_anomaly"
+IN_WORDS = {
+    "camvid_anomaly": "CamVid val, OtherMoving, Child and CartLuggagePram",
+    "fishyscapes_static": "Fishyscapes Static validation",
+}
+
+
+def calibrate(
+    checkpoint: Path,
+    out: Path | None = None,
+    *,
+    data: str = DATA,
+    root: str | Path | None = None,
+    settings: InferenceSettings | None = None,
+    limit: int | None = None,
+    device: str = "auto",
+) -> dict[str, dict[str, Any]]:
+    """Calibrate a checkpoint of this project on an anomaly data set and write it back.
+
+    Args:
+        checkpoint: a ``.safetensors`` file; one not written by ``save_model`` needs ``out``.
+        out: where to; the checkpoint itself when None. Replaced in one step.
+        data: an anomaly data set.
+        root: its folder; None to look in the usual places.
+        settings: to write as well; None for the checkpoint's own.
+        limit: use only that many images, evenly spread.
+        device: of the predictor.
+
+    Returns:
+        What was written: score to ``{"range": [low, high], "fpr05": t, "tpr95": t, "best_f1": t,
+        "data": words}``.
+
+    Raises:
+        Mask2KANError: for anything that cannot be loaded, measured or written.
+    """
+    if checkpoint.suffix != ".safetensors":
+        raise CheckpointError(
+            f"{checkpoint} is not a .safetensors file; calibration is stored in one. Convert it "
+            "first: python -m mask2kan convert."
+        )
+    pictures = open_anomaly(data, root)
+    model = load_model(str(checkpoint), device=device)
+    model.settings = settings or model.settings
+    with safe_open(checkpoint, framework="pt") as file:
+        if out is None and METADATA_KEY not in (file.metadata() or {}):
+            raise CheckpointError(
+                f"{checkpoint} is not in this project's format and will not be overwritten; pass "
+                "--out with a new file."
+            )
+    predictor = Predictor(model, device, "float32")
+    meter = measure_scores(predictor, pictures, limit=limit, smoothed=True)
+    words = IN_WORDS.get(data, ANOMALY_SETS[data].title)
+    words = f"{words}, {meter.about()['pictures']} pictures"
+    model.calibration = {
+        score: {**evaluator.operating_points(), "data": words}
+        for score, evaluator in meter.evaluators.items()
+    }
+    save_again(model, out or checkpoint, stored_dtype(checkpoint))
+    return model.calibration
+
+
+def stored_dtype(checkpoint: Path) -> torch.dtype | None:
+    """The small type a file's weights are stored in, or None for float32."""
+    with safe_open(checkpoint, framework="pt") as file:
+        found = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    if "F16" in found:
+        return torch.float16
+    return torch.bfloat16 if "BF16" in found else None

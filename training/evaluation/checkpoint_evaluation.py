@@ -1,0 +1,251 @@
+"""Everything that is measured of one checkpoint on one data set, ready for JSON."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mask2kan.checkpoints import load_model
+from mask2kan.checkpoints.readers import sha256_of
+from mask2kan.checks import require
+from mask2kan.errors import ConfigError, unknown
+from mask2kan.inference.comparison import Comparison
+from mask2kan.inference.prediction import Prediction
+from mask2kan.inference.predictor import Predictor
+from mask2kan.inference.scores import check_score
+from mask2kan.media.records import write_record
+from mask2kan.modeling.classes import meanings_of
+from mask2kan.outputs.results import MIN_REGION_PIXELS
+
+from ..data import LabelledPictures, open_split
+from ..data.folders import find_data
+from ..data.registry import (
+    ANOMALY_SETS,
+    SEGMENTATION_SETS,
+    SYNTHETIC_SETS,
+    name_of,
+    open_anomaly,
+    usual_split,
+)
+from ..data.sets.cityscapes import Cityscapes
+from ..metrics import CityscapesEvaluator
+from ..metrics.regions import RegionCounter
+from ..reporting.plots import draw_confusion
+from ..reporting.side_images import SidePictures
+from .measure import (
+    Extremes,
+    Meter,
+    Pictures,
+    Sample,
+    class_meter,
+    evenly_spread,
+    measure,
+    measure_scores,
+    own_ap,
+    predictions_of,
+)
+
+BENCHMARK_FIGURES = ("iou", "iiou", "category_iou", "category_iiou")
+DATA_SETS = (*SEGMENTATION_SETS, *SYNTHETIC_SETS, *ANOMALY_SETS)
+
+
+def open_labelled(
+    data: str, root: str | Path | None = None, split: str | None = None
+) -> tuple[LabelledPictures, str, str]:
+    """A split of a data set to train on, and the names of both, however they were asked for.
+
+    Args:
+        data: a name, a folder or ``name=folder``.
+        root: where a named set is, or what holds it; None to look in the usual places.
+        split: None for the one that is usually reported: CamVid's test, others' val.
+
+    Raises:
+        ConfigError: for an unknown name, or a data set that is not found or incomplete.
+    """
+    if root is not None and data in SEGMENTATION_SETS:
+        entry = SEGMENTATION_SETS[data]
+        folder = find_data(
+            data, folders=entry.folders, root=root, recognised=entry.pictures.recognised
+        )
+        data = f"{data}={folder}"
+    if "=" not in data and "/" not in data and data not in DATA_SETS:
+        raise ConfigError(unknown("data set", data, DATA_SETS))
+    split = usual_split(data) if split is None else split
+    return open_split(data, split), name_of(data), split
+
+
+def evaluate(
+    weights: str,
+    data: str,
+    *,
+    root: str | Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    settings: str = "checkpoint",
+    pictures_to: Path | None = None,
+    score: str = "msp",
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Load a checkpoint and measure it.
+
+    Args:
+        weights: anything ``load_model`` takes.
+        data: one of ``DATA_SETS``, a folder, or ``name=folder``.
+        root: as ``split``, see ``open_labelled``.
+        split: of a data set to train on.
+        limit: use only that many images, evenly spread.
+        device: as ``dtype`` and ``settings``, see ``Predictor``.
+        dtype: by default not ``auto``, so that figures do not depend on the machine.
+        settings: ``checkpoint`` or ``native``.
+        pictures_to: folder for one side-by-side picture per input.
+        score: the anomaly score those show.
+        out: folder for ``evaluation.json``, the confusion matrix and the best and worst pictures;
+            by default beside weights that lie in a run folder, nowhere for others.
+
+    Returns:
+        What was measured, on what, ready for JSON.
+
+    Raises:
+        Mask2KANError: for anything that cannot be loaded or does not fit.
+    """
+    if limit is not None:
+        require("limit", limit, 1)
+    check_score(score)
+    name, given, folder_given = data.partition("=")
+    labelled: LabelledPictures | None = None
+    if name in ANOMALY_SETS:
+        data = name
+        pictures: Pictures = open_anomaly(data, folder_given if given else root)
+    else:
+        labelled, data, split = open_labelled(data, root, split)
+        pictures = labelled
+    model = load_model(weights, device=device)
+    if labelled is not None:
+        _require_classes(tuple(model.class_names), labelled, data)
+    predictor = Predictor(model, device, dtype, settings=settings)
+    result: dict[str, Any] = {**describe_weights(weights), "data": data}
+    if labelled is not None:
+        result["split"] = split
+    if settings == "native":
+        result["native"] = True
+    folder = _folder(weights, result, out)
+    palette = None if labelled is None else labelled.palette
+    side = functools.partial(SidePictures, score=score, anomalies=not labelled, palette=palette)
+    draw = side(pictures_to) if pictures_to else None
+    start = time.perf_counter()
+    confusion = None
+    if labelled is None:
+        figures, extremes = _measure_scores(predictor, pictures, limit, score, draw)
+    else:
+        figures, extremes, confusion = _measure_classes(predictor, labelled, limit, draw)
+    result |= figures
+    result["seconds"] = round(time.perf_counter() - start, 1)
+    result["device"] = str(predictor.device)
+    result["dtype"] = str(predictor.dtype).removeprefix("torch.")
+    if folder is not None:
+        extremes.show(pictures, predictor, side(folder / "best_and_worst"))
+        if labelled is not None and confusion is not None:
+            title = f"{result['weights']} on {data} {split}"
+            path = folder / "confusion.png"
+            draw_confusion(confusion, tuple(labelled.class_names), title, path)
+        write_record(folder / "evaluation.json", result)
+    return result
+
+
+def _measure_classes(
+    predictor: Predictor,
+    pictures: LabelledPictures,
+    limit: int | None,
+    draw: SidePictures | None,
+) -> tuple[dict[str, Any], Extremes[Prediction], NDArray[np.int64]]:
+    """Figures of the class map, on Cityscapes also that benchmark's; and the confusion matrix."""
+    meter = class_meter(pictures, predictor.model)
+    extremes = Extremes(meter.own_miou, draw)
+    meters: list[Meter[Prediction]] = [meter, extremes]
+    cityscapes = pictures if isinstance(pictures, Cityscapes) else None
+    benchmark = CityscapesEvaluator()
+    if cityscapes is not None:
+        meters.append(
+            lambda sample, prediction: benchmark.update(
+                prediction.semantic,
+                cityscapes.label_ids(sample.index),
+                cityscapes.instance_ids(sample.index),
+            )
+        )
+    chosen = evenly_spread(pictures, limit)
+    measure(predictions_of(Comparison(predictor)), pictures, chosen, [meters])
+    figures = {"pictures": len(chosen), **meter.compute()}
+    if cityscapes is not None:
+        own = benchmark.compute()
+        figures |= {name: own[name] for name in BENCHMARK_FIGURES}
+    return figures, extremes, meter.evaluator.confusion
+
+
+def _measure_scores(
+    predictor: Predictor,
+    pictures: Pictures,
+    limit: int | None,
+    score: str,
+    draw: SidePictures | None,
+) -> tuple[dict[str, Any], Extremes[Prediction]]:
+    """Figures of every anomaly score and, of a calibrated model, of regions at its threshold."""
+    extremes = Extremes[Prediction](
+        lambda sample, prediction: own_ap(prediction.anomaly(score), sample.label), draw
+    )
+    regions = RegionCounter()
+
+    def count_regions(sample: Sample, prediction: Prediction) -> None:
+        threshold, _ = prediction.default_threshold(shown)
+        smallest = prediction.smallest_region(MIN_REGION_PIXELS)
+        regions.update(prediction.anomaly_map(shown) >= threshold, sample.label, smallest)
+
+    shown = predictor.settings.score
+    calibrated = bool(getattr(predictor.model, "calibration", {}).get(shown))
+    beside: list[Meter[Prediction]] = [extremes, *([count_regions] if calibrated else [])]
+    meter = measure_scores(predictor, pictures, limit=limit, beside=beside)
+    figures = {**meter.about(), "settings": predictor.settings.to_dict()}
+    if calibrated:
+        figures["regions"] = regions.compute()
+    figures["scores"] = {name: one.compute() for name, one in meter.evaluators.items()}
+    return figures, extremes
+
+
+def describe_weights(weights: str) -> dict[str, Any]:
+    """Name, sha256 and, of weights in a run folder, the recipe: what a result says of them."""
+    path = Path(weights)
+    about: dict[str, Any] = {"weights": path.stem if path.suffix else weights}
+    if path.is_file():
+        about["sha256"] = sha256_of(path)
+        config = path.with_name("config.json")
+        if config.is_file():
+            try:
+                about["recipe"] = json.loads(config.read_text(encoding="utf-8"))["name"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(f"{config} is not a run's configuration: {error!r}.") from error
+    return about
+
+
+def _folder(weights: str, result: dict[str, Any], out: Path | None) -> Path | None:
+    if out is not None or "recipe" not in result:
+        return out
+    name = "_".join(["evaluation", result["data"], result.get("split", "")]).rstrip("_")
+    return Path(weights).parent / "".join(c if c.isalnum() or c in "_-" else "_" for c in name)
+
+
+def _require_classes(names: tuple[str, ...], pictures: LabelledPictures, data: str) -> None:
+    wanted = tuple(pictures.class_names)
+    unnamed = tuple(f"class_{index}" for index in range(len(wanted)))
+    if names not in (wanted, unnamed) and not meanings_of(wanted, names):
+        raise ConfigError(
+            f"The checkpoint has {len(names)} classes ({', '.join(names[:3])}, …); {data} needs "
+            f"its own {len(wanted)} ({', '.join(wanted[:3])}, …). Measure it on an anomaly data "
+            "set, or use a checkpoint trained on these classes."
+        )

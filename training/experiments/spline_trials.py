@@ -1,0 +1,142 @@
+"""Short runs of KAN configurations beside controls, on one checkpoint's trunk."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mask2kan.checkpoints import load_model
+from mask2kan.inference.kan_activity import collect_queries, head_activity
+from mask2kan.inference.predictor import Predictor
+from mask2kan.modeling.kan.layers import KAN, KANLinear
+from mask2kan.modeling.mask2kan import Mask2KAN
+
+from ..config.recipes import recipe
+from ..config.train_config import TrainConfig
+from ..data import open_anomaly, open_split
+from ..data.base import LabelledPictures
+from ..engine.trainer import Trainer
+from ..evaluation.job_folder import JobFolder
+from ..evaluation.measure import evenly_spread, measure_scores
+from ..evaluation.validation import validate
+
+THESIS: dict[str, Any] = {
+    "standalone_spline_scale": True,
+    "kan_bias": False,
+    "grid_range": (-1.0, 1.0),
+    "scale_noise": 0.1,
+    "scale_base": 1.0,
+}
+ACTIVE: dict[str, Any] = {**THESIS, "standalone_spline_scale": False, "kan_bias": True}
+WIDE: dict[str, Any] = {**ACTIVE, "grid_range": (-2.5, 2.5)}
+EAGER: dict[str, Any] = {"spline_factor": 2.0, "decay_splines": False}
+REPEATED = (20, 60, 120)
+
+# name: (recipe, options of the model, fields of the run)
+TRIALS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "MLP": ("head_only_mlp", {}, {}),
+    "as in the thesis": ("head_only_kan", THESIS, {}),
+    "no scaler": ("head_only_kan", {**THESIS, "standalone_spline_scale": False}, {}),
+    "no scaler, bias, wide grid": ("head_only_kan", WIDE, {"grid_update_steps": REPEATED}),
+    "the same, eager splines": (
+        "head_only_kan",
+        {**WIDE, "scale_noise": 0.3},
+        {**EAGER, "grid_update_steps": REPEATED},
+    ),
+    "the same, weak base": (
+        "head_only_kan",
+        {**WIDE, "scale_noise": 0.5, "scale_base": 2.0},
+        {**EAGER, "grid_update_steps": REPEATED},
+    ),
+}
+QUERY_PICTURES = 25
+
+
+def trial_config(trial: str, init: str, data: str, steps: int, seed: int) -> TrainConfig:
+    """The run of a trial."""
+    name, options, fields = TRIALS[trial]
+    base = recipe(name)
+    fields = {**fields, "model_options": {**base.model_options, **options}, "eval_every": steps}
+    return dataclasses.replace(base, init=init, data=data, steps=steps, seed=seed, **fields)
+
+
+def measure(
+    model: Mask2KAN, pictures: LabelledPictures, anomalies: str, score: str
+) -> dict[str, float]:
+    """Validation mIoU, and AP of a score."""
+    validation = validate(model.eval(), pictures, 0)
+    assert validation is not None
+    predictor = Predictor(model, "cpu", "float32")
+    ranked = measure_scores(predictor, open_anomaly(anomalies), scores=(score,))
+    ap = ranked.evaluators[score].compute()["ap"]
+    return {"miou": validation.values["miou"], "ap": ap}
+
+
+def run_trial(config: TrainConfig, folder: Path, anomalies: str, score: str) -> dict[str, float]:
+    """Train one configuration and measure what came out."""
+    trainer = Trainer(config, folder, resume=True, progress=False)
+    trainer.fit()
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    model = load_model(folder / "last.safetensors", device="cpu")
+    pictures = open_split(config.data, "val")
+    chosen = evenly_spread(pictures, QUERY_PICTURES)
+    queries = collect_queries(model, (pictures[index][0] for index in chosen))
+    activity = head_activity(model.transformer_decoder.mask_embed, queries)
+    found = measure(model, pictures, anomalies, score)
+    found["curvature"] = activity.curvature
+    found |= {f"share {index}": share for index, share in enumerate(activity.spline_shares)}
+    if activity.spline_shares:
+        zeroed = measure(without_splines(model), pictures, anomalies, score)
+        found |= {f"zeroed {name}": value for name, value in zeroed.items()}
+    return found
+
+
+def without_splines(model: Mask2KAN) -> Mask2KAN:
+    """A copy whose splines are zero."""
+    changed = copy.deepcopy(model)
+    for module in changed.modules():
+        if isinstance(module, KAN):
+            for layer in module.layers:
+                assert isinstance(layer, KANLinear)
+                torch.nn.init.zeros_(layer.spline_weight)
+    return changed
+
+
+def run_trials(
+    out: Path, *, seeds: int, init: str, data: str, anomalies: str, score: str, steps: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Run every trial that is not yet in the folder.
+
+    Args:
+        out: folder of the trials.
+        seeds: how many.
+        init: checkpoint whose trunk all runs stand on.
+        data: to train and validate on.
+        anomalies: data set of the AP.
+        score: of the AP.
+        steps: of every run.
+
+    Returns:
+        By trial, what each seed's run measured.
+
+    Raises:
+        ConfigError: as ``JobFolder``.
+    """
+    common = {"init": init, "data": data, "anomalies": anomalies, "score": score, "steps": steps}
+    folder = JobFolder(out, common)
+    results: dict[str, list[dict[str, Any]]] = {trial: [] for trial in TRIALS}
+    for seed in range(seeds):
+        for number, trial in enumerate(TRIALS):
+            record = f"{number}_{seed}/trial.json"
+            if record not in folder:
+                config = trial_config(trial, init, data, steps, seed)
+                found = run_trial(config, out / f"{number}_{seed}", anomalies, score)
+                folder.write(record, {"trial": trial, "seed": seed, **found})
+            results[trial].append(folder.read(record))
+            print(f"{trial}, seed {seed}: {results[trial][-1]}", flush=True)
+    return results
