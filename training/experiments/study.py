@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from accelerate.state import AcceleratorState
 from tqdm import tqdm
 
 from mask2kan.checkpoints import describe, load_model
@@ -198,7 +197,7 @@ class Study:
                 self._shared = (key, cache)
             trainer.objective.trunk = self._shared[1]  # type: ignore[attr-defined]
         best = trainer.fit()
-        AcceleratorState._reset_state(reset_partial_state=True)
+        trainer.accelerator.free_memory()  # the state stays: all runs of a process share it
         if trainer.interrupted:
             raise KeyboardInterrupt
         return best

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from scipy import stats
 
@@ -117,6 +118,17 @@ def test_a_study_runs_each_pair_once_and_goes_on_where_it_was(tmp_path, monkeypa
     assert {"study.json", "study.md", "study.png", "plan.json"} <= files
     with pytest.raises(ConfigError, match="holds results with seeds = 1, now it is 2"):
         Study(dataclasses.replace(plan, seeds=2), tmp_path)
+
+
+def test_a_run_leaves_the_process_s_accelerate_state_alone(tmp_path):
+    before = Accelerator()
+    settings = [one for one in TINY if not one.startswith(("data=", "grid_update"))]
+    plan = Plan("full", "synthetic", {"": ""}, 1, (*settings, "steps=1"), anomalies=())
+    study = Study(plan, tmp_path)
+    for head in ("kan", "mlp"):
+        study._train(head_config(plan, "", head, 0), "", tmp_path / head)
+        assert (tmp_path / head / "last.safetensors").is_file()
+    assert before.is_main_process  # reads the state that all accelerators of a process share
 
 
 @pytest.mark.slow
