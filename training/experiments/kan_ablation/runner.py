@@ -8,13 +8,12 @@ on one thread, whatever the number of workers, so that its result does not depen
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import joblib
 import torch
 from tqdm import tqdm
 
@@ -43,20 +42,19 @@ def ablate(
     """Run what is missing of an ablation and write its report.
 
     Args:
-        data: ``digits`` or ``mnist``.
+        data: as ``root``, see ``digits.load``.
         protocol: how every network is trained.
         out: run folder.
         root: folder of MNIST's files.
         seeds: number of seeds, from 0 on.
-        experiments: names; none for all. The default is always among them.
-        workers: runs at a time.
+        experiments: names, see ``experiments.choose``.
+        workers: runs at a time; 1 stays in this process.
 
     Returns:
         The content of ``ablation.json``.
 
     Raises:
-        Mask2KANError: for what cannot be read or trained, does not exist, or does not fit the
-            folder.
+        Mask2KANError: as the above, as ``run_all`` and as ``JobFolder``.
     """
     chosen = choose(experiments)
     digits = load(data, root)
@@ -101,63 +99,33 @@ def run_all(
     """
     wanted = [(experiment, seed) for seed in seeds for experiment in experiments]
     missing = [job for job in wanted if _file(*job) not in folder]
-    with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run") as bar:
-        for (experiment, seed), result in _train(missing, digits, protocol, workers):
+    threads = torch.get_num_threads()
+    pool = joblib.Parallel(min(workers, max(1, len(missing))), return_as="generator_unordered")
+    try:
+        runs = pool(joblib.delayed(_train)(*job, digits, protocol) for job in missing)
+        done = len(wanted) - len(missing)
+        for experiment, seed, result in tqdm(runs, total=len(wanted), initial=done, unit="run"):
             about = {"experiment": experiment.name, "seed": seed}
             folder.write(_file(experiment, seed), about | result)
-            bar.update()
+    except BrokenProcessPool as error:
+        raise OutOfMemoryError(
+            f"One of {workers} processes was killed, most likely for lack of memory; finished "
+            "runs are kept. Repeat the command with fewer --workers."
+        ) from error
+    finally:
+        torch.set_num_threads(threads)  # a single worker is this process
     return [_read_run(folder, *job) for job in wanted]
+
+
+def _train(
+    experiment: Experiment, seed: int, digits: Digits, protocol: Protocol
+) -> tuple[Experiment, int, dict[str, Any]]:
+    torch.set_num_threads(1)
+    return experiment, seed, train(experiment, digits, seed, protocol)
 
 
 def _file(experiment: Experiment, seed: int) -> str:
     return f"runs/{experiment.name}_{seed}.json"
-
-
-_Job = tuple[Experiment, int]
-
-
-def _train(
-    jobs: Sequence[_Job], digits: Digits, protocol: Protocol, workers: int
-) -> Iterator[tuple[_Job, dict[str, Any]]]:
-    """Jobs and their results, in the order in which they finish."""
-    if workers == 1 or len(jobs) < 2:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            for experiment, seed in jobs:
-                yield (experiment, seed), train(experiment, digits, seed, protocol)
-        finally:
-            torch.set_num_threads(threads)
-        return
-    spawn = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads, broken
-    count = min(workers, len(jobs))
-    with ProcessPoolExecutor(count, spawn, _start_worker, (digits, protocol)) as pool:
-        try:
-            pending = {pool.submit(_train_here, *job): job for job in jobs}
-            for done in as_completed(pending):
-                yield pending[done], done.result()
-        except BrokenProcessPool as error:
-            raise OutOfMemoryError(
-                f"One of {count} processes was killed, most likely for lack of memory; finished "
-                "runs are kept. Repeat the command with fewer --workers."
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-_given: tuple[Digits, Protocol] | None = None  # of a worker process, which gets the data once
-
-
-def _start_worker(digits: Digits, protocol: Protocol) -> None:
-    global _given  # noqa: PLW0603 - how a pool's initialiser hands over
-    torch.set_num_threads(1)
-    _given = digits, protocol
-
-
-def _train_here(experiment: Experiment, seed: int) -> dict[str, Any]:
-    assert _given is not None
-    digits, protocol = _given
-    return train(experiment, digits, seed, protocol)
 
 
 def _read_run(folder: JobFolder, experiment: Experiment, seed: int) -> dict[str, Any]:
