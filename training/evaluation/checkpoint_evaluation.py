@@ -96,19 +96,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Load a checkpoint and measure it.
 
-    Args:
-        weights: anything ``load_model`` takes.
-        data: one of ``DATA_SETS``, a folder, or ``name=folder``.
-        root: as ``split``, see ``open_labelled``.
-        split: of a data set to train on.
-        limit: use only that many images, evenly spread.
-        device: as ``dtype`` and ``settings``, see ``Predictor``.
-        dtype: by default not ``auto``, so that figures do not depend on the machine.
-        settings: ``checkpoint`` or ``native``.
-        pictures_to: folder for one side-by-side picture per input.
-        score: the anomaly score those show.
-        out: folder for ``evaluation.json``, the confusion matrix and the best and worst pictures;
-            by default beside weights that lie in a run folder, nowhere for others.
+    Data, root and split are those of ``open_labelled``, or an anomaly set; at most ``limit`` images
+    are used, evenly spread. The dtype is by default not ``auto``, so that figures do not depend on
+    the machine. ``pictures_to`` is a folder for one side-by-side picture per image, with the
+    anomaly score named; ``out`` one for ``evaluation.json``, the confusion matrix and the best and
+    worst images, by default beside weights that lie in a run folder, nowhere for others.
 
     Returns:
         What was measured, on what, ready for JSON.

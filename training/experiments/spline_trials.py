@@ -110,19 +110,10 @@ def without_splines(model: Mask2KAN) -> Mask2KAN:
 def run_trials(
     out: Path, *, seeds: int, init: str, data: str, anomalies: str, score: str, steps: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Run every trial that is not yet in the folder.
+    """Run every trial that is not yet in the folder; by trial, what each seed's run measured.
 
-    Args:
-        out: folder of the trials.
-        seeds: how many.
-        init: checkpoint whose trunk all runs stand on.
-        data: to train and validate on.
-        anomalies: data set of the AP.
-        score: of the AP.
-        steps: of every run.
-
-    Returns:
-        By trial, what each seed's run measured.
+    All runs stand on the trunk of ``init`` and are trained and validated on ``data``; the AP is
+    that of ``score`` on ``anomalies``.
 
     Raises:
         ConfigError: as ``JobFolder``.

@@ -41,20 +41,14 @@ def ablate(
 ) -> dict[str, Any]:
     """Run what is missing of an ablation and write its report.
 
-    Args:
-        data: as ``root``, see ``digits.load``.
-        protocol: how every network is trained.
-        out: run folder.
-        root: folder of MNIST's files.
-        seeds: number of seeds, from 0 on.
-        experiments: names, see ``experiments.choose``.
-        workers: runs at a time; 1 stays in this process.
+    See ``digits.load`` for data and root, ``experiments.choose`` for the experiments' names. Seeds
+    count from 0; of the runs, ``workers`` are made at a time, a single one in this process.
 
     Returns:
         The content of ``ablation.json``.
 
     Raises:
-        Mask2KANError: as the above, as ``run_all`` and as ``JobFolder``.
+        Mask2KANError: as these, as ``run_all`` and as ``JobFolder``.
     """
     chosen = choose(experiments)
     digits = load(data, root)
