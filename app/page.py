@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from mask2kan.checkpoints.hub import manifest
+from mask2kan.checkpoints.manifest import manifest
 from mask2kan.inference.scores import SCORES
 
 from .messages import errors_as_values, shows_errors

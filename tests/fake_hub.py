@@ -25,6 +25,7 @@ import pytest
 
 _LARGE = (".safetensors", ".pth", ".pkl", ".pt", ".bin")  # what repositories keep as LFS files
 _LISTING = re.compile(r"^/api/models/(?P<repo>[^/]+/[^/]+)(?:/revision/(?P<revision>.+))?$")
+_TREE = re.compile(r"^/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>.+)$")
 _FILE = re.compile(r"^/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)$")
 _RANGE = re.compile(r"^bytes=(\d+)-(\d*)$")
 _PIECE_SECONDS = 0.02
@@ -43,6 +44,8 @@ class FakeHub:
         down: answer everything with 503.
         portal: answer everything with a web page, as a hotel's network does.
         damaged: ``owner/name/file`` whose content arrives altered.
+        elsewhere: redirect to another host for large files, as the Hub does.
+        tokens: of the requests that came to that host.
         cuts: for the next large bodies, after how many bytes the connection breaks.
         requests: (method, path) of all that was asked.
         sent: bytes of large files that have left.
@@ -61,6 +64,8 @@ class FakeHub:
         self.down = False
         self.portal = False
         self.damaged: set[str] = set()
+        self.elsewhere = False
+        self.tokens: list[str | None] = []
         self.cuts: list[int] = []
         self.requests: list[tuple[str, str]] = []
         self.sent = 0
@@ -150,6 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(b"<html>Please log in</html>", {"Content-Type": "text/html"})
         if found := _LISTING.match(path):
             return self._list(**found.groupdict())
+        if found := _TREE.match(path):
+            return self._tree(**found.groupdict())
         if found := _FILE.match(path):
             return self._file(**found.groupdict())
         return self._refuse(HTTPStatus.NOT_FOUND)
@@ -188,26 +195,38 @@ class _Handler(BaseHTTPRequestHandler):
         }
         self._send(json.dumps(about).encode(), {"Content-Type": "application/json"})
 
-    def _file(self, repo: str, revision: str, file: str) -> None:
+    def _tree(self, repo: str, revision: str) -> None:
         if not self._knows(repo, revision):
             return
+        entries = []
+        for name in self.hub.files(repo):
+            size, blob, _ = _digests(self.hub.repositories[repo] / name)
+            entries.append({"type": "file", "path": name, "size": size, "oid": blob})
+        self._send(json.dumps(entries).encode(), {"Content-Type": "application/json"})
+
+    def _file(self, repo: str, revision: str, file: str) -> None:
+        if not self._knows(repo, revision):
+            return None
         if repo in self.hub.gated:
-            self._refuse(HTTPStatus.UNAUTHORIZED, "GatedRepo")
-            return
+            return self._refuse(HTTPStatus.UNAUTHORIZED, "GatedRepo")
         commit = {"X-Repo-Commit": self.hub.commit(repo)}
         path = self.hub.repositories[repo] / file
         if file not in self.hub.files(repo):
-            self._refuse(HTTPStatus.NOT_FOUND, "EntryNotFound", commit)
-            return
+            return self._refuse(HTTPStatus.NOT_FOUND, "EntryNotFound", commit)
         size, blob, sha256 = _digests(path)
         headers = {**commit, "ETag": f'"{blob}"', "Accept-Ranges": "bytes"}
         large = file.endswith(_LARGE)
         if large:
             headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(size)}
+        if large and self.hub.elsewhere:
+            if not self.headers["Host"].startswith("localhost"):
+                place = f"{self.hub.url}{self.path}".replace("127.0.0.1", "localhost")
+                return self._send(b"", headers | {"Location": place}, status=HTTPStatus.FOUND)
+            self.hub.tokens.append(self.headers["Authorization"])
         content = path.read_bytes()
         if f"{repo}/{file}" in self.hub.damaged:
             content = content[:-1] + bytes([content[-1] ^ 1])
-        self._send(content, headers, large=large)
+        return self._send(content, headers, large=large)
 
     def _refuse(
         self, status: HTTPStatus, code: str = "", headers: Mapping[str, str] | None = None

@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mask2kan.checkpoints import list_weights
-from mask2kan.checkpoints.hub import (
+from mask2kan.checkpoints.hub import cache_state, page_of, readme_of
+from mask2kan.checkpoints.manifest import (
     WEIGHTS,
     Address,
-    cache_state,
+    entry_of,
     hub_address,
     is_repo_id,
     manifest,
     named_address,
-    page_of,
-    readme_of,
 )
 from mask2kan.errors import CheckpointError, shortened
 
@@ -235,7 +234,7 @@ def _entry(model: Model) -> Entry:
             state_text=MODELS["state_file"].format(size=size_in_words(size)),
             card=MODELS["card_file"].format(name=path.name.replace("`", "")),
         )
-    told = next((entry for entry in manifest() if entry["name"] == model.name), {})
+    told = entry_of(model.name)
     here = cache_state(model.place)
     readme = readme_of(model.place)
     address = model.place if isinstance(model.place, Address) else None

@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from mask2kan.checkpoints.hub import Address, fetch
+from mask2kan.checkpoints.hub import fetch
+from mask2kan.checkpoints.manifest import Address
 from mask2kan.errors import CheckpointError, Mask2KANError
 
 from ..strings import MODELS

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mask2kan.checkpoints import load_model
-from mask2kan.checkpoints.hub import Address, cache_state, cached_only
+from mask2kan.checkpoints.hub import cache_state, cached_only
+from mask2kan.checkpoints.manifest import Address
 from mask2kan.errors import Mask2KANError, OutOfMemoryError
 from mask2kan.inference.comparison import Comparison
 from mask2kan.inference.kan_view import kan_head

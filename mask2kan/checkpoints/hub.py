@@ -1,24 +1,36 @@
-"""Where checkpoints come from when they are not a file: the bundled ones, and the Hugging Face Hub.
+"""Checkpoints on the Hugging Face Hub: fetched once, then used from the client's cache.
 
-From the Hub only the files a checkpoint needs are fetched, and its README, at the commit the
-listing named; sizes are checked before, SHA-256 after the download (the Hub's own client compares
-sizes only). A branch is noted in the client's cache once everything it needs is there and right, so
-that what a broken download leaves behind is never taken for a checkpoint. Without network, what was
-fetched before is used.
+Only the files a checkpoint needs are fetched, and its README, at the commit the listing named;
+sizes are checked before, SHA-256 after the download (the Hub's own client compares sizes only). A
+branch is noted in the client's cache once everything it needs is there and right, so that what a
+broken download leaves behind is never taken for a checkpoint. Without network, what was fetched
+before is used.
+
+Large files are streamed into the cache here, where the client then finds them. It would report
+every 10 MB, and its Xet transport cannot be stopped; both are settings of the whole process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
-import re
-from collections.abc import Iterable, Iterator
+import secrets
+import time
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    constants,
+    hf_hub_download,
+    hf_hub_url,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: httpx's or httpx2's
     EntryNotFoundError,
     GatedRepoError,
@@ -30,33 +42,29 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
     RevisionNotFoundError,
 )
 from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported lazily
+    build_hf_headers,
+    hf_raise_for_status,
+    http_stream_backoff,
+)
+from tqdm import tqdm
 
-from mask2kan.checkpoints.native import trunk_of
-from mask2kan.checkpoints.progress import Meter, Progress, small_steps
-from mask2kan.checkpoints.readers import MAX_BYTES, read_json, sha256_of
+from mask2kan.checkpoints.manifest import Address, bundled_file, entry_of, hub_address
+from mask2kan.checkpoints.parts import INDICES, pick_files, shards_of, trunk_beside
+from mask2kan.checkpoints.readers import MAX_BYTES, SHA256, sha256_of
 from mask2kan.errors import CheckpointError
 from mask2kan.media.files import atomic_writer
 
-WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
+Progress = Callable[[int, int], None]
 
-INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-BESIDE = ("config.json", "preprocessor_config.json")
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-_SHA256 = re.compile(r"^[0-9a-f]{64}$")
-_WEIGHTS = (".safetensors", ".pth", ".pkl", ".pt", ".bin")
 _README = "README.md"
 _README_BYTES = 200_000
 _TIMEOUT = 10.0  # seconds until the Hub counts as unreachable
+_STEP = 256 * 1024  # bytes between two reports
+_RETRIES = 5  # of a broken connection, without any data in between
+_SILENT: Any = functools.partial(tqdm, disable=True)
 
 _cached_only: ContextVar[bool] = ContextVar("cached_only", default=False)
-
-
-class Address(NamedTuple):
-    """Where on the Hub a checkpoint lies; ``file`` and ``revision`` as of ``fetch``."""
-
-    repo: str
-    file: str | None = None
-    revision: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,136 +82,6 @@ class CacheState:
     folder: Path | None = None
 
 
-def manifest() -> list[dict[str, Any]]:
-    """The entries of ``weights/manifest.json``; none where there is no such file.
-
-    Raises:
-        CheckpointError: when the file is no list of named entries.
-    """
-    entries = read_json(WEIGHTS / "manifest.json").get("weights", [])
-    if not isinstance(entries, list) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in entries
-    ):
-        raise CheckpointError("weights/manifest.json is no list of named entries.")
-    return entries
-
-
-def list_weights(bundled_only: bool = False) -> list[str]:
-    """Names from ``weights/manifest.json`` that ``load_model`` takes.
-
-    Args:
-        bundled_only: leave out those that must be downloaded first.
-
-    Raises:
-        CheckpointError: when the manifest is damaged.
-    """
-    return [entry["name"] for entry in manifest() if entry.get("file") or not bundled_only]
-
-
-def bundled_file(entry: dict[str, Any]) -> tuple[Path, str]:
-    """A bundled checkpoint's file and the SHA-256 it must have.
-
-    Raises:
-        CheckpointError: when the entry names no file inside ``weights/`` or no digest.
-    """
-    name, digest = str(entry["file"]), str(entry.get("sha256", ""))
-    if PurePosixPath(name).name != name or not _SHA256.match(digest):
-        raise CheckpointError(
-            f"weights/manifest.json: {entry['name']} needs a plain file name and a sha256."
-        )
-    return WEIGHTS / name, digest
-
-
-def is_repo_id(source: str) -> bool:
-    """Whether a source reads like ``owner/name``."""
-    return bool(_REPO_ID.fullmatch(source)) and ".." not in source and not source.endswith(_WEIGHTS)
-
-
-def pick_files(names: Iterable[str], file: str | None) -> list[str]:
-    """Which files of a folder or repository make up its checkpoint.
-
-    Args:
-        names: of its files, "/" between folders.
-        file: the weights' file, when the user named it.
-
-    Returns:
-        The weights first (or the index of their shards), then what describes them.
-
-    Raises:
-        CheckpointError: when there is none, or more than one and no way to choose.
-    """
-    known = set(names)
-    if file is not None:
-        if file not in known:
-            weights = sorted(name for name in known if name.endswith(_WEIGHTS))[:8]
-            raise CheckpointError(
-                f"It has no file {file!r:.80}; it has {', '.join(weights) or 'no weights'}."
-            )
-        return [file, *_beside(file, known)]
-    if "config.json" in known:
-        for name in ("model.safetensors", INDICES[0], "pytorch_model.bin", INDICES[1]):
-            if name in known:
-                return [name, *_beside(name, known)]
-    for suffixes in ((".safetensors",), (".pth", ".pkl")):
-        found = sorted(n for n in known if n.endswith(suffixes) and "/" not in n)
-        if len(found) == 1:
-            return [found[0], *_beside(found[0], known)]
-        if found:
-            raise CheckpointError(
-                f"It has {len(found)} checkpoints ({', '.join(found[:8])}); choose one with file=."
-            )
-    raise CheckpointError("It has no .safetensors, .pth or .pkl file.")
-
-
-def _beside(name: str, known: set[str]) -> list[str]:
-    folder = PurePosixPath(name).parent
-    return [path for other in BESIDE if (path := str(folder / other)) in known]
-
-
-def shards_of(index: Path) -> list[str]:
-    """The files an index of shards names, each once.
-
-    Raises:
-        CheckpointError: when it names none, or one outside its folder.
-    """
-    table = read_json(index).get("weight_map")
-    if not isinstance(table, dict) or not table:
-        raise CheckpointError(f"Its {index.name} names no files.")
-    names = sorted({str(name) for name in table.values()})
-    for name in names:
-        if PurePosixPath(name).name != name or not name.endswith((".safetensors", ".bin")):
-            raise CheckpointError(f"Refused: its {index.name} names the file {name!r:.80}.")
-    return names
-
-
-def hub_address(source: str) -> Address | None:
-    """Where ``load_model`` would look on the Hub; None for paths, bundled names and anything else.
-
-    Raises:
-        CheckpointError: when the manifest is damaged.
-    """
-    if not source.strip() or "\0" in source or Path(source).expanduser().exists():
-        return None
-    return named_address(source)
-
-
-def named_address(source: str) -> Address | None:
-    """Where on the Hub a source would be, going by its text alone.
-
-    Nothing of this machine is looked at but the manifest: what strangers name must not show which
-    files there are.
-
-    Raises:
-        CheckpointError: when the manifest is damaged.
-    """
-    entry = _entry(source)
-    if entry is None:
-        return Address(source) if is_repo_id(source) else None
-    if entry.get("file") or not entry.get("hub"):
-        return None
-    return Address(str(entry["hub"]), entry.get("hub_file"), entry.get("revision"))
-
-
 def cache_state(source: str | Address) -> CacheState:
     """Whether a bundled name or a Hub repository is here, without asking the network.
 
@@ -214,14 +92,13 @@ def cache_state(source: str | Address) -> CacheState:
     Raises:
         CheckpointError: when the manifest is damaged.
     """
-    entry = None if isinstance(source, Address) else _entry(source)
-    if entry is not None and entry.get("file"):
+    entry = {} if isinstance(source, Address) else entry_of(source)
+    if entry.get("file"):
         path, _ = bundled_file(entry)
-        parts = [path, *(path.with_name(str(one)) for one in [entry.get("trunk")] if one)]
-        if all(part.is_file() for part in parts):
-            size = sum(part.stat().st_size for part in parts)
-            return CacheState("bundled", size, path.parent)
-        return CacheState("absent")
+        parts = [path, *(path.with_name(str(name)) for name in [entry.get("trunk")] if name)]
+        if not all(part.is_file() for part in parts):
+            return CacheState("absent")
+        return CacheState("bundled", sum(part.stat().st_size for part in parts), path.parent)
     address = source if isinstance(source, Address) else hub_address(source)
     if address is None:
         return CacheState("absent")
@@ -245,10 +122,6 @@ def readme_of(source: str | Address) -> str | None:
 def page_of(repo: str) -> str:
     """The address of a repository's page."""
     return f"{constants.ENDPOINT}/{repo}"
-
-
-def _entry(name: str) -> dict[str, Any] | None:
-    return next((one for one in manifest() if one["name"] == name), None)
 
 
 @contextlib.contextmanager
@@ -283,8 +156,7 @@ def fetch(
     """
     try:
         if not constants.HF_HUB_OFFLINE and not _cached_only.get():
-            with small_steps() if progress else contextlib.nullcontext():
-                online = _fetch_online(Address(repo, file, revision), Meter(progress))
+            online = _fetch_online(Address(repo, file, revision), progress)
             if online is not None:
                 return online
         return _cached(repo, file, revision)
@@ -292,10 +164,10 @@ def fetch(
         raise CheckpointError(f"Can't load {repo} from the Hugging Face Hub. {error}") from error
 
 
-def _fetch_online(address: Address, meter: Meter) -> tuple[Path, str] | None:
+def _fetch_online(address: Address, progress: Progress | None) -> tuple[Path, str] | None:
     """As ``fetch``; None when the Hub cannot be reached."""
     try:
-        return _download_all(address, meter)
+        return _fetch_all(address, progress)
     except GatedRepoError as error:
         raise CheckpointError(
             "Its owner grants access on request; log in with `hf auth login`."
@@ -322,85 +194,133 @@ def _fetch_online(address: Address, meter: Meter) -> tuple[Path, str] | None:
         raise CheckpointError(f"The download broke off: {reason}. Try again.") from error
 
 
-def _download_all(address: Address, meter: Meter) -> tuple[Path, str]:
+def _fetch_all(address: Address, progress: Progress | None) -> tuple[Path, str]:
     """Everything a checkpoint consists of; the weights last, the branch's name after them."""
-    repo, file, revision = address
-    info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT)
-    siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
-    chosen = pick_files(siblings, file)
-    weights = chosen[:1]
-    first = chosen[1:] + [name for name in (_README,) if name in siblings]
-    if chosen[0].endswith(INDICES):
-        _require_moderate(chosen[:1], siblings)
-        folder = _download(repo, info.sha, chosen[:1], siblings)
-        parent = PurePosixPath(chosen[0]).parent
-        weights = [str(parent / name) for name in shards_of(folder / chosen[0])]
-        absent = [name for name in weights if name not in siblings]
+    repository = _Repository(address, progress)
+    listed = repository.files
+    weights, *beside = pick_files(listed, address.file)
+    parts = [weights]
+    if weights.endswith(INDICES):
+        repository.require_moderate([weights])
+        index = repository.fetch_file(weights)
+        parts += [str(PurePosixPath(weights).with_name(name)) for name in shards_of(index)]
+        absent = [name for name in parts if name not in listed]
         if absent:
             raise CheckpointError(f"Its index names {absent[0]!r:.80}, which it does not have.")
-        first = [chosen[0], *first]
-    total = _require_moderate([*first, *weights], siblings)
-    _download(repo, info.sha, first, siblings)
-    meter.expect(total, total - _require_moderate(weights, siblings))
-    folder = _download(repo, info.sha, weights, siblings, meter)
-    trunk = [name for name in _trunk_beside(folder, chosen[0]) if name in siblings]
-    if trunk:
-        more = _require_moderate(trunk, siblings)
-        meter.expect(total + more, total)
-        _download(repo, info.sha, trunk, siblings, meter)
-    _remember(address, info.sha)
-    return folder, chosen[0]
+    folder = repository.fetch([*beside, *(n for n in [_README] if n in listed), *parts])
+    repository.fetch([name for name in trunk_beside(folder, weights) if name in listed])
+    _remember(address, repository.commit)
+    return folder, weights
 
 
-def _trunk_beside(folder: Path, name: str) -> list[str]:
-    """The file of the trunk that a fetched head stands on; none where it is a whole model.
+class _Repository:
+    """The files of a Hub repository at the commit its listing named.
 
-    What it must be like is checked where it is loaded.
+    Attributes:
+        commit: that one.
+        files: what the listing says of them, by name.
     """
-    trunk = trunk_of(folder / name) if name.endswith(".safetensors") else None
-    file = str((trunk or {}).get("file", ""))
-    if not file or PurePosixPath(file).name != file:
-        return []
-    return [str(PurePosixPath(name).with_name(file))]
+
+    def __init__(self, address: Address, progress: Progress | None) -> None:
+        self._name = address.repo
+        self._progress = progress
+        self._total = self._done = 0
+        info = HfApi().model_info(
+            address.repo, revision=address.revision, files_metadata=True, timeout=_TIMEOUT
+        )
+        self.commit = info.sha
+        self.files = {sibling.rfilename: sibling for sibling in info.siblings or []}
+
+    def require_moderate(self, names: list[str]) -> int:
+        """The size of these files together, where it is one that is fetched."""
+        total = sum(self.files[name].size or 0 for name in names)
+        if total > MAX_BYTES:
+            raise CheckpointError(f"It has {total:,} bytes; up to {MAX_BYTES:,} are fetched.")
+        return total
+
+    def fetch(self, names: list[str]) -> Path:
+        """Bring files here and report how far they are; the folder they are in."""
+        self._total += self.require_moderate(names)
+        folder = Path()
+        for name in names:
+            path = self.fetch_file(name)
+            folder = path.parents[len(PurePosixPath(name).parts) - 1]
+            self._done += self.files[name].size or 0
+            self._report(0)
+        return folder
+
+    def fetch_file(self, name: str) -> Path:
+        """Bring one file here, whole and right."""
+        lfs = self.files[name].lfs
+        if lfs is None:  # small enough for git itself
+            return self._linked(name)
+        blob = _cache_folder(self._name) / "blobs" / PurePosixPath(lfs.sha256).name
+        for _ in range(2):
+            if not blob.exists() and not try_to_load_from_cache(
+                self._name, name, revision=self.commit
+            ):
+                self._stream(name, blob, lfs.size)
+            path = self._linked(name)
+            if not path.is_symlink():  # copied, where a system has no links
+                blob.unlink(missing_ok=True)
+            if sha256_of(path) == lfs.sha256:
+                return path
+            for damaged in (path.resolve(), path):
+                damaged.unlink(missing_ok=True)
+        raise CheckpointError(f"Damaged: sha256 of {name} differs, twice; try again later.")
+
+    def _linked(self, name: str) -> Path:
+        """Where the client has a file, once it has fetched it or found its content in the cache."""
+        return Path(hf_hub_download(self._name, name, revision=self.commit, tqdm_class=_SILENT))
+
+    def _stream(self, name: str, blob: Path, size: int) -> None:
+        """Put a file's content where the client's cache holds it."""
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        part = blob.with_name(f"{blob.name}.{secrets.token_hex(4)}.incomplete")
+        try:
+            with part.open("xb") as file:
+                for piece in _pieces(hf_hub_url(self._name, name, revision=self.commit), size):
+                    file.write(piece)
+                    self._report(file.tell())
+            part.replace(blob)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _report(self, begun: int) -> None:
+        if self._progress is not None and self._total:
+            self._progress(min(self._done + begun, self._total), self._total)
 
 
-def _require_moderate(names: list[str], siblings: dict[str, Any]) -> int:
-    """The size of these files together, where it is one that is fetched."""
-    total = sum(siblings[name].size or 0 for name in names)
-    if total > MAX_BYTES:
-        raise CheckpointError(f"It has {total:,} bytes; up to {MAX_BYTES:,} are fetched.")
-    return total
+def _pieces(url: str, size: int) -> Iterator[bytes]:
+    """A file's content as it arrives; after a broken connection, from where it broke.
+
+    Whether it is the right content its digest will tell, also where a server starts over.
+    """
+    done = failures = 0
+    while done < size:
+        # Compressed, the bytes of a second answer would not continue those of the first.
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={done}-"}
+        try:
+            with http_stream_backoff(
+                "GET", url, headers=headers, timeout=_TIMEOUT, retry_on_exceptions=()
+            ) as response:
+                hf_raise_for_status(response)
+                for piece in response.iter_bytes(_STEP):
+                    done, failures = done + len(piece), 0
+                    yield piece
+                    if done >= size:
+                        return
+        except HfHubHTTPError:
+            raise
+        except HTTPError:
+            failures += 1
+            if failures > _RETRIES:
+                raise
+            time.sleep(1)
 
 
-def _download(
-    repo: str,
-    commit: str | None,
-    names: list[str],
-    siblings: dict[str, Any],
-    meter: Meter | None = None,
-) -> Path:
-    folder = Path()
-    meter = meter or Meter(None)
-    bar: Any = meter.bar
-    for name in names:
-        path = Path(hf_hub_download(repo, name, revision=commit, tqdm_class=bar))
-        lfs = siblings[name].lfs
-        if lfs is not None and sha256_of(path) != lfs.sha256:
-            _discard(path)
-            meter.restart()
-            path = Path(hf_hub_download(repo, name, revision=commit, tqdm_class=bar))
-            if sha256_of(path) != lfs.sha256:
-                _discard(path)
-                raise CheckpointError(f"Damaged: sha256 of {name} differs, twice; try again later.")
-        meter.finish(siblings[name].size or 0)
-        folder = path.parents[len(PurePosixPath(name).parts) - 1]
-    return folder
-
-
-def _discard(path: Path) -> None:
-    """Take a damaged file out of the cache: the link to it, and what it links to."""
-    for file in {path.resolve(), path}:
-        file.unlink(missing_ok=True)
+def _cache_folder(repo: str) -> Path:
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
 
 
 def _remember(address: Address, commit: str | None) -> None:
@@ -412,8 +332,7 @@ def _remember(address: Address, commit: str | None) -> None:
     branch = address.revision or constants.DEFAULT_REVISION
     if commit is None or branch == commit or ".." in PurePosixPath(branch).parts:
         return
-    repository = repo_folder_name(repo_id=address.repo, repo_type="model")
-    note = Path(constants.HF_HUB_CACHE) / repository / "refs" / branch
+    note = _cache_folder(address.repo) / "refs" / branch
     with contextlib.suppress(CheckpointError), atomic_writer(note) as file:
         file.write(commit.encode())
 
@@ -421,7 +340,10 @@ def _remember(address: Address, commit: str | None) -> None:
 def _find_cached(repo: str, file: str | None, revision: str | None) -> tuple[Path, list[str]]:
     """What an earlier download left here: its folder and its files, the weights or index first."""
     try:
-        folder = Path(str(snapshot_download(repo, revision=revision, local_files_only=True)))
+        # The client would miss files that nobody asked it for: which are needed is decided here.
+        folder = Path(
+            snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[])
+        )
     except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise CheckpointError(
             "It is not on this machine yet and needs the network, which can't be reached. Connect "
@@ -430,10 +352,9 @@ def _find_cached(repo: str, file: str | None, revision: str | None) -> tuple[Pat
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     present = pick_files(names, file)
     if present[0].endswith(INDICES):
-        parent = PurePosixPath(present[0]).parent
-        present += [str(parent / name) for name in shards_of(folder / present[0])]
-    if (folder / present[0]).is_file():
-        present += _trunk_beside(folder, present[0])
+        shards = shards_of(folder / present[0])
+        present += [str(PurePosixPath(present[0]).with_name(name)) for name in shards]
+    present += trunk_beside(folder, present[0])
     for name in present:
         if not (folder / name).is_file():
             raise CheckpointError(f"Its {name} was never fetched and needs the network.")
@@ -446,7 +367,7 @@ def _cached(repo: str, file: str | None, revision: str | None) -> tuple[Path, st
     for name in present:
         path = (folder / name).resolve()
         # The cache names large files by their digest.
-        if _SHA256.match(path.name) and sha256_of(path) != path.name:
+        if SHA256.fullmatch(path.name) and sha256_of(path) != path.name:
             raise CheckpointError(
                 f"Damaged: sha256 of {name} differs; connect to the network to fetch it again."
             )

@@ -14,20 +14,17 @@ from typing import Any
 import torch
 
 from mask2kan.checkpoints.detectron2 import is_detectron2, read_detectron2
-from mask2kan.checkpoints.hub import (
-    BESIDE,
-    INDICES,
+from mask2kan.checkpoints.hub import fetch
+from mask2kan.checkpoints.infer_config import Checkpoint, build
+from mask2kan.checkpoints.manifest import (
     Address,
     bundled_file,
-    fetch,
+    entry_of,
     is_repo_id,
     list_weights,
-    manifest,
-    pick_files,
-    shards_of,
 )
-from mask2kan.checkpoints.infer_config import Checkpoint, build
 from mask2kan.checkpoints.native import TRUNK_KEY, is_native, read_native, with_trunk
+from mask2kan.checkpoints.parts import BESIDE, INDICES, WEIGHT_SUFFIXES, pick_files, shards_of
 from mask2kan.checkpoints.readers import Contents, read_file, read_json
 from mask2kan.checkpoints.transformers import is_transformers, read_transformers
 from mask2kan.errors import CheckpointError, unknown
@@ -39,11 +36,10 @@ REPLACED = {  # names that were bundled once
     "mask2former_camvid": "mask2former_road",
 }
 BEST = "best.safetensors"  # of a run folder
-WEIGHTS = (".safetensors", ".pth", ".pkl", ".bin")
 
 
 def load_model(
-    source: str | Path | Address,
+    source: str | Path | Address | Checkpoint,
     *,
     file: str | None = None,
     revision: str | None = None,
@@ -54,7 +50,7 @@ def load_model(
     Args:
         source: a file or folder (a training run's too: its best), a name from ``list_weights()``,
             or a Hub repository id; an ``Address`` of the Hub is never taken for a file or folder
-            of that name.
+            of that name. Or what ``open_checkpoint`` has read.
         file: the weights' file, when a folder or repository holds several.
         revision: a branch, tag or commit of a Hub repository.
         device: ``auto`` (a CUDA card where there is one), or any name torch knows.
@@ -65,11 +61,14 @@ def load_model(
         BackendError: for a device this machine does not have.
     """
     target = resolve_device(device)
-    return build(_open(source, file, revision)).to(target)
+    return build(open_checkpoint(source, file=file, revision=revision)).to(target)
 
 
 def describe(
-    source: str | Path | Address, *, file: str | None = None, revision: str | None = None
+    source: str | Path | Address | Checkpoint,
+    *,
+    file: str | None = None,
+    revision: str | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint is, without building the model.
 
@@ -85,7 +84,7 @@ def describe(
     Raises:
         CheckpointError: as ``load_model``, except for keys that do not fit.
     """
-    checkpoint = _open(source, file, revision)
+    checkpoint = open_checkpoint(source, file=file, revision=revision)
     sizes = {
         key: value.numel()
         for key, value in checkpoint.state.items()
@@ -112,8 +111,26 @@ def describe(
     }
 
 
-def _open(source: str | Path | Address, file: str | None, revision: str | None) -> Checkpoint:
-    """Find a checkpoint: a path that exists, then a bundled name, then a Hub repository."""
+def open_checkpoint(
+    source: str | Path | Address | Checkpoint,
+    *,
+    file: str | None = None,
+    revision: str | None = None,
+) -> Checkpoint:
+    """Read a checkpoint once, to describe it and to load it: both take what this returns.
+
+    A source is a path that exists, else a bundled name, else a Hub repository.
+
+    Args:
+        source: as of ``load_model``.
+        file: as of ``load_model``.
+        revision: as of ``load_model``.
+
+    Raises:
+        CheckpointError: as ``describe``.
+    """
+    if isinstance(source, Checkpoint):
+        return source
     if isinstance(source, Address):
         folder, name = fetch(source.repo, file or source.file, revision or source.revision)
         return _open_folder(folder, name, source.repo)
@@ -129,24 +146,22 @@ def _open(source: str | Path | Address, file: str | None, revision: str | None) 
                 f"{origin} is a file; file= chooses one in a folder or repository."
             )
         return _interpret(read_file(path, origin), path.parent, origin)
-    entry = next((one for one in manifest() if one["name"] == origin), None)
-    if entry is not None and entry.get("file"):
+    entry = entry_of(origin)
+    if entry.get("file"):
         path, digest = bundled_file(entry)
         return _interpret(read_file(path, origin, digest), path.parent, origin)
-    repo = str(entry["hub"]) if entry is not None and entry.get("hub") else origin
     if origin in REPLACED:
         raise CheckpointError(
             f"{origin} is no longer bundled; {REPLACED[origin]} replaced it, with Cityscapes' 19 "
             "classes and more to learn from."
         )
+    repo = str(entry.get("hub") or origin)
     if not is_repo_id(repo):
         raise CheckpointError(
             f"Can't load {origin}: no such file. {unknown('checkpoint', origin, list_weights())} "
             "A Hub repository reads like owner/name."
         )
-    if entry is not None:
-        file, revision = file or entry.get("hub_file"), revision or entry.get("revision")
-    folder, name = fetch(repo, file, revision)
+    folder, name = fetch(repo, file or entry.get("hub_file"), revision or entry.get("revision"))
     return _open_folder(folder, name, origin)
 
 
@@ -156,7 +171,7 @@ def _open_folder(folder: Path, file: str | None, origin: str) -> Checkpoint:
         names.append(file)
     if file is None and BEST in names:  # of a training run, whose other weights are its last
         file = BEST
-    if file is None and not any(name.endswith(WEIGHTS) for name in names):
+    if file is None and not any(name.endswith(WEIGHT_SUFFIXES) for name in names):
         inside = sorted(path.parent.name for path in folder.glob(f"*/{BEST}"))
         if inside:
             raise CheckpointError(

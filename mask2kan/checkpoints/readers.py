@@ -30,6 +30,7 @@ MAX_BYTES = 16 * 2**30
 MAX_HEADER = 50_000_000
 MAX_JSON = 20_000_000
 MAX_TENSORS = 50_000
+SHA256 = re.compile("[0-9a-f]{64}")
 
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled magic number
 _PICKLE = re.compile(rb"\x80[\x00-\x05]|[(}\]]|c[\w.]+\r?\n\w+\r?\n")

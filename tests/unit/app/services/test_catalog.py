@@ -9,6 +9,7 @@ import pytest
 
 from app.services.catalog import Catalog, Entry, size_in_words, typed_paths_allowed
 from mask2kan.checkpoints import hub, load_model, save_model
+from mask2kan.checkpoints.manifest import WEIGHTS, manifest
 from mask2kan.errors import CheckpointError
 from tests.fake_hub import FakeHub
 from tests.tiny_models import tiny
@@ -47,7 +48,7 @@ def test_all_of_the_manifest_is_listed_and_what_is_offered_comes_first(served: F
     entries = Catalog(["mask2kan_road", "someone/tiny", "mask2former_road"]).entries()
     sources = [entry.source for entry in entries]
     assert sources[:3] == ["mask2kan_road", "someone/tiny", "mask2former_road"]
-    assert set(sources) == {entry["name"] for entry in hub.manifest()} | {"someone/tiny"}
+    assert set(sources) == {entry["name"] for entry in manifest()} | {"someone/tiny"}
     assert len(sources) == len(set(sources))
     assert not served.requests
 
@@ -57,14 +58,14 @@ def test_bundled_models(served: FakeHub) -> None:
     assert entry.title == "Mask2KAN, road scenes (KAN head)"
     assert (entry.kind, entry.scene, entry.state) == ("bundled", "road", "bundled")
     assert entry.licence == "non-commercial research"
-    assert entry.card == (hub.WEIGHTS / "mask2kan_road.md").read_text(encoding="utf-8")
+    assert entry.card == (WEIGHTS / "mask2kan_road.md").read_text(encoding="utf-8")
     parts = ("mask2kan_road.safetensors", "road_trunk.safetensors")
-    assert entry.bytes == sum((hub.WEIGHTS / part).stat().st_size for part in parts)
+    assert entry.bytes == sum((WEIGHTS / part).stat().st_size for part in parts)
     assert entry.state_text == f"Bundled, {entry.bytes / 1e6:.1f} MB"
 
 
 def test_every_entry_of_the_manifest_says_its_scene() -> None:
-    assert {entry["scene"] for entry in hub.manifest()} == {"road", "indoor"}
+    assert {entry["scene"] for entry in manifest()} == {"road", "indoor"}
     assert by_source(Catalog([]).entries())[ADE].scene == "indoor"
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import file_download
 from safetensors.torch import save_file
 
-from mask2kan.checkpoints import hub, load_model, progress, save_model, save_pair
+from mask2kan.checkpoints import hub, load_model, save_model, save_pair
+from mask2kan.checkpoints.manifest import WEIGHTS
 from mask2kan.checkpoints.readers import sha256_of
 from mask2kan.errors import CheckpointError
 from tests.fake_hub import FakeHub
@@ -94,6 +95,9 @@ def test_what_is_here_is_not_fetched_again_and_what_is_new_is(
     assert served.count("GET", "model.safetensors") == 1
     size = (folder / "model.safetensors").stat().st_size
     assert reports[-1] == (size, size)
+    (folder / "README.md").write_text("new", encoding="utf-8")
+    assert hub.fetch("someone/changing", None, None)[0] != first
+    assert served.count("GET", "model.safetensors") == 1
     save_model(tiny("mask2former", "mobilenetv2"), folder / "model.safetensors")
     second, name = hub.fetch("someone/changing", None, None)
     assert second != first
@@ -136,7 +140,7 @@ class Stopped(Exception):
     """What a test raises from its progress."""
 
 
-def stop_after(done: int) -> progress.Progress:
+def stop_after(done: int) -> hub.Progress:
     def report(here: int, _: int) -> None:
         if here > done:
             raise Stopped
@@ -165,25 +169,43 @@ def test_an_error_in_progress_stops_at_once_and_keeps_nothing_half(
     assert served.count("GET", "README.md") == 1  # whole before it was stopped
 
 
-def test_the_clients_settings_return_after_the_last_of_several_downloads(
+def test_downloads_leave_the_clients_settings_to_whoever_else_uses_it(
     served: FakeHub, large: Path
 ) -> None:
-    before = hub.constants.DOWNLOAD_CHUNK_SIZE, hub.constants.HF_HUB_DISABLE_XET
-    served.bytes_per_second = 8e6
-    served.repositories["someone/other"] = served.repositories["someone/tiny"]
+    before = vars(hub.constants).copy()
+    changed: list[str] = []
 
-    def fetch(repo: str) -> None:
-        hub.fetch(repo, None, None, lambda *_: None)
+    def look(*_: int) -> None:
+        changed.extend(name for name, value in vars(hub.constants).items() if value != before[name])
 
-    threads = [
-        threading.Thread(target=fetch, args=(repo,)) for repo in ("someone/large", "someone/other")
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert before == (hub.constants.DOWNLOAD_CHUNK_SIZE, hub.constants.HF_HUB_DISABLE_XET)
+    hub.fetch("someone/large", None, None, look)
+    assert not changed
+
+
+def test_what_was_not_asked_for_is_not_missed(served: FakeHub, large: Path) -> None:
+    """The client notes which files a repository has, and by itself wants them all."""
+    (large / "notes.txt").write_text("of no use here", encoding="utf-8")
+    hub.snapshot_download("someone/large", allow_patterns="README.md")
+    assert hub.cache_state("someone/large").state == "absent"
+    hub.fetch("someone/large", None, None)
     assert hub.cache_state("someone/large").state == "cached"
+
+
+def test_where_there_are_no_links_a_file_is_kept_once(
+    served: FakeHub, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_download, "are_symlinks_supported", lambda *_: False)
+    served.damaged = {"someone/large/model.safetensors"}
+    with pytest.raises(CheckpointError, match="Damaged"):
+        hub.fetch("someone/large", None, None)
+    served.damaged.clear()
+    folder, name = hub.fetch("someone/large", None, None)
+    content = (large / name).read_bytes()
+    files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert [path for path in files if path.read_bytes() == content] == [folder / name]
+    asked = served.count("GET", name)
+    hub.fetch("someone/large", None, None)
+    assert served.count("GET", name) == asked
 
 
 def test_a_broken_connection_goes_on_where_it_broke(served: FakeHub, large: Path) -> None:
@@ -193,6 +215,17 @@ def test_a_broken_connection_goes_on_where_it_broke(served: FakeHub, large: Path
     assert sha256_of(folder / name) == sha256_of(large / name)
     assert served.count("GET", name) == 2
     assert reports == sorted(reports)
+
+
+def test_a_file_that_is_kept_elsewhere_is_fetched_from_there_without_the_token(
+    served: FakeHub, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    served.elsewhere = True
+    served.cuts = [3 * 2**20]
+    folder, name = hub.fetch("someone/large", None, None)
+    assert sha256_of(folder / name) == sha256_of(large / name)
+    assert served.tokens == [None, None]
 
 
 def test_a_damaged_file_is_refused_and_not_kept(
@@ -263,11 +296,12 @@ def test_nobody_listening_is_no_network(served: FakeHub, monkeypatch: pytest.Mon
         load_model("someone/tiny")
 
 
-def test_a_full_disk_is_said(served: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["hf_hub_download", "_pieces"])
+def test_a_full_disk_is_said(served: FakeHub, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hub, "hf_hub_download", full)
+    monkeypatch.setattr(hub, step, full)
     with pytest.raises(CheckpointError, match="broke off: No space left on device"):
         hub.fetch("someone/tiny", None, None)
 
@@ -276,8 +310,8 @@ def test_states_of_bundled_names_and_of_what_is_neither(served: FakeHub) -> None
     state = hub.cache_state("mask2kan_road")
     assert state.state == "bundled"
     parts = ("mask2kan_road.safetensors", "road_trunk.safetensors")
-    assert state.bytes == sum((hub.WEIGHTS / part).stat().st_size for part in parts)
-    for source in ("", "nothing", "a\0b", "../x", str(hub.WEIGHTS)):
+    assert state.bytes == sum((WEIGHTS / part).stat().st_size for part in parts)
+    for source in ("", "nothing", "a\0b", "../x", str(WEIGHTS)):
         assert hub.cache_state(source).state == "absent"
         assert hub.hub_address(source) is None
     assert hub.hub_address("mask2kan_road") is None

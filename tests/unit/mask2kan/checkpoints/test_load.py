@@ -17,7 +17,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import mask2kan
-from mask2kan.checkpoints import describe, hub, list_weights, load_model, save_model
+from mask2kan.checkpoints import (
+    describe,
+    hub,
+    list_weights,
+    load_model,
+    manifest,
+    parts,
+    save_model,
+)
 from mask2kan.checkpoints.readers import sha256_of
 from mask2kan.errors import CheckpointError, Mask2KANError
 from mask2kan.modeling.settings import InferenceSettings
@@ -376,7 +384,7 @@ def test_folders_offer_their_only_checkpoint_or_ask(tmp_path):
 
 
 def test_bundled_names_are_verified(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(manifest, "WEIGHTS", tmp_path)
     assert list_weights() == []
     save_model(tiny(), tmp_path / "tiny.safetensors")
     digest = sha256_of(tmp_path / "tiny.safetensors")
@@ -399,17 +407,17 @@ def test_bundled_names_are_verified(tmp_path, monkeypatch):
 
 
 def test_the_projects_manifest_is_in_order():
-    entries = hub.manifest()
+    entries = manifest.manifest()
     assert "facebook/mask2former-swin-tiny-ade-semantic" in list_weights()
     assert len({entry["name"] for entry in entries}) == len(entries)
     for entry in entries:
         assert entry["title"]
         assert entry["licence"]
         if "file" in entry:
-            path, digest = hub.bundled_file(entry)
+            path, digest = manifest.bundled_file(entry)
             assert sha256_of(path) == digest
         else:
-            assert hub.is_repo_id(entry["hub"])
+            assert manifest.is_repo_id(entry["hub"])
 
 
 def fill_cache(cache, repo, files):
@@ -432,9 +440,6 @@ def test_without_network_the_hub_gives_what_is_cached_or_says_so(tmp_path, monke
     cache = tmp_path / "cache"
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(
-        hub, "snapshot_download", lambda *a, **k: _snapshot(hub_download, cache, *a, **k)
-    )
     with pytest.raises(CheckpointError, match="needs the network"):
         load_model("someone/model")
     save_model(tiny(), tmp_path / "model.safetensors")
@@ -450,15 +455,8 @@ def test_without_network_the_hub_gives_what_is_cached_or_says_so(tmp_path, monke
         load_model("someone/model")
 
 
-hub_download = hub.snapshot_download
-
-
-def _snapshot(download, cache, *args, **kwargs):
-    return download(*args, cache_dir=cache, **kwargs)
-
-
 def test_choice_among_a_repositorys_files():
-    pick = hub.pick_files
+    pick = parts.pick_files
     assert pick(["config.json", "pytorch_model.bin", "model.safetensors", "x.pkl"], None) == [
         "model.safetensors",
         "config.json",

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mask2kan.checkpoints import describe, load, load_model
+from mask2kan.checkpoints import describe, load_model, open_checkpoint
 
 NAMES = ("detectron2_r50_mlp", "detectron2_swin_t_kan", "detectron2_r50_mask2anomaly")
 # What float32 allows: sums run in another order here. The files' logits span about +-15.
@@ -106,8 +106,8 @@ def test_older_layouts_mean_the_same(shared, tmp_path):
     }
     assert "sem_seg_head.mask_features.weight" in older
     older["criterion.empty_weight"] = np.ones(20, dtype=np.float32)
-    new = load._open(write(state, tmp_path / "new.pth"), None, None)
-    old = load._open(write(older, tmp_path / "old.pkl"), None, None)
+    new = open_checkpoint(write(state, tmp_path / "new.pth"))
+    old = open_checkpoint(write(older, tmp_path / "old.pkl"))
     assert new.config == old.config
     assert new.state.keys() == old.state.keys()
     assert all(torch.equal(new.state[key], old.state[key]) for key in new.state)

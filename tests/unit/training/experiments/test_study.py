@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from scipy import stats
 
-from mask2kan.checkpoints.hub import WEIGHTS
+from mask2kan.checkpoints.manifest import WEIGHTS
 from mask2kan.errors import ConfigError
 from tests.tiny_runs import TINY
 from training.evaluation.checkpoint_evaluation import evaluate

@@ -1,0 +1,84 @@
+"""Which files of a folder or repository make up its checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from mask2kan.checkpoints.native import trunk_of
+from mask2kan.checkpoints.readers import read_json
+from mask2kan.errors import CheckpointError
+
+INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+BESIDE = ("config.json", "preprocessor_config.json")
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pkl", ".pt", ".bin")
+
+
+def pick_files(names: Iterable[str], file: str | None) -> list[str]:
+    """Which files of a folder or repository make up its checkpoint.
+
+    Args:
+        names: of its files, "/" between folders.
+        file: the weights' file, when the user named it.
+
+    Returns:
+        The weights first (or the index of their shards), then what describes them.
+
+    Raises:
+        CheckpointError: when there is none, or more than one and no way to choose.
+    """
+    known = set(names)
+    if file is not None:
+        if file not in known:
+            weights = sorted(name for name in known if name.endswith(WEIGHT_SUFFIXES))[:8]
+            raise CheckpointError(
+                f"It has no file {file!r:.80}; it has {', '.join(weights) or 'no weights'}."
+            )
+        return [file, *_beside(file, known)]
+    if "config.json" in known:
+        for name in ("model.safetensors", INDICES[0], "pytorch_model.bin", INDICES[1]):
+            if name in known:
+                return [name, *_beside(name, known)]
+    for suffixes in ((".safetensors",), (".pth", ".pkl")):
+        weights = sorted(n for n in known if n.endswith(suffixes) and "/" not in n)
+        if len(weights) == 1:
+            return [weights[0], *_beside(weights[0], known)]
+        if weights:
+            raise CheckpointError(
+                f"It has {len(weights)} checkpoints ({', '.join(weights[:8])}); choose one with "
+                "file=."
+            )
+    raise CheckpointError("It has no .safetensors, .pth or .pkl file.")
+
+
+def _beside(name: str, known: set[str]) -> list[str]:
+    folder = PurePosixPath(name).parent
+    return [path for other in BESIDE if (path := str(folder / other)) in known]
+
+
+def shards_of(index: Path) -> list[str]:
+    """The files an index of shards names, each once.
+
+    Raises:
+        CheckpointError: when it names none, or one outside its folder.
+    """
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise CheckpointError(f"Its {index.name} names no files.")
+    names = sorted({str(name) for name in table.values()})
+    for name in names:
+        if PurePosixPath(name).name != name or not name.endswith((".safetensors", ".bin")):
+            raise CheckpointError(f"Refused: its {index.name} names the file {name!r:.80}.")
+    return names
+
+
+def trunk_beside(folder: Path, name: str) -> list[str]:
+    """The file of the trunk that a head in a folder stands on; none where it is a whole model.
+
+    What it must be like is checked where it is loaded.
+    """
+    trunk = trunk_of(folder / name) if name.endswith(".safetensors") else None
+    file = str((trunk or {}).get("file", ""))
+    if not file or PurePosixPath(file).name != file:
+        return []
+    return [str(PurePosixPath(name).with_name(file))]
