@@ -275,12 +275,13 @@ def _report_all(outcomes: Iterator[Outcome[Task, Report]], count: int) -> int:
 
 def _model_or_checkpoint(source: str, device: str) -> tuple[Any, dict[str, Any]]:
     """A model, and what its checkpoint says besides (nothing for an architecture's name)."""
-    from mask2kan.checkpoints import describe, load_model
+    from mask2kan.checkpoints import describe, load_model, open_checkpoint
     from mask2kan.modeling.mask2kan import create_model
 
     if source in model_names():
         return create_model(source), {}
-    return load_model(source, device=device), describe(source)
+    checkpoint = open_checkpoint(source)
+    return load_model(checkpoint, device=device), describe(checkpoint)
 
 
 def _predictor(source: str, options: argparse.Namespace) -> Predictor:

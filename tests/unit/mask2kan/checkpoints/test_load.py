@@ -23,6 +23,7 @@ from mask2kan.checkpoints import (
     list_weights,
     load_model,
     manifest,
+    open_checkpoint,
     parts,
     save_model,
 )
@@ -404,6 +405,18 @@ def test_bundled_names_are_verified(tmp_path, monkeypatch):
         load_model("outside")
     with pytest.raises(CheckpointError, match="Nearest: tiny"):
         load_model("tiyn")
+
+
+def test_a_checkpoint_is_read_once_to_describe_it_and_to_load_it(tmp_path):
+    model = tiny()
+    save_model(model, tmp_path / "tiny.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "tiny.safetensors")
+    about = describe(tmp_path / "tiny.safetensors")
+    (tmp_path / "tiny.safetensors").unlink()
+    assert describe(checkpoint) == about
+    loaded = load_model(checkpoint, device="cpu")
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
 
 
 def test_the_projects_manifest_is_in_order():
