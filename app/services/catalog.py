@@ -12,15 +12,13 @@ import dataclasses
 import difflib
 import ipaddress
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mask2kan.checkpoints import list_weights
-from mask2kan.checkpoints.hub import cache_state, page_of, readme_of
+from mask2kan.checkpoints.hub import cache_state, readme_of
 from mask2kan.checkpoints.manifest import (
-    WEIGHTS,
     Address,
     entry_of,
     hub_address,
@@ -31,15 +29,9 @@ from mask2kan.checkpoints.manifest import (
 from mask2kan.errors import CheckpointError, shortened
 
 from ..strings import MODELS
+from .cards import bundled_card, hub_card, licence_in, rendered
 
 _NO = ("", "0", "false", "no", "off")
-_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
-_LICENCE = re.compile(r"^license:\s*['\"]?([\w.+-]+)", re.MULTILINE)
-_PICTURE = re.compile(r"!\[([^\]]*)\]\([^)]*\)")
-_PICTURE_BY_NAME = re.compile(r"!\[([^\]]*)\]\[[^\]]*\]")
-_CODE = re.compile(r"<(script|style)\b.*?</\1\s*>", re.DOTALL | re.I)
-_TAG = re.compile(r"</?(?:img|picture|source|video|audio|iframe|svg|style|script)\b[^>]*>", re.I)
-_RELATIVE_LINK = re.compile(r"\]\((?!\w+:|#|//)/?(?:\./)?([^)\s]*)")
 
 
 def title(source: str) -> str:
@@ -60,7 +52,7 @@ class Entry:
         state: ``bundled``, ``cached``, ``absent`` or ``file``.
         bytes: what it takes on disk; 0 when absent.
         state_text: state and size in words.
-        card: Markdown about it.
+        card: HTML about it.
     """
 
     source: str
@@ -232,54 +224,25 @@ def _entry(model: Model) -> Entry:
             state="file",
             bytes=size,
             state_text=MODELS["state_file"].format(size=size_in_words(size)),
-            card=MODELS["card_file"].format(name=path.name.replace("`", "")),
+            card=rendered(MODELS["card_file"].format(name=path.name.replace("`", ""))),
         )
     told = entry_of(model.name)
     here = cache_state(model.place)
     readme = readme_of(model.place)
+    # What the repository itself says, where that is here.
+    stated = licence_in(readme) if readme else None
     address = model.place if isinstance(model.place, Address) else None
     return Entry(
         source=model.name,
         title=str(told.get("title") or model.name),
         kind="bundled" if told.get("file") else "hub" if address else "file",
         scene=str(told.get("scene") or ""),
-        licence=_licence(told, readme),
+        licence=stated or str(told.get("licence") or MODELS["licence_unknown"]),
         state=here.state,
         bytes=here.bytes,
         state_text=MODELS[f"state_{here.state}"].format(size=size_in_words(here.bytes)),
-        card=_bundled_card(told) if address is None else _hub_card(address.repo, readme),
+        card=hub_card(address.repo, readme) if address else bundled_card(str(told.get("card"))),
     )
-
-
-def _licence(told: dict[str, Any], readme: str | None) -> str:
-    """What the repository itself says, where that is here, else the manifest."""
-    front = _FRONT_MATTER.match(readme or "")
-    stated = _LICENCE.search(front[1]) if front and not told.get("file") else None
-    if stated is not None and stated[1] != "other":
-        return stated[1]
-    return str(told.get("licence") or MODELS["licence_unknown"])
-
-
-def _bundled_card(told: dict[str, Any]) -> str:
-    path = WEIGHTS / Path(str(told.get("card") or "")).name
-    if path.suffix != ".md" or not path.is_file():
-        return MODELS["card_none"]
-    return path.read_text(encoding="utf-8")
-
-
-def _hub_card(repo: str, readme: str | None) -> str:
-    page = page_of(repo)
-    if readme is None:
-        return MODELS["card_hub"].format(repo=repo, page=page)
-    return f"{MODELS['card_source'].format(repo=repo, page=page)}\n\n{_harmless(readme, page)}"
-
-
-def _harmless(readme: str, page: str) -> str:
-    """A repository's README without what would be loaded from elsewhere; its own links work."""
-    text = _FRONT_MATTER.sub("", readme)
-    text = _PICTURE_BY_NAME.sub(r"\1", _PICTURE.sub(r"\1", text))
-    text = _RELATIVE_LINK.sub(rf"]({page}/blob/main/\1", text)
-    return _TAG.sub("", _CODE.sub("", text)).strip()
 
 
 def _size(path: Path) -> int:

@@ -76,7 +76,7 @@ class ModelsTab:
 
     listing: gr.HTML
     choice: gr.Dropdown
-    card: gr.Markdown
+    card: gr.HTML
     download: gr.Button
     cancel: gr.Button
     note: gr.Markdown
@@ -119,12 +119,12 @@ def models_tab(service: ModelService) -> ModelsTab:
                 download = _button("download", "primary", first and handlers.fetchable(first))
                 cancel = _button("cancel", "stop", False)
             note = gr.Markdown(elem_id="models-note", min_height=104, container=True, visible=False)
-            card = gr.Markdown(
+            card = gr.HTML(
                 handlers.card(first),
+                js_on_load=None,
                 elem_id="models-card",
                 container=True,
                 max_height=900,
-                header_links=False,
             )
     tab = ModelsTab(
         listing, choice, card, download, cancel, note, use_left, use_right, handlers.listing
@@ -157,7 +157,7 @@ class ModelsHandlers:
         return f'<ul class="rows" aria-label="{html.escape(MODELS["list"])}">{"".join(rows)}</ul>'
 
     def card(self, chosen: str | None) -> str:
-        """What is known about a model, as Markdown."""
+        """What is known about a model, as HTML."""
         return self._find(chosen).card if chosen else ""
 
     def fetchable(self, chosen: str) -> bool:

@@ -58,7 +58,7 @@ from mask2kan.media.files import atomic_writer
 Progress = Callable[[int, int], None]
 
 _README = "README.md"
-_README_BYTES = 200_000
+_README_BYTES = 50_000  # what is longer takes long to render, if made for it
 _TIMEOUT = 10.0  # seconds until the Hub counts as unreachable
 _STEP = 256 * 1024  # bytes between two reports
 _RETRIES = 5  # of a broken connection, without any data in between

@@ -1,0 +1,90 @@
+"""What is written about a model, as HTML that is safe to show.
+
+Cards are Markdown, and those of repositories on the Hub are whoever's. They are rendered first and
+sanitised then: the other way round, comparisons, quotes and the tags in code would be taken for
+HTML. What the page shows needs no further filter.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+import nh3
+from markdown_it import MarkdownIt
+
+from mask2kan.checkpoints.hub import page_of
+from mask2kan.checkpoints.manifest import WEIGHTS
+
+from ..strings import MODELS
+
+_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
+_LICENCE = re.compile(r"^license:\s*['\"]?([\w.+-]+)", re.MULTILINE)
+_TAGS = nh3.ALLOWED_TAGS - {"img", "map", "area"}  # pictures would be loaded from elsewhere
+_SCHEMES = {"http", "https", "mailto"}
+
+
+def licence_in(readme: str) -> str | None:
+    """The licence that a README's front matter states; None where it leaves that to the text."""
+    front = _FRONT_MATTER.match(readme)
+    stated = _LICENCE.search(front[1]) if front else None
+    return stated[1] if stated is not None and stated[1] != "other" else None
+
+
+def bundled_card(file: str) -> str:
+    """The card of a bundled model, by the name of its file in ``weights/``."""
+    path = WEIGHTS / Path(file).name
+    if path.suffix != ".md" or not path.is_file():
+        return rendered(MODELS["card_none"])
+    return rendered(path.read_text(encoding="utf-8"))
+
+
+def hub_card(repo: str, readme: str | None) -> str:
+    """The card of a repository, or where it is to be read."""
+    page = page_of(repo)
+    if readme is None:
+        return rendered(MODELS["card_hub"].format(repo=repo, page=page))
+    source = rendered(MODELS["card_source"].format(repo=repo, page=page))
+    return source + rendered(_FRONT_MATTER.sub("", readme), f"{page}/blob/main/")
+
+
+@functools.lru_cache(maxsize=64)
+def rendered(markdown: str, base: str = "") -> str:
+    """Markdown as HTML: without scripts, forms and whatever would be loaded from elsewhere.
+
+    Args:
+        markdown: by anybody.
+        base: where its relative links lead from.
+    """
+
+    def placed(_: str, attribute: str, value: str) -> str | None:
+        if attribute != "href" or value.startswith("#"):
+            return value
+        try:
+            return urljoin(base, value)
+        except ValueError:
+            return None
+
+    return nh3.clean(
+        _markdown().render(markdown),
+        tags=_TAGS,
+        attribute_filter=placed,
+        url_schemes=_SCHEMES,
+        set_tag_attribute_values={"a": {"target": "_blank"}},
+    )
+
+
+@functools.cache
+def _markdown() -> MarkdownIt:
+    """As on the Hub, pictures by their description."""
+    parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+
+    def describe(_: Any, tokens: Any, index: int, *__: Any) -> str:
+        return html.escape(tokens[index].content)
+
+    parser.add_render_rule("image", describe)
+    return parser
