@@ -99,14 +99,13 @@ def read_upload(payload: Mapping[str, Any] | None) -> NDArray[np.uint8]:
     return read_picture(content)
 
 
-def given(event: object) -> dict[str, str]:
-    """The picture that a component of ours says it has uploaded.
+def given(path: object, name: object) -> dict[str, str]:
+    """The picture that a component of ours says it has uploaded, and what it is called.
 
     Raises:
         PictureError: as ``stored``.
     """
-    said = event if isinstance(event, Mapping) else {}
-    return {"path": str(stored(said)), "orig_name": Path(str(said.get("name", ""))).name}
+    return {"path": str(stored({"path": path})), "orig_name": Path(str(name or "")).name}
 
 
 def read_truth(

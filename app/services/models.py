@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -57,9 +58,9 @@ _LARGEST_ANSWER_KEPT = 2048 * 1024
 _WARM_SIZE = (512, 1024, 3)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Answer:
-    """What one model makes of one picture.
+    """What one model makes of one picture; equal to itself alone.
 
     Attributes:
         source: the checkpoint as it was asked for.
@@ -96,7 +97,7 @@ class ModelService:
         self._lock = threading.RLock()
         self._fetches = Fetches()
         self._models: OrderedDict[str, Predictor] = OrderedDict()
-        self._answers: OrderedDict[tuple[str, str], Answer] = OrderedDict()
+        self._answers: LRUCache[tuple[str, str], Answer] = LRUCache(_ANSWER_PIXELS_KEPT, _pixels)
         self._comparison: Comparison | None = None
 
     def fetch(self, source: str, progress: Report | None = None) -> None:
@@ -259,12 +260,8 @@ class ModelService:
             answer.prediction.prepare(scores)
             if _pixels(answer) <= _LARGEST_ANSWER_KEPT:
                 self._answers[key] = answer
-                self._answers.move_to_end(key)
             else:  # what such a picture took is not kept for the next
                 release_memory(resolve_device(self._device))
-        kept = sum(_pixels(answer) for answer in self._answers.values())
-        while kept > _ANSWER_PIXELS_KEPT:
-            kept -= _pixels(self._answers.popitem(last=False)[1])
         return [found[key] for key in keys]
 
     def _comparison_of(self, models: tuple[Model, ...]) -> Comparison:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
+
+from cachetools import LRUCache
 
 from mask2kan.errors import ConfigError
 
@@ -37,18 +38,16 @@ class Run:
 
 
 class Runs:
-    """The latest runs by number."""
+    """The latest runs by number; any thread may ask."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._runs: OrderedDict[str, Run] = OrderedDict()
+        self._runs: LRUCache[object, Run] = LRUCache(_KEPT)
 
     def add(self, number: str, run: Run) -> None:
-        """Remember a run; the oldest goes when there are too many."""
+        """Remember a run; what nobody asked about for longest goes when there are too many."""
         with self._lock:
             self._runs[number] = run
-            while len(self._runs) > _KEPT:
-                self._runs.popitem(last=False)
 
     def find(self, number: object) -> Run:
         """The run of a number.

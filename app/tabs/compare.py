@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import operator
 import tempfile
 import threading
 import uuid
-from collections import deque
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from cachetools import LRUCache
 from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
 
@@ -44,7 +44,7 @@ class Handlers:
         self._service = service
         self._runs = Runs()
         self._lock = threading.Lock()
-        self._values: deque[tuple[Any, dict[str, Any]]] = deque(maxlen=_VALUES_KEPT)
+        self._values: LRUCache[Any, dict[str, Any]] = LRUCache(_VALUES_KEPT)
 
     # ------------------------------------------------------------ the page
 
@@ -90,7 +90,7 @@ class Handlers:
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[str, None, str, dict[str, Any] | None]:
         """A picture pasted or dropped on the viewer; returns as ``open_example`` does."""
-        picture = given(event._data)
+        picture = given(told_by(event, "path"), told_by(event, "name"))
         shown = self.look(picture, None, "void", left, right, score, "", progress)
         return picture["path"], None, "", shown
 
@@ -122,7 +122,7 @@ class Handlers:
             The picture, no ground truth of the visitor's own, the example's name, and the viewer's
             value.
         """
-        name = event._data.get("name") if isinstance(event._data, dict) else None
+        name = told_by(event, "name")
         path = sample(str(name))
         if path is None:
             raise ConfigError(f"There is no example {name!r:.80}: reload the page.")
@@ -183,15 +183,15 @@ class Handlers:
 
     def _packed(self, pixels: RGB, answers: list[Answer], score: str, truth: Any) -> dict[str, Any]:
         """The viewer's files, made once for those who look at the same: examples, mostly."""
-        key = (score, b"" if truth is None else hashlib.sha256(truth).digest())
+        # Of the answers themselves only the service decides how many stay in memory.
+        truth_digest = b"" if truth is None else hashlib.sha256(truth).digest()
+        key = (score, truth_digest, *map(weakref.ref, answers))
         with self._lock:
-            for kept, value in self._values:
-                same = kept[0] == key and all(map(operator.is_, kept[1], answers))
-                if same and viewer.still_there(value):
-                    return value
-        value = viewer.show(pixels, answers, score, truth=truth)
-        with self._lock:
-            self._values.append(((key, answers), value))
+            value = self._values.get(key)
+        if value is None or not viewer.still_there(value):
+            value = viewer.show(pixels, answers, score, truth=truth)
+            with self._lock:
+                self._values[key] = value
         return value
 
     # ------------------------------------------------------------ what the viewer asks
@@ -298,6 +298,14 @@ class Handlers:
                 Path(folder), answers, settings, name=name, truth=known
             )
             return told, save_file_to_cache(path, get_upload_folder())
+
+
+def told_by(event: gr.EventData, name: str) -> Any:
+    """What a component of ours tells with an event; None where a request has something else."""
+    try:
+        return getattr(event, name, None)
+    except TypeError:  # neither a table nor a list
+        return None
 
 
 def whole(value: Any, what: str) -> int:

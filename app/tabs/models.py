@@ -19,6 +19,7 @@ from ..messages import shows_errors
 from ..services.catalog import Entry, size_in_words
 from ..services.models import ModelService
 from ..strings import MODELS
+from .compare import told_by
 
 _CHOOSE = """
 element.addEventListener('click', (event) => {
@@ -186,8 +187,7 @@ class ModelsHandlers:
 
     def chosen_in_list(self, event: gr.EventData) -> str:
         """The source of a row that was clicked."""
-        asked = event._data.get("source") if isinstance(event._data, dict) else None
-        return self._find(asked if isinstance(asked, str) else None).source
+        return self._find(told_by(event, "source")).source
 
     def begin(self, chosen: str | None, request: gr.Request) -> tuple[Any, Any, Any]:
         """Download was pressed: it rests, Cancel appears, and there is room for the progress."""

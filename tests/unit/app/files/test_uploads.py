@@ -32,7 +32,7 @@ def test_uploads_and_examples_are_read(folder: Path) -> None:
         assert stored({"path": str(path)}) == path.resolve()
     size = read_upload({"path": str(folder / "abc" / "x.webp")}).shape[:2]
     assert read_truth({"path": str(truth)}, size).shape == size
-    assert given({"path": str(folder / "abc" / "x.webp"), "name": "../y.png"}) == {
+    assert given(str(folder / "abc" / "x.webp"), "../y.png") == {
         "path": str((folder / "abc" / "x.webp").resolve()),
         "orig_name": "y.png",
     }

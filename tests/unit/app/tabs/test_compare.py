@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import logging
 import math
 import os
 import time
+import weakref
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +38,7 @@ from app.tabs import batch as batch_tab
 from app.tabs.batch import BatchHandlers
 from app.tabs.compare import Handlers
 from app.tabs.kan import KanHandlers
+from app.tabs.models import ModelsHandlers
 from app.web import viewer
 from mask2kan.checkpoints import save_model
 from mask2kan.errors import CheckpointError, ConfigError, OutOfMemoryError, PictureError
@@ -125,6 +128,46 @@ def test_what_was_packed_once_is_used_again(
     assert first["run"] != again["run"]
     assert first["sides"] == again["sides"]
     assert first["sides"] != other["sides"]
+
+
+def test_packed_results_keep_no_maps_in_memory(
+    service: ModelService, models: list[str], picture: Path
+) -> None:
+    """Sixteen of them would be gigabytes: which answers stay is the service's choice."""
+    handlers = Handlers(service)
+    _look(handlers, {"path": str(picture)}, models)
+    kept = [weakref.ref(answer) for answer in service._answers.values()]
+    assert len(kept) == 2
+    service._answers.clear()
+    gc.collect()
+    assert [reference() for reference in kept] == [None, None]
+
+
+@pytest.mark.parametrize("said", [None, 7, "name", ["name"], [], {}, {"name": None}, {"name": []}])
+def test_an_event_that_says_something_else_is_refused_in_words(
+    service: ModelService, said: Any
+) -> None:
+    handlers, event = Handlers(service), gr.EventData(None, said)
+    with pytest.raises(ConfigError, match="There is no example"):
+        handlers.open_example("a", "b", "msp", event)
+    with pytest.raises(PictureError, match="not sent as a file"):
+        handlers.look_at_given("a", "b", "msp", event)
+    with pytest.raises(ConfigError, match="Choose a model"):
+        ModelsHandlers(service).chosen_in_list(event)
+
+
+def test_events_name_a_picture_an_example_and_a_model(
+    service: ModelService, models: list[str], picture: Path
+) -> None:
+    handlers = Handlers(service)
+    event = gr.EventData(None, {"path": str(picture), "name": "../mine.png"})
+    path, _, example, shown = handlers.look_at_given(*models[:2], "msp", event)
+    assert (path, example) == (str(picture), "")
+    assert shown is not None
+    event = gr.EventData(None, {"name": sample_pictures()[0].stem})
+    assert handlers.open_example(*models[:2], "msp", event)[0] == str(sample_pictures()[0])
+    event = gr.EventData(None, {"source": "mask2former_road"})
+    assert ModelsHandlers(service).chosen_in_list(event) == "mask2former_road"
 
 
 def test_files_that_were_cleaned_up_are_packed_anew(
@@ -326,6 +369,9 @@ def test_too_little_memory_is_said_and_everything_is_let_go(
 ) -> None:
     pixels = np.zeros((32, 64, 3), np.uint8)
     service.answers([models[0]], pixels, "msp")
+    _, inputs = service.inside(models[0], pixels)
+    kept = weakref.ref(inputs)
+    del inputs
 
     def fail(*_: Any, **__: Any) -> None:
         raise error
@@ -335,6 +381,8 @@ def test_too_little_memory_is_said_and_everything_is_let_go(
         with pytest.raises(OutOfMemoryError, match="64×32"):
             service.answers([models[1]], pixels, "msp")
     assert not service._models
+    gc.collect()
+    assert kept() is None
     assert service.answers([models[0]], pixels, "msp")
 
 
