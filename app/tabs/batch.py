@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import gradio as gr
 from gradio.utils import get_upload_folder
@@ -46,39 +45,17 @@ UNLIMITED: dict[str, Any] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class BatchTab:
+class BatchTab(NamedTuple):
     """What the rest of the page connects to.
 
     Attributes:
-        files: pictures and videos to look at.
-        run: starts.
-        cancel: stops; what is done stays.
-        order: how results are sorted.
-        note: how far it is, and what came of it.
-        gallery: both overlays of every picture.
-        table: their numbers.
-        csv: downloads the numbers.
-        zip: downloads everything.
-        open: appears when a picture of the gallery is chosen; for the caller to wire, with
-            ``chosen`` as input.
+        open: appears when a picture of the gallery is chosen.
         chosen: a state: the path of the chosen picture's file, in the upload folder; None while
             none is chosen. A frame of a video has become a PNG file.
-        selected: the event that has set ``chosen``, to go on from with ``.success``.
     """
 
-    files: gr.File
-    run: gr.Button
-    cancel: gr.Button
-    order: gr.Dropdown
-    note: gr.Markdown
-    gallery: gr.Gallery
-    table: gr.HTML
-    csv: gr.DownloadButton
-    zip: gr.DownloadButton
     open: gr.Button
     chosen: gr.State
-    selected: Any
 
 
 def batch_tab(
@@ -106,8 +83,8 @@ def batch_tab(
                 elem_id="batch-files",
             )
             with gr.Row():
-                run = _button("run", "primary")
-                cancel = _button("cancel", "stop", visible=False)
+                run = gr.Button(variant="primary", **_named("run", "lg"))
+                cancel = gr.Button(variant="stop", visible=False, **_named("cancel", "lg"))
             note = gr.Markdown(elem_id="batch-note", min_height=64, container=True, visible=False)
             order = gr.Dropdown(
                 [(BATCH[name], name) for name in ORDERS],
@@ -116,19 +93,49 @@ def batch_tab(
                 elem_id="batch-order",
             )
             with gr.Row():
-                table_file, archive = _download("csv"), _download("zip")
-            opener = _button("open", visible=False)
+                table_file, archive = (
+                    gr.DownloadButton(visible=False, **_named(name, "md"))
+                    for name in ("csv", "zip")
+                )
+            opener = gr.Button(visible=False, **_named("open", "md"))
         with gr.Column(scale=3, min_width=300):
-            gallery = _gallery()
+            gallery = gr.Gallery(
+                label=BATCH["gallery"],
+                height="auto",
+                object_fit="contain",
+                allow_preview=False,
+                interactive=False,
+                buttons=[],
+                elem_id="batch-gallery",
+            )
             table = gr.HTML(visible=False, padding=False, elem_id="batch-table")
-    selected = gallery.select(shows_errors(handlers.choose), batch, [chosen, opener], **UNLIMITED)
-    tab = BatchTab(
-        files, run, cancel, order, note, gallery, table, table_file, archive, opener, chosen,
-        selected,
-    )  # fmt: skip
-    _wire(tab, handlers, batch, [left, right, score])
+    results = [gallery, table]
+    ended = [run, cancel, note, *results, table_file, archive]
+    running = run.click(
+        shows_errors(handlers.begin),
+        [files, order, batch],
+        [batch, *ended, chosen, opener],
+        preprocess=False,
+        **UNLIMITED,
+    ).success(
+        shows_errors_of_steps(handlers.run),
+        [batch, left, right, score],
+        [note, *results],
+        preprocess=False,
+        show_progress="full",
+        show_progress_on=note,
+        api_visibility="private",
+        **_QUEUED,
+    )
+    # Gradio does not call ``then`` after a generator that failed, so both ways are named.
+    for over in (running.success, running.failure):
+        over(shows_errors(handlers.end), batch, ended, **UNLIMITED)
+    # The event is cancelled in the queue; the batch itself takes no further picture.
+    cancel.click(shows_errors(handlers.end), batch, ended, cancels=[running], **UNLIMITED)
+    order.input(shows_errors(handlers.reorder), [order, batch], results, **UNLIMITED)
+    gallery.select(shows_errors(handlers.choose), batch, [chosen, opener], **UNLIMITED)
     _endpoint(handlers, left, right, score)
-    return tab
+    return BatchTab(opener, chosen)
 
 
 class BatchHandlers:
@@ -148,19 +155,9 @@ class BatchHandlers:
         batch = _new_batch(files, self._service.turn)
         batch.order = order
         _let_go(before)
-        hidden = gr.update(visible=False)
-        return (
-            batch,
-            gr.update(interactive=False),
-            gr.update(visible=True),
-            gr.update(visible=True, value=""),
-            [],
-            gr.update(visible=False),
-            hidden,
-            hidden,
-            None,
-            hidden,
-        )
+        hidden, busy = gr.update(visible=False), gr.update(interactive=False)
+        shown = gr.update(visible=True), gr.update(visible=True, value="")
+        return batch, busy, *shown, [], hidden, hidden, hidden, None, hidden
 
     def run(
         self,
@@ -259,43 +256,22 @@ class BatchHandlers:
         return rows, table, archive
 
 
-def _wire(
-    tab: BatchTab, handlers: BatchHandlers, batch: gr.State, models: Sequence[gr.Dropdown]
-) -> None:
-    results = [tab.gallery, tab.table]
-    ended = [tab.run, tab.cancel, tab.note, *results, tab.csv, tab.zip]
-    begun = tab.run.click(
-        shows_errors(handlers.begin),
-        [tab.files, tab.order, batch],
-        [batch, *ended, tab.chosen, tab.open],
-        preprocess=False,
-        **UNLIMITED,
-    )
-    running = begun.success(
-        shows_errors_of_steps(handlers.run),
-        [batch, *models],
-        [tab.note, *results],
-        preprocess=False,
-        show_progress="full",
-        show_progress_on=tab.note,
-        api_visibility="private",
-        **_QUEUED,
-    )
-    # Gradio does not call ``then`` after a generator that failed, so both ways are named.
-    running.success(shows_errors(handlers.end), batch, ended, **UNLIMITED)
-    running.failure(shows_errors(handlers.end), batch, ended, **UNLIMITED)
-    # The event is cancelled in the queue; the batch itself takes no further picture.
-    tab.cancel.click(shows_errors(handlers.end), batch, ended, cancels=[running], **UNLIMITED)
-    tab.order.input(shows_errors(handlers.reorder), [tab.order, batch], results, **UNLIMITED)
-
-
 def _endpoint(
     handlers: BatchHandlers, left: gr.Dropdown, right: gr.Dropdown, score: gr.Dropdown
 ) -> None:
     """The named endpoint. Its components are never shown: they carry types and defaults."""
     with gr.Column(visible=False):
         files = gr.File(label="files", file_count="multiple")
-        models = [_again("left", left), _again("right", right), _again("score", score)]
+        # With the choices and defaults of the page's own.
+        models = [
+            gr.Dropdown(
+                choices=picker.choices,  # type: ignore[arg-type]  # pairs, as it has made them
+                value=picker.value,
+                label=label,
+                allow_custom_value=picker.allow_custom_value,
+            )
+            for label, picker in (("left", left), ("right", right), ("score", score))
+        ]
         order = gr.Dropdown(list(ORDERS), value=next(iter(ORDERS)), label="order")
         rows = gr.JSON(label="rows")
         table, archive = gr.File(label="csv"), gr.File(label="zip")
@@ -308,13 +284,6 @@ def _endpoint(
         preprocess=False,
         **_QUEUED,
     )
-
-
-def _again(label: str, picker: gr.Dropdown) -> gr.Dropdown:
-    """The same choices and default as one of the page's, for the endpoint."""
-    choices: Any = picker.choices
-    typed = picker.allow_custom_value
-    return gr.Dropdown(choices, value=picker.value, label=label, allow_custom_value=typed)
 
 
 def _new_batch(files: Any, turn: Turn, *, thumbnails: bool = True) -> Batch:
@@ -338,38 +307,9 @@ def _file_of(batch: Batch, row: BatchRow, turn: Turn) -> Path:
         return path if path.is_file() else write_whole(path, png_bytes(read_item(item)))
 
 
-def _button(
-    name: str,
-    variant: Literal["primary", "secondary", "stop"] = "secondary",
-    *,
-    visible: bool = True,
-) -> gr.Button:
-    return gr.Button(
-        BATCH[name],
-        variant=variant,
-        visible=visible,
-        size="md" if name == "open" else "lg",
-        min_width=110,
-        elem_id=f"batch-{name}",
-    )
-
-
-def _gallery() -> gr.Gallery:
-    return gr.Gallery(
-        label=BATCH["gallery"],
-        height="auto",
-        object_fit="contain",
-        allow_preview=False,
-        interactive=False,
-        buttons=[],
-        elem_id="batch-gallery",
-    )
-
-
-def _download(name: str) -> gr.DownloadButton:
-    return gr.DownloadButton(
-        BATCH[name], visible=False, size="md", min_width=110, elem_id=f"batch-{name}"
-    )
+def _named(name: str, size: Literal["md", "lg"]) -> dict[str, Any]:
+    """What the tab's buttons have in common."""
+    return {"value": BATCH[name], "size": size, "min_width": 110, "elem_id": f"batch-{name}"}
 
 
 def _pictures(batch: Batch) -> list[tuple[str, str]]:

@@ -17,9 +17,9 @@ from cachetools import LRUCache
 from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
 
-from mask2kan.errors import ConfigError, unknown
+from mask2kan.errors import ConfigError
 from mask2kan.inference.explain import explain_pixel
-from mask2kan.inference.scores import SCORES
+from mask2kan.inference.scores import SCORES, check_score
 from mask2kan.media.images import RGB
 from mask2kan.outputs.results import summarize, write_results
 
@@ -32,6 +32,8 @@ from ..services.results import Run, Runs
 from ..web import viewer
 
 Picture = Mapping[str, Any] | None
+# The picture, no ground truth of the visitor's own, the example's name, and the viewer's value.
+_Opened = tuple[str, None, str, dict[str, Any] | None]
 
 _VALUES_KEPT = 16
 _LARGEST_WHOLE = 2**53  # beyond it JSON's numbers have gaps
@@ -88,11 +90,10 @@ class Handlers:
         score: str,
         event: gr.EventData,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> tuple[str, None, str, dict[str, Any] | None]:
-        """A picture pasted or dropped on the viewer; returns as ``open_example`` does."""
+    ) -> _Opened:
+        """A picture pasted or dropped on the viewer."""
         picture = given(told_by(event, "path"), told_by(event, "name"))
-        shown = self.look(picture, None, "void", left, right, score, "", progress)
-        return picture["path"], None, "", shown
+        return self._open(picture, "", left, right, score, progress)
 
     def look_at_file(
         self,
@@ -101,12 +102,11 @@ class Handlers:
         right: str,
         score: str,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> tuple[str, None, str, dict[str, Any] | None]:
-        """A picture of a batch; returns as ``open_example`` does."""
+    ) -> _Opened:
+        """A picture of a batch."""
         if not path:
             raise ConfigError("Choose a picture of the batch first.")
-        shown = self.look({"path": path}, None, "void", left, right, score, "", progress)
-        return path, None, "", shown
+        return self._open({"path": path}, "", left, right, score, progress)
 
     def open_example(
         self,
@@ -115,21 +115,13 @@ class Handlers:
         score: str,
         event: gr.EventData,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> tuple[str, None, str, dict[str, Any] | None]:
-        """An example that was clicked.
-
-        Returns:
-            The picture, no ground truth of the visitor's own, the example's name, and the viewer's
-            value.
-        """
+    ) -> _Opened:
+        """An example that was clicked."""
         name = told_by(event, "name")
         path = sample(str(name))
         if path is None:
             raise ConfigError(f"There is no example {name!r:.80}: reload the page.")
-        shown = self.look(
-            {"path": str(path)}, None, "void", left, right, score, path.stem, progress
-        )
-        return str(path), None, path.stem, shown
+        return self._open({"path": str(path)}, path.stem, left, right, score, progress)
 
     def open_link(
         self,
@@ -154,12 +146,21 @@ class Handlers:
         path = sample(asked.get("example", ""))
         if path is None:
             return *kept, gr.skip(), gr.skip(), gr.skip()
-        left, right = named.get("left", left), named.get("right", right)
-        score = named.get("score", score)
-        shown = self.look(
-            {"path": str(path)}, None, "void", left, right, score, path.stem, progress
-        )
-        return *kept, str(path), path.stem, shown
+        models = named.get("left", left), named.get("right", right), named.get("score", score)
+        place, _, example, shown = self._open({"path": str(path)}, path.stem, *models, progress)
+        return *kept, place, example, shown
+
+    def _open(
+        self,
+        picture: Mapping[str, str],
+        example: str,
+        left: str,
+        right: str,
+        score: str,
+        progress: gr.Progress,
+    ) -> _Opened:
+        shown = self.look(picture, None, "void", left, right, score, example, progress)
+        return picture["path"], None, example, shown
 
     def _show(self, run: Run, example: str, progress: gr.Progress) -> dict[str, Any]:
         pixels, truth, answers = self._answers(run, _told(progress))
@@ -173,7 +174,7 @@ class Handlers:
 
     def _answers(self, run: Run, report: Report | None = None) -> tuple[RGB, Any, list[Answer]]:
         """The picture, its ground truth or None, and what each model makes of it."""
-        _check_score(run.score)
+        check_score(run.score)
         for file in (run.picture, run.truth) if run.truth else (run.picture,):
             stored(file)  # or it is refused before anybody waits for a download
         with self._service.turn(run.sources, report):
@@ -337,11 +338,6 @@ def _explained(answers: list[Answer], x: Any, y: Any, score: str) -> dict[str, A
         side: explain_pixel(answer.prediction, column, row, score).to_json()
         for side, answer in zip(SIDES, answers, strict=True)
     }
-
-
-def _check_score(score: str) -> None:
-    if score not in SCORES:
-        raise ConfigError(unknown("score", str(score), SCORES))
 
 
 def _deliver(answers: Mapping[str, Answer], score: str) -> tuple[dict[str, Any], list[str]]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import html
 import threading
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.context import Context
@@ -59,17 +58,12 @@ _CSS = """
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelsTab:
+class ModelsTab(NamedTuple):
     """What the rest of the page connects to.
 
     Attributes:
         listing: all models with their states.
         choice: the chosen one's source.
-        card: what is known about it.
-        download: fetches it.
-        cancel: stops that.
-        note: how far it is, and what came of it.
         use_left: for the caller to wire, with ``choice`` as input.
         use_right: likewise.
         refresh: from ``choice``'s value to ``listing``'s, for when the tab is opened.
@@ -77,10 +71,6 @@ class ModelsTab:
 
     listing: gr.HTML
     choice: gr.Dropdown
-    card: gr.HTML
-    download: gr.Button
-    cancel: gr.Button
-    note: gr.Markdown
     use_left: gr.Button
     use_right: gr.Button
     refresh: Callable[[str | None], str]
@@ -94,12 +84,13 @@ def models_tab(service: ModelService) -> ModelsTab:
     """
     handlers = ModelsHandlers(service)
     entries = handlers.entries()
-    first = entries[0].source if entries else None
+    first = entries[0] if entries else None
+    source = first.source if first else None
     gr.Markdown(MODELS["intro"], elem_id="models-intro")
     with gr.Row(elem_id="models-row"):
         with gr.Column(scale=3, min_width=300):
-            listing = gr.HTML(
-                handlers.listing(first),
+            listing: Any = gr.HTML(
+                handlers.listing(source),
                 css_template=_CSS,
                 js_on_load=_CHOOSE,
                 apply_default_css=False,
@@ -108,7 +99,7 @@ def models_tab(service: ModelService) -> ModelsTab:
         with gr.Column(scale=2, min_width=300, elem_id="models-side"):
             choice = gr.Dropdown(
                 choices=[(entry.title, entry.source) for entry in entries],
-                value=first,
+                value=source,
                 label=MODELS["choice"],
                 info=MODELS["choice_note"],
                 allow_custom_value=True,
@@ -117,21 +108,43 @@ def models_tab(service: ModelService) -> ModelsTab:
             with gr.Row():
                 use_left, use_right = _button("use_left"), _button("use_right")
             with gr.Row():
-                download = _button("download", "primary", first and handlers.fetchable(first))
-                cancel = _button("cancel", "stop", False)
+                fetchable = first is not None and first.kind == "hub"
+                download = _button("download", variant="primary", visible=fetchable)
+                cancel = _button("cancel", variant="stop", visible=False)
             note = gr.Markdown(elem_id="models-note", min_height=104, container=True, visible=False)
             card = gr.HTML(
-                handlers.card(first),
+                first.card if first else "",
                 js_on_load=None,
                 elem_id="models-card",
                 container=True,
                 max_height=900,
             )
-    tab = ModelsTab(
-        listing, choice, card, download, cancel, note, use_left, use_right, handlers.listing
+    quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    # Only what passes through the queue tells the page its error; Cancel must never wait in it.
+    queued, at_once = quick | {"concurrency_limit": None}, quick | {"queue": False}
+    shown, afterwards = [listing, card, download, note], [listing, card, download, cancel]
+    # The states at the time of the visit, not those when the app was started.
+    page: Any = Context.root_block
+    page.load(handlers.listing, choice, listing, **at_once)
+    choice.change(shows_errors(handlers.show), choice, shown, **queued)
+    listing.model_chosen(shows_errors(handlers.chosen_in_list), None, choice, **queued)
+    fetched = download.click(
+        shows_errors(handlers.begin), choice, [download, cancel, note], **queued
+    ).success(
+        shows_errors(handlers.download),
+        choice,
+        note,
+        show_progress="full",
+        show_progress_on=note,
+        concurrency_id="downloads",
+        concurrency_limit=16,
+        api_visibility="private",
     )
-    _wire(tab, handlers)
-    return tab
+    fetched.success(shows_errors(handlers.end), choice, afterwards, **at_once)
+    fetched.failure(shows_errors(handlers.fail), choice, [*afterwards, note], **at_once)
+    cancel.click(shows_errors(handlers.cancel), None, cancel, **at_once)
+    api(shows_errors(handlers.models), api_name="models", queue=False)
+    return ModelsTab(listing, choice, use_left, use_right, handlers.listing)
 
 
 class ModelsHandlers:
@@ -156,14 +169,6 @@ class ModelsHandlers:
         chosen = _text(chosen)
         rows = (_row(entry, entry.source == chosen) for entry in self.entries(chosen))
         return f'<ul class="rows" aria-label="{html.escape(MODELS["list"])}">{"".join(rows)}</ul>'
-
-    def card(self, chosen: str | None) -> str:
-        """What is known about a model, as HTML."""
-        return self._find(chosen).card if chosen else ""
-
-    def fetchable(self, chosen: str) -> bool:
-        """Whether a model comes from the Hub."""
-        return self._find(chosen).kind == "hub"
 
     def models(self) -> list[dict[str, Any]]:
         """The models this app offers, and whether they are on its machine.
@@ -235,8 +240,7 @@ class ModelsHandlers:
     def end(self, chosen: str | None, request: gr.Request) -> tuple[str, str, Any, Any]:
         """After a download, or when it was cancelled: list, card, Download; Cancel goes."""
         self._cancelled.pop(str(request.session_hash), None)
-        entries = self.entries(chosen)
-        entry = next((one for one in entries if one.source == _text(chosen)), None)
+        entry = next((one for one in self.entries(chosen) if one.source == _text(chosen)), None)
         card = entry.card if entry else ""
         return self.listing(chosen), card, _download_for(entry), gr.update(visible=False)
 
@@ -254,49 +258,9 @@ class _CancelledError(Exception):
     """The visitor pressed Cancel."""
 
 
-def _wire(tab: ModelsTab, handlers: ModelsHandlers) -> None:
-    quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    # Only what passes through the queue tells the page its error; Cancel must never wait in it.
-    queued, at_once = quick | {"concurrency_limit": None}, quick | {"queue": False}
-    shown = [tab.listing, tab.card, tab.download, tab.note]
-    # The states at the time of the visit, not those when the app was started.
-    page: Any = Context.root_block
-    page.load(handlers.listing, tab.choice, tab.listing, **at_once)
-    tab.choice.change(shows_errors(handlers.show), tab.choice, shown, **queued)
-    chosen: Any = tab.listing
-    chosen.model_chosen(shows_errors(handlers.chosen_in_list), None, tab.choice, **queued)
-    begun = tab.download.click(
-        shows_errors(handlers.begin), tab.choice, [tab.download, tab.cancel, tab.note], **queued
-    )
-    ended = begun.success(
-        shows_errors(handlers.download),
-        tab.choice,
-        tab.note,
-        show_progress="full",
-        show_progress_on=tab.note,
-        concurrency_id="downloads",
-        concurrency_limit=16,
-        api_visibility="private",
-    )
-    afterwards = [tab.listing, tab.card, tab.download, tab.cancel]
-    ended.success(shows_errors(handlers.end), tab.choice, afterwards, **at_once)
-    ended.failure(shows_errors(handlers.fail), tab.choice, [*afterwards, tab.note], **at_once)
-    tab.cancel.click(shows_errors(handlers.cancel), None, tab.cancel, **at_once)
-    api(shows_errors(handlers.models), api_name="models", queue=False)
-
-
-def _button(
-    name: str,
-    variant: Literal["primary", "secondary", "stop"] = "secondary",
-    visible: bool | str | None = True,
-) -> gr.Button:
-    return gr.Button(
-        MODELS[name],
-        variant=variant,
-        visible=bool(visible),
-        min_width=130,
-        elem_id=f"models-{name.replace('_', '-')}",
-    )
+def _button(name: str, **options: Any) -> gr.Button:
+    elem_id = f"models-{name.replace('_', '-')}"
+    return gr.Button(MODELS[name], min_width=130, elem_id=elem_id, **options)
 
 
 def _text(chosen: object) -> str:
