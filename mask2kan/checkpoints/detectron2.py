@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from mask2kan.checkpoints.infer_config import Checkpoint, StateDict, infer_config
+from mask2kan.checkpoints.infer_config import Checkpoint, StateDict, infer_config, rename_keys
 from mask2kan.errors import CheckpointError
 
 # Not weights of the model: the loss's, a layer Mask2Anomaly never calls, and what Swin computes
@@ -43,6 +43,7 @@ RENAMED: tuple[tuple[str, str], ...] = (
     (r"transformer_ffn_layers\.(\d+)\.norm\.", r"layers.\1.ffn_norm."),
     (r"transformer_ffn_layers\.(\d+)\.", r"layers.\1."),
     (r"^transformer_decoder\.static_query\.", "transformer_decoder.query_feat."),
+    *((f"layer<{stage}>", f"layer{stage - 1}") for stage in range(2, 6)),  # res2 is layer1
 )
 
 
@@ -66,26 +67,13 @@ def read_detectron2(state: StateDict, origin: str) -> Checkpoint:
             "Mask2Former decoder (transformer_cross_attention_layers). Only Mask2Former, Mask2KAN "
             "and Mask2Anomaly are read."
         )
-    names: dict[str, str] = {}
-    for key in state:
-        if LEFTOVER.search(key):
-            continue
-        ours = _renamed(key)
-        if ours in names:
-            raise CheckpointError(f"Its keys {names[ours]} and {key} mean the same weight.")
-        names[ours] = key
+    names = rename_keys(state, RENAMED, LEFTOVER)
     translated = {ours: state[key] for ours, key in names.items()}
     known: dict[str, Any] = {
         name: _channels(state, name) for name in ("pixel_mean", "pixel_std") if name in state
     }
     config = infer_config(translated, **known)
     return Checkpoint(origin, "detectron2", translated, config, names)
-
-
-def _renamed(key: str) -> str:
-    for pattern, replacement in RENAMED:
-        key = re.sub(pattern, replacement, key)
-    return re.sub(r"<(\d)>", lambda match: str(int(match[1]) - 1), key)  # res2 is layer1
 
 
 def _channels(state: StateDict, name: str) -> tuple[float, ...]:

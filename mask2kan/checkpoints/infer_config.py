@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from mask2kan.errors import CheckpointError, ConfigError
-from mask2kan.modeling.config import BACKBONES, Family, ModelConfig
+from mask2kan.modeling.config import BACKBONES, ModelConfig
 from mask2kan.modeling.mask2kan import Mask2KAN
+from mask2kan.modeling.pixel_decoder import NUM_LEVELS
 from mask2kan.modeling.settings import InferenceSettings
 
 StateDict = dict[str, Tensor]
 
-NUM_LEVELS = 3
 SHOWN_KEYS = 8
 
 # No published model comes near these; a file that does would only exhaust the memory.
@@ -104,8 +104,35 @@ def infer_config(state: Mapping[str, Tensor], *, num_heads: int = 8, **known: An
         fields["decoder_feedforward_dim"] = _shape(state, linear, 2)[0]
     is_global = any(".cross_attn.background." in key for key in state)
     fields["masked_attention"] = "global" if is_global else "foreground"
-    fields["family"] = _family(fields["mask_embed"], is_global)
+    other = "mask2anomaly" if is_global else "mask2former"
+    fields["family"] = "mask2kan" if fields["mask_embed"] == "kan" else other
     return checked_config({**fields, **known})
+
+
+def rename_keys(
+    keys: Iterable[str], table: Iterable[tuple[str, str]], leftover: re.Pattern[str]
+) -> dict[str, str]:
+    """Our name of each key to the key.
+
+    Args:
+        keys: of a file.
+        table: patterns and what replaces them, applied one after the other.
+        leftover: what is no weight of the model.
+
+    Raises:
+        CheckpointError: when two keys mean the same weight.
+    """
+    names: dict[str, str] = {}
+    for key in keys:
+        if leftover.search(key):
+            continue
+        ours = key
+        for pattern, replacement in table:
+            ours = re.sub(pattern, replacement, ours)
+        if ours in names:
+            raise CheckpointError(f"Its keys {names[ours]} and {key} mean the same weight.")
+        names[ours] = key
+    return names
 
 
 def checked_config(fields: Mapping[str, Any]) -> ModelConfig:
@@ -124,12 +151,6 @@ def checked_config(fields: Mapping[str, Any]) -> ModelConfig:
         return ModelConfig.from_dict(fields)
     except (ConfigError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"Its configuration does not fit a model: {error}") from error
-
-
-def _family(mask_embed: str, is_global: bool) -> Family:
-    if mask_embed == "kan":
-        return "mask2kan"
-    return "mask2anomaly" if is_global else "mask2former"
 
 
 def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:

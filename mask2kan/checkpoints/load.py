@@ -23,8 +23,8 @@ from mask2kan.checkpoints.manifest import (
     is_repo_id,
     list_weights,
 )
-from mask2kan.checkpoints.native import TRUNK_KEY, is_native, read_native, with_trunk
-from mask2kan.checkpoints.parts import BESIDE, INDICES, WEIGHT_SUFFIXES, pick_files, shards_of
+from mask2kan.checkpoints.native import TRUNK_KEY, is_native, read_native
+from mask2kan.checkpoints.parts import BESIDE, INDICES, pick_files, shards_of
 from mask2kan.checkpoints.readers import Contents, read_file, read_json
 from mask2kan.checkpoints.transformers import is_transformers, read_transformers
 from mask2kan.errors import CheckpointError, unknown
@@ -36,6 +36,7 @@ REPLACED = {  # names that were bundled once
     "mask2former_camvid": "mask2former_road",
 }
 BEST = "best.safetensors"  # of a run folder
+WEIGHTS = (".safetensors", ".pth", ".pkl", ".bin")  # a run's .pt is the state of its training
 
 
 def load_model(
@@ -171,7 +172,7 @@ def _open_folder(folder: Path, file: str | None, origin: str) -> Checkpoint:
         names.append(file)
     if file is None and BEST in names:  # of a training run, whose other weights are its last
         file = BEST
-    if file is None and not any(name.endswith(WEIGHT_SUFFIXES) for name in names):
+    if file is None and not any(name.endswith(WEIGHTS) for name in names):
         inside = sorted(path.parent.name for path in folder.glob(f"*/{BEST}"))
         if inside:
             raise CheckpointError(
@@ -210,7 +211,7 @@ def _translate(contents: Contents, folder: Path, origin: str) -> Checkpoint:
     """Tell the format by the keys, and translate."""
     state = contents.tensors
     if is_native(contents):
-        return read_native(with_trunk(contents, folder), origin)
+        return read_native(contents, folder, origin)
     if TRUNK_KEY in contents.metadata:
         raise CheckpointError("It is the trunk of other checkpoints beside it; load one of those.")
     if is_detectron2(state):

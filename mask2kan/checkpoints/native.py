@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mask2kan.checkpoints.infer_config import Checkpoint, checked_config
-from mask2kan.checkpoints.readers import Contents, parse_json, read_file, sha256_of
+from mask2kan.checkpoints.readers import SHA256, Contents, parse_json, read_file, sha256_of
 from mask2kan.errors import CheckpointError, ConfigError
 from mask2kan.media.files import atomic_writer
 from mask2kan.modeling.config import ModelConfig
@@ -134,8 +134,7 @@ def trunk_of(path: Path) -> dict[str, str] | None:
         raise CheckpointError(
             f"{path} is there and is no safetensors file; choose another name."
         ) from error
-    trunk: dict[str, str] | None = parse_json(about, "metadata").get("trunk")
-    return trunk
+    return parse_json(about, "metadata").get("trunk")
 
 
 def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -199,38 +198,12 @@ def is_native(contents: Contents) -> bool:
     return METADATA_KEY in contents.metadata
 
 
-def with_trunk(contents: Contents, folder: Path) -> Contents:
-    """A file's contents with those of the trunk it names, where it names one.
+def read_native(contents: Contents, folder: Path, origin: str) -> Checkpoint:
+    """A checkpoint written by ``save_model``, with the trunk it stands on from its folder.
 
     Raises:
-        CheckpointError: when that is missing, damaged or another one.
-    """
-    trunk = parse_json(contents.metadata.get(METADATA_KEY, "{}"), "metadata").get("trunk")
-    if trunk is None:
-        return contents
-    if not isinstance(trunk, dict):
-        raise CheckpointError(f"Its trunk is {trunk!r:.60}; expected a table.")
-    name, digest = (str(trunk.get(key, "")) for key in ("file", "sha256"))
-    if PurePath(name).name != name or not name.endswith(".safetensors") or len(digest) != 64:
-        raise CheckpointError(
-            f"Its trunk is {name!r:.60}; expected a plain file name and a sha256."
-        )
-    if not (folder / name).is_file():
-        raise CheckpointError(
-            f"It is a head; its trunk {name} is not beside it. Put both into one folder."
-        )
-    found = read_file(folder / name, name, digest)
-    twice = found.tensors.keys() & contents.tensors.keys()
-    if twice:
-        raise CheckpointError(f"Both it and its trunk {name} hold {min(twice)}.")
-    return Contents({**found.tensors, **contents.tensors}, contents.metadata)
-
-
-def read_native(contents: Contents, origin: str) -> Checkpoint:
-    """A checkpoint written by ``save_model``.
-
-    Raises:
-        CheckpointError: when its metadata does not describe a model.
+        CheckpointError: when its metadata does not describe a model, or the trunk is missing,
+            damaged or another one.
     """
     about = parse_json(contents.metadata[METADATA_KEY], "metadata")
     if about.get("format") != FORMAT:
@@ -238,21 +211,46 @@ def read_native(contents: Contents, origin: str) -> Checkpoint:
             f"Its format is {about.get('format')!r:.40} and this version reads {FORMAT}; "
             "update mask2kan."
         )
-    fields = about.get("config")
+    fields, card = about.get("config"), about.get("card") or {}
     if not isinstance(fields, dict):
         raise CheckpointError("Its metadata has no config.")
-    card = about.get("card") or {}
     if not isinstance(card, dict):
         raise CheckpointError("Its metadata's card is no table.")
     return Checkpoint(
         origin,
         "native",
-        contents.tensors,
+        _whole(contents.tensors, about.get("trunk"), folder),
         _config(fields),
         calibration=_calibration(about.get("calibration") or {}),
         settings=_settings(about.get("settings")),
         card=card,
     )
+
+
+def _whole(tensors: dict[str, Tensor], trunk: Any, folder: Path) -> dict[str, Tensor]:
+    """A model's tensors, those of its trunk from the file that the metadata names."""
+    if trunk is None:
+        return tensors
+    if not isinstance(trunk, dict):
+        raise CheckpointError(f"Its trunk is {trunk!r:.60}; expected a table.")
+    name, digest = (str(trunk.get(key, "")) for key in ("file", "sha256"))
+    if (
+        PurePath(name).name != name
+        or not name.endswith(".safetensors")
+        or not SHA256.fullmatch(digest)
+    ):
+        raise CheckpointError(
+            f"Its trunk is {name!r:.60}; expected a plain file name and a sha256."
+        )
+    if not (folder / name).is_file():
+        raise CheckpointError(
+            f"It is a head; its trunk {name} is not beside it. Put both into one folder."
+        )
+    shared = read_file(folder / name, name, digest).tensors
+    twice = shared.keys() & tensors.keys()
+    if twice:
+        raise CheckpointError(f"Both it and its trunk {name} hold {min(twice)}.")
+    return {**shared, **tensors}
 
 
 def _settings(found: Any) -> InferenceSettings | None:

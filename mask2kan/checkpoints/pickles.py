@@ -157,7 +157,7 @@ class _DType:
         if not isinstance(code, str) or len(code) > 3:
             raise pickle.UnpicklingError("dtype code is not a short string")
         dtype = np.dtype(code)
-        if dtype.kind not in self.KINDS or dtype.hasobject:
+        if dtype.kind not in self.KINDS:
             raise pickle.UnpicklingError(f"arrays of {dtype.kind!r} are not numbers")
         self.dtype = dtype
 

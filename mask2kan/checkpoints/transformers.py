@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mask2kan.checkpoints.infer_config import Checkpoint, StateDict, infer_config
+from mask2kan.checkpoints.infer_config import Checkpoint, StateDict, infer_config, rename_keys
 from mask2kan.errors import CheckpointError
 
 PREFIX = "model.pixel_level_module."
@@ -143,23 +143,15 @@ def _require_supported(config: Mapping[str, Any]) -> None:
 
 
 def _translate(state: StateDict) -> tuple[StateDict, dict[str, str]]:
-    names: dict[str, str] = {}
+    names = rename_keys(state, RENAMED, LEFTOVER)
+    translated = {ours: state[key] for ours, key in names.items() if "#" not in ours}
     parts: dict[str, dict[int, str]] = {}
-    for key in state:
-        if LEFTOVER.search(key):
-            continue
-        ours = key
-        for pattern, replacement in RENAMED:
-            ours = re.sub(pattern, replacement, ours)
+    for ours, key in names.items():
         whole, _, part = ours.partition("#")
         if part:
             parts.setdefault(whole, {})[int(part)] = key
-        if ours in names or (part and whole in names and whole not in parts):
-            raise CheckpointError(
-                f"Its keys {names.get(ours, whole)} and {key} mean the same weight."
-            )
-        names[ours] = key
-    translated = {ours: state[key] for ours, key in names.items() if "#" not in ours}
+        if part and whole in names:
+            raise CheckpointError(f"Its keys {names[whole]} and {key} mean the same weight.")
     for whole, keys in parts.items():
         shapes = {tuple(state[key].shape) for key in keys.values()}
         if len(keys) != 3 or len(shapes) != 1:
