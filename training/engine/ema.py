@@ -1,7 +1,9 @@
 """A moving average of a model's weights, which is what gets evaluated and saved.
 
 Polyak averaging with an exponential window: smooths the noise of small batches and high learning
-rates. The window grows with the step, so early weights are forgotten quickly.
+rates. The window grows with the step, so early weights are forgotten quickly. PyTorch's
+``AveragedModel`` cannot copy a model that FSDP shards, nor follow one from an unsharded copy; only
+its averaging function is used here.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import copy
 from typing import Any
 
 import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..models.pair import Trained
 from .sharding import share, share_of, whole
@@ -58,10 +61,11 @@ class WeightAverage:
             return
         decay = min(self.decay, self.updates / (self.updates + 10.0))
         current = {key: share(value) for key, value in model.state_dict().items()}
-        torch._foreach_lerp_(
+        average = get_ema_multi_avg_fn(decay)
+        average(
             [self._values[key] for key in self._averaged],
             [current[key] for key in self._averaged],
-            1.0 - decay,
+            self.updates,
         )
         for key in self._copied:
             self._values[key].copy_(current[key])
