@@ -1,8 +1,8 @@
 """What a model is made of: one frozen dataclass, and the presets behind every model name.
 
-Imports no torch, so the command line can list and describe models at once. The numbers of the
-presets are Mask2Former's (Cheng et al., CVPR 2022, Cityscapes semantic configurations) and, for
-the KAN head, the Mask2KAN thesis's (two KAN layers [256, 256, 256], grid 5, order 3).
+The numbers of the presets are Mask2Former's (Cheng et al., CVPR 2022, Cityscapes semantic
+configurations) and, for the KAN head, the Mask2KAN thesis's (two KAN layers [256, 256, 256], grid
+5, order 3).
 """
 
 from __future__ import annotations
