@@ -24,7 +24,7 @@ from .data.check import check_data
 from .data.mixture import parts_of
 from .data.registry import usable_splits
 from .data.unlabelled import PREFIX
-from .engine.run_folder import TRACKERS
+from .engine.run_folder import TRACKERS, RunFolder
 from .engine.trainer import Trainer
 
 FAULTS_SHOWN = 20
@@ -138,11 +138,14 @@ def main(argv: list[str] | None = None) -> int:
             require("--threads", arguments.threads, 1)
             torch.set_num_threads(arguments.threads)
         config = resolve(arguments)
+        folder = arguments.out or Path("runs") / config.name
+        if not arguments.resume:
+            RunFolder(folder, arguments.tracker).require_unused()
         if main_process and not arguments.skip_check:
             check(config)
         trainer = Trainer(
             config,
-            arguments.out or Path("runs") / config.name,
+            folder,
             resume=arguments.resume,
             mixed_precision=arguments.mixed_precision,
             progress=not arguments.quiet,

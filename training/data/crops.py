@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from mask2kan.errors import Mask2KANError
 
@@ -75,8 +75,30 @@ def collate(drawn: Sequence[Crop | Unreadable]) -> Batch | Unreadable:
     }
 
 
-def prepared(batch: Batch) -> Batch:
-    """A batch as the model wants it, made where it is: bytes travel faster than floats."""
+def load(
+    crops: TrainingCrops, batch_size: int, workers: int = 0, *, pin_memory: bool = False
+) -> DataLoader[Crop | Unreadable]:
+    """Batches of crops in their order, for ``prepared``; what is left over is dropped."""
+    return DataLoader(
+        crops,
+        batch_size=batch_size,
+        collate_fn=collate,
+        num_workers=workers,
+        drop_last=True,
+        pin_memory=pin_memory,
+        # Its own generator, so that making an iterator draws nothing from the global one.
+        generator=torch.Generator(),
+    )
+
+
+def prepared(batch: Batch | Unreadable) -> Batch:
+    """A batch as the model wants it, made where it is: bytes travel faster than floats.
+
+    Raises:
+        PictureError: for a picture that could not be read.
+    """
+    if isinstance(batch, Unreadable):
+        raise batch.error
     images, labels = batch["images"].float() / 255.0, batch["labels"].long()
     return {**batch, "images": images, "labels": labels}
 

@@ -80,6 +80,13 @@ def build_optimizer(model: nn.Module, *, lr: float, **options: Any) -> AdamW:
     return AdamW(groups, lr=lr, fused=True)
 
 
+def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """``lr`` outside the backbone and, where the backbone's is another, ``lr_backbone``."""
+    rates = {group["name"].partition("_")[0]: group["lr"] for group in optimizer.param_groups}
+    base, backbone = rates["head"], rates.get("backbone", rates["head"])
+    return {"lr": base} if backbone == base else {"lr": base, "lr_backbone": backbone}
+
+
 def rate_factor(
     kind: str, step: int, *, steps: int, warmup_steps: int, power: float = 0.9
 ) -> float:

@@ -34,8 +34,18 @@ def collect(module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     return {"model": model, "optimizer": optimizer_state}
 
 
-def restore(module: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Continue from ``collect()``; every process passes the whole state."""
+def restore(
+    module: nn.Module, optimizer: Optimizer, state: dict[str, Any], *, own_rates: bool = False
+) -> None:
+    """Continue from ``collect()``.
+
+    Args:
+        module: that learns.
+        optimizer: of its parameters.
+        state: the whole of it, on every process.
+        own_rates: keep the optimizer's learning rates and decay, and restore its moments alone.
+    """
+    groups = [{**group, "params": None} for group in optimizer.param_groups]
     set_state_dict(
         module,
         optimizer,
@@ -43,6 +53,9 @@ def restore(module: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> N
         optim_state_dict=state["optimizer"],
         options=WHOLE,
     )
+    if own_rates:
+        for group, own in zip(optimizer.param_groups, groups, strict=True):
+            group.update(own | {"params": group["params"]})
 
 
 @contextlib.contextmanager

@@ -130,31 +130,35 @@ class RunFolder:
                 "them, or choose another folder with --out."
             )
 
-    def open(self, config: TrainConfig, *, resume: bool) -> None:
-        """Make the folder and write down what is about to run.
+    def require_unused(self) -> None:
+        """Refuse to start a run over another one.
 
         Raises:
-            ConfigError: when the folder already holds a run and ``resume`` is False.
+            ConfigError: when the folder already holds a run.
         """
-        if self.has_state and not resume:
+        if self.has_state:
             raise ConfigError(
                 f"{self.folder} already holds a run; continue it with --resume, or choose another "
                 "folder with --out."
             )
+
+    def open(self, config: TrainConfig, step: int) -> None:
+        """Make the folder and write down what is about to run.
+
+        Args:
+            config: of the run.
+            step: that it goes on from; what it logged later, it logs again.
+        """
         (self.folder / "samples").mkdir(parents=True, exist_ok=True)
         write_record(self.folder / "config.json", config.to_dict())
         write_record(self.folder / "provenance.json", {"seed": config.seed, **self.provenance})
-        self._writer = SummaryWriter(str(self.folder))
+        lines = [line for line in self.metrics() if line["step"] <= step]
+        with atomic_writer(self.folder / "metrics.jsonl") as file:
+            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+        self._writer = SummaryWriter(str(self.folder), purge_step=step + 1)
         if self._tracker != "tensorboard":
             self._service = importlib.import_module(self._tracker)
             self._service.init(project="mask2kan", name=self.folder.name, config=config.to_dict())
-
-    def rewind(self, step: int) -> None:
-        """Forget what was logged after a step, which a resumed run logs again."""
-        path = self.folder / "metrics.jsonl"
-        kept = [line for line in self.metrics() if line["step"] <= step]
-        with atomic_writer(path) as file:
-            file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``; one that a kill cut short is left out."""
@@ -178,16 +182,21 @@ class RunFolder:
         if self._service is not None:
             self._service.log(values, step=step)
 
-    def show(self, step: int, found: Validation, member: str = "") -> None:
-        """Keep what a validation looked like; of a pair, of the member named."""
-        name = f"{step:06d}_{member}" if member else f"{step:06d}"
-        Image.fromarray(found.sample).save(self.folder / "samples" / f"{name}.png")
-        with self._tensorboard() as writer:
-            if writer is not None:
-                name = "/".join(
-                    part for part in ("val", member, "picture_prediction_truth") if part
-                )
-                writer.add_image(name, found.sample, step, dataformats="HWC")
+    def log_validation(self, step: int, validations: Mapping[str, Validation]) -> float:
+        """Log the validation of every member and keep its picture; returns the mean mIoU."""
+        miou = sum(one.values["miou"] for one in validations.values()) / len(validations)
+        values = {"val/miou": miou}
+        for member, validation in validations.items():
+            prefix = f"val/{member}/" if member else "val/"
+            values |= {f"{prefix}{key}": value for key, value in validation.values.items()}
+            name = f"{step:06d}_{member}" if member else f"{step:06d}"
+            Image.fromarray(validation.sample).save(self.folder / "samples" / f"{name}.png")
+            with self._tensorboard() as writer:
+                if writer is not None:
+                    tag = f"{prefix}picture_prediction_truth"
+                    writer.add_image(tag, validation.sample, step, dataformats="HWC")
+        self.log(step, values)
+        return miou
 
     def draw(self, step: int, last: Mapping[str, Validation], class_names: tuple[str, ...]) -> None:
         """Write ``curves.png`` from what was logged, and the last validation's confusion."""
@@ -257,6 +266,23 @@ class RunFolder:
         except OSError as error:
             logger.warning("TensorBoard's events end here: %s", error)
             self._writer = None
+
+
+def branch_state(folder: str) -> dict[str, Any] | None:
+    """The state of the run that another one is a branch of; None where it is none.
+
+    Raises:
+        ConfigError: when the folder holds none.
+        CheckpointError: when it is damaged.
+    """
+    if not folder:
+        return None
+    parent = RunFolder(Path(folder))
+    if not parent.has_state:
+        raise ConfigError(
+            f"branch_of is {folder!r}, which holds no state.pt; expected the folder of a run."
+        )
+    return parent.load_state()
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,45 +14,38 @@ import hashlib
 import logging
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from timm.layers.norm_act import convert_sync_batchnorm  # keeps activations
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from mask2kan.errors import ConfigError, NumericsError
+from mask2kan.errors import NumericsError
 from mask2kan.modeling.kan.layers import KAN
-from mask2kan.runtime.memory import keep_freed_memory
 
 from ..config.train_config import TrainConfig
-from ..data import LabelledPictures, open_split
-from ..data.crops import Batch, TrainingCrops, Unreadable, collate, prepared
+from ..data.crops import Batch, TrainingCrops, load, prepared
 from ..data.outliers import OutlierPaster
-from ..data.unlabelled import PREFIX, UnlabelledPictures
 from ..evaluation.validation import TeacherLabels, Validation, validate
-from ..models.build import build_model, in_classes_of, training_mode
-from ..models.pair import Trained, kan_head, lead, members
+from ..models.build import build_model, in_classes_of, open_pictures, training_mode
+from ..models.pair import kan_head, lead, members
 from ..objectives.objective import DistillationObjective, Objective, SegmentationObjective
 from ..objectives.trunk_cache import TrunkCache
 from ..reporting.run_card import describe_run
 from .batch_norm import reestimate_statistics
 from .ema import WeightAverage
 from .numerics import require_finite_gradient, require_finite_losses
-from .optimizer import build_optimizer, build_schedule
-from .rendezvous import meeting
+from .optimizer import build_optimizer, build_schedule, learning_rates
+from .processes import any_process, join_processes, main_process, on_stop_signals, step_seed
 from .resume import collect, must_fit, restore
-from .run_folder import RunFolder
-from .sharding import choose_parts, sharding_asked_for, update_grid
+from .run_folder import RunFolder, branch_state
+from .sharding import choose_parts, update_grid
 
 LOG_EVERY = 20
 
@@ -91,35 +84,30 @@ class Trainer:
         tracker: str = "tensorboard",
         minutes: float | None = None,
     ) -> None:
-        self.config = config
-        self.minutes = minutes
-        self.accelerator = Accelerator(
-            mixed_precision=mixed_precision,
-            rng_types=[],
-            fsdp_plugin=sharding_asked_for(),
-            kwargs_handlers=[meeting()],
-        )
-        processes = self.accelerator.num_processes
-        if config.batch_size % processes:
-            raise ConfigError(
-                f"batch_size is {config.batch_size}; it must be a multiple of the number of "
-                f"processes ({processes})."
-            )
-        if self.accelerator.device.type == "cpu":
-            keep_freed_memory()
-        self.progress = progress and self.accelerator.is_main_process
-        self.train_pictures = _open(config, "train")
+        self.config, self.minutes = config, minutes
         self.step, self.best, self.interrupted, self.order = 0, -1.0, False, ""
         self._validated = 0  # the step of the last validation
         self._last_validation: dict[str, Validation] = {}
-        self._paste: OutlierPaster | None = None
+        self.accelerator = join_processes(config.batch_size, mixed_precision)
+        self.progress = progress and self.accelerator.is_main_process
         self.run = RunFolder(folder, tracker)
-        resume = self._main_says(resume and self.run.has_state)
+        resume = main_process(self.accelerator, resume and self.run.has_state)
         if resume:
             self.run.require_same(config)
+        else:
+            self.run.require_unused()
+        saved = self.run.load_state() if resume else branch_state(config.branch_of)
+
+        self.train_pictures = open_pictures(config, "train")
+        self.val_pictures = open_pictures(config, "val")
         torch.manual_seed(config.seed)
-        self.model = self._build_model(fresh=not resume)
-        self.val_pictures = _open(config, "val")
+        self.model = build_model(config, self.train_pictures, pretrained=saved is None)
+        if config.objective == "segmentation":
+            self.train_pictures = in_classes_of(self.model, self.train_pictures)
+        self._paste: OutlierPaster | None = None
+        if config.outliers.active:  # in the classes that its labels are now in
+            self._paste = OutlierPaster(config.outliers, self.train_pictures.class_names)
+        self._place_model(new=saved is None)
         self.objective = self._build_objective()
         optimizer = build_optimizer(
             self.model,
@@ -129,11 +117,7 @@ class Trainer:
             spline_factor=config.spline_factor,
             decay_splines=config.decay_splines,
         )
-        self._options = [
-            {key: group[key] for key in ("lr", "weight_decay")} for group in optimizer.param_groups
-        ]
         self.average = WeightAverage(self.model, config.average_decay)
-        saved = self.run.load_state() if resume else self._parent_state()
         if saved is not None:
             with must_fit(folder):
                 self.average.load_state_dict(saved["average"])
@@ -141,70 +125,33 @@ class Trainer:
             choose_parts(self.accelerator.state.fsdp_plugin, self.model)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
         self.average.follow(self.model)
-        self.schedule = self._new_schedule(optimizer)
-        if saved is not None:
-            with must_fit(folder):
-                restore(self.model, self.optimizer.optimizer, saved)
-                if resume:
-                    self._restore(saved)
-                else:
-                    self.schedule = self._new_schedule(optimizer)
-        if self.accelerator.is_main_process:
-            self.run.open(config, resume=resume)
-
-    def _parent_state(self) -> dict[str, Any] | None:
-        """The state of the run this one is a branch of; None where it is none."""
-        if not self.config.branch_of:
-            return None
-        parent = RunFolder(Path(self.config.branch_of))
-        if not parent.has_state:
-            raise ConfigError(
-                f"branch_of is {self.config.branch_of!r}, which holds no state.pt; expected the "
-                "folder of a run."
-            )
-        return parent.load_state()
-
-    def _new_schedule(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
-        """From step 0, with this run's rates and decay, whatever a restored optimizer had."""
-        for group, options in zip(optimizer.param_groups, self._options, strict=True):
-            group.update(options)
-            group.pop("initial_lr", None)
-        config = self.config
-        return build_schedule(
+        self.schedule = build_schedule(
             optimizer, config.schedule, steps=config.steps, warmup_steps=config.warmup_steps
         )
+        if saved is not None:
+            with must_fit(folder):
+                restore(self.model, self.optimizer.optimizer, saved, own_rates=not resume)
+                if resume:
+                    self._restore(saved)
+        if self.accelerator.is_main_process:
+            self.run.open(config, self.step)
 
-    def _build_model(self, *, fresh: bool) -> Trained:
-        """The model on its device, from the recipe's start."""
-        config = self.config
-        model = build_model(config, self.train_pictures, pretrained=fresh and not config.branch_of)
-        if config.objective == "segmentation":
-            self.train_pictures = in_classes_of(model, self.train_pictures)
-        if config.outliers.active:  # in the classes that its labels are now in
-            self._paste = OutlierPaster(config.outliers, self.train_pictures.class_names)
-        model.to(self.accelerator.device)
+    def _place_model(self, *, new: bool) -> None:
+        """Move the model to its device; a new one's batch norms get statistics of the data."""
+        config, device = self.config, self.accelerator.device
+        self.model.to(device)
         if config.channels_last and not self._sharded:  # FSDP takes contiguous weights only
-            model.to(memory_format=torch.channels_last)
-        if not config.full_precision_backbone:
-            lead(model).full_precision_backbone = False
-        starts = config.pretrained_backbone not in ("", "random")
-        if fresh and config.batch_norm_batches and starts:
-            crops = self._crops(0, config.batch_norm_batches * config.batch_size)
-            size = config.batch_size
-            batches = (
-                _readable(collate([crops[n * size + k] for k in range(size)]))["images"]
-                for n in range(config.batch_norm_batches)
-            )
-            device = self.accelerator.device
-            changed = reestimate_statistics(model, (images.to(device) for images in batches))
+            self.model.to(memory_format=torch.channels_last)
+        size, count = config.batch_size, config.batch_norm_batches
+        if new and count and config.pretrained_backbone not in ("", "random"):
+            batches = map(prepared, load(self._crops(0, count * size), size))
+            images = (batch["images"].to(device) for batch in batches)
+            changed = reestimate_statistics(self.model, images)
             logger.info("batch norm statistics of %d layers estimated", changed)
-        many_cards = self.accelerator.num_processes > 1 and self.accelerator.device.type == "cuda"
-        if many_cards and config.trainable == "all" and config.train_batch_norm:
-            from timm.layers.norm_act import convert_sync_batchnorm  # keeps activations
-
-            first = lead(model)
-            first.backbone = convert_sync_batchnorm(first.backbone)
-        return model
+        many_gpus = self.accelerator.num_processes > 1 and device.type == "cuda"
+        if many_gpus and config.trainable == "all" and config.train_batch_norm:
+            trunk = lead(self.model)
+            trunk.backbone = convert_sync_batchnorm(trunk.backbone)
 
     def _build_objective(self) -> Objective:
         config = self.config
@@ -245,6 +192,8 @@ class Trainer:
             NumericsError: when a loss or gradient is not finite.
             PictureError: when a picture cannot be read.
         """
+        window: list[dict[str, Tensor]] = []
+        started = saved = since = time.monotonic()
         bar = tqdm(
             total=self.config.steps,
             initial=self.step,
@@ -253,10 +202,8 @@ class Trainer:
             desc=self.config.name,
             mininterval=1.0,
         )
-        saved, window, since = time.monotonic(), [], time.monotonic()
-        started = saved
-        with self._stop_signals(), contextlib.closing(self.run):
-            if self.step and self._validation_is_due():  # the run was stopped before or while it
+        with on_stop_signals(self._ask_to_stop), contextlib.closing(self.run), bar:
+            if self.step and self._validation_is_due():  # stopped before or in it
                 self._validate()
                 self._save()
             for batch in self._batches():
@@ -264,8 +211,8 @@ class Trainer:
                 bar.update()
                 last = self.step == self.config.steps
                 if self.step % LOG_EVERY == 0 or last:
-                    values = self._log(window, time.monotonic() - since)
-                    bar.set_postfix(loss=f"{values['loss']:.3g}", best=f"{self.best:.3f}")
+                    losses = self._log(window, time.monotonic() - since)
+                    bar.set_postfix(loss=f"{losses['loss']:.3g}", best=f"{self.best:.3f}")
                     window, since = [], time.monotonic()
                 if last:
                     self._save(draw=False)  # a validation that fails must not take them with it
@@ -273,14 +220,13 @@ class Trainer:
                     self._validate()
                     since = time.monotonic()
                 if self.minutes is not None and time.monotonic() - started > 60.0 * self.minutes:
-                    self.interrupted = True
+                    self._ask_to_stop()
                 stop = self._agree_to_stop()
                 if last or stop or self._save_is_due(saved):
                     self._save()
                     saved = time.monotonic()
                 if stop:
                     break
-        bar.close()
         return self.best
 
     def _validation_is_due(self) -> bool:
@@ -291,44 +237,33 @@ class Trainer:
         """Whether it is time for a checkpoint; the main process's clock decides for all."""
         if self.config.save_every:
             return self.step % self.config.save_every == 0
-        return self._main_says(time.monotonic() - saved > 60.0 * self.config.save_minutes)
+        late = time.monotonic() - saved > 60.0 * self.config.save_minutes
+        return main_process(self.accelerator, late)
+
+    def _ask_to_stop(self) -> None:
+        self.interrupted = True
 
     def _agree_to_stop(self) -> bool:
         """Whether any process was asked to stop."""
-        if self.accelerator.num_processes == 1:
-            return self.interrupted
-        asked = torch.tensor(float(self.interrupted), device=self.accelerator.device)
-        self.interrupted = bool(self.accelerator.reduce(asked, "sum") > 0)
+        self.interrupted = any_process(self.accelerator, self.interrupted)
         return self.interrupted
-
-    def _main_says(self, answer: bool) -> bool:
-        if self.accelerator.num_processes == 1:
-            return answer
-        mine = float(answer and self.accelerator.is_main_process)
-        said = torch.tensor(mine, device=self.accelerator.device)
-        return bool(self.accelerator.reduce(said, "sum") > 0)
 
     def _batches(self) -> Iterator[Batch]:
         """Batches from the current step to the end of the run."""
         if self.step >= self.config.steps:
             return
-        loader = DataLoader(
+        loader = load(
             self._crops(self.step * self.config.batch_size),
-            batch_size=self.config.batch_size // self.accelerator.num_processes,
-            collate_fn=collate,
-            num_workers=self.config.workers,
-            drop_last=True,
+            self.config.batch_size // self.accelerator.num_processes,
+            self.config.workers,
             pin_memory=self.accelerator.device.type == "cuda",
-            # Its own generator, so that making an iterator draws nothing from the global one.
-            generator=torch.Generator(),
         )
-        for batch in self.accelerator.prepare(loader):
-            yield _readable(batch)
+        yield from map(prepared, self.accelerator.prepare(loader))
 
     def _update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the optimizer; returns detached losses."""
         config, where = self.config, f"step {self.step + 1}, pictures {', '.join(batch['names'])}"
-        torch.manual_seed(_mix(config.seed, self.step, self.accelerator.process_index))
+        torch.manual_seed(step_seed(config.seed, self.step, self.accelerator.process_index))
         training_mode(self.model, config.trainable, batch_norm=config.train_batch_norm)
         try:
             losses, queries = self.wrapped(batch)
@@ -344,7 +279,8 @@ class Trainer:
         if not self.accelerator.optimizer_step_was_skipped:
             self.schedule.step()
         self.step += 1
-        self._note_order(batch["numbers"])
+        numbers = " ".join(map(str, batch["numbers"]))
+        self.order = hashlib.blake2b(f"{self.order} {numbers}".encode(), digest_size=16).hexdigest()
         self.average.update(self.model)
         if self.step in config.grid_update_steps and kan_head(self.model) is not None:
             self._update_grid(torch.cat([part.flatten(0, -2) for part in queries]))
@@ -353,11 +289,6 @@ class Trainer:
             "gradient_norm": norm.detach(),
             **{name: value.detach() for name, value in losses.items()},
         }
-
-    def _note_order(self, numbers: list[int]) -> None:
-        """Chain this step's crops into the digest."""
-        text = f"{self.order} {' '.join(map(str, numbers))}"
-        self.order = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def _update_grid(self, inputs: Tensor) -> None:
         """Fit the KAN head's grids to what all processes' queries gave it."""
@@ -376,8 +307,8 @@ class Trainer:
         local = torch.stack([torch.stack([one[name] for name in names]) for one in window]).mean(0)
         shared = self.accelerator.reduce(local, "mean").tolist()
         mean = dict(zip(names, shared, strict=True))
-        values = {f"train/{key}": value for key, value in mean.items()}
-        values["train/lr"] = self.optimizer.param_groups[-1]["lr"]
+        values = mean | learning_rates(self.optimizer)
+        values = {f"train/{key}": value for key, value in values.items()}
         values["train/crops_per_second"] = len(window) * self.config.batch_size / seconds
         if self.accelerator.is_main_process:
             self.run.log(self.step, values)
@@ -388,37 +319,33 @@ class Trainer:
         if self._agree_to_stop():
             return
         self.average.settle(self.model)
-        found: dict[str, Validation] = {}
-        if self.accelerator.is_main_process:
-            for name, model in members(self.average.model).items():
-                one = validate(
-                    model,
-                    self.val_pictures,
-                    self.config.eval_pictures,
-                    stop=lambda: self.interrupted,
-                )
-                if one is None:
-                    found = {}
-                    break
-                found[name] = one
-        if found:
-            self._note_validation(found)
+        results = self._measure() if self.accelerator.is_main_process else {}
+        if results:
+            self._note_validation(results)
+        if main_process(self.accelerator, bool(results)):
             self._validated = self.step
-        self.accelerator.wait_for_everyone()
 
-    def _note_validation(self, found: dict[str, Validation]) -> None:
+    def _measure(self) -> dict[str, Validation]:
+        """Validate every member; nothing when asked to stop meanwhile."""
+        results: dict[str, Validation] = {}
+        for name, model in members(self.average.model).items():
+            validation = validate(
+                model, self.val_pictures, self.config.eval_pictures, stop=lambda: self.interrupted
+            )
+            if validation is None:
+                return {}
+            results[name] = validation
+        return results
+
+    def _note_validation(self, results: dict[str, Validation]) -> None:
         """Log a validation of every member, and keep the weights when their mean is the best."""
-        miou = sum(one.values["miou"] for one in found.values()) / len(found)
-        values = {"val/miou": miou}
-        for name, one in found.items():
-            prefix = f"val/{name}/" if name else "val/"
-            values |= {f"{prefix}{key}": value for key, value in one.values.items()}
-            self.run.show(self.step, one, name)
-        self.run.log(self.step, values)
-        self._last_validation = found
-        each = ", ".join(f"{name} {one.values['miou']:.4f}" for name, one in found.items() if name)
-        told = f"step {self.step}: val mIoU {miou:.4f}" + (f" ({each})" if each else "")
-        tqdm.write(told, file=sys.stderr)
+        miou = self.run.log_validation(self.step, results)
+        self._last_validation = results
+        each = ", ".join(
+            f"{name} {one.values['miou']:.4f}" for name, one in results.items() if name
+        )
+        line = f"step {self.step}: val mIoU {miou:.4f}" + (f" ({each})" if each else "")
+        tqdm.write(line, file=sys.stderr)
         if math.isfinite(miou) and miou > self.best:
             self.best = miou
             self._save_weights("best")
@@ -460,46 +387,3 @@ class Trainer:
         torch.set_rng_state(saved["rng"])
         self.step, self.best, self.order = saved["step"], saved["best"], saved["order"]
         self._validated = saved["validated"]
-        if self.accelerator.is_main_process:
-            self.run.rewind(self.step)
-
-    @contextlib.contextmanager
-    def _stop_signals(self) -> Iterator[None]:
-        """While training, SIGTERM and SIGINT ask for a save after the current step."""
-
-        def ask(signum: int, frame: FrameType | None) -> None:
-            self.interrupted = True
-
-        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _open(config: TrainConfig, split: str) -> LabelledPictures:
-    """A split of the run's data.
-
-    Raises:
-        ConfigError: when it is not there, or has no labels where they are needed.
-    """
-    if not config.data.startswith(PREFIX):
-        return open_split(config.data, split)
-    if config.objective != "distillation":
-        raise ConfigError(
-            f"{config.data} has no labels, and {config.name} learns from labels; only "
-            "distillation does without."
-        )
-    return UnlabelledPictures(config.data.removeprefix(PREFIX), split)
-
-
-def _readable(batch: Batch | Unreadable) -> Batch:
-    if isinstance(batch, Unreadable):
-        raise batch.error
-    return prepared(batch)
-
-
-def _mix(seed: int, step: int, process: int) -> int:
-    """A seed of its own for every step of every process."""
-    return ((seed * 1_000_003 + step) * 1009 + process) % 2**63

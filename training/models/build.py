@@ -18,8 +18,9 @@ from mask2kan.modeling.heads import build_mask_embed
 from mask2kan.modeling.mask2kan import Mask2KAN, create_model
 
 from ..config.train_config import PARTS, TrainConfig
-from ..data import LabelledPictures, find_data
+from ..data import LabelledPictures, find_data, open_split
 from ..data.mixture import Mixture
+from ..data.unlabelled import PREFIX, UnlabelledPictures
 from .pair import KAN_OPTIONS, HeadPair, Trained, lead, load_pair
 
 HEAD = "transformer_decoder.mask_embed"
@@ -27,6 +28,22 @@ HEADS = tuple(f"transformer_decoder.{part}" for part in PARTS)
 HEAD_OPTIONS = ("mask_embed", "mask_embed_width", *KAN_OPTIONS)
 
 logger = logging.getLogger(__name__)
+
+
+def open_pictures(config: TrainConfig, split: str) -> LabelledPictures:
+    """A split of the run's data.
+
+    Raises:
+        ConfigError: when it is not there, or has no labels where they are needed.
+    """
+    if not config.data.startswith(PREFIX):
+        return open_split(config.data, split)
+    if config.objective != "distillation":
+        raise ConfigError(
+            f"{config.data} has no labels, and {config.name} learns from labels; only "
+            "distillation does without."
+        )
+    return UnlabelledPictures(config.data.removeprefix(PREFIX), split)
 
 
 def build_model(config: TrainConfig, pictures: LabelledPictures, *, pretrained: bool) -> Trained:
@@ -57,6 +74,8 @@ def build_model(config: TrainConfig, pictures: LabelledPictures, *, pretrained: 
     else:
         model = _from_scratch(config, pictures, pretrained=pretrained)
         model = HeadPair(model) if config.heads else model
+    if not config.full_precision_backbone:
+        lead(model).full_precision_backbone = False
     choose_trainable(model, config.trainable)
     if not config.train_batch_norm:
         for norm in _batch_norms(model):

@@ -9,13 +9,13 @@ import types
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 from mask2kan import load_model
 from mask2kan.errors import CheckpointError, PictureError
 from tests.tiny_runs import TINY, tiny_trainer
 from training.data import CamVid
-from training.engine import trainer
 from training.engine.run_folder import RunFolder
 from training.train import main
 
@@ -26,9 +26,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-    trainer.Accelerator().free_memory()
-    from accelerate.state import AcceleratorState
-
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

@@ -139,11 +139,12 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
 FSDP = """
     # accelerate shards on cards alone; what it would do there is done here on the processor.
     import sys
+    import training.engine.processes as processes
     import training.engine.trainer as loop
     from accelerate.utils import DistributedType
     from torch.distributed.tensor import DTensor
 
-    plain = loop.Accelerator
+    plain = processes.Accelerator
 
     def sharding(**options):
         made = plain(**options)
@@ -151,7 +152,7 @@ FSDP = """
         made.state._shared_state["fsdp_plugin"] = options["fsdp_plugin"]
         return made
 
-    loop.Accelerator = sharding
+    processes.Accelerator = sharding
     fit = loop.Trainer.fit
 
     def checked(self):
@@ -185,6 +186,30 @@ def test_sharded_over_two_processes_it_is_the_same_run_and_resumes(tmp_path):
     done = _run(_command(tmp_path / "two", *settings, launcher=launcher), **environment)
     assert "starting at step 2 of 3" in done.stdout
     assert _state(tmp_path / "two")["step"] == 3
+
+
+VALIDATED = """
+    import sys
+    from training.engine.trainer import Trainer
+    from training.train import main
+
+    fit = Trainer.fit
+
+    def checked(self):
+        best = fit(self)
+        assert self._validated == self.step == 3
+        return best
+
+    Trainer.fit = checked
+    sys.exit(main())
+"""
+
+
+def test_every_process_knows_of_a_validation(tmp_path):
+    script = tmp_path / "validated.py"
+    script.write_text(textwrap.dedent(VALIDATED))
+    launcher = _torchrun("--nproc-per-node", "2", script=(str(script),))
+    _run(_command(tmp_path / "run", *SPREAD, launcher=launcher), PYTHONPATH=str(ROOT))
 
 
 def test_a_rank_that_dies_is_restarted_and_the_run_ends_where_it_would_have(tmp_path):

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mask2kan.checkpoints import load_model
 from mask2kan.errors import CheckpointError, ConfigError, NumericsError, PictureError
 from tests.tiny_runs import TINY, tiny_trainer
+from training.engine import trainer as trainer_module
 from training.engine.ema import WeightAverage
 from training.train import main
 
@@ -82,6 +86,67 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
     tiny_trainer(tmp_path, "steps=1").fit()
     with pytest.raises(ConfigError, match="--resume"):
         tiny_trainer(tmp_path, "steps=1")
+
+
+def test_a_used_folder_is_refused_before_anything_is_read_or_built(tmp_path, monkeypatch, capsys):
+    (tmp_path / "state.pt").touch()
+    command = ["camvid_kan", "--data", "nothing", "--init", "nothing", "--out", str(tmp_path)]
+    assert main(command) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    for name in ("open_pictures", "build_model"):
+        monkeypatch.delattr(trainer_module, name)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        tiny_trainer(tmp_path)
+
+
+def test_the_learning_rate_logged_is_the_one_outside_the_backbone(tmp_path):
+    settings = ["steps=1", "warmup_steps=0", "lr=0.001"]
+    for factor, expected in ((0.25, 0.00025), (1.0, None)):
+        trainer = tiny_trainer(tmp_path / str(factor), *settings, f"backbone_factor={factor}")
+        before = trainer.optimizer.param_groups[0]["lr"]
+        trainer._log([{"loss": torch.tensor(1.0)}], 1.0)
+        line = trainer.run.metrics()[-1]
+        assert before == line["train/lr"] == pytest.approx(0.001)
+        assert line.get("train/lr_backbone") == (expected and pytest.approx(expected))
+
+
+def test_a_resumed_run_forgets_what_was_logged_after_its_state(tmp_path):
+    trainer = tiny_trainer(tmp_path, "eval_every=1", "save_every=2", "steps=4")
+    save, states = trainer.run.save_state, []
+    trainer.run.save_state = lambda state: (states.append(copy.deepcopy(state)), save(state))
+    trainer.fit()
+    save(next(state for state in states if state["step"] == 2))
+    again = tiny_trainer(tmp_path, "eval_every=1", "steps=3", resume=True)
+    assert again.step == 2
+    again.fit()
+    assert [line["step"] for line in again.run.metrics() if "val/miou" in line] == [1, 2, 3]
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Scalars("val/miou")] == [1, 2, 3]
+    assert [event.step for event in events.Images("val/picture_prediction_truth")] == [1, 2, 3]
+
+
+def test_a_run_of_the_code_before_goes_on(tmp_path):
+    """Its folder was written at 5a44bb1; every weight of it is a constant, which packs well."""
+    with tarfile.open(Path(__file__).with_name("previous_run.tar.xz")) as packed:
+        packed.extractall(tmp_path, filter="data")
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    trainer = tiny_trainer(tmp_path, resume=True)
+    assert (trainer.step, trainer.best) == (2, saved["best"])
+    assert trainer.order == saved["order"]
+    assert trainer._validated == saved["validated"] == 2
+    assert trainer.average.updates == 2
+    for state, expected in (
+        (trainer.model.state_dict(), saved["model"]),
+        (trainer.average.model.state_dict(), saved["average"]["model"]),
+    ):
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[key], value) for key, value in expected.items())
+    moments = trainer.optimizer.optimizer.state[trainer.model.pixel_decoder.level_embed]
+    name = "pixel_decoder.level_embed"
+    assert torch.equal(moments["exp_avg"], saved["optimizer"]["state"][name]["exp_avg"])
+    assert [line["step"] for line in trainer.run.metrics()] == [2, 2]
+    trainer.fit()
+    assert trainer.step == 4
 
 
 @pytest.mark.parametrize(

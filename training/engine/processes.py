@@ -1,0 +1,73 @@
+"""The processes of a run: how they start, what they agree on, and how they are asked to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+
+from accelerate import Accelerator
+
+from mask2kan.errors import ConfigError
+from mask2kan.runtime.memory import keep_freed_memory
+
+from .rendezvous import meeting
+from .sharding import sharding_asked_for
+
+
+def join_processes(batch_size: int, mixed_precision: str | None) -> Accelerator:
+    """Bring this process together with the others of the run.
+
+    Args:
+        batch_size: crops per step over all processes.
+        mixed_precision: ``no``, ``bf16`` or ``fp16``; None for what accelerate is configured for.
+
+    Raises:
+        ConfigError: when the processes cannot share a batch equally.
+    """
+    accelerator = Accelerator(
+        mixed_precision=mixed_precision,
+        rng_types=[],
+        fsdp_plugin=sharding_asked_for(),
+        kwargs_handlers=[meeting()],
+    )
+    processes = accelerator.num_processes
+    if batch_size % processes:
+        raise ConfigError(
+            f"batch_size is {batch_size}; it must be a multiple of the number of "
+            f"processes ({processes})."
+        )
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
+    return accelerator
+
+
+def any_process(accelerator: Accelerator, answer: bool) -> bool:
+    """Whether the answer is yes on any process; all processes must ask together."""
+    if answer:
+        accelerator.set_trigger()
+    return bool(accelerator.check_trigger())
+
+
+def main_process(accelerator: Accelerator, answer: bool) -> bool:
+    """The main process's answer, on every process; all processes must ask together."""
+    return any_process(accelerator, answer and accelerator.is_main_process)
+
+
+def step_seed(seed: int, step: int, process: int) -> int:
+    """A seed of its own for every step of every process."""
+    return ((seed * 1_000_003 + step) * 1009 + process) % 2**63
+
+
+@contextlib.contextmanager
+def on_stop_signals(ask: Callable[[], None]) -> Iterator[None]:
+    """Let SIGTERM and SIGINT call ``ask`` instead of ending the process."""
+    before = {
+        number: signal.signal(number, lambda *_: ask())
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
