@@ -26,12 +26,10 @@ class CityscapesLabel(NamedTuple):
     Attributes:
         name: the data set's own.
         category: the group it belongs to.
-        has_instances: whether single objects are told apart.
     """
 
     name: str
     category: str
-    has_instances: bool = False
 
     @property
     def train_id(self) -> int:
@@ -46,42 +44,23 @@ class CityscapesLabel(NamedTuple):
 
 _TRAIN_IDS = {name: train_id for train_id, name in enumerate(CITYSCAPES)}
 
+_NAMES = {
+    "void": (
+        *("unlabeled", "ego vehicle", "rectification border", "out of roi"),
+        *("static", "dynamic", "ground"),
+    ),
+    "flat": ("road", "sidewalk", "parking", "rail track"),
+    "construction": ("building", "wall", "fence", "guard rail", "bridge", "tunnel"),
+    "object": ("pole", "polegroup", "traffic light", "traffic sign"),
+    "nature": ("vegetation", "terrain"),
+    "sky": ("sky",),
+    "human": ("person", "rider"),
+    "vehicle": (*("car", "truck", "bus", "caravan", "trailer", "train", "motorcycle", "bicycle"),),
+}
+
 # The place in the list is the id.
-LABELS: tuple[CityscapesLabel, ...] = (
-    CityscapesLabel("unlabeled", "void"),
-    CityscapesLabel("ego vehicle", "void"),
-    CityscapesLabel("rectification border", "void"),
-    CityscapesLabel("out of roi", "void"),
-    CityscapesLabel("static", "void"),
-    CityscapesLabel("dynamic", "void"),
-    CityscapesLabel("ground", "void"),
-    CityscapesLabel("road", "flat"),
-    CityscapesLabel("sidewalk", "flat"),
-    CityscapesLabel("parking", "flat"),
-    CityscapesLabel("rail track", "flat"),
-    CityscapesLabel("building", "construction"),
-    CityscapesLabel("wall", "construction"),
-    CityscapesLabel("fence", "construction"),
-    CityscapesLabel("guard rail", "construction"),
-    CityscapesLabel("bridge", "construction"),
-    CityscapesLabel("tunnel", "construction"),
-    CityscapesLabel("pole", "object"),
-    CityscapesLabel("polegroup", "object"),
-    CityscapesLabel("traffic light", "object"),
-    CityscapesLabel("traffic sign", "object"),
-    CityscapesLabel("vegetation", "nature"),
-    CityscapesLabel("terrain", "nature"),
-    CityscapesLabel("sky", "sky"),
-    CityscapesLabel("person", "human", has_instances=True),
-    CityscapesLabel("rider", "human", has_instances=True),
-    CityscapesLabel("car", "vehicle", has_instances=True),
-    CityscapesLabel("truck", "vehicle", has_instances=True),
-    CityscapesLabel("bus", "vehicle", has_instances=True),
-    CityscapesLabel("caravan", "vehicle", has_instances=True),
-    CityscapesLabel("trailer", "vehicle", has_instances=True),
-    CityscapesLabel("train", "vehicle", has_instances=True),
-    CityscapesLabel("motorcycle", "vehicle", has_instances=True),
-    CityscapesLabel("bicycle", "vehicle", has_instances=True),
+LABELS = tuple(
+    CityscapesLabel(name, category) for category, names in _NAMES.items() for name in names
 )
 
 # The seven groups that the evaluation counts, in the table's order.

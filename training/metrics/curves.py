@@ -59,7 +59,12 @@ class ExactCurve:
         Raises:
             ConfigError: when there is no anomalous or no known pixel.
         """
-        return summarize_curve(self.known, self.anomalous)
+        negatives, positives = len(self.known), len(self.anomalous)
+        check_both_kinds(negatives, positives)
+        integral = _Integral(negatives, positives)
+        for points in _curve(self.known, self.anomalous):
+            integral.add(points)
+        return integral.summary()
 
     def rates(self, count: int) -> tuple[Rates, Rates]:
         """True and false positives along the curve, for a picture of it.
@@ -84,8 +89,26 @@ class ExactCurve:
         return np.concatenate([*tps, ends[0]]), np.concatenate([*fps, ends[1]])
 
     def percentiles(self, percents: tuple[float, ...]) -> list[float]:
-        """Percentiles of all scores, see ``percentiles``."""
-        return percentiles([self.known, self.anomalous], percents)
+        """Percentiles of all scores together, linear between neighbours as in NumPy.
+
+        Args:
+            percents: in [0, 100].
+        """
+        count = len(self.known) + len(self.anomalous)
+        # Ranks from the top, because values arrive in descending order.
+        ranks = [(count - 1) * (1 - percent / 100) for percent in percents]
+        wanted = sorted({int(side) for rank in ranks for side in (np.floor(rank), np.ceil(rank))})
+        at: dict[int, float] = {}
+        seen = 0
+        for parts in merged_blocks([self.known, self.anomalous]):
+            block = np.sort(np.concatenate(parts))[::-1]
+            at |= {r: float(block[r - seen]) for r in wanted if seen <= r < seen + len(block)}
+            seen += len(block)
+        results = []
+        for rank in ranks:
+            above, below = at[int(np.floor(rank))], at[int(np.ceil(rank))]
+            results.append(float(above + (below - above) * (rank - np.floor(rank))))
+        return results
 
 
 class CurveSummary(NamedTuple):
@@ -141,20 +164,6 @@ def _curve(known: SortedScores, anomalous: SortedScores) -> Iterator[_Points]:
             yield points.part(slice(-1))
     if len(held.threshold):
         yield held
-
-
-def summarize_curve(known: SortedScores, anomalous: SortedScores) -> CurveSummary:
-    """Integrate the curves in one pass over the sorted scores.
-
-    Raises:
-        ConfigError: when one of the collections is empty.
-    """
-    negatives, positives = len(known), len(anomalous)
-    check_both_kinds(negatives, positives)
-    integral = _Integral(negatives, positives)
-    for points in _curve(known, anomalous):
-        integral.add(points)
-    return integral.summary()
 
 
 def check_both_kinds(known: int, anomalous: int) -> None:
@@ -221,27 +230,3 @@ class _Integral:
             tpr95_threshold=self.tpr95_threshold,
             fpr05_threshold=self.fpr05_threshold,
         )
-
-
-def percentiles(stores: list[SortedScores], percents: tuple[float, ...]) -> list[float]:
-    """Percentiles of all values together, linear between neighbours as in ``numpy.percentile``.
-
-    Args:
-        stores: collections taken as one.
-        percents: in [0, 100].
-    """
-    count = sum(len(store) for store in stores)
-    # Ranks from the top, because values arrive in descending order.
-    ranks = [(count - 1) * (1 - percent / 100) for percent in percents]
-    wanted = sorted({int(side) for rank in ranks for side in (np.floor(rank), np.ceil(rank))})
-    found: dict[int, float] = {}
-    seen = 0
-    for parts in merged_blocks(stores):
-        block = np.sort(np.concatenate(parts))[::-1]
-        found.update({r: float(block[r - seen]) for r in wanted if seen <= r < seen + len(block)})
-        seen += len(block)
-    results = []
-    for rank in ranks:
-        above, below = found[int(np.floor(rank))], found[int(np.ceil(rank))]
-        results.append(float(above + (below - above) * (rank - np.floor(rank))))
-    return results

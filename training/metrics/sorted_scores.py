@@ -73,17 +73,6 @@ class SortedScores:
             self._pending.append(piece.astype(np.float32, copy=True))
             self._pending_count += len(piece)
 
-    def blocks(self) -> Iterator[Floats]:
-        """Every value in descending order, in non-empty pieces; may be called again.
-
-        Equal values may be split between two pieces.
-        """
-        return _merged([self])
-
-    def close(self) -> None:
-        """Remove the temporary file; the values are gone."""
-        self._file.close()
-
     def _spill(self) -> None:
         run = self._sorted_pending()
         self._file.append(run)
@@ -136,12 +125,6 @@ class _Reader:
         taken, self.block = self.block[:count], self.block[count:]
         self.refill()
         return taken
-
-
-def _merged(stores: Sequence[SortedScores]) -> Iterator[Floats]:
-    for parts in merged_blocks(stores):
-        (values,) = parts
-        yield values
 
 
 def merged_blocks(stores: Sequence[SortedScores]) -> Iterator[list[Floats]]:

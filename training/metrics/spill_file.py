@@ -1,12 +1,14 @@
 """An unnamed temporary file that arrays are appended to and read back from.
 
-The system removes it when it is closed, even when the program is killed.
+The system removes it when it is closed, even when the program is killed; it is closed with the
+object it belongs to.
 """
 
 from __future__ import annotations
 
 import errno
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ class SpillFile:
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as self
+        weakref.finalize(self, self._file.close)
         self._folder = folder or tempfile.gettempdir()
         self.size = 0
 
@@ -60,7 +63,3 @@ class SpillFile:
         kind = np.dtype(dtype)
         self._file.seek(start)
         return np.frombuffer(self._file.read(count * kind.itemsize), kind)
-
-    def close(self) -> None:
-        """Remove the file; its bytes are gone."""
-        self._file.close()

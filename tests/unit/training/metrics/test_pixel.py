@@ -19,8 +19,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from mask2kan.errors import ConfigError, Mask2KANError, NumericsError
 from training.metrics import AnomalyEvaluator, sorted_scores
-from training.metrics.curves import ExactCurve, percentiles
-from training.metrics.sorted_scores import RUN_LENGTH, SortedScores
+from training.metrics.curves import ExactCurve
+from training.metrics.sorted_scores import RUN_LENGTH, SortedScores, merged_blocks
 
 Pictures = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]]
 
@@ -216,11 +216,10 @@ def test_fpr05_of_a_constant_score_flags_nothing() -> None:
 
 def test_percentiles_of_several_collections() -> None:
     values = np.random.default_rng(0).normal(size=3001).astype(np.float32)
-    stores = [SortedScores(run_length=100, block_length=7) for _ in range(2)]
-    stores[0].add(values[:1000])
-    stores[1].add(values[1000:])
+    curve = ExactCurve(run_length=100, block_length=7)
+    curve.add(values[:1000], values[1000:])
     expected = np.percentile(values.astype(np.float64), [0, 0.5, 50, 99.5, 100])
-    assert percentiles(stores, (0, 0.5, 50, 99.5, 100)) == pytest.approx(expected, abs=1e-6)
+    assert curve.percentiles((0, 0.5, 50, 99.5, 100)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_blocks_come_in_order_and_whole() -> None:
@@ -228,8 +227,8 @@ def test_blocks_come_in_order_and_whole() -> None:
     store = SortedScores(run_length=64, block_length=3)
     store.add(values)
     assert len(store) == 5000
-    assert np.array_equal(np.concatenate(list(store.blocks())), np.sort(values)[::-1])
-    store.close()
+    blocks = [block for (block,) in merged_blocks([store])]
+    assert np.array_equal(np.concatenate(blocks), np.sort(values)[::-1])
 
 
 def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
