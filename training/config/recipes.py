@@ -84,16 +84,14 @@ def road_pair() -> TrainConfig:
     faster and without decay, begin with more and the base branch with less, and a bias spares them
     serving as the constant.
     """
-    small = camvid_mlp()
-    sizes = (
-        *("num_queries", "hidden_dim", "num_heads", "num_encoder_layers"),
-        *("encoder_feedforward_dim", "num_decoder_layers", "decoder_feedforward_dim"),
-    )
+    small = dict(camvid_mlp().model_options)
+    for option in ("num_classes", "class_names", "palette"):
+        del small[option]
     return TrainConfig(
         name="road_pair",
         model="mask2kan_efficientnet_lite0",
         model_options={
-            **{size: small.model_options[size] for size in sizes},
+            **small,
             "mask_embed": "kan",
             "grid_range": (-2.5, 2.5),
             "standalone_spline_scale": False,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from mask2kan.checks import require
 from mask2kan.errors import ConfigError, unknown
@@ -25,10 +25,10 @@ NOT_NEGATIVE = (
     *("regularization_weight", "contrastive_weight", "contrastive_margin", "spline_factor"),
 )
 PARTS = ("mask_embed", "class_embed")
-TRAINABLE = ("all", "frozen_backbone", "heads")
-OBJECTIVES = ("segmentation", "distillation")
-CONTRASTIVE_FORMS = ("published", "well_posed")
-SCHEDULES = ("poly", "constant", "falling")
+Trainable = Literal["all", "frozen_backbone", "heads"]
+ObjectiveName = Literal["segmentation", "distillation"]
+ContrastiveForm = Literal["published", "well_posed"]
+Schedule = Literal["poly", "constant", "falling"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +104,8 @@ class TrainConfig:
     heads: tuple[str, ...] = ()
     branch_of: str = ""
     fresh: tuple[str, ...] = ()
-    trainable: Literal["all", "frozen_backbone", "heads"] = "all"
-    objective: Literal["segmentation", "distillation"] = "segmentation"
+    trainable: Trainable = "all"
+    objective: ObjectiveName = "segmentation"
     data: str = "camvid"
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     outliers: OutlierExposure = dataclasses.field(default_factory=OutlierExposure)
@@ -118,7 +118,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     spline_factor: float = 1.0
     decay_splines: bool = True
-    schedule: Literal["poly", "constant", "falling"] = "poly"
+    schedule: Schedule = "poly"
     clip_norm: float = 0.01
     warmup_steps: int = 50
     num_points: int = 1024
@@ -126,7 +126,7 @@ class TrainConfig:
     regularization_weight: float = 0.0
     contrastive_weight: float = 1.0
     contrastive_margin: float = 1.0
-    contrastive_form: Literal["published", "well_posed"] = "well_posed"
+    contrastive_form: ContrastiveForm = "well_posed"
     grid_update_steps: tuple[int, ...] = ()
     average_decay: float = 0.995
     batch_norm_batches: int = 10
@@ -160,13 +160,13 @@ class TrainConfig:
                 "on, such as (500, 2000)."
             )
         for field, choices in (
-            ("trainable", TRAINABLE),
-            ("objective", OBJECTIVES),
-            ("contrastive_form", CONTRASTIVE_FORMS),
-            ("schedule", SCHEDULES),
+            ("trainable", Trainable),
+            ("objective", ObjectiveName),
+            ("contrastive_form", ContrastiveForm),
+            ("schedule", Schedule),
         ):
-            if getattr(self, field) not in choices:
-                raise ConfigError(unknown(field, str(getattr(self, field)), choices))
+            if getattr(self, field) not in get_args(choices):
+                raise ConfigError(unknown(field, str(getattr(self, field)), get_args(choices)))
         if self.heads and (self.heads != ("kan", "mlp") or self.trainable == "heads"):
             raise ConfigError(
                 f"heads is {self.heads!r} with trainable={self.trainable!r}; expected "
@@ -208,12 +208,9 @@ def override(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
                 value = _fitting(key, getattr(_DEFAULT_MODEL, option), value)
             options = {**config.model_options, option: value}
             config = dataclasses.replace(config, model_options=options)
-        elif section == "augmentation" and option:
-            changed = _replace(config.augmentation, option, value)
-            config = dataclasses.replace(config, augmentation=changed)
-        elif section == "outliers" and option:
-            exposure = _replace(config.outliers, option, value)
-            config = dataclasses.replace(config, outliers=exposure)
+        elif section in ("augmentation", "outliers") and option:
+            changed = _replace(getattr(config, section), option, value)
+            config = dataclasses.replace(config, **{section: changed})
         else:
             config = _replace(config, key, value)
     return config
