@@ -20,7 +20,7 @@ from mask2kan.errors import ConfigError, Mask2KANError
 
 from .config.recipes import RECIPES, recipe
 from .config.train_config import TrainConfig, override
-from .data.check import check_data
+from .data.check import inspect_data
 from .data.mixture import parts_of
 from .data.registry import usable_splits
 from .data.unlabelled import PREFIX
@@ -115,7 +115,9 @@ def check(config: TrainConfig) -> None:
     faults = [
         fault
         for part in parts_of(config.data)
-        for fault in check_data(part.data, usable_splits(part.data), progress=True, remembered=True)
+        for fault in inspect_data(
+            part.data, usable_splits(part.data), progress=True, remembered=True
+        ).faults
     ]
     for fault in faults[:FAULTS_SHOWN]:
         print(fault, file=sys.stderr)

@@ -28,6 +28,7 @@ from .registry import (
     ANOMALY_SETS,
     SEGMENTATION_SETS,
     SYNTHETIC_SETS,
+    find_set,
     layout_of,
 )
 
@@ -85,17 +86,17 @@ def summary(report: Report) -> str:
 def listing() -> str:
     """Every data set and where it was found."""
     lines = ["to train on (--data):"]
-    for name, entry in SEGMENTATION_SETS.items():
+    for name, pictures in SEGMENTATION_SETS.items():
         try:
-            place = str(entry.find(name))
+            place = str(find_set(name))
         except ConfigError:
-            place = "not found" if entry.folders else f"by its path: {name}=<folder>"
+            place = "not found" if pictures.folders else f"by its path: {name}=<folder>"
         lines.append(f"  {name:<{NAMES_SHOWN}}{place}")
     lines += [f"  {name:<{NAMES_SHOWN}}needs no files" for name in SYNTHETIC_SETS]
     lines.append("to measure anomaly scores on:")
-    for name, anomalies in ANOMALY_SETS.items():
+    for name in ANOMALY_SETS:
         try:
-            place = str(anomalies.find() or "needs no files")
+            place = "needs no files" if name == "synthetic_anomaly" else str(find_set(name))
         except ConfigError:
             place = "not found"
         lines.append(f"  {name:<{NAMES_SHOWN}}{place}")

@@ -17,11 +17,11 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from mask2kan.errors import ConfigError
 
 from .faults import Fault, FaultError
+from .folders import any_exists
 from .reading import (
     VOID,
     Array,
@@ -36,37 +36,50 @@ PICTURE_TYPES = (".webp", ".png", ".jpg", ".jpeg")
 Color = tuple[int, int, int]
 
 
-class LabelledPictures(Protocol):
-    """What every data set to train on offers besides indexing."""
-
-    names: list[str]
-    num_classes: int
-    class_names: tuple[str, ...]
-    palette: tuple[Color, ...]
-    groups: tuple[tuple[int, ...], ...]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]: ...
-
-    def arrays(self, index: int) -> tuple[Array, Array]:
-        """The picture (H, W, 3) RGB and its label (H, W) as bytes; do not write.
-
-        Label values are those of ``training.data.label_space``.
-        """
-        ...
-
-
 class AnomalyPictures(Protocol):
     """What every anomaly data set offers."""
 
     names: list[str]
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.names)
 
+    @abc.abstractmethod
     def arrays(self, index: int) -> tuple[Array, Array]:
         """The picture (H, W, 3) RGB and its label (H, W): 0 known, 1 anomaly, 255 void."""
-        ...
+
+
+class LabelledPictures(Protocol):
+    """What every data set to train on offers.
+
+    Attributes:
+        class_names: in the order of the label values.
+        palette: RGB of each class.
+        num_classes: how many.
+        groups: what label values from ``num_classes`` on stand for: "one of these classes".
+    """
+
+    names: list[str]
+    num_classes: int
+    class_names: tuple[str, ...]
+    palette: tuple[Color, ...]
+    groups: tuple[tuple[int, ...], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @abc.abstractmethod
+    def arrays(self, index: int) -> tuple[Array, Array]:
+        """The picture (H, W, 3) RGB and its label (H, W) as bytes; do not write.
+
+        Label values are those of ``training.data.label_space``.
+        """
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """The image (3, H, W) float32 in [0, 1] and its label (H, W) int64."""
+        picture, label = self.arrays(index)
+        image = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32) / 255.0)
+        return image, torch.from_numpy(label.astype(np.int64))
 
 
 class Pair(NamedTuple):
@@ -123,11 +136,11 @@ class Scan:
         for path in self._files(folder, nested=nested):
             if path.name.endswith(tuple(companions)):
                 continue
-            is_picture = path.suffix.lower() in PICTURE_TYPES
-            rank = _rank(path.stem, endings) if is_picture else None
-            if rank is None:
+            ranks = [rank for rank, ending in enumerate(endings) if path.stem.endswith(ending)]
+            if not ranks or path.suffix.lower() not in PICTURE_TYPES:
                 self.notes.append(Fault(path, "other-file", "ignored"))
                 continue
+            rank = ranks[0]
             key = path.stem.removesuffix(endings[rank])
             key = f"{path.parent.name}/{key}" if nested else key
             if key in found and found[key][0] == rank:
@@ -219,12 +232,6 @@ class Scan:
         return files
 
 
-def _rank(stem: str, endings: Sequence[str]) -> int | None:
-    """Which ending a name has."""
-    ranks = (rank for rank, ending in enumerate(endings) if stem.endswith(ending))
-    return next(ranks, None)
-
-
 def _leads_back(path: Path) -> bool:
     """Whether a link cannot be followed to an end, or ends at a folder it lies in."""
     if not path.is_symlink():
@@ -249,17 +256,6 @@ def class_labels(count: int, *, void: Sequence[int] = (VOID,)) -> LabelValues:
     """
     words = f"0 to {count - 1} and {' or '.join(map(str, void))} (void)"
     return LabelValues({n: n for n in range(count)} | dict.fromkeys(void, VOID), words)
-
-
-def read_pair(pair: Pair) -> tuple[Array, Array]:
-    """The picture (H, W, 3) RGB and its label (H, W).
-
-    Raises:
-        FaultError: naming the file that cannot be used.
-    """
-    picture = apply_overlay(decode_picture(pair.picture, read_file(pair.picture)), pair.overlay)
-    size = (picture.shape[0], picture.shape[1])
-    return picture, pair.reader(pair.label, read_file(pair.label), size)
 
 
 def apply_overlay(picture: Array, overlay: Path | None) -> Array:
@@ -289,12 +285,19 @@ class PairedPictures:
         scan: of the folder.
 
     Attributes:
+        title: of the data set, as papers print it.
+        folders: names its folder goes by; none where it needs a path.
+        marks: paths in a folder of which any says that it is laid out like this data set.
         names: of the pictures, without extension, sorted.
         pairs: their files.
 
     Raises:
         ConfigError: when pictures or labels are missing.
     """
+
+    title: ClassVar[str]
+    folders: ClassVar[tuple[str, ...]] = ()
+    marks: ClassVar[tuple[str, ...]]
 
     def __init__(self, scan: Scan) -> None:
         self.pairs = scan.require_usable().pairs
@@ -310,32 +313,32 @@ class PairedPictures:
         Raises:
             FaultError: a ``PictureError`` that names the file that cannot be used.
         """
-        return read_pair(self.pairs[index])
+        pair = self.pairs[index]
+        picture = apply_overlay(decode_picture(pair.picture, read_file(pair.picture)), pair.overlay)
+        size = (picture.shape[0], picture.shape[1])
+        return picture, pair.reader(pair.label, read_file(pair.label), size)
+
+    @classmethod
+    def recognised(cls, root: Path) -> bool:
+        """Whether a folder is laid out like this data set, complete or not."""
+        return any_exists(root, *cls.marks)
 
 
-class SegmentationPictures(PairedPictures, Dataset[tuple[Tensor, Tensor]], abc.ABC):
-    """One split as (image (3, H, W) float32 in [0, 1], label (H, W) int64, 255 = void) pairs.
+class SegmentationPictures(PairedPictures, LabelledPictures):
+    """One split of a data set; labels of 255 are void.
 
     Args:
         root: folder of the data set.
         split: one of ``splits``.
 
     Attributes:
-        class_names: in the order of the label values.
-        palette: RGB of each class.
-        num_classes: how many.
-        groups: what label values from ``num_classes`` on stand for: "one of these classes".
         splits: that the data set has.
 
     Raises:
         ConfigError: for another split, or when pictures or labels are missing.
     """
 
-    title: ClassVar[str]
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
-    class_names: tuple[str, ...]
-    palette: tuple[Color, ...]
-    groups: tuple[tuple[int, ...], ...] = ()
 
     def __init__(self, root: str | Path, split: str) -> None:
         if split not in self.splits:
@@ -344,15 +347,6 @@ class SegmentationPictures(PairedPictures, Dataset[tuple[Tensor, Tensor]], abc.A
             )
         super().__init__(self.scan(Path(root), split))
         self.num_classes = len(self.class_names)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image and label as tensors."""
-        return as_tensors(*self.arrays(index))
-
-    @classmethod
-    @abc.abstractmethod
-    def recognised(cls, root: Path) -> bool:
-        """Whether a folder is laid out like this data set, complete or not."""
 
     @classmethod
     @abc.abstractmethod
@@ -364,9 +358,3 @@ class SegmentationPictures(PairedPictures, Dataset[tuple[Tensor, Tensor]], abc.A
         """The splits a check looks at: those whose labels are published and expected there."""
         del root
         return cls.splits
-
-
-def as_tensors(picture: Array, label: Array) -> tuple[Tensor, Tensor]:
-    """(3, H, W) float32 in [0, 1] and (H, W) int64."""
-    image = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32) / 255.0)
-    return image, torch.from_numpy(label.astype(np.int64))

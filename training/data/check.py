@@ -31,8 +31,10 @@ from .registry import (
     ANOMALY_SETS,
     SYNTHETIC_SETS,
     find_anomaly_sets,
+    find_set,
     find_split_data,
 )
+from .sets.mask_folders import AnomalySet
 
 VERSION = 1  # of the rules; a change makes every data set be decoded again
 
@@ -65,26 +67,6 @@ class _Found:
     faults: tuple[Fault, ...]
     digest: bytes | None
     anomalous: bool
-
-
-def check_data(
-    data: str | Path,
-    splits: Sequence[str] | None = None,
-    *,
-    anomaly: bool = False,
-    workers: int | None = None,
-    progress: bool = False,
-    remembered: bool = False,
-) -> list[Fault]:
-    """Every fault of a data set, none for a clean one; see ``inspect_data``."""
-    return inspect_data(
-        data,
-        splits,
-        anomaly=anomaly,
-        workers=workers,
-        progress=progress,
-        remembered=remembered,
-    ).faults
 
 
 def inspect_data(
@@ -142,8 +124,7 @@ def _scan_splits(data: str | Path, splits: Sequence[str] | None) -> list[Scan]:
 def _scan_anomalies(data: str) -> Scan:
     name, given, path = data.partition("=")
     if name in ANOMALY_SETS:
-        entry = ANOMALY_SETS[name]
-        root = find_data(path) if given else entry.find()
+        root = find_data(path) if given else find_set(name)
     else:
         found = find_anomaly_sets(data)
         if len(found) != 1:
@@ -152,10 +133,10 @@ def _scan_anomalies(data: str) -> Scan:
                 f"{data} holds these anomaly data sets: {what}; expected one. Write <name>=<folder>"
                 f" with one of {', '.join(ANOMALY_SETS)}."
             )
-        entry, root = ANOMALY_SETS[found[0][0]], found[0][1]
-    assert entry.pictures is not None
-    assert root is not None
-    return entry.pictures.scan(root)
+        name, root = found[0]
+    pictures = ANOMALY_SETS[name]
+    assert issubclass(pictures, AnomalySet)
+    return pictures.scan(root)
 
 
 def _examine_all(

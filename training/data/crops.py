@@ -5,6 +5,7 @@ The n-th crop is a function of the seed and n, so a resumed run sees what it wou
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
@@ -103,6 +104,7 @@ def prepared(batch: Batch | Unreadable) -> Batch:
     return {**batch, "images": images, "labels": labels}
 
 
+@dataclasses.dataclass(eq=False)
 class TrainingCrops(Dataset[Crop | Unreadable]):
     """All crops of a run, in order; every pass sees each picture once, in a new order.
 
@@ -118,24 +120,16 @@ class TrainingCrops(Dataset[Crop | Unreadable]):
         views: fixed crops per picture to choose from; 0 draws a new one every time.
     """
 
-    def __init__(
-        self,
-        pictures: LabelledPictures,
-        augmentation: Augmentation,
-        length: int,
-        seed: int,
-        start: int = 0,
-        *,
-        paste: OutlierPaster | None = None,
-        views: int = 0,
-    ) -> None:
-        self.pictures = pictures
-        self.augmentation = augmentation
-        self.length = length
-        self.seed = seed
-        self.start = start
-        self.paste = paste
-        self.views = views
+    pictures: LabelledPictures
+    augmentation: Augmentation
+    length: int
+    seed: int
+    start: int = 0
+    _: dataclasses.KW_ONLY
+    paste: OutlierPaster | None = None
+    views: int = 0
+
+    def __post_init__(self) -> None:
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def __len__(self) -> int:

@@ -60,8 +60,7 @@ def coarse_classes(
 
     def coarse_map(class_scores: NDArray[np.float32]) -> NDArray[np.uint8]:
         sums = np.stack([class_scores[chosen].sum(0) for chosen in members])
-        found: NDArray[np.uint8] = sums.argmax(0).astype(np.uint8)
-        return found
+        return np.asarray(sums.argmax(0), np.uint8)
 
     return coarse_map
 

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from mask2kan.errors import ConfigError
 from mask2kan.modeling.classes import meanings_of
 
-from .base import Color, LabelledPictures, as_tensors
+from .base import Color, LabelledPictures
 from .label_space import Translation
 from .reading import Array
 
@@ -52,7 +51,7 @@ def parts_of(data: str) -> list[Part]:
     return parts
 
 
-class Mixture:
+class Mixture(LabelledPictures):
     """Pictures of several data sets, labelled in one set of classes; see the module.
 
     Args:
@@ -71,7 +70,7 @@ class Mixture:
         first = parts[0][1]
         self.class_names, self.palette = classes or (tuple(first.class_names), tuple(first.palette))
         self.num_classes = len(self.class_names)
-        self.groups: tuple[tuple[int, ...], ...] = ()
+        self.groups = ()
         self._parts = [pictures for _, pictures in parts]
         self._translate: list[Translation] = []
         for pictures in self._parts:
@@ -90,10 +89,6 @@ class Mixture:
         self._shares = np.cumsum(weights / weights.sum())
         self.names = [name for pictures in self._parts for name in pictures.names]
 
-    def __len__(self) -> int:
-        """Number of pictures."""
-        return int(self._ends[-1])
-
     def choose(self, rng: np.random.Generator) -> int:
         """A picture's index: its part by weight, then one of the part's."""
         first = self._parts[0]
@@ -107,10 +102,6 @@ class Mixture:
         part = int(np.searchsorted(self._ends, index, "right"))
         picture, label = self._parts[part].arrays(index - self._start(part))
         return picture, self._translate[part](label)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image and label as tensors."""
-        return as_tensors(*self.arrays(index))
 
     @property
     def is_one(self) -> bool:

@@ -147,15 +147,12 @@ class OutlierPaster:
         """
         if rng.random() >= self.exposure.probability:
             return picture, label
-        drawn = self._source.draw(rng)
-        if self._ground:
-            placed = self._stand(drawn, label, rng)
-        else:
-            placed = self._anywhere(drawn, label, rng)
+        place_object = self._stand if self._ground else self._anywhere
+        placed = place_object(self._source.draw(rng), label, rng)
         if placed is None:
             return picture, label
-        found, top, left = placed
-        height, width = found.alpha.shape
+        cut_out, top, left = placed
+        height, width = cut_out.alpha.shape
         # what sticks out of the picture is cut off
         inside = (
             slice(max(0, -top), min(height, label.shape[0] - top)),
@@ -165,24 +162,30 @@ class OutlierPaster:
             slice(max(0, top), min(label.shape[0], top + height)),
             slice(max(0, left), min(label.shape[1], left + width)),
         )
-        opacity = _opacity(found.alpha, self.exposure.feather)[inside]
+        opacity = _opacity(cut_out.alpha, self.exposure.feather)[inside]
         out, out_label = picture.copy(), label.copy()
-        mixed = opacity * found.picture[inside] + (1 - opacity) * out[place]
+        mixed = opacity * cut_out.picture[inside] + (1 - opacity) * out[place]
         out[place] = np.rint(mixed).astype(np.uint8)
-        out_label[place][found.alpha[inside] >= OPAQUE] = OUTLIER
+        out_label[place][cut_out.alpha[inside] >= OPAQUE] = OUTLIER
         return out, out_label
 
     def _anywhere(
         self, drawn: CutOut, label: Bytes, rng: np.random.Generator
     ) -> tuple[CutOut, int, int] | None:
         """The object at its size, and its upper left corner."""
-        found = fit(drawn, label.shape[0], label.shape[1], self.exposure, rng)
-        if found is None:
+        tall, wide = drawn.alpha.shape
+        low, high = self.exposure.scale
+        factor = 1.0
+        if high:
+            share = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+            factor = share * label.shape[0] / max(tall, wide)
+        sized = _resized(drawn, min(factor, label.shape[0] / tall, label.shape[1] / wide))
+        if sized is None:
             return None
-        height, width = found.alpha.shape
+        height, width = sized.alpha.shape
         top = int(rng.integers(label.shape[0] - height + 1))
         left = int(rng.integers(label.shape[1] - width + 1))
-        return found, top, left
+        return sized, top, left
 
     def _stand(
         self, drawn: CutOut, label: Bytes, rng: np.random.Generator
@@ -204,25 +207,12 @@ class OutlierPaster:
             longest = metres * (row - rows[0]) / CAMERA_HEIGHT
             if longest < SMALLEST_OBJECT:
                 continue
-            factor = longest / max(drawn.alpha.shape)
-            found = _resized(drawn, factor)
-            if found is None:
+            sized = _resized(drawn, longest / max(drawn.alpha.shape))
+            if sized is None:
                 return None
-            height, width = found.alpha.shape
-            return found, row - height + 1, column - width // 2
+            height, width = sized.alpha.shape
+            return sized, row - height + 1, column - width // 2
         return None
-
-
-def fit(
-    cut_out: CutOut, height: int, width: int, exposure: OutlierExposure, rng: np.random.Generator
-) -> CutOut | None:
-    """The object at its size in a picture of (height, width), or None when too little is left."""
-    tall, wide = cut_out.alpha.shape
-    low, high = exposure.scale
-    factor = 1.0
-    if high:
-        factor = float(np.exp(rng.uniform(np.log(low), np.log(high)))) * height / max(tall, wide)
-    return _resized(cut_out, min(factor, height / tall, width / wide))
 
 
 def _resized(cut_out: CutOut, factor: float) -> CutOut | None:
@@ -297,9 +287,7 @@ class ProceduralObjects:
         first, second = rng.uniform(0, 255, (2, 3))
         colour = first + np.clip(mix, 0, 1)[..., None] * (second - first)
         picture = np.clip(colour * (1.1 - 0.5 * y[..., None]), 0, 255).astype(np.uint8)
-        rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
-        box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-        return CutOut(picture[box], alpha[box])
+        return _cropped(picture, alpha)
 
 
 class CutOutFolder:
@@ -359,8 +347,7 @@ class CocoObjects:
                 f"No COCO at {folder}: {annotations} and {self._pictures} were expected."
             )
         try:
-            content: dict[str, Any] = json.loads(annotations.read_bytes())
-            self._names, self._outlines = _usable(content)
+            self._names, self._outlines = _usable(json.loads(annotations.read_bytes()))
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{annotations} is not COCO's instance file: {error!r}.") from error
         if not self._names:
@@ -368,10 +355,6 @@ class CocoObjects:
                 f"{annotations} lists no picture of {SHORTEST_SIDE} pixels or more without "
                 f"{', '.join(ROAD_CLASSES)}."
             )
-
-    def __len__(self) -> int:
-        """Number of usable pictures."""
-        return len(self._names)
 
     def draw(self, rng: np.random.Generator) -> CutOut:
         """All instances of one picture.

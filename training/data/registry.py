@@ -8,7 +8,6 @@ by what it holds, or both: ``name=folder``; or several of these, see ``training.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,112 +27,21 @@ from .sets.fishyscapes import FishyscapesLostAndFound, FishyscapesStatic
 from .sets.image_folder import ImageFolder
 from .sets.lost_and_found import LostAndFound
 from .sets.mask_folders import AnomalySet
-from .sets.rendered import FOLDERS as RENDERED_FOLDERS
 from .sets.rendered import RenderedAnomalies, RenderedStreets
 from .sets.road_anomaly import RoadAnomaly
 from .sets.smiyc import RoadAnomaly21, RoadObstacle21
 from .sets.synthetic import SyntheticAnomalies, SyntheticRooms, SyntheticStreets
 
-
-@dataclasses.dataclass(frozen=True)
-class SegmentationEntry:
-    """A data set to train on.
-
-    Attributes:
-        pictures: its class.
-        folders: names its folder goes by; none where it needs a path.
-    """
-
-    pictures: type[SegmentationPictures]
-    folders: tuple[str, ...] = ()
-
-    @property
-    def title(self) -> str:
-        """Its name as papers print it."""
-        return self.pictures.title
-
-    def find(self, name: str) -> Path:
-        """Its folder in one of the usual places.
-
-        Raises:
-            ConfigError: when it is in none of them.
-        """
-        if not self.folders:
-            raise ConfigError(f"Data set {name} has no usual place; give its path: {name}=<path>.")
-        return find_data(name, folders=self.folders, recognised=self.pictures.recognised)
-
-
-@dataclasses.dataclass(frozen=True)
-class AnomalyEntry:
-    """A data set to measure anomaly scores on.
-
-    Attributes:
-        name: of the entry.
-        pictures: its class; None for the synthetic one.
-    """
-
-    name: str
-    pictures: type[AnomalySet] | None
-
-    @property
-    def title(self) -> str:
-        """Its name as papers print it."""
-        return self.pictures.title if self.pictures else SyntheticAnomalies.title
-
-    @property
-    def track(self) -> str | None:
-        """Of SegmentMeIfYouCan: ``anomaly``, ``obstacle`` or None for neither."""
-        return self.pictures.track if self.pictures else None
-
-    @property
-    def found(self) -> bool:
-        """Whether it can be opened without saying where it is."""
-        try:
-            self.find()
-        except ConfigError:
-            return False
-        return True
-
-    def find(self, root: str | Path | None = None) -> Path | None:
-        """Its folder; None for the synthetic one.
-
-        Args:
-            root: its folder or one that holds it; None to look in the usual places.
-
-        Raises:
-            ConfigError: when it is in none of them.
-        """
-        if self.pictures is None:
-            return None
-        return find_data(
-            self.name,
-            folders=self.pictures.folders,
-            root=root,
-            recognised=self.pictures.recognised,
-        )
-
-    def open(self, root: str | Path | None = None) -> AnomalyPictures:
-        """The data set; see ``find`` for where.
-
-        Raises:
-            ConfigError: when it is not there, or pictures or labels are missing.
-        """
-        folder = self.find(root)
-        if self.pictures is None or folder is None:
-            return SyntheticAnomalies()
-        return self.pictures(folder)
-
-
 # In the order in which a folder is compared with them.
-SEGMENTATION_SETS: Mapping[str, SegmentationEntry] = MappingProxyType(
+SEGMENTATION_SETS: Mapping[str, type[SegmentationPictures]] = MappingProxyType(
     {
-        "folder": SegmentationEntry(ImageFolder),
-        "cityscapes": SegmentationEntry(Cityscapes, ("cityscapes", "Cityscapes")),
-        "ade20k": SegmentationEntry(ADE20KPictures, ("ade20k", "ADE20K", "ADEChallengeData2016")),
-        "cityscapes256": SegmentationEntry(Cityscapes256, ("cityscapes256",)),
-        "cityscapes_clips": SegmentationEntry(CityscapesClips, ("cityscapes_clips",)),
-        "rendered_street": SegmentationEntry(RenderedStreets, RENDERED_FOLDERS),
-        "camvid": SegmentationEntry(CamVid, ("camvid", "CamVid")),
+        "folder": ImageFolder,
+        "cityscapes": Cityscapes,
+        "ade20k": ADE20KPictures,
+        "cityscapes256": Cityscapes256,
+        "cityscapes_clips": CityscapesClips,
+        "rendered_street": RenderedStreets,
+        "camvid": CamVid,
     }
 )
 SYNTHETIC_SETS: Mapping[str, Callable[[str], LabelledPictures]] = MappingProxyType(
@@ -144,22 +52,37 @@ SYNTHETIC_SETS: Mapping[str, Callable[[str], LabelledPictures]] = MappingProxyTy
         "synthetic:ade20k": SyntheticRooms,
     }
 )
-ANOMALY_SETS: Mapping[str, AnomalyEntry] = MappingProxyType(
+_ANOMALY_FILES: Mapping[str, type[AnomalySet]] = MappingProxyType(
     {
-        name: AnomalyEntry(name, pictures)
-        for name, pictures in {
-            "road_anomaly_21": RoadAnomaly21,
-            "road_obstacle_21": RoadObstacle21,
-            "road_anomaly": RoadAnomaly,
-            "fishyscapes_static": FishyscapesStatic,
-            "fishyscapes_lost_and_found": FishyscapesLostAndFound,
-            "lost_and_found": LostAndFound,
-            "camvid_anomaly": CamVidAnomaly,
-            "rendered_anomaly": RenderedAnomalies,
-            "synthetic_anomaly": None,
-        }.items()
+        "road_anomaly_21": RoadAnomaly21,
+        "road_obstacle_21": RoadObstacle21,
+        "road_anomaly": RoadAnomaly,
+        "fishyscapes_static": FishyscapesStatic,
+        "fishyscapes_lost_and_found": FishyscapesLostAndFound,
+        "lost_and_found": LostAndFound,
+        "camvid_anomaly": CamVidAnomaly,
+        "rendered_anomaly": RenderedAnomalies,
     }
 )
+ANOMALY_SETS: Mapping[str, type[AnomalySet | SyntheticAnomalies]] = MappingProxyType(
+    {**_ANOMALY_FILES, "synthetic_anomaly": SyntheticAnomalies}
+)
+
+
+def find_set(name: str, root: str | Path | None = None) -> Path:
+    """The folder of a data set.
+
+    Args:
+        name: of one in files.
+        root: its folder or one that holds it; None to look in the usual places.
+
+    Raises:
+        ConfigError: when it is in none of them.
+    """
+    pictures = SEGMENTATION_SETS[name] if name in SEGMENTATION_SETS else _ANOMALY_FILES[name]
+    if root is None and not pictures.folders:
+        raise ConfigError(f"Data set {name} has no usual place; give its path: {name}=<path>.")
+    return find_data(name, folders=pictures.folders, root=root, recognised=pictures.recognised)
 
 
 def find_split_data(data: str | Path) -> tuple[type[SegmentationPictures], Path]:
@@ -174,17 +97,17 @@ def find_split_data(data: str | Path) -> tuple[type[SegmentationPictures], Path]
     text = str(data)
     name, given, path = text.partition("=")
     if given and name in SEGMENTATION_SETS:
-        return SEGMENTATION_SETS[name].pictures, find_data(path)
+        return SEGMENTATION_SETS[name], find_data(path)
     if text in SEGMENTATION_SETS:
-        return SEGMENTATION_SETS[text].pictures, SEGMENTATION_SETS[text].find(text)
+        return SEGMENTATION_SETS[text], find_set(text)
     try:
         root = find_data(data)
     except ConfigError as error:
         known = ", ".join([*SEGMENTATION_SETS, *SYNTHETIC_SETS])
         raise ConfigError(f"{error} Known by name: {known}; --data synthetic needs none.") from None
-    for entry in SEGMENTATION_SETS.values():
-        if entry.pictures.recognised(root):
-            return entry.pictures, root
+    for pictures in SEGMENTATION_SETS.values():
+        if pictures.recognised(root):
+            return pictures, root
     try:
         held = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
     except OSError as error:
@@ -206,8 +129,9 @@ def name_of(data: str | Path) -> str:
     if data in SYNTHETIC_SETS:
         return data
     pictures, _ = find_split_data(data)
-    names = [name for name, entry in SEGMENTATION_SETS.items() if entry.pictures is pictures]
-    return str(data) if pictures is ImageFolder else names[0]
+    if pictures is ImageFolder:
+        return data
+    return next(name for name, known in SEGMENTATION_SETS.items() if known is pictures)
 
 
 def usual_split(data: str | Path) -> str:
@@ -273,7 +197,9 @@ def open_anomaly(name: str, root: str | Path | None = None) -> AnomalyPictures:
     """
     if name not in ANOMALY_SETS:
         raise ConfigError(unknown("data set", name, ANOMALY_SETS))
-    return ANOMALY_SETS[name].open(root)
+    if name not in _ANOMALY_FILES:
+        return SyntheticAnomalies()
+    return _ANOMALY_FILES[name](find_set(name, root))
 
 
 def find_anomaly_sets(root: str | Path | None = None) -> list[tuple[str, Path]]:
@@ -284,16 +210,13 @@ def find_anomaly_sets(root: str | Path | None = None) -> list[tuple[str, Path]]:
     """
     bases = data_places() if root is None else [Path(root)]
     found: dict[str, Path] = {}
-    for name, entry in ANOMALY_SETS.items():
-        if entry.pictures is None:
-            continue
+    for name, pictures in _ANOMALY_FILES.items():
         for base in bases:
-            candidates = [base / folder for folder in entry.pictures.folders]
-            if base.resolve().name in entry.pictures.folders:
+            candidates = [base / folder for folder in pictures.folders]
+            if base.resolve().name in pictures.folders:
                 candidates.insert(0, base)
-            for candidate in candidates:
-                if name not in found and entry.pictures.recognised(candidate):
-                    found[name] = candidate
+            for candidate in filter(pictures.recognised, candidates):
+                found.setdefault(name, candidate)
     return list(found.items())
 
 
@@ -303,12 +226,12 @@ def layout_of(name: str) -> str:
     Raises:
         ConfigError: for an unknown name.
     """
-    known = [*SEGMENTATION_SETS, *SYNTHETIC_SETS, *ANOMALY_SETS]
+    known: dict[str, type] = {
+        **SEGMENTATION_SETS,
+        **dict.fromkeys(SYNTHETIC_SETS, SyntheticAnomalies),
+        **ANOMALY_SETS,
+    }
     if name not in known:
         raise ConfigError(unknown("data set", name, known))
-    pictures: type = SyntheticAnomalies
-    if name in SEGMENTATION_SETS:
-        pictures = SEGMENTATION_SETS[name].pictures
-    elif name in ANOMALY_SETS:
-        pictures = ANOMALY_SETS[name].pictures or SyntheticAnomalies
+    pictures = known[name]
     return sys.modules[pictures.__module__].__doc__ or ""

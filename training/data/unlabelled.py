@@ -8,21 +8,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from mask2kan.errors import ConfigError
 from mask2kan.media.images import read_picture
 
 from .augmentation import VOID
-from .base import PICTURE_TYPES
+from .base import PICTURE_TYPES, LabelledPictures
+from .reading import Array
 
 PREFIX = "pictures:"
 EVERY = 10  # one in so many pictures is for validation
 
 
-class UnlabelledPictures:
+class UnlabelledPictures(LabelledPictures):
     """A split of a folder of pictures; all labels are void.
 
     Args:
@@ -34,9 +32,8 @@ class UnlabelledPictures:
     """
 
     num_classes = 0
-    class_names: tuple[str, ...] = ()
-    palette: tuple[tuple[int, int, int], ...] = ()
-    groups: tuple[tuple[int, ...], ...] = ()
+    class_names = ()
+    palette = ()
 
     def __init__(self, root: str | Path, split: str) -> None:
         root = Path(root)
@@ -55,15 +52,7 @@ class UnlabelledPictures:
         )
         self.names = [path.relative_to(root).with_suffix("").as_posix() for path in self._paths]
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def arrays(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def arrays(self, index: int) -> tuple[Array, Array]:
         """The picture (H, W, 3) RGB and a label (H, W) that is void everywhere."""
         picture = read_picture(self._paths[index])
         return picture, np.full(picture.shape[:2], VOID, np.uint8)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        picture, label = self.arrays(index)
-        image = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32) / 255.0)
-        return image, torch.from_numpy(label.astype(np.int64))

@@ -24,11 +24,11 @@ from mask2kan.modeling.classes import meanings_of
 from mask2kan.outputs.results import MIN_REGION_PIXELS
 
 from ..data import LabelledPictures, open_split
-from ..data.folders import find_data
 from ..data.registry import (
     ANOMALY_SETS,
     SEGMENTATION_SETS,
     SYNTHETIC_SETS,
+    find_set,
     name_of,
     open_anomaly,
     usual_split,
@@ -69,11 +69,7 @@ def open_labelled(
         ConfigError: for an unknown name, or a data set that is not found or incomplete.
     """
     if root is not None and data in SEGMENTATION_SETS:
-        entry = SEGMENTATION_SETS[data]
-        folder = find_data(
-            data, folders=entry.folders, root=root, recognised=entry.pictures.recognised
-        )
-        data = f"{data}={folder}"
+        data = f"{data}={find_set(data, root)}"
     if "=" not in data and "/" not in data and data not in DATA_SETS:
         raise ConfigError(unknown("data set", data, DATA_SETS))
     split = usual_split(data) if split is None else split

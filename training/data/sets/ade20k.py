@@ -17,10 +17,10 @@ from types import MappingProxyType
 from mask2kan.modeling.classes import ADE20K, palette_for
 
 from ..base import Scan, SegmentationPictures
-from ..folders import any_exists
 from ..reading import VOID, LabelValues
 
-FOLDERS = MappingProxyType({"train": "training", "val": "validation"})
+SPLIT_FOLDERS = MappingProxyType({"train": "training", "val": "validation"})
+PARTS = ("images", "annotations")
 VALUES = LabelValues(
     {0: VOID} | {value: value - 1 for value in range(1, len(ADE20K) + 1)},
     "0 (void) and 1 to 150",
@@ -31,21 +31,19 @@ class ADE20KPictures(SegmentationPictures):
     """One split of ADE20K; see ``SegmentationPictures``."""
 
     title = "ADE20K"
+    folders = ("ade20k", "ADE20K", "ADEChallengeData2016")
+    marks = tuple(f"{part}/{split}" for part in PARTS for split in SPLIT_FOLDERS.values())
     splits = ("train", "val")
     class_names = ADE20K
     palette = palette_for(ADE20K)
 
     @classmethod
-    def recognised(cls, root: Path) -> bool:
-        """Whether one of its folders is there."""
-        inside = (f"{a}/{b}" for a in ("images", "annotations") for b in FOLDERS.values())
-        return any_exists(root, *inside)
-
-    @classmethod
     def scan(cls, root: Path, split: str) -> Scan:
         """What a folder holds of a split."""
         scan = Scan(f"{cls.title} {split} at {root}")
-        pictures = scan.index(root / "images" / FOLDERS[split])
-        labels = scan.index(root / "annotations" / FOLDERS[split])
+        pictures, labels = (
+            scan.index(root / "images" / SPLIT_FOLDERS[split]),
+            scan.index(root / "annotations" / SPLIT_FOLDERS[split]),
+        )
         scan.match(pictures, labels, VALUES, expected="annotations/…/{key}.png")
-        return scan.finish(root / "images" / FOLDERS[split])
+        return scan.finish(root / "images" / SPLIT_FOLDERS[split])

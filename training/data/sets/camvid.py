@@ -15,16 +15,20 @@ from pathlib import Path
 from mask2kan.modeling.classes import CAMVID
 
 from ..base import Scan, SegmentationPictures, class_labels
-from ..folders import any_exists
 from ..reading import VOID, Array
 
 FILE_VOID = 11
+SPLIT_MARKS = tuple(
+    f"{split}/{part}" for split in SegmentationPictures.splits for part in ("images", "labels")
+)
 
 
 class CamVid(SegmentationPictures):
     """One split of CamVid; see ``SegmentationPictures``."""
 
     title = "CamVid"
+    folders = ("camvid", "CamVid")
+    marks = SPLIT_MARKS
     class_names = tuple(CAMVID)
     palette = tuple(CAMVID.values())
 
@@ -39,22 +43,10 @@ class CamVid(SegmentationPictures):
         return self._decoded[index]
 
     @classmethod
-    def recognised(cls, root: Path) -> bool:
-        """Whether one of its folders is there."""
-        return holds_split_folders(root)
-
-    @classmethod
     def scan(cls, root: Path, split: str) -> Scan:
         """What a folder holds of a split."""
         scan = Scan(f"{cls.title} {split} at {root}")
-        pictures = scan.index(root / split / "images")
-        labels = scan.index(root / split / "labels")
         reader = class_labels(len(CAMVID), void=(FILE_VOID, VOID))
+        pictures, labels = scan.index(root / split / "images"), scan.index(root / split / "labels")
         scan.match(pictures, labels, reader, expected="labels/{key}.png")
         return scan.finish(root / split)
-
-
-def holds_split_folders(root: Path) -> bool:
-    """Whether a folder holds ``<split>/images`` or ``<split>/labels``."""
-    inside = (f"{split}/{part}" for split in CamVid.splits for part in ("images", "labels"))
-    return any_exists(root, *inside)

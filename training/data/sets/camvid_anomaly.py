@@ -31,7 +31,6 @@ from mask2kan.errors import ConfigError
 from ...metrics.pixel import ANOMALY, KNOWN, VOID
 from ..base import Scan
 from ..faults import Fault, FaultError
-from ..folders import any_exists
 from ..reading import Array, Size, load_png
 from .mask_folders import AnomalySet
 
@@ -45,11 +44,7 @@ class CamVidAnomaly(AnomalySet):
 
     title = "CamVid val"
     folders = ("camvid", "CamVid", "camvid_anomaly")
-
-    @classmethod
-    def recognised(cls, root: Path) -> bool:
-        """Whether the 32-class labels are there."""
-        return any_exists(root, f"val/{LABELS}")
+    marks = (f"val/{LABELS}",)
 
     @classmethod
     def scan(cls, root: Path) -> Scan:

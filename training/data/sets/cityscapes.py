@@ -43,6 +43,7 @@ class Cityscapes(SegmentationPictures):
     """One split of Cityscapes; see ``SegmentationPictures``."""
 
     title = "Cityscapes"
+    folders = ("cityscapes", "Cityscapes")
     class_names = tuple(CITYSCAPES)
     palette = tuple(CITYSCAPES.values())
 

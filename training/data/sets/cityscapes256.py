@@ -27,9 +27,8 @@ from mask2kan.modeling.classes import CITYSCAPES
 
 from ..augmentation import IGNORED
 from ..base import Scan, SegmentationPictures, class_labels
-from ..folders import any_exists
 from ..reading import VOID, Array
-from .camvid import holds_split_folders
+from .camvid import SPLIT_MARKS
 
 GAP = 3  # pixels; void bands up to this wide are filled
 SHOWN_SIZE = (512, 256)  # (width, height): the pictures are 2:1
@@ -48,8 +47,7 @@ class _RecoveredCityscapes(SegmentationPictures):
     @classmethod
     def _scan(cls, folder: Path, split: str) -> Scan:
         scan = Scan(f"{cls.title} {split} at {folder}")
-        pictures = scan.index(folder / "images")
-        labels = scan.index(folder / "labels")
+        pictures, labels = scan.index(folder / "images"), scan.index(folder / "labels")
         scan.match(pictures, labels, class_labels(len(CITYSCAPES)), expected="labels/{key}.png")
         return scan.finish(folder)
 
@@ -58,6 +56,8 @@ class Cityscapes256(_RecoveredCityscapes):
     """One split of Cityscapes at 256x256; see ``SegmentationPictures``."""
 
     title = "Cityscapes at 256x256"
+    folders = ("cityscapes256",)
+    marks = SPLIT_MARKS
     splits = ("train", "val")
 
     def arrays(self, index: int) -> tuple[Array, Array]:
@@ -73,7 +73,7 @@ class Cityscapes256(_RecoveredCityscapes):
     @classmethod
     def recognised(cls, root: Path) -> bool:
         """Whether it is named so: its folders are CamVid's, and only the name tells them apart."""
-        return "cityscapes" in root.resolve().name and holds_split_folders(root)
+        return "cityscapes" in root.resolve().name and super().recognised(root)
 
     @classmethod
     def scan(cls, root: Path, split: str) -> Scan:
@@ -85,6 +85,8 @@ class CityscapesClips(_RecoveredCityscapes):
     """Frames of Cityscapes' clips; there is a training split only."""
 
     title = "Cityscapes clips"
+    folders = ("cityscapes_clips",)
+    marks = ("images", "labels")
     splits = ("train",)
 
     def arrays(self, index: int) -> tuple[Array, Array]:
@@ -97,7 +99,7 @@ class CityscapesClips(_RecoveredCityscapes):
     @classmethod
     def recognised(cls, root: Path) -> bool:
         """Whether it is named so and holds pictures and labels."""
-        return "clips" in root.resolve().name and any_exists(root, "images", "labels")
+        return "clips" in root.resolve().name and super().recognised(root)
 
     @classmethod
     def scan(cls, root: Path, split: str) -> Scan:
@@ -131,5 +133,4 @@ def fill_gaps(label: Array, width: int) -> Array:
     )
     of_label = np.zeros(int(nearest.max()) + 1, np.uint8)
     of_label[nearest[void == 0]] = label[void == 0]
-    out: Array = np.where(gaps, of_label[nearest], label).astype(np.uint8)
-    return out
+    return np.asarray(np.where(gaps, of_label[nearest], label), np.uint8)

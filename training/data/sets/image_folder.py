@@ -19,7 +19,7 @@ from mask2kan.modeling.classes import palette_for
 
 from ..base import Color, Scan, SegmentationPictures, class_labels
 from ..faults import Fault
-from ..folders import any_exists, exists
+from ..folders import exists
 
 CLASS_LIST = "classes.txt"
 MAX_CLASSES = 254  # 254 stands for pasted outliers while training, 255 for void
@@ -29,15 +29,11 @@ class ImageFolder(SegmentationPictures):
     """One split of a folder of pictures and masks; see ``SegmentationPictures``."""
 
     title = "Folder of images and labels"
+    marks = (CLASS_LIST,)
 
     def __init__(self, root: str | Path, split: str) -> None:
         self.class_names, self.palette = read_classes(Path(root) / CLASS_LIST)
         super().__init__(root, split)
-
-    @classmethod
-    def recognised(cls, root: Path) -> bool:
-        """Whether the list of classes is there."""
-        return any_exists(root, CLASS_LIST)
 
     @classmethod
     def scan(cls, root: Path, split: str) -> Scan:
@@ -48,8 +44,7 @@ class ImageFolder(SegmentationPictures):
         except ConfigError as error:
             scan.faults.append(Fault(root / CLASS_LIST, "class-list", str(error)))
             count = MAX_CLASSES  # the other faults are still worth knowing
-        pictures = scan.index(root / split / "images")
-        labels = scan.index(root / split / "labels")
+        pictures, labels = scan.index(root / split / "images"), scan.index(root / split / "labels")
         scan.match(pictures, labels, class_labels(count), expected="labels/{key}.png")
         return scan.finish(root / split)
 

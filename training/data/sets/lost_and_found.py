@@ -17,7 +17,6 @@ from pathlib import Path
 
 from ...metrics.pixel import ANOMALY, KNOWN
 from ..base import Scan
-from ..folders import any_exists
 from ..reading import VOID, LabelValues
 from .mask_folders import AnomalySet
 
@@ -42,11 +41,7 @@ class LostAndFound(AnomalySet):
     title = "Lost and Found"
     track = "obstacle"
     folders = FOLDERS
-
-    @classmethod
-    def recognised(cls, root: Path) -> bool:
-        """Whether its labels are there."""
-        return any_exists(root, "gtCoarse")
+    marks = ("gtCoarse",)
 
     @classmethod
     def scan(cls, root: Path) -> Scan:

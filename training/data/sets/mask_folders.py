@@ -22,7 +22,6 @@ from typing import ClassVar
 
 from ...metrics.pixel import ANOMALY, KNOWN
 from ..base import PairedPictures, Scan
-from ..folders import any_exists
 from ..reading import VOID, LabelReader, LabelValues
 
 SMIYC_MASK = "_labels_semantic"
@@ -39,25 +38,17 @@ class AnomalySet(PairedPictures):
         root: folder of the data set.
 
     Attributes:
-        title: its name as papers print it.
         track: of SegmentMeIfYouCan, which decides how small components may be; None for neither.
-        folders: names the folder goes by.
 
     Raises:
         ConfigError: when pictures or labels are missing.
     """
 
-    title: ClassVar[str]
     track: ClassVar[str | None] = None
-    folders: ClassVar[tuple[str, ...]]
+    marks: ClassVar[tuple[str, ...]] = ("images", "labels_masks")
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(self.scan(Path(root)))
-
-    @classmethod
-    def recognised(cls, root: Path) -> bool:
-        """Whether a folder is laid out like this data set, complete or not."""
-        return any_exists(root, "images", "labels_masks")
 
     @classmethod
     def scan(cls, root: Path) -> Scan:

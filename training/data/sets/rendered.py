@@ -31,6 +31,7 @@ class RenderedStreets(SegmentationPictures):
     """One split of the rendered streets; see ``SegmentationPictures``."""
 
     title = "Rendered streets"
+    folders = FOLDERS
     splits = ("train", "val")
     class_names = tuple(CITYSCAPES)
     palette = tuple(CITYSCAPES.values())

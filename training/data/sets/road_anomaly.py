@@ -24,16 +24,12 @@ class RoadAnomaly(AnomalySet):
 
     title = "RoadAnomaly"
     folders = ("road_anomaly", "RoadAnomaly", "dataset_RoadAnomaly")
-
-    @classmethod
-    def recognised(cls, root: Path) -> bool:
-        """Whether the frames are there, or Mask2Anomaly's folders."""
-        return any_exists(root, FRAMES) or super().recognised(root)
+    marks = (FRAMES, *AnomalySet.marks)
 
     @classmethod
     def scan(cls, root: Path) -> Scan:
         """What a folder holds."""
-        if not any_exists(root, FRAMES) and super().recognised(root):
+        if not any_exists(root, FRAMES) and cls.recognised(root):
             return scan_masks(cls.title, root, ZERO_TWO)
         scan = Scan(f"{cls.title} at {root}")
         frames = root / FRAMES

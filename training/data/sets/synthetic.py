@@ -15,15 +15,12 @@ import dataclasses
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from mask2kan.errors import ConfigError, unknown
 from mask2kan.modeling.classes import ADE20K, CAMVID, CITYSCAPES, palette_for
 
 from ...metrics.pixel import ANOMALY, KNOWN
-from ..base import Color, as_tensors
+from ..base import AnomalyPictures, Color, LabelledPictures
 from ..reading import VOID, Array, Size
 
 SPLITS = ("train", "val", "test")
@@ -105,7 +102,7 @@ def _cityscapes() -> _Street:
 _STREETS = {"camvid": _CAMVID, "cityscapes": _cityscapes()}
 
 
-class _Drawn(Dataset[tuple[Tensor, Tensor]], abc.ABC):
+class _Drawn(LabelledPictures):
     """Procedural pictures, kept once drawn.
 
     Args:
@@ -117,11 +114,6 @@ class _Drawn(Dataset[tuple[Tensor, Tensor]], abc.ABC):
         ConfigError: for another split.
     """
 
-    num_classes: int
-    class_names: tuple[str, ...]
-    palette: tuple[Color, ...]
-    groups: tuple[tuple[int, ...], ...] = ()
-
     def __init__(self, split: str, length: int = 64, size: Size = SIZE) -> None:
         if split not in SPLITS:
             raise ConfigError(unknown("split", split, SPLITS))
@@ -130,9 +122,6 @@ class _Drawn(Dataset[tuple[Tensor, Tensor]], abc.ABC):
         self._seed = SPLITS.index(split)
         self._drawn: dict[int, tuple[Array, Array]] = {}
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     def arrays(self, index: int) -> tuple[Array, Array]:
         """The picture (H, W, 3) RGB and its label (H, W), 255 = void, as bytes; do not write."""
         if index not in self._drawn:
@@ -140,9 +129,6 @@ class _Drawn(Dataset[tuple[Tensor, Tensor]], abc.ABC):
             label = self._label(rng)
             self._drawn[index] = (_paint(label, self.palette, rng), label)
         return self._drawn[index]
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return as_tensors(*self.arrays(index))
 
     @abc.abstractmethod
     def _label(self, rng: np.random.Generator) -> Array:
@@ -195,7 +181,7 @@ class SyntheticRooms(_Drawn):
         return label
 
 
-class SyntheticAnomalies:
+class SyntheticAnomalies(AnomalyPictures):
     """Streets with one object of no class each: a checkered polygon on the ground.
 
     Args:
@@ -207,14 +193,11 @@ class SyntheticAnomalies:
     """
 
     title = "Synthetic anomalies"
+    track: str | None = None
 
     def __init__(self, length: int = 16, size: Size = SIZE) -> None:
         self._streets = SyntheticStreets("test", length, size)
         self.names = [f"anomaly_{index:04d}" for index in range(length)]
-
-    def __len__(self) -> int:
-        """Number of pictures."""
-        return len(self.names)
 
     def arrays(self, index: int) -> tuple[Array, Array]:
         """The picture (H, W, 3) RGB and its label (H, W): 0 known, 1 anomaly, 255 void."""
@@ -269,5 +252,4 @@ def _paint(label: Array, palette: tuple[Color, ...], rng: np.random.Generator) -
     colours[: len(palette)] = palette
     picture = colours[label] * rng.uniform(0.6, 1.0) + rng.uniform(0, 40)
     picture += rng.normal(0.0, 12.0, picture.shape)
-    out: NDArray[np.uint8] = np.clip(picture, 0, 255).astype(np.uint8)
-    return out
+    return np.asarray(np.clip(picture, 0, 255), np.uint8)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ from mask2kan.errors import ConfigError
 from tests.unit.training.data_trees import SIZE, TREES, Tree, save
 from training.data import check
 from training.data.__main__ import main
-from training.data.check import check_data, inspect_data
-from training.data.faults import NOTES, RULES
+from training.data.check import inspect_data
+from training.data.faults import NOTES, RULES, Fault
 
 ROOT = Path(__file__).resolve().parents[4]
 NESTED = ("cityscapes", "lost_and_found", "fishyscapes_lost_and_found", "fishyscapes_static")
@@ -30,6 +31,10 @@ LABELS_LEAD = ("fishyscapes_lost_and_found", "fishyscapes_static", "camvid_anoma
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MASK2KAN_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def check_data(*data: Any, **options: Any) -> list[Fault]:
+    return inspect_data(*data, **options).faults
 
 
 @pytest.fixture(params=TREES)

@@ -112,8 +112,6 @@ def test_the_registry_finds_what_is_there(tmp_path: Path, monkeypatch: pytest.Mo
     ]
     assert find_anomaly_sets(tmp_path) == expected
     assert find_anomaly_sets(tmp_path / "camvid") == expected[1:]
-    assert ANOMALY_SETS["road_anomaly"].found
-    assert not ANOMALY_SETS["lost_and_found"].found
     assert open_anomaly("road_anomaly").names == ["a"]
     assert ANOMALY_SETS["road_obstacle_21"].track == "obstacle"
     assert ANOMALY_SETS["road_anomaly_21"].title == "RoadAnomaly21"
