@@ -49,6 +49,12 @@ class AnomalyPictures(Protocol):
         """The picture (H, W, 3) RGB and its label (H, W): 0 known, 1 anomaly, 255 void."""
 
 
+def as_tensors(image: Array, label: Array) -> tuple[Tensor, Tensor]:
+    """(3, H, W) float32 in [0, 1] and (H, W) int64."""
+    pixels = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32) / 255.0)
+    return pixels, torch.from_numpy(label.astype(np.int64))
+
+
 class LabelledPictures(Protocol):
     """What every data set to train on offers.
 
@@ -77,9 +83,7 @@ class LabelledPictures(Protocol):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """The image (3, H, W) float32 in [0, 1] and its label (H, W) int64."""
-        picture, label = self.arrays(index)
-        image = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32) / 255.0)
-        return image, torch.from_numpy(label.astype(np.int64))
+        return as_tensors(*self.arrays(index))
 
 
 class Pair(NamedTuple):
