@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mask2kan.checks import require
-from mask2kan.errors import Mask2KANError
+from mask2kan.cli.run import run_command
 
 from .experiments.kan_ablation.classifier import Protocol
 from .experiments.kan_ablation.digits import DATA_SETS
@@ -103,27 +103,23 @@ def protocol_of(options: argparse.Namespace) -> Protocol:
     )
 
 
+def _run(options: argparse.Namespace) -> None:
+    ablate(
+        options.data,
+        protocol_of(options),
+        options.out,
+        root=options.root,
+        seeds=options.seeds,
+        experiments=options.experiments,
+        workers=options.workers,
+    )
+    print((options.out / "ablation.md").read_text(encoding="utf-8"))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        ablate(
-            options.data,
-            protocol_of(options),
-            options.out,
-            root=options.root,
-            seeds=options.seeds,
-            experiments=options.experiments,
-            workers=options.workers,
-        )
-    except (Mask2KANError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command continues.", file=sys.stderr)
-        return 130
-    print((options.out / "ablation.md").read_text(encoding="utf-8"))
-    return 0
+    stopped = "stopped; the same command continues."
+    return run_command(_parser(), _run, arguments, stopped=stopped)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mask2kan.checks import require
-from mask2kan.errors import Mask2KANError, PictureError
+from mask2kan.cli.reporting import complain
+from mask2kan.cli.run import run_command
+from mask2kan.errors import PictureError
 from mask2kan.inference.scores import SCORES, check_score
 from mask2kan.runtime.precision import DTYPES
 
@@ -89,16 +91,18 @@ def run(options: argparse.Namespace) -> str:
     return text
 
 
+def _run(options: argparse.Namespace) -> int:
+    try:
+        print(run(options))
+    except PictureError as error:
+        complain(error, prefix="error")
+        return 1
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        text = run(options)
-    except (Mask2KANError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, PictureError) else 2
-    print(text)
-    return 0
+    return run_command(_parser(), _run, arguments)
 
 
 if __name__ == "__main__":

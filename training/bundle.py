@@ -15,7 +15,6 @@ their lines in the manifest.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from pathlib import Path
 import torch
 
 from mask2kan.checkpoints import save_pair
-from mask2kan.errors import Mask2KANError
+from mask2kan.cli.run import run_command
 from mask2kan.inference.kan_activity import collect_queries, head_activity
 from mask2kan.media.records import read_record
 from mask2kan.modeling.mask2kan import Mask2KAN
@@ -97,6 +96,21 @@ def activity_facts(model: Mask2KAN, data: str) -> dict[str, str]:
     return facts
 
 
+def _run(options: argparse.Namespace) -> None:
+    settings = InferenceSettings.from_dict(read_record(options.settings))
+    facts = read_record(options.facts) if options.facts else {}
+    written = bundle(
+        options.pair,
+        options.out,
+        options.name,
+        settings,
+        {key: str(value) for key, value in facts.items()},
+        data=options.data,
+    )
+    for path in written:
+        print(path)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -108,24 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default="cityscapes256", help="to measure the heads on")
     parser.add_argument("--facts", type=Path, help="JSON of what the cards say of the training")
     parser.add_argument("--out", type=Path, default=Path("weights"), help="default: %(default)s")
-    options = parser.parse_args(arguments)
-    try:
-        settings = InferenceSettings.from_dict(read_record(options.settings))
-        facts = read_record(options.facts) if options.facts else {}
-        written = bundle(
-            options.pair,
-            options.out,
-            options.name,
-            settings,
-            {key: str(value) for key, value in facts.items()},
-            data=options.data,
-        )
-    except (Mask2KANError, OSError, json.JSONDecodeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for path in written:
-        print(path)
-    return 0
+    return run_command(parser, _run, arguments)
 
 
 if __name__ == "__main__":

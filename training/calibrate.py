@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mask2kan.checks import require
-from mask2kan.errors import Mask2KANError
+from mask2kan.cli.run import run_command
 from mask2kan.media.records import read_record
 from mask2kan.modeling.settings import InferenceSettings
 
@@ -61,26 +61,24 @@ def _settings(path: Path | None) -> InferenceSettings | None:
     return None if path is None else InferenceSettings.from_dict(read_record(path))
 
 
+def _run(options: argparse.Namespace) -> None:
+    if options.limit is not None:
+        require("--limit", options.limit, 1)
+    found = calibrate(
+        options.checkpoint,
+        options.out,
+        data=options.data,
+        root=options.root,
+        settings=_settings(options.settings),
+        limit=options.limit,
+        device=options.device,
+    )
+    print(table(found))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        if options.limit is not None:
-            require("--limit", options.limit, 1)
-        found = calibrate(
-            options.checkpoint,
-            options.out,
-            data=options.data,
-            root=options.root,
-            settings=_settings(options.settings),
-            limit=options.limit,
-            device=options.device,
-        )
-    except (Mask2KANError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(table(found))
-    return 0
+    return run_command(_parser(), _run, arguments)
 
 
 if __name__ == "__main__":

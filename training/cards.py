@@ -20,7 +20,8 @@ from typing import Any
 from mask2kan.checkpoints import load_model
 from mask2kan.checkpoints.native import trunk_of
 from mask2kan.checkpoints.readers import sha256_of
-from mask2kan.errors import ConfigError, Mask2KANError
+from mask2kan.cli.run import run_command
+from mask2kan.errors import ConfigError
 from mask2kan.media.records import write_record
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.outputs.results import write_whole
@@ -287,22 +288,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _run(options: argparse.Namespace) -> None:
+    path = write_card(
+        options.checkpoint,
+        title=options.title,
+        scene=options.scene,
+        results=options.results,
+        seen=options.seen,
+    )
+    print(f"{path} and {path.with_name('manifest.json')} written")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        path = write_card(
-            options.checkpoint,
-            title=options.title,
-            scene=options.scene,
-            results=options.results,
-            seen=options.seen,
-        )
-    except (Mask2KANError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{path} and {path.with_name('manifest.json')} written")
-    return 0
+    return run_command(_parser(), _run, arguments)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mask2kan.checks import require
-from mask2kan.errors import Mask2KANError
+from mask2kan.cli.run import run_command
 
 from .evaluation.settings_search import class_scores_by_size, combinations, rank
 from .reporting.tables import Cell, Table, markdown
 
 SIDES = (320, 480, 640, 800, 960, 1280)
+
+
+def _run(options: argparse.Namespace) -> None:
+    require("--cost", options.cost, 0.0, above=True)
+    if options.limit is not None:
+        require("--limit", options.limit, 1)
+    combined = combinations(sorted(options.sides), options.cost)
+    for checkpoint in options.checkpoints:
+        found = class_scores_by_size(
+            checkpoint, options.data, options.root, options.sides, options.limit
+        )
+        rows = [
+            [
+                Cell(" + ".join(map(str, row.sides))),
+                Cell(row.score),
+                *(Cell(f"{value:.3f}") for value in row[2:]),
+            ]
+            for row in rank(found, combined)[: options.shown]
+        ]
+        columns = ("sides", "score", "cost", "AP ↑", "FPR95 ↓")
+        title = f"{checkpoint} on {options.data}"
+        print(markdown(Table(title, "", "", columns, rows, text_columns=2)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,31 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cost", type=float, default=1.2, help="default: %(default)s")
     parser.add_argument("--limit", type=int, help="pictures (default: all)")
     parser.add_argument("--shown", type=int, default=15, help="rows (default: %(default)s)")
-    options = parser.parse_args(arguments)
-    try:
-        require("--cost", options.cost, 0.0, above=True)
-        if options.limit is not None:
-            require("--limit", options.limit, 1)
-        combined = combinations(sorted(options.sides), options.cost)
-        for checkpoint in options.checkpoints:
-            found = class_scores_by_size(
-                checkpoint, options.data, options.root, options.sides, options.limit
-            )
-            rows = [
-                [
-                    Cell(" + ".join(map(str, row.sides))),
-                    Cell(row.score),
-                    *(Cell(f"{value:.3f}") for value in row[2:]),
-                ]
-                for row in rank(found, combined)[: options.shown]
-            ]
-            columns = ("sides", "score", "cost", "AP ↑", "FPR95 ↓")
-            title = f"{checkpoint} on {options.data}"
-            print(markdown(Table(title, "", "", columns, rows, text_columns=2)))
-    except (Mask2KANError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(parser, _run, arguments)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mask2kan.errors import Mask2KANError
+from mask2kan.cli.run import run_command
 from mask2kan.inference.predictor import SETTINGS
 from mask2kan.inference.scores import SCORES
 from mask2kan.media.records import write_record
@@ -106,30 +106,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _run(options: argparse.Namespace) -> None:
+    result = evaluate(
+        options.weights,
+        options.data,
+        root=options.root,
+        split=options.split,
+        limit=options.limit,
+        device=options.device,
+        dtype=options.dtype,
+        settings=options.settings,
+        pictures_to=options.pictures,
+        score=options.score,
+        out=options.out,
+    )
+    if options.json is not None:
+        write_record(options.json, result)
+    print(table(result))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        result = evaluate(
-            options.weights,
-            options.data,
-            root=options.root,
-            split=options.split,
-            limit=options.limit,
-            device=options.device,
-            dtype=options.dtype,
-            settings=options.settings,
-            pictures_to=options.pictures,
-            score=options.score,
-            out=options.out,
-        )
-        if options.json is not None:
-            write_record(options.json, result)
-    except (Mask2KANError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(table(result))
-    return 0
+    return run_command(_parser(), _run, arguments)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from mask2kan.checks import require
-from mask2kan.errors import ConfigError, Mask2KANError
+from mask2kan.cli.run import run_command
+from mask2kan.errors import ConfigError
 
 from .data.base import PICTURE_TYPES, Pair
 from .data.folders import data_places, find_data
@@ -142,6 +143,19 @@ def _plain_png(label: Array) -> bytes:
     return buffer.getvalue()
 
 
+def _run(options: argparse.Namespace) -> None:
+    require("--quality", options.quality, 1, 100)
+    require("--longest-side", options.longest_side, 32)
+    size = pack(
+        options.archive,
+        options.data,
+        options.extra,
+        quality=options.quality,
+        longest_side=options.longest_side,
+    )
+    print(f"{options.archive}: {size / 2**20:.1f} MiB")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -152,22 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--extra", action="append", default=[], metavar="NAME", help="repeatable")
     parser.add_argument("--quality", type=int, default=80, help="of WebP (default: %(default)s)")
     parser.add_argument("--longest-side", type=int, default=512, help="default: %(default)s")
-    options = parser.parse_args(arguments)
-    try:
-        require("--quality", options.quality, 1, 100)
-        require("--longest-side", options.longest_side, 32)
-        size = pack(
-            options.archive,
-            options.data,
-            options.extra,
-            quality=options.quality,
-            longest_side=options.longest_side,
-        )
-    except (Mask2KANError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{options.archive}: {size / 2**20:.1f} MiB")
-    return 0
+    return run_command(parser, _run, arguments)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mask2kan.checks import require
-from mask2kan.errors import Mask2KANError
+from mask2kan.cli.run import run_command
 from mask2kan.inference.scores import check_score
 
 from .experiments.spline_trials import run_trials
@@ -43,6 +43,25 @@ def table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     return markdown(Table("Spline trials, mean ± spread over the seeds", "", "", columns, rows))
 
 
+def _run(options: argparse.Namespace) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    check_score(options.score)
+    require("--seeds", options.seeds, 1)
+    require("--steps", options.steps, 1)
+    results = run_trials(
+        options.out,
+        seeds=options.seeds,
+        init=options.init,
+        data=options.data,
+        anomalies=options.anomalies,
+        score=options.score,
+        steps=options.steps,
+    )
+    page = table(results)
+    (options.out / "trials.md").write_text(page, encoding="utf-8")
+    print(page)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -56,31 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--out", type=Path, default=Path("runs/spline_trials"))
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        check_score(options.score)
-        require("--seeds", options.seeds, 1)
-        require("--steps", options.steps, 1)
-        results = run_trials(
-            options.out,
-            seeds=options.seeds,
-            init=options.init,
-            data=options.data,
-            anomalies=options.anomalies,
-            score=options.score,
-            steps=options.steps,
-        )
-        page = table(results)
-        (options.out / "trials.md").write_text(page, encoding="utf-8")
-    except (Mask2KANError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped; the same command goes on here.", file=sys.stderr)
-        return 130
-    print(page)
-    return 0
+    stopped = "Stopped; the same command goes on here."
+    return run_command(parser, _run, arguments, stopped=stopped)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ import cv2
 import torch
 
 from mask2kan.checks import require
-from mask2kan.errors import ConfigError, Mask2KANError
+from mask2kan.cli.run import run_command
+from mask2kan.errors import ConfigError
 
 from .data import open_split
 from .experiments.study import Plan, Study
@@ -96,25 +97,21 @@ def plan_of(options: argparse.Namespace) -> Plan:
     )
 
 
+def _run(options: argparse.Namespace) -> None:
+    cv2.setNumThreads(1)
+    if options.threads is not None:
+        require("--threads", options.threads, 1)
+        torch.set_num_threads(options.threads)
+    plan = plan_of(options)
+    open_split(plan.data, "train")
+    Study(plan, options.out).run()
+    print((options.out / "study.md").read_text())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = _parser().parse_args(argv)
-    cv2.setNumThreads(1)
-    try:
-        if options.threads is not None:
-            require("--threads", options.threads, 1)
-            torch.set_num_threads(options.threads)
-        plan = plan_of(options)
-        open_split(plan.data, "train")
-        Study(plan, options.out).run()
-    except (Mask2KANError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command continues.", file=sys.stderr)
-        return 130
-    print((options.out / "study.md").read_text())
-    return 0
+    stopped = "stopped; the same command continues."
+    return run_command(_parser(), _run, argv, stopped=stopped)
 
 
 if __name__ == "__main__":

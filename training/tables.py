@@ -16,7 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mask2kan.errors import ConfigError, Mask2KANError
+from mask2kan.cli.run import run_command
+from mask2kan.errors import ConfigError
 from mask2kan.media.files import atomic_writer
 
 from .experiments.thesis_tables.build import build
@@ -82,25 +83,23 @@ def _parser() -> argparse.ArgumentParser:
     return out
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        results = find(options.folders)
-        tables = build(results)
-        if options.out is None:
-            forms = tuple(SUFFIXES) if options.format == "both" else (options.format,)
-            print("\n".join(render(tables, form) for form in forms), end="")
-        else:
-            for form, path in outputs(options.out, options.format).items():
-                with atomic_writer(path) as file:
-                    file.write(render(tables, form).encode())
-    except (Mask2KANError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def _run(options: argparse.Namespace) -> None:
+    results = find(options.folders)
+    tables = build(results)
+    if options.out is None:
+        forms = tuple(SUFFIXES) if options.format == "both" else (options.format,)
+        print("\n".join(render(tables, form) for form in forms), end="")
+    else:
+        for form, path in outputs(options.out, options.format).items():
+            with atomic_writer(path) as file:
+                file.write(render(tables, form).encode())
     for path, reason in results.unused.items():
         print(f"not used: {path} ({reason})", file=sys.stderr)
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return run_command(_parser(), _run, arguments)
 
 
 if __name__ == "__main__":

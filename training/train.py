@@ -10,13 +10,15 @@ import dataclasses
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import torch
 
 from mask2kan.checks import require
-from mask2kan.errors import ConfigError, Mask2KANError
+from mask2kan.cli.run import run_command
+from mask2kan.errors import ConfigError
 
 from .config.recipes import RECIPES, recipe
 from .config.train_config import TrainConfig, override
@@ -128,45 +130,43 @@ def check(config: TrainConfig) -> None:
         )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    arguments = parser().parse_args(argv)
+def _run(options: argparse.Namespace) -> None:
     main_process = int(os.environ.get("RANK", "0")) == 0
     level = logging.INFO if main_process else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s")
     cv2.setNumThreads(1)
-    try:
-        if arguments.threads is not None:
-            require("--threads", arguments.threads, 1)
-            torch.set_num_threads(arguments.threads)
-        config = resolve(arguments)
-        folder = arguments.out or Path("runs") / config.name
-        if not arguments.resume:
-            RunFolder(folder, arguments.tracker).require_unused()
-        if main_process and not arguments.skip_check:
-            check(config)
-        trainer = Trainer(
-            config,
-            folder,
-            resume=arguments.resume,
-            mixed_precision=arguments.mixed_precision,
-            progress=not arguments.quiet,
-            tracker=arguments.tracker,
-            minutes=arguments.minutes,
-        )
-        if arguments.resume and main_process:
-            print(f"starting at step {trainer.step} of {config.steps}", flush=True)
-        best = trainer.fit()
-    except (Mask2KANError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.threads is not None:
+        require("--threads", options.threads, 1)
+        torch.set_num_threads(options.threads)
+    config = resolve(options)
+    folder = options.out or Path("runs") / config.name
+    if not options.resume:
+        RunFolder(folder, options.tracker).require_unused()
+    if main_process and not options.skip_check:
+        check(config)
+    trainer = Trainer(
+        config,
+        folder,
+        resume=options.resume,
+        mixed_precision=options.mixed_precision,
+        progress=not options.quiet,
+        tracker=options.tracker,
+        minutes=options.minutes,
+    )
+    if options.resume and main_process:
+        print(f"starting at step {trainer.step} of {config.steps}", flush=True)
+    best = trainer.fit()
     if not main_process:
-        return 0
+        return
     if trainer.interrupted and trainer.step < config.steps:
         print(f"stopped at step {trainer.step}; saved. Continue with --resume.")
     else:
         print(f"done: {trainer.step} steps, best val mIoU {best:.4f}, in {trainer.run.folder}")
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return run_command(parser(), _run, argv)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ import torch
 
 from mask2kan.checkpoints import save_pair
 from mask2kan.checks import require
-from mask2kan.errors import CheckpointError, ConfigError, Mask2KANError
+from mask2kan.cli.run import run_command
+from mask2kan.errors import CheckpointError, ConfigError
 
 from .config.recipes import recipe
 from .config.train_config import TrainConfig, override
@@ -123,6 +124,13 @@ def run(
 
 def visit(options: argparse.Namespace) -> None:
     """Do all of it."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    cv2.setNumThreads(1)
+    if torch.cuda.is_available():  # on a CPU the same word means half types, emulated on most
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+    require("--minutes", options.minutes, 0.0, above=True)
+    require("--end-minutes", options.end_minutes, 0.0, above=True)
     with tempfile.TemporaryDirectory(prefix="visit-") as work:
         _unpack(options.archive, Path(work))
         _train(options, Path(work))
@@ -207,20 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", choices=("no", "bf16"), default="bf16")
     parser.add_argument("--probe-only", action="store_true", help="time a few steps and stop")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    cv2.setNumThreads(1)
-    if torch.cuda.is_available():  # on a CPU the same word means half types, emulated on most
-        torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")
-    try:
-        require("--minutes", options.minutes, 0.0, above=True)
-        require("--end-minutes", options.end_minutes, 0.0, above=True)
-        visit(options)
-    except (Mask2KANError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(parser, visit, arguments)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from mask2kan.cli.predict_job import PredictJob, Report, Task
 from mask2kan.cli.reporting import complain, describe_model, tell_results
+from mask2kan.cli.run import run_command
 from mask2kan.errors import ConfigError, Mask2KANError
 from mask2kan.inference.comparison import Comparison
 from mask2kan.inference.prediction import Prediction
@@ -75,19 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    options = _parser().parse_args(arguments)
+    return run_command(_parser(), _run, arguments, prefix="mask2kan", failure=1)
+
+
+def _run(options: argparse.Namespace) -> int:
     keep_freed_memory()
     # picture sizes are checked, with a message of our own, before anything is decoded
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     command: Callable[[argparse.Namespace], int] = options.command
-    try:
-        return command(options)
-    except (Mask2KANError, OSError) as error:
-        complain(error)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
-        return 130
+    return command(options)
 
 
 def predict(options: argparse.Namespace) -> int:

@@ -35,11 +35,11 @@ def tell_results(
         tqdm.write(f"  {note}")
 
 
-def complain(error: Exception, path: Path | None = None) -> None:
+def complain(error: Exception, path: Path | None = None, *, prefix: str = "mask2kan") -> None:
     """Print a failure, and the picture it concerns, as one line on standard error."""
     message = " ".join(str(error).split()) or type(error).__name__
     where = "" if path is None else f"{path}: "
-    tqdm.write(f"mask2kan: {where}{message}", file=sys.stderr)
+    tqdm.write(f"{prefix}: {where}{message}", file=sys.stderr)
 
 
 def describe_model(facts: dict[str, Any]) -> str:

@@ -18,7 +18,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from mask2kan.checks import require
-from mask2kan.errors import ConfigError, Mask2KANError
+from mask2kan.cli.run import run_command
+from mask2kan.errors import ConfigError
 
 from .check import Report, inspect_data
 from .faults import NOTES, RULES
@@ -37,30 +38,29 @@ NAMES_SHOWN = 28  # columns for a name in the list
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        if options.command == "list":
-            print(listing())
-            return 0
-        if options.command == "layout":
-            print(layout_of(options.name).strip())
-            return 0
-        if options.workers is not None:
-            require("workers", options.workers, 1)
-        reports = [
-            inspect_data(
-                part.data,
-                options.split,
-                anomaly=options.anomaly,
-                workers=options.workers,
-                progress=True,
-                remembered=options.remembered,
-            )
-            for part in parts_of(options.data)
-        ]
-    except (Mask2KANError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(_parser(), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "list":
+        print(listing())
+        return 0
+    if options.command == "layout":
+        print(layout_of(options.name).strip())
+        return 0
+    if options.workers is not None:
+        require("workers", options.workers, 1)
+    reports = [
+        inspect_data(
+            part.data,
+            options.split,
+            anomaly=options.anomaly,
+            workers=options.workers,
+            progress=True,
+            remembered=options.remembered,
+        )
+        for part in parts_of(options.data)
+    ]
     for report in reports:
         print(summary(report))
     return int(any(report.faults for report in reports))
