@@ -19,26 +19,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mask2kan.checks import require
 from mask2kan.cli.run import run_command
 from mask2kan.media.records import read_record
 from mask2kan.modeling.settings import InferenceSettings
+from mask2kan.outputs.tables import calibration_table
 
 from .evaluation.calibration import DATA, calibrate
-
-
-def table(calibration: dict[str, dict[str, Any]]) -> str:
-    """The calibration as lines to read."""
-    lines = [f"{'score':<10}{'low':>9}{'high':>9}{'fpr05':>9}{'tpr95':>9}{'best F1':>9}"]
-    for score, one in calibration.items():
-        low, high = one["range"]
-        lines.append(
-            f"{score:<10}{low:>9.4f}{high:>9.4f}{one['fpr05']:>9.4f}{one['tpr95']:>9.4f}"
-            f"{one['best_f1']:>9.4f}"
-        )
-    return "\n".join(lines)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,7 +61,7 @@ def _run(options: argparse.Namespace) -> None:
         limit=options.limit,
         device=options.device,
     )
-    print(table(found))
+    print(calibration_table(found).text())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ commands print.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ from mask2kan.errors import ConfigError
 from mask2kan.media.records import write_record
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.outputs.results import write_whole
+from mask2kan.outputs.tables import Table, calibration_table
+
+from .reporting.evaluation import result_table
 
 LICENCE = "non-commercial research"
 DATA_AND_LICENCE = """\
@@ -115,43 +119,26 @@ def _facts(model: Mask2KAN) -> str:
     facts = dict(model.card)
     if model.settings is not None:
         facts["run with"] = model.settings.in_words()
-    lines = ["| | |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {key} | {value} |" for key, value in facts.items())])
+    rows = [[key, str(value)] for key, value in facts.items()]
+    return Table(("", ""), rows, text_columns=2).markdown().rstrip()
 
 
 def _measured(name: str, result: dict[str, Any]) -> str:
     split = f" --split {result['split']}" if "split" in result else ""
     native = " --settings native" if result.get("native") else ""
     command = f"python -m training.evaluate {name} --data {result['data']}{split}{native}"
-    lines = [f"`{command}` ({result['pictures']} pictures):", ""]
-    if "scores" in result:
-        lines[0] = (
-            f"`{command}` ({result['pictures']} pictures, {result['prevalence']:.4f} of the area "
-            "anomalous):"
+    table = result_table(result)
+    count = table.title.partition(": ")[2]
+    untitled = dataclasses.replace(table, title="", notes=())
+    lines = [f"`{command}` ({count}):", "", untitled.markdown()]
+    if "regions" in result:
+        regions = result["regions"]
+        lines.append(
+            f"At the shipped threshold {regions['found']} of {regions['objects']} objects are "
+            f"at least half covered, and a picture has a median of {regions['false_median']:g} "
+            "regions without an anomaly."
         )
-        lines += ["| score | AP | AUROC | FPR95 | best F1 |", "|---|---|---|---|---|"]
-        lines += [
-            f"| {score} | {one['ap']:.4f} | {one['auroc']:.4f} | {one['fpr95']:.4f} | "
-            f"{one['best_f1']:.4f} |"
-            for score, one in result["scores"].items()
-        ]
-        if "regions" in result:
-            regions = result["regions"]
-            lines += [
-                "",
-                f"At the shipped threshold {regions['found']} of {regions['objects']} objects are "
-                "at least half covered, and a picture has a median of "
-                f"{regions['false_median']:g} regions without an anomaly.",
-            ]
-        return "\n".join(lines)
-    lines += ["| class | IoU |", "|---|---|"]
-    lines += [
-        f"| {label} | {'absent' if value is None else f'{value:.4f}'} |"
-        for label, value in result["iou_per_class"].items()
-    ]
-    lines += [f"| **mIoU** | **{result['miou']:.4f}** |"]
-    lines += [f"| pixel accuracy | {result['pixel_accuracy']:.4f} |"]
-    return "\n".join(lines)
+    return "\n".join(lines).rstrip()
 
 
 def _calibration(model: Mask2KAN) -> str:
@@ -160,19 +147,10 @@ def _calibration(model: Mask2KAN) -> str:
             "The checkpoint is not calibrated, and a card needs its thresholds. Run "
             "python -m training.calibrate on it first."
         )
-    lines = [
-        f"From {next(iter(model.calibration.values()))['data']}; anomalous if score ≥ threshold.",
-        "",
-        "| score | range | 5 % of known pixels | 95 % of anomalies | best F1 |",
-        "|---|---|---|---|---|",
-    ]
-    for score, one in model.calibration.items():
-        low, high = one["range"]
-        lines.append(
-            f"| {score} | {low:.4f} … {high:.4f} | {one['fpr05']:.4f} | {one['tpr95']:.4f} | "
-            f"{one['best_f1']:.4f} |"
-        )
-    return "\n".join(lines)
+    data = next(iter(model.calibration.values()))["data"]
+    names = ("5 % of known pixels", "95 % of anomalies", "best F1")
+    table = calibration_table(model.calibration, names).markdown().rstrip()
+    return f"From {data}; anomalous if score ≥ threshold.\n\n{table}"
 
 
 def update_manifest(manifest: Path, entry: dict[str, str]) -> None:

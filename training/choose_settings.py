@@ -18,9 +18,9 @@ from pathlib import Path
 
 from mask2kan.checks import require
 from mask2kan.cli.run import run_command
+from mask2kan.outputs.tables import Table, cell
 
 from .evaluation.settings_search import class_scores_by_size, combinations, rank
-from .reporting.tables import Cell, Table, markdown
 
 SIDES = (320, 480, 640, 800, 960, 1280)
 
@@ -35,16 +35,12 @@ def _run(options: argparse.Namespace) -> None:
             checkpoint, options.data, options.root, options.sides, options.limit
         )
         rows = [
-            [
-                Cell(" + ".join(map(str, row.sides))),
-                Cell(row.score),
-                *(Cell(f"{value:.3f}") for value in row[2:]),
-            ]
+            [" + ".join(map(str, row.sides)), row.score, *(cell(v, ".3f") for v in row[2:])]
             for row in rank(found, combined)[: options.shown]
         ]
         columns = ("sides", "score", "cost", "AP ↑", "FPR95 ↓")
         title = f"{checkpoint} on {options.data}"
-        print(markdown(Table(title, "", "", columns, rows, text_columns=2)))
+        print(Table(columns, rows, title, text_columns=2).markdown())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mask2kan.cli.run import run_command
 from mask2kan.inference.predictor import SETTINGS
@@ -27,41 +26,7 @@ from mask2kan.inference.scores import SCORES
 from mask2kan.media.records import write_record
 from mask2kan.runtime.precision import DTYPES
 
-from .evaluation.checkpoint_evaluation import BENCHMARK_FIGURES, DATA_SETS, evaluate
-
-
-def _regions_in_words(result: dict[str, Any]) -> str:
-    regions = result["regions"]
-    return (
-        f"at the calibrated threshold of {result['settings']['score']}: {regions['found']} of "
-        f"{regions['objects']} objects at least half covered; false regions per picture: median "
-        f"{regions['false_median']:g}, mean {regions['false_mean']:.1f}"
-    )
-
-
-def table(result: dict[str, Any]) -> str:
-    """The result as lines to read."""
-    count = f"{result['pictures']} pictures"
-    if "scores" in result:
-        head = f"{result['data']}: {count}, {result['prevalence']:.4f} of the area anomalous"
-        lines = [head, f"{'score':<10}{'AP':>8}{'AUROC':>8}{'FPR95':>8}{'best F1':>9}{'at':>10}"]
-        for name, one in result["scores"].items():
-            lines.append(
-                f"{name:<10}{one['ap']:>8.4f}{one['auroc']:>8.4f}{one['fpr95']:>8.4f}"
-                f"{one['best_f1']:>9.4f}{one['best_f1_threshold']:>10.4f}"
-            )
-        if "regions" in result:
-            lines.append(_regions_in_words(result))
-        return "\n".join(lines)
-    lines = [f"{result['data']} {result['split']}: {count}", f"{'class':<20}{'IoU':>8}"]
-    for name, value in result["iou_per_class"].items():
-        lines.append(f"{name:<20}{'absent' if value is None else f'{value:.4f}':>8}")
-    lines.append(f"{'mIoU':<20}{result['miou']:>8.4f}")
-    lines.append(f"{'pixel accuracy':<20}{result['pixel_accuracy']:>8.4f}")
-    for name in BENCHMARK_FIGURES:
-        if result.get(name) is not None:
-            lines.append(f"{'Cityscapes ' + name:<24}{result[name]:>8.4f}")
-    return "\n".join(lines)
+from .evaluation.checkpoint_evaluation import DATA_SETS, evaluate
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,7 +87,7 @@ def _run(options: argparse.Namespace) -> None:
     )
     if options.json is not None:
         write_record(options.json, result)
-    print(table(result))
+    print(result_table(result).text())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,9 +22,9 @@ from pathlib import Path
 from mask2kan.checks import require
 from mask2kan.cli.run import run_command
 from mask2kan.inference.scores import check_score
+from mask2kan.outputs.tables import MISSING, Table
 
 from .experiments.spline_trials import run_trials
-from .reporting.tables import MISSING, Cell, Table, markdown
 
 FIGURES = ("share 0", "share 1", "curvature", "miou", "ap", "zeroed miou", "zeroed ap")
 
@@ -38,9 +38,9 @@ def table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
             values = [run[figure] for run in runs if figure in run]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             cells.append(f"{statistics.mean(values):.3f} ± {spread:.3f}" if values else MISSING)
-        rows.append([Cell(text) for text in cells])
+        rows.append(cells)
     columns = ("configuration", "seeds", *FIGURES)
-    return markdown(Table("Spline trials, mean ± spread over the seeds", "", "", columns, rows))
+    return Table(columns, rows, "Spline trials, mean ± spread over the seeds").markdown()
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -19,12 +19,13 @@ from pathlib import Path
 from mask2kan.cli.run import run_command
 from mask2kan.errors import ConfigError
 from mask2kan.media.files import atomic_writer
+from mask2kan.outputs.tables import Table
 
 from .experiments.thesis_tables.build import build
 from .experiments.thesis_tables.results import find
-from .reporting.tables import Table, latex, markdown
 
-SUFFIXES = {"markdown": ".md", "latex": ".tex"}
+SUFFIXES = {"markdown": ".md", "latex": ".tex", "html": ".html"}
+BOTH = ("markdown", "latex")
 EXAMPLE = "example: python -m training.tables runs --format both --out tables.md"
 
 
@@ -33,11 +34,10 @@ def render(tables: Sequence[Table], form: str) -> str:
 
     Args:
         tables: in the order to print.
-        form: ``markdown`` or ``latex``.
+        form: ``markdown``, ``latex`` or ``html``.
     """
-    if form == "markdown":
-        return "\n".join(markdown(table) for table in tables)
-    return "\n".join(["% needs \\usepackage{booktabs}", *(latex(table) for table in tables)])
+    head = {"latex": ["% needs \\usepackage{booktabs}"], "html": ['<meta charset="utf-8">']}
+    return "\n".join([*head.get(form, []), *(getattr(table, form)() for table in tables)])
 
 
 def outputs(out: Path, form: str) -> dict[str, Path]:
@@ -45,19 +45,20 @@ def outputs(out: Path, form: str) -> dict[str, Path]:
 
     Args:
         out: as it is for one form; for ``both``, with each form's own suffix.
-        form: ``markdown``, ``latex`` or ``both``.
+        form: of ``SUFFIXES``, or ``both`` for Markdown and LaTeX.
 
     Raises:
         ConfigError: when ``both`` is asked for and the name ends in something else.
     """
     if form != "both":
         return {form: out}
-    if out.suffix not in ("", *SUFFIXES.values()):
+    suffixes = {name: SUFFIXES[name] for name in BOTH}
+    if out.suffix not in ("", *suffixes.values()):
         raise ConfigError(
             f"--out {out} ends in {out.suffix}; --format both writes .md and .tex, so pass a name "
             "with one of these or without a suffix."
         )
-    return {name: out.with_suffix(suffix) for name, suffix in SUFFIXES.items()}
+    return {name: out.with_suffix(suffix) for name, suffix in suffixes.items()}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,7 +88,7 @@ def _run(options: argparse.Namespace) -> None:
     results = find(options.folders)
     tables = build(results)
     if options.out is None:
-        forms = tuple(SUFFIXES) if options.format == "both" else (options.format,)
+        forms = BOTH if options.format == "both" else (options.format,)
         print("\n".join(render(tables, form) for form in forms), end="")
     else:
         for form, path in outputs(options.out, options.format).items():

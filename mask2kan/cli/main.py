@@ -36,6 +36,7 @@ from mask2kan.outputs.results import (
     write_json,
     write_results,
 )
+from mask2kan.outputs.tables import Table
 from mask2kan.runtime.memory import keep_freed_memory
 from mask2kan.runtime.precision import DTYPES
 
@@ -181,13 +182,17 @@ def models(options: argparse.Namespace) -> int:
         listed = [{"name": name, "bundled": here} for name, here in weights.items()]
         print(json.dumps({"architectures": model_names(), "weights": listed}, indent=2))
         return 0
-    print("architectures (random weights, for create_model and info):")
-    for name in model_names():
-        config = model_config(name)
-        print(f"  {name:26} {config.mask_embed} head, {config.masked_attention} masked attention")
-    print("weights (for --model, --left, --right):")
-    for name, here in weights.items():
-        print(f"  {name:34} {'bundled' if here else 'downloaded when used'}")
+    configs = {name: model_config(name) for name in model_names()}
+    architectures = [
+        (name, f"{config.mask_embed} head, {config.masked_attention} masked attention")
+        for name, config in configs.items()
+    ]
+    title = "architectures (random weights, for create_model and info):"
+    print(Table(("", ""), architectures, title, text_columns=2).text())
+    places = [
+        (name, "bundled" if here else "downloaded when used") for name, here in weights.items()
+    ]
+    print(Table(("", ""), places, "weights (for --model, --left, --right):", text_columns=2).text())
     print("Any .safetensors, .pth or .pkl file and any Hub repository id can stand there too.")
     return 0
 

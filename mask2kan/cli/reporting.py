@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mask2kan.modeling.settings import InferenceSettings
+from mask2kan.outputs.tables import Table, calibration_table
 
 
 def tell_results(
@@ -44,26 +46,24 @@ def complain(error: Exception, path: Path | None = None, *, prefix: str = "mask2
 
 def describe_model(facts: dict[str, Any]) -> str:
     """What the info command found out, as lines of text."""
-    lines = [f"{facts['model']} ({facts['format']})", "architecture:"]
-    lines += [f"  {key:26} {value}" for key, value in facts["architecture"].items()]
-    lines.append("parameters:")
-    lines += [f"  {key:26} {value:>12,}" for key, value in facts["parameters"].items()]
-    lines.append(f"classes ({len(facts['class_names'])}): {', '.join(facts['class_names'])}")
-    lines += [f"{key}: {value}" for key, value in facts["card"].items()]
-    settings = InferenceSettings.from_dict(facts["settings"] or {})
-    lines.append(f"run with: {settings.in_words()}")
-    if not facts["calibration"]:
+    blank = ("", "")
+    parameters = [(name, f"{count:,}") for name, count in facts["parameters"].items()]
+    architecture = [(name, str(value)) for name, value in facts["architecture"].items()]
+    lines = [
+        f"{facts['model']} ({facts['format']})",
+        Table(blank, architecture, "architecture:", text_columns=2).text(),
+        Table(blank, parameters, "parameters:").text(),
+        f"classes ({len(facts['class_names'])}): {', '.join(facts['class_names'])}",
+        *(f"{key}: {value}" for key, value in facts["card"].items()),
+        f"run with: {InferenceSettings.from_dict(facts['settings'] or {}).in_words()}",
+    ]
+    calibration = facts["calibration"]
+    if not calibration:
         lines.append("calibration: none; anomaly pictures use nominal ranges")
-        return "\n".join(lines)
-    lines.append("calibration (anomalous if score >= threshold):")
-    for score, values in facts["calibration"].items():
-        low, high = values["range"]
-        thresholds = "  ".join(
-            f"{name} {values[name]:.4g}"
-            for name in ("fpr05", "tpr95", "best_f1")
-            if values.get(name) is not None
-        )
-        lines.append(f"  {score:8} range {low:.4g} to {high:.4g}  {thresholds}")
-        if values.get("data"):
-            lines.append(f"           on {values['data']}")
+    else:
+        data = dict.fromkeys(values.get("data") for values in calibration.values())
+        title = "calibration (anomalous if score >= threshold):"
+        notes = [f"  on {name}" for name in data if name]
+        table = calibration_table(calibration)
+        lines.append(dataclasses.replace(table, title=title, notes=notes).text())
     return "\n".join(lines)

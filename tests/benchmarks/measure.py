@@ -21,6 +21,8 @@ from pathlib import Path
 
 import torch
 
+from mask2kan.outputs.tables import Table
+
 Row = dict[str, object]
 REPOSITORY = Path(__file__).resolve().parents[2]
 PEAK_PROCESSES = 5  # odd, for a median
@@ -190,10 +192,7 @@ def show(rows: list[Row], heading: dict[str, object] | None = None) -> None:
         print(f"{key}: {value}")
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[_cell(row.get(column, "")) for column in columns] for row in rows]
-    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    for line in [columns, ["-" * width for width in widths], *cells]:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
-    print(flush=True)
+    print(Table(columns, cells, text_columns=0).text(), end="\n\n", flush=True)
 
 
 def write(tables: dict[str, list[Row]], facts: dict[str, object], path: Path | None) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from mask2kan.checks import require
 from mask2kan.cli.run import run_command
 from mask2kan.errors import ConfigError
+from mask2kan.outputs.tables import Table
 
 from .check import Report, inspect_data
 from .faults import NOTES, RULES
@@ -33,7 +34,7 @@ from .registry import (
     layout_of,
 )
 
-NAMES_SHOWN = 28  # columns for a name in the list
+NO_FILES = "needs no files"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,23 +86,32 @@ def summary(report: Report) -> str:
 
 def listing() -> str:
     """Every data set and where it was found."""
-    lines = ["to train on (--data):"]
-    for name, pictures in SEGMENTATION_SETS.items():
-        try:
-            place = str(find_set(name))
-        except ConfigError:
-            place = "not found" if pictures.folders else f"by its path: {name}=<folder>"
-        lines.append(f"  {name:<{NAMES_SHOWN}}{place}")
-    lines += [f"  {name:<{NAMES_SHOWN}}needs no files" for name in SYNTHETIC_SETS]
-    lines.append("to measure anomaly scores on:")
-    for name in ANOMALY_SETS:
-        try:
-            place = "needs no files" if name == "synthetic_anomaly" else str(find_set(name))
-        except ConfigError:
-            place = "not found"
-        lines.append(f"  {name:<{NAMES_SHOWN}}{place}")
-    lines.append(f"looked in {', '.join(map(str, data_places()))}")
-    return "\n".join(lines)
+    train = [
+        (
+            name,
+            _place(name, "not found" if pictures.folders else f"by its path: {name}=<folder>"),
+        )
+        for name, pictures in SEGMENTATION_SETS.items()
+    ]
+    train += [(name, NO_FILES) for name in SYNTHETIC_SETS]
+    measure = [
+        (name, NO_FILES if name == "synthetic_anomaly" else _place(name, "not found"))
+        for name in ANOMALY_SETS
+    ]
+    blank = ("", "")
+    parts = [
+        Table(blank, train, "to train on (--data):", text_columns=2).text(),
+        Table(blank, measure, "to measure anomaly scores on:", text_columns=2).text(),
+        f"looked in {', '.join(map(str, data_places()))}",
+    ]
+    return "\n".join(parts)
+
+
+def _place(name: str, otherwise: str) -> str:
+    try:
+        return str(find_set(name))
+    except ConfigError:
+        return otherwise
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mask2kan.outputs.tables import Table, cell
+
 from ..data.registry import ANOMALY_SETS
 from .plots import figure, save, styled
-from .tables import Cell, Table, markdown
 
 PIXEL_FIGURES = ("ap", "auroc", "fpr95", "best_f1")
 COMPONENT_FIGURES = ("siou", "ppv", "f1_star")
@@ -37,27 +38,21 @@ def as_markdown(results: Mapping[str, Any], scores: Sequence[str]) -> str:
         scores: in the order of the rows.
     """
     first = next(iter(results.values()))
-    parts = [f"Protocol: {first['protocol']}."]
+    parts = [f"Protocol: {first['protocol']}.\n"]
     for data, about in first["sets"].items():
-        figures = [*PIXEL_FIGURES, *(COMPONENT_FIGURES if about["track"] else ())]
+        keys = [*PIXEL_FIGURES, *(COMPONENT_FIGURES if about["track"] else ())]
         title = (
             f"{ANOMALY_SETS[data].title}: {about['pictures']} pictures, "
             f"{about['prevalence']:.4f} of the area anomalous"
         )
         rows = [
-            [Cell(name), Cell(score)]
-            + [_cell(result["sets"][data]["scores"][score].get(key)) for key in figures]
+            [name, score] + [cell(result["sets"][data]["scores"][score].get(key)) for key in keys]
             for name, result in results.items()
             for score in scores
         ]
-        header = ["checkpoint", "score", *(HEADINGS[key] for key in figures)]
-        table = Table(title, "", data, header, rows, text_columns=2)
-        parts.append(markdown(table))
-    return "\n\n".join(parts) + "\n"
-
-
-def _cell(value: float | None) -> Cell:
-    return Cell("–" if value is None else f"{value:.4f}")
+        header = ["checkpoint", "score", *(HEADINGS[key] for key in keys)]
+        parts.append(Table(header, rows, title, text_columns=2).markdown())
+    return "\n".join(parts)
 
 
 @styled

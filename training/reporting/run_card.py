@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mask2kan.outputs.tables import Table
+
 from ..config.train_config import TrainConfig
 
 
@@ -64,9 +66,8 @@ def as_markdown(card: Mapping[str, str], title: str, files: Mapping[str, str]) -
         title: its head line.
         files: name to what it is, of the files beside it.
     """
-    lines = [f"# {title}", "", "| | |", "|---|---|"]
-    lines += [f"| {key} | {value} |" for key, value in card.items()]
-    lines += ["", "## Files", ""]
+    table = Table(("", ""), [*card.items()], text_columns=2).markdown()
+    lines = [f"# {title}", "", table, "## Files", ""]
     lines += [f"- `{name}`: {what}" for name, what in files.items()]
     lines += [
         "",

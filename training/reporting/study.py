@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mask2kan.media.files import atomic_writer
+from mask2kan.outputs.tables import Table, cell, interval
 
 from .plots import BLUE, GREEN, ORANGE, figure, save, styled
 from .statistics import holm, mean_of, paired_difference
@@ -43,29 +44,22 @@ def as_markdown(content: Mapping[str, Any]) -> str:
     trunks = list(dict.fromkeys(one["trunk"] for one in results))
     metrics = list(results[0]["metrics"])
     sizes = {one["head"]: one["head_parameters"] for one in results}
-    lines = [
-        "Heads: "
-        + "; ".join(f"{HEAD_NAMES[head]}, {size:,} parameters" for head, size in sizes.items())
-        + ".",
-        "",
-        "Learning rates chosen on the validation split: "
-        + "; ".join(
-            f"{one['trunk'] or 'full'} {HEAD_NAMES[one['head']]} "
-            + (f"{one['lr']:g}" if one["lr"] is not None else "the recipe's")
-            for one in content["learning_rates"]
-        )
-        + ".",
-    ]
-    for trunk in trunks:
-        lines += ["", f"### {trunk or 'full training'}", "", *_means(results, trunk, metrics)]
+    heads = "; ".join(f"{HEAD_NAMES[head]}, {size:,} parameters" for head, size in sizes.items())
+    rates = "; ".join(
+        f"{one['trunk'] or 'full'} {HEAD_NAMES[one['head']]} "
+        + (f"{one['lr']:g}" if one["lr"] is not None else "the recipe's")
+        for one in content["learning_rates"]
+    )
+    parts = [f"Heads: {heads}.\n", f"Learning rates chosen on the validation split: {rates}.\n"]
+    parts += [_means(results, trunk, metrics).markdown() for trunk in trunks]
     primary = [metric for metric in metrics if is_primary(metric)]
     rest = [metric for metric in metrics if metric not in primary]
-    lines += ["", "### KAN − MLP, paired by seed", ""]
-    lines += _differences(results, trunks, primary, adjusted=True)
+    title = "KAN − MLP, paired by seed"
+    parts.append(_differences(results, trunks, primary, title, adjusted=True).markdown())
     if rest:
-        lines += ["", "### The other scores, p unadjusted", ""]
-        lines += _differences(results, trunks, rest, adjusted=False)
-    return "\n".join(lines) + "\n"
+        title = "The other scores, p unadjusted"
+        parts.append(_differences(results, trunks, rest, title, adjusted=False).markdown())
+    return "\n".join(parts)
 
 
 def is_primary(metric: str) -> bool:
@@ -81,49 +75,49 @@ def values_of(
     return [float(one["metrics"][metric]) for one in sorted(chosen, key=lambda one: one["seed"])]
 
 
-def _means(results: Sequence[Mapping[str, Any]], trunk: str, metrics: Sequence[str]) -> list[str]:
+def _means(results: Sequence[Mapping[str, Any]], trunk: str, metrics: Sequence[str]) -> Table:
     heads = [head for head in HEAD_NAMES if any(one["head"] == head for one in results)]
-    lines = ["| metric | " + " | ".join(HEAD_NAMES[head] for head in heads) + " |"]
-    lines.append("|---|" + "---|" * len(heads))
+    rows = []
     for metric in metrics:
-        cells = []
-        for head in heads:
-            found = mean_of(values_of(results, trunk, head, metric))
-            cells.append(f"{found.mean:.4f} [{found.low:.4f}, {found.high:.4f}]")
-        lines.append(f"| {_label(metric)} | " + " | ".join(cells) + " |")
-    return lines
+        means = [mean_of(values_of(results, trunk, head, metric)) for head in heads]
+        rows.append([_label(metric), *(f"{m.mean:.4f} {interval(m.low, m.high)}" for m in means)])
+    return Table(("metric", *(HEAD_NAMES[head] for head in heads)), rows, trunk or "full training")
 
 
 def _differences(
     results: Sequence[Mapping[str, Any]],
     trunks: Sequence[str],
     metrics: Sequence[str],
+    title: str,
     *,
     adjusted: bool,
-) -> list[str]:
-    rows = []
-    for other in ("mlp", "mlp_equal"):
-        for trunk in trunks:
-            for metric in metrics:
-                kan = values_of(results, trunk, "kan", metric)
-                rest = values_of(results, trunk, other, metric)
-                rows.append((trunk, other, metric, paired_difference(kan, rest)))
-    p_values = [row[3].p for row in rows]
+) -> Table:
+    compared = {
+        (trunk, other, metric): paired_difference(
+            values_of(results, trunk, "kan", metric), values_of(results, trunk, other, metric)
+        )
+        for other in ("mlp", "mlp_equal")
+        for trunk in trunks
+        for metric in metrics
+    }
+    p_values = [difference.p for difference in compared.values()]
     if adjusted:
         p_values = holm(p_values)
-    lines = [
-        "| trunk | against | metric | difference | 95 % interval | "
-        + ("p (Holm)" if adjusted else "p")
-        + " | KAN better |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for (trunk, other, metric, found), p in zip(rows, p_values, strict=True):
+    rows = []
+    for ((trunk, other, metric), found), p in zip(compared.items(), p_values, strict=True):
         better = found.losses if metric.endswith(LOWER_IS_BETTER) else found.wins
-        lines.append(
-            f"| {trunk or 'full'} | {HEAD_NAMES[other]} | {_label(metric)} | {found.mean:+.4f} | "
-            f"[{found.low:+.4f}, {found.high:+.4f}] | {p:.3f} | {better} of {found.n} |"
+        rows.append(
+            [
+                *(trunk or "full", HEAD_NAMES[other], _label(metric), cell(found.mean, "+.4f")),
+                *(interval(found.low, found.high, "+.4f"), cell(p, ".3f")),
+                f"{better} of {found.n}",
+            ]
         )
-    return lines
+    columns = (
+        *("trunk", "against", "metric", "difference", "95 % interval"),
+        *("p (Holm)" if adjusted else "p", "KAN better"),
+    )
+    return Table(columns, rows, title, text_columns=3)
 
 
 def _label(metric: str) -> str:

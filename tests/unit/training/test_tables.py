@@ -29,7 +29,6 @@ from training.experiments.published import (
 )
 from training.experiments.thesis_tables.build import build
 from training.experiments.thesis_tables.results import find
-from training.reporting.tables import Cell, Table, escape, latex, markdown
 
 
 def write(path: Path, content: Any) -> Path:
@@ -107,7 +106,7 @@ def test_segmentation_in_percent_over_seeds_with_the_better_head_bold(tmp_path: 
     write(tmp_path / "c" / "evaluation.json", evaluation("thesis_swin_t_mlp", 0.805, pictures=20))
     write(tmp_path / "d" / "evaluation.json", evaluation("thesis_swin_l_kan", 0.9))
     # the same folder twice and one inside it: a file counts once
-    text = markdown(build(find([tmp_path, tmp_path, tmp_path / "a"]))[0])
+    text = build(find([tmp_path, tmp_path, tmp_path / "a"]))[0].markdown()
     ours = row(text, "Swin-T (KAN)", "ours")
     # the standard deviation of 80 and 82 is sqrt(2); equal means are not bold
     assert ours == ["**81.00 ± 1.41 (2)**", "60.00 ± 0.00 (2)", "90.00 ± 0.00 (2)", "–"]
@@ -130,7 +129,7 @@ def test_anomalies_go_to_their_tables_and_low_fpr_is_bold(tmp_path: Path) -> Non
     resnet = benchmark("thesis_r50_kan", road_anomaly_21=(0.1, 0.2, 0.3)) | {"protocol": "smiyc"}
     for number, content in enumerate((one, other, resnet)):
         write(tmp_path / str(number) / "benchmark.json", content)
-    by_number = {table.number: markdown(table) for table in build(find([tmp_path]))}
+    by_number = {table.number: table.markdown() for table in build(find([tmp_path]))}
     ours = ("Swin-S (KAN)", "ours")
     assert row(by_number["3.4"], *ours) == ["**0.8000**", "0.5000", "**0.4000**"] + ["–"] * 3
     assert row(by_number["3.5"], *ours) == ["–"] * 3 + ["0.9000", "0.6000", "0.3000"] + ["–"] * 3
@@ -149,7 +148,7 @@ def test_every_ablation_has_its_table(tmp_path: Path) -> None:
     write(tmp_path / "two" / "ablation.json", strong)
     found = [table for table in build(find([tmp_path])) if table.number == "3.6"]
     assert [table.label for table in found] == ["tab:3.6", "tab:3.6-1"]
-    first = markdown(found[0])
+    first = found[0].markdown()
     assert first.startswith(
         "### Table 3.6: KAN ablation on digits (1,797 pictures), 3 seeds, 3 epochs, λ = 0.1 "
     )
@@ -159,7 +158,7 @@ def test_every_ablation_has_its_table(tmp_path: Path) -> None:
         *("0.9767 ± 0.0076", "+0.0067", "[−0.0005, +0.0138]", "0.057", "0.057"),
         *("0.9578", "+0.0107"),
     ]
-    assert row(markdown(found[1]), "Default")[2] == "0.9000"
+    assert row(found[1].markdown(), "Default")[2] == "0.9000"
 
 
 def test_files_of_other_work_are_reported_not_used(
@@ -247,54 +246,10 @@ def test_files_are_written_in_both_forms(tmp_path: Path) -> None:
     assert not set(text) & set("–±↑↓−λ…")
     assert tables.main(["--format", "latex", "--out", str(tmp_path / "one.txt")]) == 0
     assert (tmp_path / "one.txt").read_text() == text
-
-
-SMALL = Table(
-    title="A & B",
-    number="9.1",
-    label="tab:x",
-    columns=("Model", "a_b ↑", "c"),
-    rows=[[Cell("x|y"), Cell("1 ± 2", bold=True), Cell("–")], [Cell("z"), Cell("3"), Cell("4 %")]],
-    groups=[("", 1), ("both", 2)],
-    breaks=[1],
-    notes=["50 % of *it*"],
-)
-
-
-def test_markdown_is_aligned() -> None:
-    assert markdown(SMALL).splitlines() == [
-        "### Table 9.1: A & B",
-        "",
-        "| Model | both a_b ↑ | both c |",
-        "| ----- | ---------: | -----: |",
-        r"| x\|y  |  **1 ± 2** |      – |",
-        "| z     |          3 |    4 % |",
-        "",
-        r"- 50 % of \*it\*",
-    ]
-
-
-def test_latex_is_escaped_with_booktabs() -> None:
-    assert latex(SMALL).splitlines() == [
-        r"\begin{table}",
-        r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
-        r"\caption{A \& B (Table 9.1 of the thesis)}",
-        r"\label{tab:x}",
-        r"\begin{tabular}{lrr}",
-        r"\toprule",
-        r"\multicolumn{1}{c}{} & \multicolumn{2}{c}{both} \\",
-        r"\cmidrule(lr){2-3}",
-        r"Model & a\_b $\uparrow$ & c \\",
-        r"\midrule",
-        r"x|y & \textbf{1 $\pm$ 2} & -- \\",
-        r"\midrule",
-        r"z & 3 & 4 \% \\",
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\par 50 \% of *it*",
-        r"\end{table}",
-    ]
-    assert escape("\\{}~^#$") == (r"\textbackslash{}\{\}\textasciitilde{}\textasciicircum{}\#\$")
+    assert tables.main(["--format", "html", "--out", str(tmp_path / "tables.html")]) == 0
+    page = (tmp_path / "tables.html").read_text()
+    assert page.startswith('<meta charset="utf-8">\n<table>')
+    assert page.count("<table>") == page.count("</table>") == 6
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from mask2kan.media.files import atomic_writer
+from mask2kan.outputs.tables import MISSING, Table, cell, interval
 
 from ...reporting.plots import BLUE, GREY, ORANGE, figure, save, styled
 from ...reporting.statistics import holm, mean_of, paired_difference
-from ...reporting.tables import MISSING, Cell, Table, markdown
 from ..published import ABLATION, NOTES
 from .experiments import DEFAULT, EXPERIMENTS
 
@@ -86,28 +86,21 @@ def as_table(summary: Sequence[Mapping[str, Any]], title: str, number: str, labe
         ours = found.get(experiment.name, {})
         published = ABLATION[experiment.name]
         spread = "" if ours.get("std") is None else f" ± {ours['std']:.4f}"
-        interval = MISSING
-        if ours.get("difference_low") is not None:
-            interval = f"[{ours['difference_low']:+.4f}, {ours['difference_high']:+.4f}]"
         is_default = experiment.name == DEFAULT
         texts = [
             experiment.title,
             str(experiment.grid_size),
             str(experiment.spline_order),
-            _number(ours.get("mean"), ".4f") + spread,
-            _number(ours.get("difference"), "+.4f"),
-            interval,
-            _number(ours.get("p"), ".3f"),
-            _number(ours.get("p_holm"), ".3f"),
+            cell(ours.get("mean")) + spread,
+            cell(ours.get("difference"), "+.4f"),
+            interval(ours.get("difference_low"), ours.get("difference_high"), "+.4f"),
+            cell(ours.get("p"), ".3f"),
+            cell(ours.get("p_holm"), ".3f"),
             f"{published:.4f}",
             MISSING if is_default else f"{published - ABLATION[DEFAULT]:+.4f}",
         ]
-        rows.append([Cell(text.replace("-", "−")) for text in texts])
-    return Table(title, number, label, COLUMNS, rows, notes=NOTES["3.6"])
-
-
-def _number(value: float | None, form: str) -> str:
-    return MISSING if value is None else format(value, form)
+        rows.append([text.replace("-", "−") for text in texts])
+    return Table(COLUMNS, rows, title, number=number, label=label, notes=NOTES["3.6"])
 
 
 def title_of(content: Mapping[str, Any]) -> str:
@@ -128,7 +121,7 @@ def report(content: Mapping[str, Any], out: Path) -> None:
         content: of ``ablation.json``.
         out: folder of the ablation.
     """
-    text = markdown(as_table(content["summary"], title_of(content), "", "tab:ablation"))
+    text = as_table(content["summary"], title_of(content), "", "tab:ablation").markdown()
     with atomic_writer(out / "ablation.md") as file:
         file.write(text.encode())
     draw(content, out / "ablation.png")

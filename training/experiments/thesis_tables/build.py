@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
-from ...reporting.tables import MISSING, Cell, Table
+from mask2kan.outputs.tables import MISSING, Bold, Table, cell
+
 from ..kan_ablation.report import as_table, title_of
 from ..published import (
     ANOMALY,
@@ -101,7 +102,7 @@ def _table(
             if value is not None:
                 scaled = 100 * value if percent else value
                 ours.setdefault(one.model, {}).setdefault((one.data, metric), []).append(scaled)
-    rows: list[list[Cell]] = []
+    rows: list[list[str]] = []
     breaks = []
     for backbone, backbone_name in BACKBONES.items():
         if rows and any(model[0] == backbone for model in (*printed, *ours)):
@@ -110,24 +111,21 @@ def _table(
             model, other = (backbone, head), (backbone, next(h for h in HEADS if h != head))
             if model not in printed and model not in ours:
                 continue
-            name = Cell(f"{backbone_name} ({head_name})")
+            name = f"{backbone_name} ({head_name})"
             theirs = printed.get(model, {})
-            rows.append(
-                [name, Cell("thesis")]
-                + [Cell(f"{theirs[c]:.4f}" if c in theirs else MISSING) for c in columns]
-            )
+            rows.append([name, "thesis", *(cell(theirs.get(column)) for column in columns)])
             here, there = ours.get(model, {}), ours.get(other, {})
             rows.append(
-                [name, Cell("ours")]
+                [name, "ours"]
                 + [_our_cell(c[1], here.get(c), there.get(c), percent) for c in columns]
             )
     return Table(
-        title,
-        number,
-        f"tab:{number}",
         ("Model", "From", *columns.values()),
         rows,
+        title,
         text_columns=2,
+        number=number,
+        label=f"tab:{number}",
         groups=groups,
         breaks=breaks,
         notes=(*NOTES[number], *_notes_on(measured)),
@@ -136,16 +134,17 @@ def _table(
 
 def _our_cell(
     metric: str, here: Sequence[float] | None, there: Sequence[float] | None, percent: bool
-) -> Cell:
+) -> str:
     if not here:
-        return Cell(MISSING)
+        return MISSING
     digits = 2 if percent else 4
     text = f"{mean(here):.{digits}f}"
     if len(here) > 1:
         text += f" ± {stdev(here):.{digits}f} ({len(here)})"
     if not there or mean(here) == mean(there):
-        return Cell(text)
-    return Cell(text, bold=(mean(here) < mean(there)) == (metric in LOWER_IS_BETTER))
+        return text
+    better = (mean(here) < mean(there)) == (metric in LOWER_IS_BETTER)
+    return Bold(text) if better else text
 
 
 def _notes_on(measured: Sequence[Measurement]) -> list[str]:
