@@ -1,19 +1,20 @@
-"""Means with confidence intervals, and paired comparisons over seeds."""
+"""Means of shares with confidence intervals, and paired comparisons over seeds."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 CONFIDENCE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
 class Mean:
-    """A mean over n runs and its 95 % confidence interval (Student's t; NaN for one run)."""
+    """A mean over n runs and its 95 % confidence interval, NaN for one run."""
 
     mean: float
     low: float
@@ -40,37 +41,45 @@ class PairedDifference:
 
 
 def mean_of(values: Sequence[float]) -> Mean:
-    """Mean and interval.
+    """Mean and interval of shares: Student's t on the logit scale, so within [0, 1].
+
+    The standard error is carried to that scale by the delta method, error / (mean (1 − mean)), as
+    surveys do for proportions. Far from 0 and 1 this is the plain t interval.
 
     Args:
-        values: one per run, at least one.
+        values: in [0, 1], one per run, at least one.
     """
     data = np.asarray(values, np.float64)
-    centre, half = float(data.mean()), _half_width(data)
-    return Mean(centre, centre - half, centre + half, len(data))
+    mean, n = float(data.mean()), len(data)
+    low = high = mean if n > 1 else math.nan
+    error = stats.sem(data) if n > 1 else 0.0
+    if error > 0:  # so the mean is neither 0 nor 1
+        centre, scale = special.logit(mean), error / (mean * (1 - mean))
+        low, high = special.expit(stats.t.interval(CONFIDENCE, n - 1, centre, scale))
+    return Mean(mean, float(low), float(high), n)
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> PairedDifference:
     """Compare two conditions run under the same seeds.
 
+    The interval is Student's t, cut at −1 and 1, which no difference of shares exceeds: it covers
+    the true difference as often as before, and excludes 0 exactly where the t-test's p is below
+    5 %.
+
     Args:
-        first: one value per seed.
+        first: one share per seed.
         second: the other condition's, in the same order.
     """
     data = np.asarray(first, np.float64) - np.asarray(second, np.float64)
-    centre, half = float(data.mean()), _half_width(data)
-    p = float("nan")
-    if len(data) > 1 and data.std() > 0:
-        p = float(stats.ttest_1samp(data, 0.0).pvalue)
+    mean, n = float(data.mean()), len(data)
+    low = high = mean if n > 1 else math.nan
+    p = math.nan
+    if n > 1 and data.std() > 0:
+        test = stats.ttest_1samp(data, 0.0)
+        low, high = np.clip(test.confidence_interval(CONFIDENCE), -1.0, 1.0)
+        p = float(test.pvalue)
     wins, losses = int((data > 0).sum()), int((data < 0).sum())
-    return PairedDifference(centre, centre - half, centre + half, p, wins, losses, len(data))
-
-
-def _half_width(data: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
-    if len(data) < 2:
-        return float("nan")
-    quantile = stats.t.ppf(0.5 + CONFIDENCE / 2, len(data) - 1)
-    return float(quantile * data.std(ddof=1) / np.sqrt(len(data)))
+    return PairedDifference(mean, float(low), float(high), p, wins, losses, n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,7 +1,7 @@
 """An ablation's runs compared with the default, as a table and a picture.
 
 All experiments of a seed share split and order of the pictures, so that an experiment is compared
-with the default seed by seed: mean difference, 95 % interval (Student's t) and the paired t-test's
+with the default seed by seed: mean difference, its 95 % interval and the paired t-test's
 p, as it is and adjusted for the number of experiments (Holm). The seeds divide the same pictures
 again and again, so their results are not independent: the intervals are somewhat too narrow.
 """

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import stats
+from scipy.special import expit, logit
 
 from mask2kan.errors import ConfigError, NumericsError
 from training import ablation
@@ -350,8 +351,9 @@ def test_the_summary_is_scipys_paired_test() -> None:
     assert [one["experiment"] for one in summary] == ["default", "order_2", "relu"]
     p = {}
     for one, values in zip(summary, (default, order, relu), strict=True):
-        interval = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
-        assert (one["low"], one["high"]) == pytest.approx(interval)
+        odds, slope = (f(np.mean(values)) for f in (logit, lambda mean: mean * (1 - mean)))
+        interval = expit(stats.t.interval(0.95, 4, odds, stats.sem(values) / slope))
+        assert (one["low"], one["high"]) == pytest.approx(tuple(interval))
         assert one["mean"] == pytest.approx(np.mean(values))
         assert one["std"] == pytest.approx(np.std(values, ddof=1))
         assert one["published"] == ABLATION[one["experiment"]]

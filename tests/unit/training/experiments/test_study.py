@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -64,9 +65,27 @@ def test_means_and_paired_tests_equal_scipy():
     assert (found.low, found.high) == pytest.approx((low, high))
     assert (found.wins, found.losses, found.n) == (3, 1, 4)
     mean = mean_of(first)
-    interval = stats.t.interval(0.95, 3, loc=0.5875, scale=stats.sem(first))
-    assert (mean.mean, mean.low, mean.high) == pytest.approx((0.5875, *interval))
+    odds = 0.5875 / 0.4125
+    interval = stats.t.interval(0.95, 3, math.log(odds), stats.sem(first) / (0.5875 * 0.4125))
+    shares = [1 / (1 + math.exp(-value)) for value in interval]
+    assert (mean.mean, mean.low, mean.high) == pytest.approx((0.5875, *shares))
     assert math.isnan(mean_of([1.0]).low)
+
+
+def test_intervals_of_shares_stay_within_their_bounds():
+    wide = [0.95, 1.0, 0.3, 0.99, 0.93]  # the plain t interval ends above 1
+    mean = mean_of(wide)
+    assert stats.t.interval(0.95, 4, np.mean(wide), stats.sem(wide))[1] > 1
+    assert 0 < mean.low < mean.mean < mean.high < 1
+    narrow = [0.5, 0.501, 0.502]  # far from both ends: the plain t interval
+    plain = stats.t.interval(0.95, 2, 0.501, stats.sem(narrow))
+    assert (mean_of(narrow).low, mean_of(narrow).high) == pytest.approx(plain, abs=1e-5)
+    assert (mean_of([1.0, 1.0]).low, mean_of([1.0, 1.0]).high) == (1.0, 1.0)
+    apart = paired_difference([1.0, 0.9, 0.1], [0.0, 0.1, 0.0])
+    assert apart.high == 1.0
+    assert -1.0 < apart.low < 0
+    assert apart.p > 0.05
+    assert (paired_difference([0.5, 0.6], [0.5, 0.6]).low, apart.n) == (0.0, 3)
 
 
 def test_holm_by_hand():
