@@ -1,43 +1,80 @@
-"""Settings within their limits, or one message that says what they must be."""
+"""Refuse a value in one message: its name, what was found, what it must be."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from numbers import Real
+from typing import Any
 
-from mask2kan.errors import ConfigError
+from mask2kan.errors import ConfigError, shortened, unknown
 
 
 def require(
     field: str,
-    value: float,
-    low: float,
+    value: Any,
+    low: float = -math.inf,
     high: float = math.inf,
     *,
     above: bool = False,
     below: bool = False,
+    whole: bool = False,
 ) -> None:
-    """Refuse a number outside [low, high]; ``above`` and ``below`` leave out the ends.
+    """Refuse what is no finite number in [low, high]; ``above`` and ``below`` leave out the ends.
+
+    Args:
+        field: its name in the message.
+        value: whatever was given, of any type.
+        low: the smallest that fits.
+        high: the largest that fits.
+        above: whether ``low`` itself does not fit.
+        below: whether ``high`` itself does not fit.
+        whole: whether only an int fits.
 
     Raises:
         ConfigError: naming the field, the value found and what it must be.
     """
-    fits = math.isfinite(value) and low <= value <= high
+    number = isinstance(value, int if whole else Real) and not isinstance(value, bool)
+    fits = number and low <= value <= high and -math.inf < value < math.inf
     if fits and not (above and value == low) and not (below and value == high):
         return
-    if high == math.inf:
-        expected = f"greater than {low:g}" if above else f"at least {low:g}"
-        if low == 0 and not above:
-            expected = "finite and not negative"
-    else:
+    if high < math.inf:
         expected = f"in {'(' if above else '['}{low:g}, {high:g}{')' if below else ']'}"
-    raise ConfigError(f"{field} is {value}; it must be {expected}.")
+    elif above:
+        expected = f"greater than {low:g}"
+    else:
+        expected = f"at least {low:g}" if low else "finite and not negative"
+    kind = "a whole number, " if whole else ""
+    raise ConfigError(f"{field} is {shortened(repr(value))}; it must be {kind}{expected}.")
 
 
-def require_pair(field: str, value: tuple[float, ...]) -> None:
+def require_choice(kind: str, value: Any, choices: Iterable[str]) -> None:
+    """Refuse a name that is none of the choices.
+
+    Raises:
+        ConfigError: listing the nearest, and all.
+    """
+    names = tuple(choices)
+    if value not in names:
+        raise ConfigError(unknown(kind, str(value), names))
+
+
+def require_pair(field: str, value: Any) -> None:
     """Refuse what is not two numbers.
 
     Raises:
         ConfigError: naming the field and the value found.
     """
-    if len(value) != 2 or not all(isinstance(one, (int, float)) for one in value):
+    if len(value) != 2 or not all(isinstance(number, Real) for number in value):
         raise ConfigError(f"{field} is {value!r}; expected two numbers.")
+
+
+def require_range(field: str, value: Any) -> None:
+    """Refuse what is not two finite numbers, 0 < lowest <= highest.
+
+    Raises:
+        ConfigError: naming the field and the value found.
+    """
+    require_pair(field, value)
+    if not 0 < value[0] <= value[1] < math.inf:
+        raise ConfigError(f"{field} is {value!r}; expected 0 < lowest <= highest.")

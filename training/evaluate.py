@@ -27,6 +27,7 @@ from mask2kan.media.records import write_record
 from mask2kan.runtime.precision import DTYPES
 
 from .evaluation.checkpoint_evaluation import DATA_SETS, evaluate
+from .reporting.evaluation import result_table
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mask2kan.checks import require
 from mask2kan.errors import CheckpointError, ConfigError
 from mask2kan.modeling.config import BACKBONES, ModelConfig
 from mask2kan.modeling.mask2kan import Mask2KAN
@@ -104,8 +105,6 @@ def infer_config(state: Mapping[str, Tensor], *, num_heads: int = 8, **known: An
         fields["decoder_feedforward_dim"] = _shape(state, linear, 2)[0]
     is_global = any(".cross_attn.background." in key for key in state)
     fields["masked_attention"] = "global" if is_global else "foreground"
-    other = "mask2anomaly" if is_global else "mask2former"
-    fields["family"] = "mask2kan" if fields["mask_embed"] == "kan" else other
     return checked_config({**fields, **known})
 
 
@@ -141,13 +140,11 @@ def checked_config(fields: Mapping[str, Any]) -> ModelConfig:
     Raises:
         CheckpointError: for fields that do not fit, or sizes no model has.
     """
-    for name, maximum in MAXIMA.items():
-        value = fields.get(name, 0)
-        if type(value) is not int or value > maximum:
-            raise CheckpointError(
-                f"Its {name} is {value!r:.40}; a whole number up to {maximum} is read."
-            )
+    # written before the family followed the other fields
+    fields = {name: value for name, value in fields.items() if name != "family"}
     try:
+        for name, maximum in MAXIMA.items():
+            require(name, fields.get(name, 0), 0, maximum, whole=True)
         return ModelConfig.from_dict(fields)
     except (ConfigError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"Its configuration does not fit a model: {error}") from error

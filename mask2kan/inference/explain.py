@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mask2kan.checks import require
 from mask2kan.errors import ConfigError
 from mask2kan.inference.postprocess import MASK_STRIDE, View, class_probabilities, mask_row
 from mask2kan.inference.prediction import Prediction
@@ -243,8 +244,7 @@ def _checked_pixel(prediction: Prediction, x: object, y: object) -> tuple[int, i
 
 def _check_counts(**counts: int) -> None:
     for name, value in counts.items():
-        if value < 1:
-            raise ConfigError(f"{name} is {value}; it must be at least 1.")
+        require(name, value, 1)
 
 
 class _Look(NamedTuple):

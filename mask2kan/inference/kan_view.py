@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mask2kan.checks import require
 from mask2kan.errors import ConfigError
 from mask2kan.inference.kan_activity import spline_share
 from mask2kan.modeling.heads import MLP
@@ -164,8 +165,7 @@ def layer_views(
     Raises:
         ConfigError: when the head is no KAN, or the inputs or the number do not fit it.
     """
-    if num_strongest < 1:
-        raise ConfigError(f"num_strongest is {num_strongest}; it must be at least 1.")
+    require("num_strongest", num_strongest, 1)
     layers = _layers(_checked(kan))
     rows = _checked_inputs(layers[0], inputs)
     views = []

@@ -23,12 +23,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mask2kan.checks import require, require_choice
 from mask2kan.errors import (
     BackendError,
-    ConfigError,
     NumericsError,
     OutOfMemoryError,
-    unknown,
 )
 from mask2kan.inference.postprocess import View
 from mask2kan.inference.prediction import Prediction
@@ -90,8 +89,7 @@ class Predictor:
             BackendError: for a device this machine does not have, or graphs without a GPU.
             ConfigError: for a dtype or size that cannot be used.
         """
-        if max_side < SMALLEST_MAX_SIDE:
-            raise ConfigError(f"max_side is {max_side}; it must be at least {SMALLEST_MAX_SIDE}.")
+        require("max_side", max_side, SMALLEST_MAX_SIDE)
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(dtype, self.device)
         self.max_side = int(max_side)
@@ -249,8 +247,7 @@ def chosen_settings(model: nn.Module, settings: InferenceSettings | str) -> Infe
     """Resolve the ``settings`` argument of ``Predictor``; ConfigError for an unknown word."""
     if isinstance(settings, InferenceSettings):
         return settings
-    if settings not in SETTINGS:
-        raise ConfigError(unknown("settings", str(settings), SETTINGS))
+    require_choice("settings", settings, SETTINGS)
     own: InferenceSettings | None = getattr(model, "settings", None)
     return own if settings == "checkpoint" and own is not None else NATIVE
 

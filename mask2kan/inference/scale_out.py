@@ -21,7 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from mask2kan.errors import BackendError, ConfigError, Mask2KANError
+from mask2kan.checks import require
+from mask2kan.errors import BackendError, Mask2KANError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -79,8 +80,8 @@ def run_actors(
         Mask2KANError: what ``make_worker`` raises.
         OSError: likewise, and when an actor's machine has not the folder this process works in.
     """
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers is {workers}; it must be at least 1.")
+    if workers is not None:
+        require("workers", workers, 1)
     if not items:
         return
     ray = _ray()

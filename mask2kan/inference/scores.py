@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from mask2kan.errors import ConfigError, unknown
+from mask2kan.checks import require_choice
+from mask2kan.errors import ConfigError
 
 REFINE_PROBABILITY = 0.95  # a query must be this sure of its class to veto anomalies
 REFINE_MASK = 0.5
@@ -201,8 +202,7 @@ def check_score(score: str) -> None:
     Raises:
         ConfigError: naming the nearest.
     """
-    if score not in SCORES:
-        raise ConfigError(unknown("anomaly score", score, SCORES))
+    require_choice("anomaly score", score, SCORES)
 
 
 def score_range(

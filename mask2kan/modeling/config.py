@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from mask2kan.errors import ConfigError, unknown
+from mask2kan.checks import require, require_choice
+from mask2kan.errors import ConfigError
 
 Family = Literal["mask2kan", "mask2former", "mask2anomaly"]
 MaskEmbed = Literal["kan", "mlp"]
@@ -56,7 +57,6 @@ class ModelConfig:
         pixel_mean, pixel_std: per channel, in 0-255 units, RGB.
     """
 
-    family: Family = "mask2kan"
     backbone: str = "r50"
     backbone_depths: tuple[int, ...] = (3, 4, 6, 3)
     backbone_width: int = 64
@@ -94,17 +94,14 @@ class ModelConfig:
         Raises:
             ConfigError: naming the field, the value found and what it must be.
         """
-        if self.backbone not in BACKBONES:
-            raise ConfigError(unknown("backbone", self.backbone, BACKBONES))
-        _require_choice(self, "mask_embed", ("kan", "mlp"))
-        _require_choice(self, "masked_attention", ("foreground", "global"))
-        _require_choice(self, "base_activation", BASE_ACTIVATIONS)
+        require_choice("backbone", self.backbone, BACKBONES)
+        require_choice("mask_embed", self.mask_embed, get_args(MaskEmbed))
+        require_choice("masked_attention", self.masked_attention, get_args(MaskedAttention))
+        require_choice("base_activation", self.base_activation, BASE_ACTIVATIONS)
         for field in _POSITIVE:
-            if getattr(self, field) < 1:
-                raise ConfigError(f"{field} is {getattr(self, field)}; it must be at least 1.")
+            require(field, getattr(self, field), 1, whole=True)
         for field in ("num_encoder_layers", "num_decoder_layers", "mask_embed_width"):
-            if getattr(self, field) < 0:
-                raise ConfigError(f"{field} is {getattr(self, field)}; it must not be negative.")
+            require(field, getattr(self, field), 0, whole=True)
         if self.hidden_dim % self.num_heads or self.hidden_dim % 2:
             raise ConfigError(
                 f"hidden_dim is {self.hidden_dim}; it must be even and a multiple of "
@@ -118,32 +115,40 @@ class ModelConfig:
                     "give one per class or none."
                 )
 
+    @property
+    def family(self) -> Family:
+        """What the model is: ``mask2kan`` with a KAN head, else by its masked attention."""
+        if self.mask_embed == "kan":
+            return "mask2kan"
+        return "mask2anomaly" if self.masked_attention == "global" else "mask2former"
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Plain values, ready for JSON; the family among them."""
+        return {"family": self.family, **dataclasses.asdict(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """The configuration behind ``to_dict()``, e.g. from a checkpoint's metadata.
 
         Raises:
-            ConfigError: for a field that does not exist or a value that does not fit.
+            ConfigError: for a field that does not exist, a value that does not fit, or a family
+                that the other fields contradict.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = {"family", *(field.name for field in dataclasses.fields(cls))}
         for key in values:
-            if key not in known:
-                raise ConfigError(unknown("model option", key, known))
-        return cls(**{key: _frozen(value) for key, value in values.items()})
+            require_choice("model option", key, known)
+        config = cls(**{key: _frozen(v) for key, v in values.items() if key != "family"})
+        if values.get("family", config.family) != config.family:
+            raise ConfigError(
+                f"family is {values['family']!r}, but mask_embed={config.mask_embed!r} and "
+                f"masked_attention={config.masked_attention!r} make a {config.family}; leave "
+                "family out, it follows these two."
+            )
+        return config
 
 
 def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
-
-
-def _require_choice(config: ModelConfig, field: str, choices: tuple[str, ...]) -> None:
-    value = getattr(config, field)
-    if value not in choices:
-        raise ConfigError(unknown(field, str(value), choices))
 
 
 BASE_ACTIVATIONS = ("silu", "relu", "gelu", "tanh", "identity")
@@ -223,8 +228,7 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
     Raises:
         ConfigError: for an unknown name, an unknown field or a value that does not fit.
     """
-    if name not in model_names():
-        raise ConfigError(unknown("model", name, model_names()))
+    require_choice("model", name, model_names())
     family, _, backbone = name.partition("_")
-    preset = {"family": family, "backbone": backbone, **FAMILIES[family], **BACKBONES[backbone]}
+    preset = {"backbone": backbone, **FAMILIES[family], **BACKBONES[backbone]}
     return ModelConfig.from_dict({**preset, **overrides})

@@ -10,11 +10,11 @@ Imports no torch.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from mask2kan.errors import ConfigError, unknown
+from mask2kan.checks import require, require_choice
+from mask2kan.errors import ConfigError
 
 SCORE_NAMES = ("msp", "entropy", "energy", "rba", "eam")
 SMALLEST_SIDE, LARGEST_SIDE, MOST_SIDES = 32, 8192, 8
@@ -45,22 +45,12 @@ class InferenceSettings:
         Raises:
             ConfigError: naming the field, the value found and what it must be.
         """
-        if len(self.sides) > MOST_SIDES or any(
-            type(side) is not int or not SMALLEST_SIDE <= side <= LARGEST_SIDE
-            for side in self.sides
-        ):
-            raise ConfigError(
-                f"settings.sides is {self.sides!r:.80}; expected up to {MOST_SIDES} whole numbers "
-                f"from {SMALLEST_SIDE} to {LARGEST_SIDE}."
-            )
-        if self.score not in SCORE_NAMES:
-            raise ConfigError(unknown("score", str(self.score), SCORE_NAMES))
+        require("The number of settings.sides", len(self.sides), 0, MOST_SIDES)
+        for side in self.sides:
+            require("settings.sides", side, SMALLEST_SIDE, LARGEST_SIDE, whole=True)
+        require_choice("score", self.score, SCORE_NAMES)
         for field in ("sigma", "smallest_region"):
-            value = getattr(self, field)
-            if type(value) not in (int, float) or not (math.isfinite(value) and 0 <= value <= 0.1):
-                raise ConfigError(
-                    f"settings.{field} is {value!r:.40}; expected a share from 0 to 0.1."
-                )
+            require(f"settings.{field}", getattr(self, field), 0, 0.1)
 
     def sides_of(self, longest: int, limit: int) -> list[int]:
         """The sides to compute a picture at, largest first.
@@ -100,8 +90,7 @@ class InferenceSettings:
         """
         known = {field.name for field in dataclasses.fields(cls)}
         for key in values:
-            if key not in known:
-                raise ConfigError(unknown("setting", str(key), known))
+            require_choice("setting", key, known)
         sides = values.get("sides", ())
         if not isinstance(sides, (list, tuple)):
             raise ConfigError(f"settings.sides is {sides!r:.40}; expected a list of numbers.")

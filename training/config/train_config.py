@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args
 
-from mask2kan.checks import require
-from mask2kan.errors import ConfigError, unknown
+from mask2kan.checks import require, require_choice
+from mask2kan.errors import ConfigError
 from mask2kan.modeling.config import ModelConfig
 
 from ..data.augmentation import Augmentation
@@ -154,19 +154,15 @@ class TrainConfig:
         for field in ("lr", "clip_norm"):
             require(field, getattr(self, field), 0.0, above=True)
         require("average_decay", self.average_decay, 0.0, 1.0, below=True)
-        if any(type(step) is not int or step < 1 for step in self.grid_update_steps):
-            raise ConfigError(
-                f"grid_update_steps is {self.grid_update_steps!r}; expected whole numbers from 1 "
-                "on, such as (500, 2000)."
-            )
+        for step in self.grid_update_steps:
+            require("grid_update_steps", step, 1, whole=True)
         for field, choices in (
             ("trainable", Trainable),
             ("objective", ObjectiveName),
             ("contrastive_form", ContrastiveForm),
             ("schedule", Schedule),
         ):
-            if getattr(self, field) not in get_args(choices):
-                raise ConfigError(unknown(field, str(getattr(self, field)), get_args(choices)))
+            require_choice(field, getattr(self, field), get_args(choices))
         if self.heads and (self.heads != ("kan", "mlp") or self.trainable == "heads"):
             raise ConfigError(
                 f"heads is {self.heads!r} with trainable={self.trainable!r}; expected "
@@ -175,8 +171,7 @@ class TrainConfig:
         if self.heads and not self.model.startswith("mask2kan_"):
             raise ConfigError(f"model is {self.model!r}; a pair of heads needs a mask2kan model.")
         for part in self.fresh:
-            if part not in PARTS:
-                raise ConfigError(unknown("part to make anew", part, PARTS))
+            require_choice("part to make anew", part, PARTS)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -225,9 +220,7 @@ def _parse(text: str) -> Any:
 
 
 def _replace(instance: Settings, key: str, value: Any) -> Settings:
-    fields = {field.name for field in dataclasses.fields(instance)}
-    if key not in fields:
-        raise ConfigError(unknown("setting", key, fields))
+    require_choice("setting", key, [field.name for field in dataclasses.fields(instance)])
     value = _fitting(key, getattr(instance, key), value)
     return dataclasses.replace(instance, **{key: value})
 

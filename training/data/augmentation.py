@@ -12,15 +12,13 @@ bicyclists: under 2 % of CamVid's pixels each) are seen more often.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mask2kan.checks import require, require_pair
-from mask2kan.errors import ConfigError, unknown
+from mask2kan.checks import require, require_choice, require_pair, require_range
 
 VOID = 255
 OUTLIER = 254  # in label maps: a pixel of a pasted object, of no class
@@ -68,21 +66,13 @@ class Augmentation:
             ConfigError: naming the field, the value found and what it must be.
         """
         require_pair("augmentation.crop", self.crop)
-        require_pair("augmentation.scale", self.scale)
-        if any(type(side) is not int or side < SHORTEST_SIDE for side in self.crop):
-            raise ConfigError(
-                f"crop is {self.crop}; both sides must be whole numbers, at least {SHORTEST_SIDE}."
-            )
-        if not 0 < self.scale[0] <= self.scale[1] < math.inf:
-            raise ConfigError(f"scale is {self.scale}; expected 0 < lowest <= highest.")
+        for side in self.crop:
+            require("augmentation.crop", side, SHORTEST_SIDE, whole=True)
+        require_range("augmentation.scale", self.scale)
         for field in ("max_class_share", "class_focus", "flip", "colour"):
             require(f"augmentation.{field}", getattr(self, field), 0.0, 1.0)
-        for field, choices in (
-            ("distribution", ("log", "linear")),
-            ("relative_to", ("picture", "crop", "short_side")),
-        ):
-            if getattr(self, field) not in choices:
-                raise ConfigError(unknown(field, str(getattr(self, field)), choices))
+        require_choice("distribution", self.distribution, ("log", "linear"))
+        require_choice("relative_to", self.relative_to, ("picture", "crop", "short_side"))
 
     def __call__(
         self, picture: Picture, label: Picture, rng: np.random.Generator

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mask2kan.errors import CheckpointError, ConfigError, unknown
+from mask2kan.checks import require_choice
+from mask2kan.errors import CheckpointError, ConfigError
 from mask2kan.media.files import atomic_writer
 from mask2kan.ops.nvrtc import cache_folder
 
@@ -116,8 +117,7 @@ def inspect_data(
 def _scan_splits(data: str | Path, splits: Sequence[str] | None) -> list[Scan]:
     pictures, root = find_split_data(data)
     for split in splits or ():
-        if split not in pictures.splits:
-            raise ConfigError(unknown("split", split, pictures.splits))
+        require_choice("split", split, pictures.splits)
     return [pictures.scan(root, split) for split in splits or pictures.checked_splits(root)]
 
 

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mask2kan.errors import ConfigError, unknown
+from mask2kan.checks import require_choice
+from mask2kan.errors import ConfigError
 from mask2kan.modeling.classes import meanings_of
 
 from .augmentation import IGNORED
@@ -97,8 +98,7 @@ class Translation:
         def members(name: str) -> tuple[int, ...]:
             meant = meanings.get(name, (name,))
             for one in meant:
-                if one not in number:
-                    raise ConfigError(unknown("class", one, into))
+                require_choice("class", one, into)
             return tuple(sorted(number[one] for one in meant))
 
         each = [members(name) for name in names]

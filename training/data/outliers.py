@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mask2kan.checks import require, require_pair
-from mask2kan.errors import ConfigError, PictureError, unknown
+from mask2kan.checks import require, require_choice, require_range
+from mask2kan.errors import ConfigError, PictureError
 from mask2kan.media.images import MAX_MEGAPIXELS, read_picture
 
 from . import find_data
@@ -94,16 +94,10 @@ class OutlierExposure:
             ConfigError: naming the field, the value found and what it must be.
         """
         require("outliers.probability", self.probability, 0.0, 1.0)
-        require_pair("outliers.scale", self.scale)
-        if not 0.0 <= self.scale[0] <= self.scale[1] or (self.scale[1] and not self.scale[0]):
-            raise ConfigError(
-                f"outliers.scale is {self.scale}; expected 0 < low <= high, or (0, 0) for the "
-                "object's own size."
-            )
+        if tuple(self.scale) != (0.0, 0.0):  # the object's own size
+            require_range("outliers.scale", self.scale)
         require("outliers.feather", self.feather, 0.0)
-        require_pair("outliers.metres", self.metres)
-        if not 0.0 < self.metres[0] <= self.metres[1]:
-            raise ConfigError(f"outliers.metres is {self.metres}; expected 0 < low <= high.")
+        require_range("outliers.metres", self.metres)
 
     @property
     def active(self) -> bool:
@@ -127,8 +121,7 @@ class OutlierPaster:
         self.exposure = exposure
         self._source = open_source(exposure.source, exposure.without)
         for name in exposure.ground:
-            if name not in class_names:
-                raise ConfigError(unknown("class of outliers.ground", name, class_names))
+            require_choice("class of outliers.ground", name, class_names)
         self._ground = [list(class_names).index(name) for name in exposure.ground]
 
     def __call__(

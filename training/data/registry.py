@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from mask2kan.errors import ConfigError, unknown
+from mask2kan.checks import require_choice
+from mask2kan.errors import ConfigError
 
 from .base import AnomalyPictures, LabelledPictures, SegmentationPictures
 from .folders import data_places, find_data
@@ -195,8 +196,7 @@ def open_anomaly(name: str, root: str | Path | None = None) -> AnomalyPictures:
     Raises:
         ConfigError: for another name, or a data set that is not there or incomplete.
     """
-    if name not in ANOMALY_SETS:
-        raise ConfigError(unknown("data set", name, ANOMALY_SETS))
+    require_choice("data set", name, ANOMALY_SETS)
     if name not in _ANOMALY_FILES:
         return SyntheticAnomalies()
     return _ANOMALY_FILES[name](find_set(name, root))
@@ -231,7 +231,6 @@ def layout_of(name: str) -> str:
         **dict.fromkeys(SYNTHETIC_SETS, SyntheticAnomalies),
         **ANOMALY_SETS,
     }
-    if name not in known:
-        raise ConfigError(unknown("data set", name, known))
+    require_choice("data set", name, known)
     pictures = known[name]
     return sys.modules[pictures.__module__].__doc__ or ""

@@ -86,7 +86,7 @@ def head_config(plan: Plan, trunk: str, head: str, seed: int) -> TrainConfig:
     config = override(config, plan.settings)
     if head == "mlp_equal":
         model = describe(config.init)["config"] if config.init else dict(config.model_options)
-        width = equal_width(ModelConfig.from_dict({**model, "mask_embed": "kan"}))
+        width = equal_width(ModelConfig.from_dict(model))
         options = {**config.model_options, "mask_embed_width": width}
         config = dataclasses.replace(config, model_options=options)
     return dataclasses.replace(config, eval_every=config.steps)

@@ -18,7 +18,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mask2kan.errors import ConfigError, NumericsError, unknown
+from mask2kan.checks import require_choice
+from mask2kan.errors import ConfigError, NumericsError
 
 from .component import TRACKS, ComponentEvaluator
 from .curves import ExactCurve
@@ -53,10 +54,9 @@ class AnomalyEvaluator:
         *,
         folder: str | Path | None = None,
     ) -> None:
-        if protocol not in PROTOCOLS:
-            raise ConfigError(unknown("evaluation protocol", protocol, PROTOCOLS))
-        if track is not None and track not in TRACKS:
-            raise ConfigError(unknown("benchmark track", track, TRACKS))
+        require_choice("evaluation protocol", protocol, PROTOCOLS)
+        if track is not None:
+            require_choice("benchmark track", track, TRACKS)
         self.protocol, self.track = protocol, track
         self._curve = ExactCurve(folder) if protocol == "exact" else BinnedCurve()
         self._components = None

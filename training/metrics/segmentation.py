@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mask2kan.checks import require
 from mask2kan.errors import ConfigError
 
 VOID = 255
@@ -23,8 +24,7 @@ class SegmentationEvaluator:
     """
 
     def __init__(self, num_classes: int) -> None:
-        if not 1 <= num_classes <= VOID:
-            raise ConfigError(f"num_classes is {num_classes}; it must be from 1 to {VOID}.")
+        require("num_classes", num_classes, 1, VOID)
         self.num_classes = num_classes
         self.confusion = np.zeros((num_classes, num_classes), np.int64)
 

@@ -13,7 +13,7 @@ from torch import nn
 from mask2kan.checkpoints import load_model
 from mask2kan.errors import ConfigError
 from mask2kan.modeling.classes import class_names_for, meanings_of
-from mask2kan.modeling.config import Family, ModelConfig
+from mask2kan.modeling.config import ModelConfig
 from mask2kan.modeling.heads import build_mask_embed
 from mask2kan.modeling.mask2kan import Mask2KAN, create_model
 
@@ -130,9 +130,6 @@ def _from_checkpoint(config: TrainConfig, pictures: LabelledPictures) -> Mask2KA
     changed = before
     if "mask_embed" in config.fresh:
         changed = dataclasses.replace(changed, **wanted)
-        if changed.family != "mask2anomaly":
-            family: Family = "mask2kan" if changed.mask_embed == "kan" else "mask2former"
-            changed = dataclasses.replace(changed, family=family)
     elif any(getattr(before, key) != value for key, value in wanted.items()):
         raise ConfigError(
             f"{config.init} has mask_embed={before.mask_embed!r} and the run asks for {wanted}; "

@@ -104,7 +104,7 @@ def kan_head(model: Trained) -> tuple[str, KAN] | None:
 
 def as_mlp(config: ModelConfig) -> ModelConfig:
     """The configuration of the model that differs from a KAN model in ``mask_embed`` alone."""
-    return dataclasses.replace(config, family="mask2former", mask_embed="mlp")
+    return dataclasses.replace(config, mask_embed="mlp")
 
 
 def load_pair(folder: str | Path) -> HeadPair:

@@ -33,8 +33,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask2kan.checks import require
-from mask2kan.errors import ConfigError, unknown
+from mask2kan.checks import require, require_choice
+from mask2kan.errors import ConfigError
 from mask2kan.modeling.config import BASE_ACTIVATIONS
 from mask2kan.modeling.kan.fast_path import TabulatedFeatures, merge_weights
 from mask2kan.modeling.kan.grid import least_squares, quantile_grid, refit
@@ -98,8 +98,7 @@ class KANLinear(nn.Module):
         low, high = grid_range
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ConfigError(f"grid_range is {grid_range}; it must be finite and increase.")
-        if base_activation not in BASE_ACTIVATIONS:
-            raise ConfigError(unknown("base_activation", base_activation, BASE_ACTIVATIONS))
+        require_choice("base_activation", base_activation, BASE_ACTIVATIONS)
         self.in_features = in_features
         self.out_features = out_features
         self.grid_size = grid_size

@@ -16,7 +16,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from mask2kan.errors import ConfigError, unknown
+from mask2kan.checks import require_choice
 from mask2kan.modeling.classes import ADE20K, CAMVID, CITYSCAPES, palette_for
 
 from ...metrics.pixel import ANOMALY, KNOWN
@@ -115,8 +115,7 @@ class _Drawn(LabelledPictures):
     """
 
     def __init__(self, split: str, length: int = 64, size: Size = SIZE) -> None:
-        if split not in SPLITS:
-            raise ConfigError(unknown("split", split, SPLITS))
+        require_choice("split", split, SPLITS)
         self.names = [f"{split}_{index:04d}" for index in range(length)]
         self.size = size
         self._seed = SPLITS.index(split)

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from mask2kan.errors import ConfigError, unknown
+from mask2kan.checks import require_choice
+from mask2kan.errors import ConfigError
 
 DATA_SETS = ("digits", "mnist")
 CLASSES = 10
@@ -185,8 +186,7 @@ def load(name: str, root: Path | None = None) -> Digits:
         ConfigError: for an unknown name, a folder that is given without need, or what ``mnist``
             refuses.
     """
-    if name not in DATA_SETS:
-        raise ConfigError(unknown("data set", name, DATA_SETS))
+    require_choice("data set", name, DATA_SETS)
     if name == "mnist":
         return mnist(root)
     if root is not None:

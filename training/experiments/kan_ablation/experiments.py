@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from mask2kan.errors import ConfigError, unknown
+from mask2kan.checks import require_choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,6 @@ def choose(names: Sequence[str]) -> list[Experiment]:
         ConfigError: for an unknown name, listing the nearest.
     """
     for name in names:
-        if name not in EXPERIMENTS:
-            raise ConfigError(unknown("experiment", name, EXPERIMENTS))
+        require_choice("experiment", name, EXPERIMENTS)
     wanted = {DEFAULT, *(names or EXPERIMENTS)}
     return [experiment for experiment in EXPERIMENTS.values() if experiment.name in wanted]

@@ -228,6 +228,16 @@ def rewritten(path, out, change):
     return out
 
 
+def test_a_family_written_before_it_followed_the_head_is_ignored(tmp_path):
+    save_model(tiny("mask2former_mobilenetv2"), tmp_path / "new.safetensors")
+    path = rewritten(
+        tmp_path / "new.safetensors",
+        tmp_path / "old.safetensors",
+        lambda _, about: about["config"].update(family="mask2kan"),
+    )
+    assert load_model(path).config.family == "mask2former"
+
+
 CLASS = "transformer_decoder.class_embed.weight"
 FAULTS = {
     "missing": (lambda t, m: t.pop(CLASS), rf"1 missing \(our names\) \({CLASS}\)"),

@@ -194,3 +194,26 @@ def test_configuration_survives_json() -> None:
 
     config = model_config("mask2anomaly_swin_b", num_classes=3, class_names=("a", "b", "c"))
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "family"),
+    [
+        ("mask2kan_r50", {}, "mask2kan"),
+        ("mask2kan_r50", {"mask_embed": "mlp"}, "mask2former"),
+        ("mask2kan_r50", {"mask_embed": "mlp", "masked_attention": "global"}, "mask2anomaly"),
+        ("mask2anomaly_r50", {"masked_attention": "foreground"}, "mask2former"),
+        ("mask2anomaly_r50", {"mask_embed": "kan"}, "mask2kan"),
+        ("mask2former_r50", {"mask_embed": "kan", "family": "mask2kan"}, "mask2kan"),
+    ],
+)
+def test_the_family_is_what_the_model_is(name, changes, family) -> None:
+    config = model_config(name, **changes)
+    assert config.family == config.to_dict()["family"] == family
+    assert ModelConfig.from_dict(config.to_dict()) == config
+
+
+def test_a_family_against_the_other_fields_is_refused() -> None:
+    for changes in ({"family": "mask2former"}, {"family": "mask2kan", "mask_embed": "mlp"}):
+        with pytest.raises(ConfigError, match=r"family is 'mask2.*'.*make a mask2.*leave family"):
+            mask2kan.create_model("mask2kan_r50", **changes)

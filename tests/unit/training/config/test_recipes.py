@@ -32,7 +32,7 @@ def test_the_pair_differs_only_in_the_mask_head():
     )
     assert same == mlp
     configs = [create_model(config.model, **config.model_options).config for config in (kan, mlp)]
-    assert dataclasses.replace(configs[0], mask_embed="mlp", family="mask2former") == configs[1]
+    assert dataclasses.replace(configs[0], mask_embed="mlp") == configs[1]
 
 
 @pytest.mark.parametrize("name", ["camvid_kan", "camvid_mlp"])
