@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mask2kan.media.images import list_images
+
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
-_SUFFIXES = (".webp", ".jpg", ".jpeg", ".png")
 _TRUTH = ("_class", "_anomaly")
 _INDOOR = ("room",)
 
@@ -17,8 +18,7 @@ def sample_pictures(folder: Path = FOLDER) -> list[Path]:
     """
     if not folder.is_dir():
         return []
-    found = (path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
-    pictures = [path for path in found if not path.stem.endswith(_TRUTH)]
+    pictures = [path for path in list_images(folder) if not path.stem.endswith(_TRUTH)]
     return sorted(pictures, key=lambda path: (is_indoor(path), path.name))
 
 

@@ -74,8 +74,30 @@ def read_picture(source: Source) -> RGB:
     raise _refusal(f"it is a {type(source).__name__}, not a path, bytes, PIL image or array")
 
 
+def list_images(
+    folder: Path, *, suffixes: tuple[str, ...] = SUFFIXES, nested: bool = False
+) -> list[Path]:
+    """List the image files of a folder, sorted by path.
+
+    Hidden files and folders are left out (macOS puts a ``._`` file beside each file it copies), as
+    are folders named like an image and links that lead nowhere.
+
+    Args:
+        folder: to look in.
+        suffixes: of the files to list, in lower case.
+        nested: whether to look in its folders too.
+    """
+    return sorted(
+        path
+        for path in (folder.rglob("*") if nested else folder.iterdir())
+        if path.suffix.lower() in suffixes
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+
+
 def find_pictures(arguments: Iterable[str]) -> list[Path]:
-    """Files, the pictures directly inside folders, and what globs match, each once and in order.
+    """Find files, the images directly inside folders, and what globs match, once and in order.
 
     A file that is named is taken whatever its suffix; reading it shows whether it is a picture.
 
@@ -86,7 +108,7 @@ def find_pictures(arguments: Iterable[str]) -> list[Path]:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            matches = list_images(path)
         elif path.exists():
             matches = [path]
         else:

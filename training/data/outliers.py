@@ -25,10 +25,11 @@ from PIL import Image
 
 from mask2kan.checks import require, require_choice, require_range
 from mask2kan.errors import ConfigError, PictureError
-from mask2kan.media.images import MAX_MEGAPIXELS, read_picture
+from mask2kan.media.images import MAX_MEGAPIXELS, list_images
 
 from . import find_data
 from .augmentation import OUTLIER
+from .reading import decode_picture, read_file
 
 OPAQUE = 128  # alpha from here on belongs to the object
 SHORTEST_SIDE = 480  # of COCO pictures used
@@ -289,11 +290,11 @@ class CutOutFolder:
     def __init__(self, folder: Path, without: Sequence[str] = ()) -> None:
         if not folder.is_dir():
             raise ConfigError(f"No cut-outs at {folder}: it is no folder.")
-        self._paths = sorted(
+        self._paths = [
             path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in CUTOUT_TYPES and not path.name.startswith(tuple(without))
-        )
+            for path in list_images(folder, suffixes=CUTOUT_TYPES, nested=True)
+            if not path.name.startswith(tuple(without))
+        ]
         if not self._paths:
             raise ConfigError(f"{folder} holds no cut-out ({', '.join(CUTOUT_TYPES)} with alpha).")
 
@@ -356,12 +357,13 @@ class CocoObjects:
             PictureError: for a picture that is missing or cannot be read.
         """
         index = int(rng.integers(len(self._names)))
-        picture = read_picture(self._pictures / self._names[index])
+        path = self._pictures / self._names[index]
+        picture = decode_picture(path, read_file(path))
         alpha = np.zeros(picture.shape[:2], np.uint8)
         for outline in self._outlines[index]:
             cv2.fillPoly(alpha, [np.rint(outline).astype(np.int32)], 255)
         if not alpha.any():
-            raise PictureError(f"{self._names[index]} has no instance inside the picture.")
+            raise PictureError(f"{path} has no instance inside the picture.")
         return _cropped(picture, alpha)
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from mask2kan.errors import ConfigError
-from mask2kan.media.images import read_picture
+from mask2kan.media.images import SUFFIXES, list_images
 
 from .augmentation import VOID
-from .base import PICTURE_TYPES, LabelledPictures
-from .reading import Array
+from .base import LabelledPictures
+from .reading import Array, decode_picture, read_file
 
 PREFIX = "pictures:"
 EVERY = 10  # one in so many pictures is for validation
@@ -39,10 +39,10 @@ class UnlabelledPictures(LabelledPictures):
         root = Path(root)
         if not root.is_dir():
             raise ConfigError(f"No pictures at {root}: it is no folder.")
-        found = sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURE_TYPES)
+        found = list_images(root, nested=True)
         if len(found) < 2:
             raise ConfigError(
-                f"{root} holds {len(found)} pictures ({', '.join(PICTURE_TYPES)}); at least two "
+                f"{root} holds {len(found)} pictures ({', '.join(SUFFIXES)}); at least two "
                 "are needed, one of them for validation."
             )
         self._paths = (
@@ -53,6 +53,11 @@ class UnlabelledPictures(LabelledPictures):
         self.names = [path.relative_to(root).with_suffix("").as_posix() for path in self._paths]
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """The picture (H, W, 3) RGB and a label (H, W) that is void everywhere."""
-        picture = read_picture(self._paths[index])
+        """The picture (H, W, 3) RGB and a label (H, W) that is void everywhere.
+
+        Raises:
+            FaultError: when the file is no picture, or damaged.
+        """
+        path = self._paths[index]
+        picture = decode_picture(path, read_file(path))
         return picture, np.full(picture.shape[:2], VOID, np.uint8)

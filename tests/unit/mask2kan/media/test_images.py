@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mask2kan.errors import PictureError
-from mask2kan.media.images import find_pictures, read_picture
+from mask2kan.media.images import find_pictures, list_images, read_picture
 
 
 def photo(height=17, width=31, seed=0):
@@ -260,6 +260,31 @@ def test_mutants_give_a_picture_or_a_picture_error():
         with contextlib.suppress(PictureError):
             assert read_picture(bytes(data)).ndim == 3
         assert time.process_time() - started < 2
+
+
+def set_traps(folder):
+    """What is no image in spite of its name, as copying and hiding leave it."""
+    (folder / "._a.png").write_bytes(b"Mac OS X")
+    (folder / ".hidden.png").write_bytes(b"")
+    (folder / "folder.png").mkdir()
+    (folder / "gone.png").symlink_to("nowhere.png")
+
+
+def test_only_what_can_be_an_image_is_listed(tmp_path):
+    set_traps(tmp_path)
+    (tmp_path / "folder.png" / "b.png").write_bytes(b"")
+    (tmp_path / ".thumbnails").mkdir()
+    (tmp_path / ".thumbnails" / "a.png").write_bytes(b"")
+    assert list_images(tmp_path) == []
+    assert list_images(tmp_path, nested=True) == [tmp_path / "folder.png" / "b.png"]
+    (tmp_path / "a.PNG").write_bytes(b"")
+    (tmp_path / "linked.png").symlink_to("a.PNG")
+    (tmp_path / "c.gif").write_bytes(b"")
+    assert [path.name for path in list_images(tmp_path)] == ["a.PNG", "c.gif", "linked.png"]
+    assert [path.name for path in list_images(tmp_path, suffixes=(".gif",))] == ["c.gif"]
+    hidden = tmp_path / ".thumbnails"  # asked for by its name
+    assert list_images(hidden) == find_pictures([str(hidden)]) == [hidden / "a.png"]
+    assert [path.name for path in find_pictures([f"{tmp_path}/*.png"])] == ["linked.png"]
 
 
 def test_find_pictures(tmp_path):

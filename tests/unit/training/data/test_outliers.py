@@ -230,6 +230,26 @@ def test_without_ground_nothing_stands():
         OutlierPaster(OutlierExposure("procedural", ground=("raod",)), ("sky", "road"))
 
 
+def test_what_is_no_cut_out_in_spite_of_its_name_is_passed_over(tmp_path):
+    (tmp_path / "._one.png").write_bytes(b"Mac OS X")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    with pytest.raises(ConfigError, match="holds no cut-out"):
+        open_source(f"cutouts:{tmp_path}")
+    _cut_out(tmp_path / "folder.png" / "one.png")
+    source = open_source(f"cutouts:{tmp_path}")
+    for seed in range(8):
+        assert source.draw(np.random.default_rng(seed)).alpha.all()
+
+
+def test_a_damaged_coco_picture_is_named(tmp_path):
+    root = _coco(tmp_path)
+    for path in (root / "train2017").iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(PictureError, match=r"train2017/.*: not-a-picture"):
+        _paste(OutlierExposure(f"coco:{root}", probability=1.0))
+
+
 def test_cut_outs_can_be_left_out_by_name(tmp_path):
     rgba = np.zeros((20, 20, 4), np.uint8)
     for name, shade in (("cow", 10), ("soapbox_00001", 200)):
