@@ -11,6 +11,7 @@ profiles are not applied: the originals' loaders ignore them too, and the models
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import io
 import re
@@ -20,7 +21,7 @@ from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mask2kan.errors import PictureError
 
@@ -32,16 +33,6 @@ MAX_FILE_BYTES = 400_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
-_ORIENTATION = 0x0112
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _SIGNATURES = (
     (b"%PDF", "it is a PDF document"),
     (b"%!PS", "it is a PostScript document"),
@@ -207,12 +198,12 @@ def _short(error: Exception) -> str:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged metadata does not make the pixels unreadable
-        orientation = 1
-    turn = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+    upright = image.copy()
+    # Damaged metadata does not make the pixels unreadable. In place, because the pixels are then
+    # turned already when Pillow trips over a damaged tag that it wants to write back.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(upright, in_place=True)
+    return upright
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

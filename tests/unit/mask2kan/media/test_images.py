@@ -88,6 +88,19 @@ def test_damaged_or_impossible_exif_is_ignored():
     np.testing.assert_array_equal(read_picture(encoded(image, exif=b"Exif\0\0garbage")), pixels)
 
 
+def test_orientation_survives_damage_to_another_tag_and_leaves_the_image_given_alone():
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Maker"
+    damaged = bytearray(exif.tobytes())
+    damaged[17] = 0  # the maker's type is now none that Pillow can write back
+    pixels = photo()
+    data = encoded(Image.fromarray(pixels), exif=bytes(damaged))
+    np.testing.assert_array_equal(read_picture(data), np.rot90(pixels, -1))
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(read_picture(image), np.rot90(pixels, -1))
+        assert image.size == (31, 17)
+
+
 def test_sixteen_bit_is_scaled_not_saturated():
     eight = photo()
     gray = eight[..., 0]
