@@ -22,6 +22,10 @@ class CheckpointError(Mask2KANError):
     """A checkpoint that is missing, damaged, unsafe or of another architecture."""
 
 
+class WriteError(Mask2KANError):
+    """A file that cannot be written: a full disk, a folder without permission."""
+
+
 class PictureError(Mask2KANError):
     """A picture that cannot be read, or is too large."""
 

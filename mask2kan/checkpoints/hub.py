@@ -52,7 +52,7 @@ from tqdm import tqdm
 from mask2kan.checkpoints.manifest import Address, bundled_file, entry_of, hub_address
 from mask2kan.checkpoints.parts import INDICES, pick_files, shards_of, trunk_beside
 from mask2kan.checkpoints.readers import MAX_BYTES, SHA256, sha256_of
-from mask2kan.errors import CheckpointError
+from mask2kan.errors import CheckpointError, WriteError
 from mask2kan.media.files import atomic_writer
 
 Progress = Callable[[int, int], None]
@@ -333,7 +333,7 @@ def _remember(address: Address, commit: str | None) -> None:
     if commit is None or branch == commit or ".." in PurePosixPath(branch).parts:
         return
     note = _cache_folder(address.repo) / "refs" / branch
-    with contextlib.suppress(CheckpointError), atomic_writer(note) as file:
+    with contextlib.suppress(WriteError), atomic_writer(note) as file:
         file.write(commit.encode())
 
 

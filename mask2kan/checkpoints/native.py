@@ -48,7 +48,8 @@ def save_model(model: Mask2KAN, path: str | Path, dtype: torch.dtype | None = No
         dtype: of the weights in the file (``torch.float16`` halves it); None for float32.
 
     Raises:
-        CheckpointError: when a weight is not finite in that type, or the file cannot be written.
+        CheckpointError: when a weight is not finite in that type.
+        WriteError: when the file cannot be written.
     """
     _write(path, model.state_dict(), {METADATA_KEY: _about(model, path)}, dtype)
 

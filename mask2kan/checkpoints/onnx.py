@@ -45,7 +45,7 @@ def export_onnx(model: Mask2KAN, path: str | Path, height: int, width: int) -> P
     Raises:
         BackendError: when the packages that write ONNX are not installed.
         ConfigError: for a size too small.
-        CheckpointError: when the file cannot be written.
+        WriteError: when the file cannot be written.
     """
     if min(height, width) < SMALLEST_SIDE:
         raise ConfigError(

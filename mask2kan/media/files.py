@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from mask2kan.errors import CheckpointError
+from mask2kan.errors import WriteError
 
 
 @contextlib.contextmanager
@@ -20,7 +21,7 @@ def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
     the rename lives there. Files left by a killed process match ``.<name>.*.tmp``.
 
     Raises:
-        CheckpointError: when the file cannot be written; what was at ``path`` is untouched.
+        WriteError: when the file cannot be written; what was at ``path`` is untouched.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -38,10 +39,22 @@ def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise CheckpointError(
+        raise WriteError(
             f"Can't write {path}: {error.strerror or error} (after {written:,} bytes). "
             "Free some space or choose another folder; the file that was there is untouched."
         ) from error
+
+
+def write_bytes(path: str | Path, content: bytes) -> Path:
+    """Write a file with ``atomic_writer``; returns its path."""
+    with atomic_writer(path) as file:
+        file.write(content)
+    return Path(path)
+
+
+def json_bytes(value: Any, *, allow_nan: bool = False) -> bytes:
+    """Encode JSON as every file of ours holds it: indented, with a line end."""
+    return (json.dumps(value, indent=2, allow_nan=allow_nan) + "\n").encode()
 
 
 def _flush_folder(folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mask2kan.errors import ConfigError
-from mask2kan.media.files import atomic_writer
+from mask2kan.media.files import json_bytes, write_bytes
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -34,6 +34,4 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def write_record(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON object, whole or not at all; numbers need not be finite."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_writer(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
+    write_bytes(path, json_bytes(content, allow_nan=True))

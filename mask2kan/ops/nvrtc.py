@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from mask2kan.errors import BackendError, CheckpointError
+from mask2kan.errors import BackendError, WriteError
 from mask2kan.media.files import atomic_writer
 
 __all__ = ["CACHE_VARIABLE", "cache_folder", "compile_cubin", "missing_compiler"]
@@ -108,7 +108,7 @@ def _keep(path: Path, cubin: bytes) -> None:
     try:
         with atomic_writer(path) as file:
             file.write(hashlib.sha256(cubin).digest() + cubin)
-    except CheckpointError as error:
+    except WriteError as error:
         _log.warning(
             "Compiled CUDA code stays in memory and the next process will compile again: %s "
             "(%s=<folder> puts it elsewhere)",

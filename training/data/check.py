@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mask2kan.checks import require_choice
-from mask2kan.errors import CheckpointError, ConfigError
+from mask2kan.errors import ConfigError, WriteError
 from mask2kan.media.files import atomic_writer
 from mask2kan.ops.nvrtc import cache_folder
 
@@ -236,5 +236,5 @@ def _remember(memory: Path, title: str) -> None:
     try:
         with atomic_writer(memory) as file:
             file.write(f"clean: {title}\n".encode())
-    except CheckpointError as error:
+    except WriteError as error:
         logger.warning("This check will be repeated the next time: %s", error)

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from mask2kan import load_model
-from mask2kan.errors import CheckpointError, PictureError
+from mask2kan.errors import PictureError, WriteError
 from tests.tiny_runs import TINY, tiny_trainer
 from training.data import CamVid
 from training.engine.run_folder import RunFolder
@@ -85,7 +85,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     trainer._save = on_a_full_disk
-    with pytest.raises(CheckpointError, match=r"Can't write .*Free some space"):
+    with pytest.raises(WriteError, match=r"Can't write .*Free some space"):
         trainer.fit()
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 1
     load_model(tmp_path / "last.safetensors", device="cpu")

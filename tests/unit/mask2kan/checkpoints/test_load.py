@@ -28,7 +28,7 @@ from mask2kan.checkpoints import (
     save_model,
 )
 from mask2kan.checkpoints.readers import sha256_of
-from mask2kan.errors import CheckpointError, Mask2KANError
+from mask2kan.errors import CheckpointError, Mask2KANError, WriteError
 from mask2kan.modeling.settings import InferenceSettings
 
 TINY = {
@@ -540,7 +540,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_old_file(tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match=r"No space left.*after [\d,]+ bytes"):
+    with pytest.raises(WriteError, match=r"No space left.*after [\d,]+ bytes"):
         save_model(model, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
