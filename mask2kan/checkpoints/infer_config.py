@@ -262,6 +262,7 @@ def build(checkpoint: Checkpoint) -> Mask2KAN:
     model.card = checkpoint.card
     model.settings = checkpoint.settings
     model.source = checkpoint.origin
+    model.format = checkpoint.format
     return model.eval()
 
 

@@ -42,6 +42,7 @@ class Mask2KAN(nn.Module):
         settings: how the checkpoint's makers want it run; None where they do not say.
         card: the checkpoint's own account of data, licence and recipe.
         source: where the weights came from.
+        format: of the checkpoint: ``native``, ``detectron2`` or ``transformers``; empty without.
     """
 
     pixel_mean: Tensor
@@ -55,6 +56,7 @@ class Mask2KAN(nn.Module):
         self.settings: InferenceSettings | None = None
         self.card: dict[str, Any] = {}
         self.source = ""
+        self.format = ""
         self.backbone, channels = build_backbone(config)
         self.full_precision_backbone = config.backbone in FULL_PRECISION_BACKBONES
         self.pixel_decoder = PixelDecoder(config, channels)
