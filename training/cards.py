@@ -23,9 +23,9 @@ from mask2kan.checkpoints.native import trunk_of
 from mask2kan.checkpoints.readers import sha256_of
 from mask2kan.cli.run import run_command
 from mask2kan.errors import ConfigError
+from mask2kan.media.files import write_bytes
 from mask2kan.media.records import write_record
 from mask2kan.modeling.mask2kan import Mask2KAN
-from mask2kan.outputs.results import write_whole
 from mask2kan.outputs.tables import Table, calibration_table
 
 from .reporting.evaluation import result_table
@@ -219,7 +219,7 @@ def write_card(
         seen=seen.read_text(encoding="utf-8") if seen else "",
     )
     path = checkpoint.with_suffix(".md")
-    write_whole(path, card.encode())
+    write_bytes(path, card.encode())
     entry = {
         "name": name,
         "file": checkpoint.name,

@@ -8,16 +8,14 @@ they come. Each picture asks the service anew, so that other visitors have their
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import io
-import json
 import re
 import shutil
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +23,18 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mask2kan.errors import (
-    CheckpointError,
-    ConfigError,
-    NumericsError,
-    OutOfMemoryError,
-    PictureError,
-    unknown,
-)
-from mask2kan.inference.prediction import Prediction
-from mask2kan.inference.scores import anomalous_regions, check_score
-from mask2kan.media.files import atomic_writer
+from mask2kan.errors import NumericsError, OutOfMemoryError, PictureError, WriteError
+from mask2kan.inference.scores import check_score
+from mask2kan.media.files import atomic_writer, json_bytes, write_bytes
 from mask2kan.media.images import RGB, read_picture
 from mask2kan.media.videos import count_frames, is_video, read_frames
 from mask2kan.outputs import drawing
-from mask2kan.outputs.results import (
-    OVERLAY_ALPHA,
-    png_bytes,
-    score_picture16,
-    semantic_overlay,
-    smallest_region,
-    summarize,
-    write_whole,
-)
+from mask2kan.outputs.summary import Analysis
+from mask2kan.outputs.writer import class_overlay, encode
 
 from ..files.uploads import name_of, stored
 from ..strings import BATCH
-from .catalog import title
+from .batch_rows import ORDERS, BatchRow, numbers_of, write_csv
 from .models import SIDES, Answer, ModelService
 
 MAX_PICTURES = 200
@@ -61,7 +44,7 @@ CSV_NAME = "mask2kan_batch.csv"
 ZIP_NAME = "mask2kan_batch.zip"
 
 _GAP = 4  # pixels between the halves of a thumbnail
-_NO_SCORE = float("-inf")
+_FILES = ("overlay.png", "score16.png")  # of each model, in the ZIP
 # What is wrong with one picture alone; the batch goes on with the next.
 _PICTURES_FAULT = (PictureError, OutOfMemoryError, NumericsError)
 
@@ -84,91 +67,6 @@ class BatchItem:
     path: Path
     frame: int | None = None
     fault: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelNumbers:
-    """What one model found, at its default threshold.
-
-    Attributes:
-        title: what the model is called.
-        anomalous_share: of the picture, 0 to 1.
-        regions: how many as large as the model's settings ask for.
-        largest_region: in pixels; 0 where there is none.
-        highest_score: over all pixels.
-        percentile99: of the scores.
-        threshold: a pixel is anomalous from here on.
-        milliseconds: decoded picture to maps.
-        position: of the highest score on the score's range: 0 is its lower end, 1 its upper one.
-    """
-
-    title: str
-    anomalous_share: float
-    regions: int
-    largest_region: int
-    highest_score: float
-    percentile99: float
-    threshold: float
-    milliseconds: float
-    position: float
-
-
-@dataclasses.dataclass(frozen=True)
-class BatchRow:
-    """What became of one picture.
-
-    Attributes:
-        number: its place in the batch, from 1.
-        name: of its file.
-        seconds: into the video; None for a picture.
-        size: (height, width); None where it could not be read.
-        models: the left model's numbers and the right one's; empty where there are none.
-        error: why there are none; empty where all went well.
-        thumbnail: both overlays side by side; None where there are none or none was asked for.
-    """
-
-    number: int
-    name: str
-    seconds: float | None = None
-    size: tuple[int, int] | None = None
-    models: tuple[ModelNumbers, ...] = ()
-    error: str = ""
-    thumbnail: Path | None = None
-
-    @property
-    def label(self) -> str:
-        """Its name, and for a frame its time."""
-        return self.name if self.seconds is None else f"{self.name} · {self.seconds:.1f} s"
-
-
-# Each from a row with numbers of both models to what is larger the earlier it is to be shown.
-ORDERS: dict[str, Callable[[BatchRow], float]] = {
-    "anomalous area": lambda row: max(model.anomalous_share for model in row.models),
-    "highest score": lambda row: max(model.position for model in row.models),
-    "models disagree": lambda row: abs(
-        row.models[0].anomalous_share - row.models[1].anomalous_share
-    ),
-    "order given": lambda row: -row.number,
-}
-
-
-def check_order(order: str) -> None:
-    """Raise ``ConfigError`` for an order that does not exist."""
-    if not isinstance(order, str) or order not in ORDERS:
-        raise ConfigError(unknown("order", str(order), ORDERS))
-
-
-def ordered(rows: Iterable[BatchRow], order: str) -> list[BatchRow]:
-    """The rows by one of ``ORDERS``; except as given, those without numbers come last.
-
-    Raises:
-        ConfigError: for an unknown order.
-    """
-    check_order(order)
-    value = ORDERS[order]
-    if order == "order given":
-        return sorted(rows, key=value, reverse=True)
-    return sorted(rows, key=lambda row: value(row) if row.models else _NO_SCORE, reverse=True)
 
 
 def items_of(files: Any, turn: Turn = contextlib.nullcontext) -> list[BatchItem]:
@@ -259,39 +157,12 @@ def run_batch(
             yield kept
 
 
-def record(row: BatchRow) -> dict[str, Any]:
-    """A row in plain values: what the CSV file and the endpoint say. None where it is unknown."""
-    height, width = row.size or (None, None)
-    told: dict[str, Any] = {
-        "name": row.name,
-        "seconds": None if row.seconds is None else round(row.seconds, 3),
-        "width": width,
-        "height": height,
-    }
-    columns = [field.name for field in dataclasses.fields(ModelNumbers) if field.name != "position"]
-    for index, side in enumerate(SIDES):
-        for column in columns:
-            value = getattr(row.models[index], column) if row.models else None
-            told[f"{side}_{'model' if column == 'title' else column}"] = value
-    return {**told, "error": row.error}
-
-
-def write_csv(rows: Iterable[BatchRow]) -> bytes:
-    """A CSV file with a header, in UTF-8; unknown values are left empty."""
-    text = io.StringIO(newline="")
-    fields = list(record(BatchRow(0, "")))
-    writer = csv.DictWriter(text, fields)
-    writer.writeheader()
-    writer.writerows(record(row) for row in rows)
-    return text.getvalue().encode()
-
-
 @contextlib.contextmanager
 def write_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     """A ZIP file to put results into as they come; whole at its place at the end, or not there.
 
     Raises:
-        CheckpointError: when it cannot be written.
+        WriteError: when it cannot be written.
     """
     # PNG is compressed already.
     with (
@@ -357,7 +228,7 @@ class Batch:
         """Keep a picture's row and files; None when the batch was finished meanwhile.
 
         Raises:
-            CheckpointError: when the disk is full.
+            WriteError: when the disk is full.
         """
         with self._lock:
             if self._finished:
@@ -366,7 +237,7 @@ class Batch:
                 if results is not None:
                     row = self._keep(row, results)
             except OSError as error:
-                raise CheckpointError(
+                raise WriteError(
                     f"Can't keep the results of {row.name!r:.80}: {error.strerror or error}. "
                     "Free some space and run the batch again."
                 ) from error
@@ -381,7 +252,7 @@ class Batch:
             Both paths; None when there is nothing in them.
 
         Raises:
-            CheckpointError: when they cannot be written.
+            WriteError: when they cannot be written.
         """
         with self._lock:
             table, archive = self.folder / CSV_NAME, self.folder / ZIP_NAME
@@ -390,7 +261,7 @@ class Batch:
                 content = write_csv(self._rows)
                 with self._open:
                     self._archive.writestr(CSV_NAME, content)
-                write_whole(table, content)
+                write_bytes(table, content)
             complete = table.is_file() and archive.is_file()
             return (table, archive) if self._rows and complete else None
 
@@ -408,7 +279,7 @@ class Batch:
             self._archive.writestr(f"{stem}/{name}", content)
         if not self._thumbnails:
             return row
-        thumbnail = write_whole(self.folder / f"{row.number:03d}.jpg", results.thumbnail)
+        thumbnail = write_bytes(self.folder / f"{row.number:03d}.jpg", results.thumbnail)
         return dataclasses.replace(row, thumbnail=thumbnail)
 
 
@@ -465,64 +336,35 @@ def _items_of_file(file: Any, counts: dict[Path, int | str], turn: Turn) -> list
 
 def _looked_at(row: BatchRow, answers: Sequence[Answer], score: str) -> tuple[BatchRow, _Results]:
     """A row with its numbers, and its files."""
-    numbers, members = [], {}
-    told: dict[str, Any] = {"name": row.name, "seconds": row.seconds}
-    for side, answer in zip(SIDES, answers, strict=True):
-        prediction = answer.prediction
-        summary = {**summarize(prediction, score), "model": answer.source}
-        numbers.append(_numbers(answer, summary, score))
-        told[side] = summary
-        values, threshold = prediction.anomaly_map(score), summary["threshold"]
-        facts = {key: summary[key] for key in ("score", "range", "calibrated", "threshold")}
-        low, high = summary["range"]
-        members[f"{side}_overlay.png"] = png_bytes(semantic_overlay(prediction, score, threshold))
-        members[f"{side}_score16.png"] = png_bytes(score_picture16(values, low, high), facts)
-    members["summary.json"] = (json.dumps(told, indent=2, allow_nan=False) + "\n").encode()
-    row = dataclasses.replace(row, models=tuple(numbers))
-    return row, _Results(_thumbnail([answer.prediction for answer in answers], score), members)
+    analyses = [Analysis(answer.prediction, score) for answer in answers]
+    members: dict[str, bytes] = {}
+    summary: dict[str, Any] = {"name": row.name, "seconds": row.seconds}
+    for side, answer, analysis in zip(SIDES, answers, analyses, strict=True):
+        members.update({f"{side}_{name}": encode(analysis, name) for name in _FILES})
+        summary[side] = {**analysis.summary(), "model": answer.source}
+    members["summary.json"] = json_bytes(summary)
+    numbers = tuple(map(numbers_of, answers, analyses))
+    return dataclasses.replace(row, models=numbers), _Results(_thumbnail(analyses), members)
 
 
-def _numbers(answer: Answer, summary: Mapping[str, Any], score: str) -> ModelNumbers:
-    values = answer.prediction.anomaly_map(score)
-    highest = float(values.max())
-    low, high = summary["range"]
-    return ModelNumbers(
-        title=title(answer.source),
-        anomalous_share=summary["anomalous_share"],
-        regions=summary["regions_found"],
-        largest_region=summary["regions"][0]["pixels"] if summary["regions"] else 0,
-        highest_score=highest,
-        percentile99=float(np.percentile(values, 99)),
-        threshold=summary["threshold"],
-        milliseconds=round(answer.milliseconds, 2),
-        position=(highest - low) / (high - low) if high > low else 0.0,
-    )
-
-
-def _thumbnail(predictions: Sequence[Prediction], score: str) -> bytes:
+def _thumbnail(analyses: Sequence[Analysis]) -> bytes:
     """Overlays beside each other as a JPEG; outlined after shrinking, or the line would fade."""
-    halves = [_small_overlay(prediction, score) for prediction in predictions]
-    gap = np.full((halves[0].shape[0], _GAP, 3), 255, np.uint8)
-    joined = np.concatenate([halves[0], gap, halves[1]], axis=1)
+    left, right = map(_small_overlay, analyses)
+    gap = np.full((left.shape[0], _GAP, 3), 255, np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(joined).save(buffer, "JPEG", quality=85)
+    Image.fromarray(np.hstack([left, gap, right])).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 
-def _small_overlay(prediction: Prediction, score: str) -> RGB:
-    height, width = prediction.size
+def _small_overlay(analysis: Analysis) -> RGB:
+    height, width = analysis.mask.shape
     most = (THUMBNAIL_WIDTH - _GAP) // 2
     scale = min(1.0, most / width, 2 * most / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    colours = drawing.colorize(prediction.semantic, prediction.palette)
-    blended = drawing.overlay(prediction.image, colours, OVERLAY_ALPHA)
-    small = np.asarray(cv2.resize(blended, size, interpolation=cv2.INTER_AREA), np.uint8)
-    threshold, _ = prediction.default_threshold(score)
-    least = smallest_region(prediction, None)
-    labels, _ = anomalous_regions(prediction.anomaly_map(score) >= threshold, least)
-    inside = cv2.resize((labels > 0).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(class_overlay(analysis), size, interpolation=cv2.INTER_AREA)
+    inside = cv2.resize(analysis.outlined.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     # A quarter of a pixel is enough: small regions are what one looks for.
-    return drawing.outline(small, inside >= 0.25, thickness=1)
+    return drawing.outline(np.asarray(small, np.uint8), inside >= 0.25, thickness=1)
 
 
 def _safe_stem(label: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mask2kan.errors import ConfigError, unknown
-from mask2kan.media.images import RGB
+from mask2kan.media.files import json_bytes, write_bytes
 from mask2kan.outputs.comparison_figure import comparison_page, write_page
-from mask2kan.outputs.exports import write_export
-from mask2kan.outputs.results import summarize, write_json
+from mask2kan.outputs.summary import Analysis
+from mask2kan.outputs.writer import FILES, write_results
 
 from .catalog import title
 from .models import SIDES, Answer
@@ -105,12 +106,11 @@ def write(
     """
     if settings.kind == "everything":
         return [write_everything(folder, answers, settings, name=name, truth=truth)[0]]
+    named = _analyses(answers, settings)
     if settings.kind == "page":
-        page = _page(answers, settings, name, truth)
+        page = comparison_page(named, name=name, truth=truth, colormap=settings.colormap)
         return [write_page(folder / "comparison.pdf", page)]
-    kept = tuple(f"_{suffix}" for suffix in _FILES[settings.kind])
-    written = _exports(folder, answers, settings, name)
-    return [path for path in written if path.name.endswith(kept)]
+    return _write_files(folder, named, _FILES[settings.kind], settings, name)
 
 
 def write_everything(
@@ -126,61 +126,43 @@ def write_everything(
     Returns:
         The ZIP, and what its ``summary.json`` says.
     """
-    written = _exports(folder, answers, settings, name)
-    page = _page(answers, settings, name, truth)
+    named = _analyses(answers, settings)
+    written = _write_files(folder, named, FILES, settings, name)
+    page = comparison_page(named, name=name, truth=truth, colormap=settings.colormap)
     written += [write_page(folder / f"comparison{suffix}", page) for suffix in (".pdf", ".png")]
-    told = summary(answers, settings)
-    written.append(write_json(folder / "summary.json", told))
+    summary = {
+        side: {**analysis.summary(), "model": answer.source}
+        for side, answer, (_, analysis) in zip(SIDES, answers, named, strict=True)
+    }
+    written.append(write_bytes(folder / "summary.json", json_bytes(summary)))
     archive = folder / f"mask2kan_{Path(name).stem or 'picture'}.zip"
     # PNG, NPZ and PDF are compressed already.
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
         for path in written:
             file.write(path, path.name)
-    return archive, told
+    return archive, summary
 
 
-def summary(answers: Sequence[Answer], settings: Settings) -> dict[str, Any]:
-    """Summarise both answers at the settings' thresholds, see ``outputs.results.summarize``."""
-    return {
-        side: {
-            **summarize(
-                answer.prediction,
-                settings.score,
-                threshold,
-                min_region_pixels=settings.least,
-            ),
-            "model": answer.source,
-        }
-        for side, answer, threshold in zip(SIDES, answers, settings.thresholds, strict=True)
-    }
-
-
-def _exports(folder: Path, answers: Sequence[Answer], settings: Settings, name: str) -> list[Path]:
+def _analyses(answers: Sequence[Answer], settings: Settings) -> list[tuple[str, Analysis]]:
+    """Each model's title and its analysis at the settings' thresholds."""
+    read = functools.partial(Analysis, score=settings.score, min_region_pixels=settings.least)
     return [
-        path
-        for side, answer, threshold in zip(SIDES, answers, settings.thresholds, strict=True)
-        for path in write_export(
-            answer.prediction,
-            folder,
-            side,
-            settings.score,
-            threshold,
-            min_region_pixels=settings.least,
-            file_name=name,
-            colormap=settings.colormap,
-        )
+        (title(answer.source), read(answer.prediction, threshold=threshold))
+        for answer, threshold in zip(answers, settings.thresholds, strict=True)
     ]
 
 
-def _page(
-    answers: Sequence[Answer], settings: Settings, name: str, truth: NDArray[np.uint8] | None
-) -> RGB:
-    return comparison_page(
-        [(title(answer.source), answer.prediction) for answer in answers],
-        settings.score,
-        list(settings.thresholds),
-        min_region_pixels=settings.least,
-        name=name,
-        truth=truth,
-        colormap=settings.colormap,
-    )
+def _write_files(
+    folder: Path,
+    named: Sequence[tuple[str, Analysis]],
+    files: Sequence[str],
+    settings: Settings,
+    image_name: str,
+) -> list[Path]:
+    return [
+        path
+        for side, (_, analysis) in zip(SIDES, named, strict=True)
+        for path in write_results(
+            analysis, folder, side, files, image_name=image_name, colormap=settings.colormap
+        )
+    ]

@@ -13,22 +13,13 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from mask2kan.errors import PictureError
+from mask2kan.media.files import write_bytes
 from mask2kan.media.videos import SUFFIXES
-from mask2kan.outputs.results import png_bytes, write_whole
+from mask2kan.outputs.writer import png_bytes
 
 from ..messages import shows_errors, shows_errors_of_steps
-from ..services.batch import (
-    ORDERS,
-    Batch,
-    BatchRow,
-    Turn,
-    check_order,
-    items_of,
-    ordered,
-    read_item,
-    record,
-    run_batch,
-)
+from ..services.batch import Batch, Turn, items_of, read_item, run_batch
+from ..services.batch_rows import ORDERS, BatchRow, check_order, ordered, record
 from ..services.models import SIDES, ModelService
 from ..strings import BATCH
 
@@ -304,7 +295,7 @@ def _file_of(batch: Batch, row: BatchRow, turn: Turn) -> Path:
         return item.path
     path = batch.folder / f"frame_{row.number:03d}.png"
     with turn():  # whoever asked for the same frame before has written it by then
-        return path if path.is_file() else write_whole(path, png_bytes(read_item(item)))
+        return path if path.is_file() else write_bytes(path, png_bytes(read_item(item)))
 
 
 def _named(name: str, size: Literal["md", "lg"]) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from mask2kan.errors import ConfigError
 from mask2kan.inference.explain import explain_pixel
 from mask2kan.inference.scores import SCORES, check_score
 from mask2kan.media.images import RGB
-from mask2kan.outputs.results import summarize, write_results
+from mask2kan.outputs.summary import Analysis
+from mask2kan.outputs.writer import write_results
 
 from ..files.samples import sample, truth_of
 from ..files.uploads import given, name_of, read_truth, read_upload, stored
@@ -345,8 +346,9 @@ def _deliver(answers: Mapping[str, Answer], score: str) -> tuple[dict[str, Any],
     summary: dict[str, Any] = {}
     files: list[str] = []
     for side, answer in answers.items():
-        summary[side] = {**summarize(answer.prediction, score), "model": answer.source}
+        analysis = Analysis(answer.prediction, score)
+        summary[side] = {**analysis.summary(), "model": answer.source}
         with tempfile.TemporaryDirectory() as folder:
-            written = write_results(answer.prediction, folder, side, score)
+            written = write_results(analysis, folder, side)
             files += [save_file_to_cache(path, get_upload_folder()) for path in written]
     return summary, files

@@ -24,7 +24,7 @@ from PIL import Image
 from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.scores import SCORES
 from mask2kan.outputs.drawing import color_table
-from mask2kan.outputs.exports import quantize
+from mask2kan.outputs.quantize import quantize
 
 from ..services.catalog import title
 from ..services.downloads import COLORMAPS
@@ -111,8 +111,7 @@ def sampled(values: NDArray[Any]) -> NDArray[Any]:
         return values
     rows = ((np.arange(shown_height) + 0.5) * height / shown_height).astype(np.intp)
     columns = ((np.arange(shown_width) + 0.5) * width / shown_width).astype(np.intp)
-    shown: NDArray[Any] = values[rows[:, None], columns]
-    return shown
+    return np.asarray(values[rows[:, None], columns])
 
 
 def _side(side: str, answer: Answer, score: str) -> dict[str, Any]:

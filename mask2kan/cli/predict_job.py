@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 from mask2kan.checkpoints import load_model
 from mask2kan.checkpoints.readers import sha256_of
 from mask2kan.inference.predictor import Predictor
-from mask2kan.outputs.results import summarize, write_json, write_results
+from mask2kan.media.files import json_bytes, write_bytes
+from mask2kan.outputs.summary import Analysis
+from mask2kan.outputs.writer import write_results
 
 Task = tuple[str, str]  # a picture's path, and what its results' names begin with
 
@@ -23,12 +25,12 @@ class Report(NamedTuple):
     """What is said of a picture that was segmented.
 
     Attributes:
-        summary: from ``results.summarize``.
+        summaries: a label and ``Analysis.summary`` of each model.
         notes: of the prediction.
         written: the JSON file, the last one written.
     """
 
-    summary: dict[str, Any]
+    summaries: list[tuple[str, dict[str, Any]]]
     notes: tuple[str, ...]
     written: Path
 
@@ -40,8 +42,8 @@ class PredictJob:
     Attributes:
         model: anything ``load_model`` takes.
         out: folder of the results.
-        score: one of ``anomaly.SCORES``; None for the checkpoint's settings'.
-        threshold: as in ``results.summarize``.
+        score: as of ``Analysis``.
+        threshold: as of ``Analysis``.
         predictor: options of ``Predictor``.
     """
 
@@ -112,8 +114,9 @@ class PredictWorker:
         path, stem = task
         job = self._job
         prediction = self._predictor(path)
-        files = write_results(prediction, job.out, stem, job.score, job.threshold)
-        summary = summarize(prediction, job.score, job.threshold)
+        analysis = Analysis(prediction, job.score, job.threshold)
+        files = write_results(analysis, job.out, stem)
+        summary = analysis.summary()
         facts = {
             "picture": path,
             "picture_stamp": picture_stamp(path),
@@ -121,5 +124,5 @@ class PredictWorker:
             "files": [file.name for file in files],
             "options": job.options,
         }
-        written = write_json(job.out / f"{stem}.json", facts)
-        return Report(summary, prediction.notes, written)
+        written = write_bytes(job.out / f"{stem}.json", json_bytes(facts))
+        return Report([("", summary)], prediction.notes, written)

@@ -21,7 +21,7 @@ def tell_results(
 
     Args:
         path: of the picture.
-        summaries: a label and ``results.summarize`` of each model.
+        summaries: a label and ``Analysis.summary`` of each model.
         notes: of the prediction.
         written: the file to look at.
     """

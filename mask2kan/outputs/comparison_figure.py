@@ -1,90 +1,73 @@
-"""One page for a paper: a picture, what each model makes of it, the legend and every setting.
+"""One page for a paper: an image, what each model makes of it, the legend and every setting.
 
-Columns from left to right: the picture, with its ground truth where that is known, then a column
-per model with classes above and anomaly score below. Written as PNG or PDF.
+Columns from left to right: the image, with its ground truth where that is known, then a column per
+model with classes above and anomaly score below. Written as PNG, or as PDF with its text as text.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import style
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-from PIL import Image
 
 from mask2kan.errors import ConfigError, unknown
-from mask2kan.inference.prediction import Prediction
+from mask2kan.media.files import write_bytes
 from mask2kan.media.images import RGB
 from mask2kan.outputs import drawing
-from mask2kan.outputs.exports import at_threshold, quantize
-from mask2kan.outputs.results import semantic_overlay, smallest_region, summarize, write_whole
+from mask2kan.outputs.summary import Analysis
+from mask2kan.outputs.writer import class_overlay
 
-_FORMATS = {".png": "PNG", ".pdf": "PDF"}
-# Pillow's PDFs hold a JPEG: at its default quality thin outlines and letters get halos
-_PDF_SAVING: dict[str, Any] = {"resolution": 200, "quality": 95, "subsampling": 0}
-_PNG_SAVING: dict[str, Any] = {"dpi": (200, 200)}
+_FORMATS = (".png", ".pdf")
+_DPI = 200
+_INK, _FADED, _LINE = "#181a1f", "#5c616b", "#00e5e5"
+# lengths in inches, sizes of letters in points: legible where the page is as wide as a paper's
+_PANEL, _MARGIN, _GAP = 3.6, 0.15, 0.15
+_HEAD, _CAPTION, _BAR, _ROW = 0.44, 0.22, 0.11, 0.2
+_TITLE, _TEXT = 11.5, 8.5
+_PATCH = 0.12
+
+_drawing = threading.Lock()
 
 
 def comparison_page(
-    predictions: Sequence[tuple[str, Prediction]],
-    score: str | None,
-    thresholds: Sequence[float | None],
+    analyses: Sequence[tuple[str, Analysis]],
     *,
-    min_region_pixels: int | None = None,
     name: str = "",
     truth: NDArray[np.uint8] | None = None,
     colormap: str = "inferno",
-) -> RGB:
-    """Models side by side on one page.
+) -> Figure:
+    """Draw models side by side on one page.
 
     Args:
-        predictions: a title and a prediction of the same picture per model.
-        score: one of ``anomaly.SCORES``; None for the first prediction's settings'.
-        thresholds: one per model; None for its default.
-        min_region_pixels: smaller regions are neither outlined nor counted; None for the most that
-            the predictions' settings say.
-        name: of the picture.
+        analyses: a title and an analysis of the same image per model.
+        name: of the image.
         truth: (H, W) 0 known, 1 anomaly, 255 void.
         colormap: of the heat maps.
 
-    Returns:
-        (height, width, 3).
-
     Raises:
-        ConfigError: for an unknown score or colour map, or a threshold that is not finite.
+        ConfigError: for an unknown colour map, or a truth of another size.
     """
-    image = predictions[0][1].image
-    score = score or predictions[0][1].settings.score
-    if min_region_pixels is None:
-        min_region_pixels = max(smallest_region(one, None) for _, one in predictions)
-    summaries = [
-        summarize(prediction, score, threshold, min_region_pixels=min_region_pixels)
-        for (_, prediction), threshold in zip(predictions, thresholds, strict=True)
-    ]
-    columns = [_picture_column(image, name, truth)] + [
-        _model_column(title, prediction, summary, min_region_pixels, colormap)
-        for (title, prediction), summary in zip(predictions, summaries, strict=True)
-    ]
-    drawn = drawing.comparison(columns)
-    width = drawn.shape[1] - 2 * drawing.MARGIN
-    settings = [
-        _setting(title, prediction, summary, truth)
-        for (title, prediction), summary in zip(predictions, summaries, strict=True)
-    ]
-    last = f"Regions of {min_region_pixels} pixels or more, 8-connected, are outlined and counted."
-    return drawing.stacked(
-        [
-            drawn,
-            drawing.indented(drawing.legend(*_classes(predictions, summaries), width=width)),
-            drawing.indented(drawing.paragraphs([*settings, last], width=width)),
-        ]
-    )
+    image = analyses[0][1].prediction.image
+    height, width = image.shape[:2]
+    columns = [(name or "Picture", f"{width} x {height} pixels", _inputs(image, truth))]
+    columns += [(title, _model(one), _maps(one, colormap)) for title, one in analyses]
+    with _matplotlib():
+        return _draw(columns, analyses, truth, drawing.color_table(colormap))
 
 
-def write_page(path: str | Path, page: RGB) -> Path:
+def write_page(path: str | Path, page: Figure) -> Path:
     """Write a page as PNG or PDF, whole or not at all.
 
     Args:
@@ -93,80 +76,211 @@ def write_page(path: str | Path, page: RGB) -> Path:
 
     Raises:
         ConfigError: for another suffix.
-        CheckpointError: when it cannot be written.
+        WriteError: when it cannot be written.
     """
-    path = Path(path)
-    if path.suffix.lower() not in _FORMATS:
-        raise ConfigError(unknown("page format", path.suffix, tuple(_FORMATS)))
+    suffix = Path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        raise ConfigError(unknown("page format", suffix, _FORMATS))
     buffer = io.BytesIO()
-    kind = _FORMATS[path.suffix.lower()]
-    Image.fromarray(page).save(buffer, kind, **(_PDF_SAVING if kind == "PDF" else _PNG_SAVING))
-    return write_whole(path, buffer.getvalue())
+    with _matplotlib():
+        page.savefig(buffer, format=suffix[1:], dpi=_DPI)
+    return write_bytes(path, buffer.getvalue())
 
 
-def _picture_column(image: RGB, name: str, truth: NDArray[np.uint8] | None) -> drawing.Column:
-    height, width = image.shape[:2]
-    pictures = [("input", image)]
-    if truth is not None:
-        caption = "ground truth: anomalies outlined" if (truth == 1).any() else "ground truth: none"
-        pictures.append((caption, drawing.outline(image, truth == 1)))
-    return drawing.Column(name or "Picture", f"{width} x {height} pixels", pictures)
+@contextlib.contextmanager
+def _matplotlib() -> Iterator[None]:
+    """Settle what all figures of the process share: one thread at a time, without user styles.
+
+    Fonts are embedded as TrueType, which publishers ask for. A ``$`` in a file's name is no
+    formula, and letters that the font lacks are drawn as boxes without a warning each.
+    """
+    settings = {"pdf.fonttype": 42, "text.parse_math": False}
+    with _drawing, style.context(["default", settings]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")
+        yield
 
 
-def _model_column(
-    title: str,
-    prediction: Prediction,
-    summary: dict[str, Any],
-    min_region_pixels: int,
-    colormap: str,
-) -> drawing.Column:
-    score, value = summary["score"], summary["threshold"]
-    low, high = summary["range"]
-    values = prediction.anomaly_map(score)
-    heat = drawing.outline(
-        drawing.heat_map(values, low, high, colormap), values >= value, min_pixels=min_region_pixels
-    )
-    overlay = semantic_overlay(prediction, score, value, min_region_pixels=min_region_pixels)
-    total = sum(prediction.timings.get(stage, 0.0) for stage in ("model", "postprocess"))
-    label = score if summary["calibrated"] else f"{score} (uncalibrated)"
-    return drawing.Column(
-        title,
-        f"{prediction.num_parameters / 1e6:.2f} M parameters · {total:.0f} ms",
-        [
-            ("classes; outlined: anomalous", overlay),
-            (f"anomaly score {label}; outlined: at least {value:.3g}", heat),
-            ("", drawing.color_bar(low, high, label, threshold=value, cmap=colormap)),
-        ],
-    )
+def _inputs(image: RGB, truth: NDArray[np.uint8] | None) -> list[tuple[str, RGB]]:
+    if truth is None:
+        return [("input", image)]
+    caption = "ground truth: anomalies outlined" if (truth == 1).any() else "ground truth: none"
+    return [("input", image), (caption, drawing.outline(image, truth == 1))]
 
 
-def _setting(
-    title: str, prediction: Prediction, summary: dict[str, Any], truth: NDArray[np.uint8] | None
-) -> str:
-    """What one model found, in a sentence."""
-    score, value = summary["score"], summary["threshold"]
-    found, share = summary["regions_found"], 100 * summary["anomalous_share"]
-    range_from = "calibrated" if summary["calibrated"] else "uncalibrated: nominal range"
-    told = (
-        f"{title}: score {score} >= {value:.4g} ({summary['threshold_from']}; {range_from}) on "
-        f"{share:.2f} % of the picture, {found} region{'' if found == 1 else 's'}"
+def _model(analysis: Analysis) -> str:
+    prediction = analysis.prediction
+    spent = sum(prediction.timings.get(stage, 0.0) for stage in ("model", "postprocess"))
+    return f"{prediction.num_parameters / 1e6:.2f} M parameters · {spent:.0f} ms"
+
+
+def _maps(analysis: Analysis, colormap: str) -> list[tuple[str, RGB]]:
+    heat = drawing.heat_map(analysis.values, *analysis.range, colormap)
+    caption = f"anomaly score {_label(analysis)}; outlined: at least {analysis.threshold:.3g}"
+    maps = [("classes; outlined: anomalous", class_overlay(analysis)), (caption, heat)]
+    return [(caption, drawing.outline(drawn, analysis.outlined)) for caption, drawn in maps]
+
+
+def _label(analysis: Analysis) -> str:
+    return analysis.score if analysis.calibrated else f"{analysis.score} (uncalibrated)"
+
+
+def _draw(
+    columns: Sequence[tuple[str, str, list[tuple[str, RGB]]]],
+    analyses: Sequence[tuple[str, Analysis]],
+    truth: NDArray[np.uint8] | None,
+    colours: RGB,
+) -> Figure:
+    rows, columns_of_image = columns[0][2][0][1].shape[:2]
+    tall = _PANEL * min(4.0, rows / columns_of_image)
+    bars = _MARGIN + _HEAD + 2 * (_CAPTION + tall) + _GAP / 2
+    below = bars + _BAR + _CAPTION + _GAP
+    wide = len(columns) * (_PANEL + _GAP) - _GAP
+    legend = _legend([analysis for _, analysis in analyses], wide)
+    notes = [f"{title}: {_findings(analysis, truth)}." for title, analysis in analyses]
+    sizes = sorted({analysis.min_pixels for _, analysis in analyses})
+    smallest = " or ".join(map(str, sizes))
+    notes.append(f"Regions of {smallest} pixels or more, 8-connected, are outlined and counted.")
+    lines = [line for note in notes for line in _wrapped(note, wide)]
+    text_top = below + _ROW * (legend[-1][1] + 1) + _GAP
+    sheet = _Sheet(wide + 2 * _MARGIN, text_top + _ROW * len(lines) + _MARGIN)
+    for number, (title, subtitle, images) in enumerate(columns):
+        x, y = _MARGIN + number * (_PANEL + _GAP), _MARGIN + _HEAD
+        sheet.text(x, _MARGIN, _fitted(title, _PANEL, _TITLE), size=_TITLE)
+        sheet.text(x, _MARGIN + 0.22, _fitted(subtitle, _PANEL), color=_FADED)
+        for caption, image in images:
+            sheet.text(x, y + 0.05, _fitted(caption, _PANEL), color=_FADED)
+            sheet.image(x, y + _CAPTION, _PANEL, tall, image)
+            y += _CAPTION + tall
+        if number:
+            sheet.scale(x, bars, analyses[number - 1][1], colours)
+    for x, row, name, colour in legend:
+        sheet.patch(_MARGIN + x, below + row * _ROW, colour)
+        sheet.text(_MARGIN + x + 1.5 * _PATCH, below + row * _ROW, name)
+    for number, line in enumerate(lines):
+        sheet.text(_MARGIN, text_top + number * _ROW, line)
+    return sheet.figure
+
+
+class _Sheet:
+    """A figure on which things are placed in inches from its upper left corner."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.figure = Figure((width, height), dpi=_DPI, facecolor="white")
+        self._size = (width, height)
+
+    def _box(
+        self, x: float, y: float, width: float, height: float
+    ) -> tuple[float, float, float, float]:
+        across, down = self._size
+        return x / across, 1 - (y + height) / down, width / across, height / down
+
+    def text(self, x: float, y: float, text: str, *, size: float = _TEXT, **how: Any) -> None:
+        left, top, _, _ = self._box(x, y, 0, 0)
+        self.figure.text(left, top, text, **{"fontsize": size, "color": _INK, "va": "top", **how})
+
+    def image(self, x: float, y: float, width: float, height: float, image: RGB) -> Any:
+        axes = self.figure.add_axes(self._box(x, y, width, height))
+        axes.set_axis_off()
+        axes.imshow(image, aspect="auto", extent=(0, 1, 0, 1))
+        return axes
+
+    def scale(self, x: float, y: float, analysis: Analysis, colours: RGB) -> None:
+        """The colours of a heat map, with the values at their ends and the threshold."""
+        low, high = analysis.range
+        axes = self.image(x, y, _PANEL, _BAR, colours[None])
+        if high > low:
+            share = float(np.clip((analysis.threshold - low) / (high - low), 0, 1))
+            axes.axvline(share, color=_LINE, linewidth=2, clip_on=False)
+        below = y + _BAR + 0.05
+        self.text(x, below, f"{low:.3g}")
+        self.text(x + _PANEL / 2, below, _label(analysis), ha="center")
+        self.text(x + _PANEL, below, f"{high:.3g}", ha="right")
+
+    def patch(self, x: float, y: float, colour: tuple[float, ...]) -> None:
+        left, bottom, width, height = self._box(x, y, _PATCH, _PATCH)
+        patch = Rectangle(
+            (left, bottom), width, height, facecolor=colour, edgecolor=_FADED, linewidth=0.5
+        )
+        self.figure.add_artist(patch)
+
+
+def _findings(analysis: Analysis, truth: NDArray[np.uint8] | None) -> str:
+    """Say in a sentence what one model found, and how well where that is known."""
+    count, share = len(analysis.regions), 100 * float(analysis.mask.mean())
+    range_from = "calibrated" if analysis.calibrated else "uncalibrated: nominal range"
+    sentence = (
+        f"score {analysis.score} >= {analysis.threshold:.4g} ({analysis.threshold_from}; "
+        f"{range_from}) on {share:.2f} % of the picture, {count} region{'' if count == 1 else 's'}"
     )
     if truth is None:
-        return f"{told}."
-    quality = at_threshold(quantize(prediction.anomaly_map(score)), value, truth)
-    names = {"precision": "precision", "recall": "recall", "f1": "F1", "iou": "IoU"}
-    return told + "; " + ", ".join(f"{names[key]} {quality[key]:.3f}" for key in names) + "."
+        return sentence
+    quality = mask_quality(analysis.mask, truth)
+    return f"{sentence}; {', '.join(f'{name} {value:.3f}' for name, value in quality.items())}"
 
 
-def _classes(
-    predictions: Sequence[tuple[str, Prediction]], summaries: Sequence[dict[str, Any]]
-) -> tuple[list[str], NDArray[np.uint8]]:
-    """Names and colours of the classes some model sees, each once."""
-    colours: dict[tuple[str, tuple[int, ...]], float] = {}
-    for (_, prediction), summary in zip(predictions, summaries, strict=True):
-        for entry in summary["classes"]:
-            colour = tuple(int(value) for value in prediction.palette[entry["index"]])
-            key = (entry["name"], colour)
-            colours[key] = max(colours.get(key, 0.0), entry["share"])
-    order = sorted(colours, key=lambda key: -colours[key])
-    return [name for name, _ in order], np.array([colour for _, colour in order], dtype=np.uint8)
+def mask_quality(mask: NDArray[np.bool_], truth: NDArray[np.uint8]) -> dict[str, float]:
+    """Measure how well a mask finds the true anomalies.
+
+    Args:
+        mask: (H, W), True where anomalous.
+        truth: (H, W) 0 known, 1 anomaly, 255 void, which counts for nothing.
+
+    Returns:
+        ``precision``, ``recall``, ``F1`` and ``IoU``; a ratio whose denominator is 0 is 0.
+    """
+    tp = int((mask & (truth == 1)).sum())
+    fp = int((mask & (truth == 0)).sum())
+    fn = int((~mask & (truth == 1)).sum())
+    return {
+        "precision": tp / max(1, tp + fp),
+        "recall": tp / max(1, tp + fn),
+        "F1": 2 * tp / max(1, 2 * tp + fp + fn),
+        "IoU": tp / max(1, tp + fp + fn),
+    }
+
+
+def _legend(
+    analyses: Sequence[Analysis], width: float
+) -> list[tuple[float, int, str, tuple[float, ...]]]:
+    """Place the classes some model sees, each once, the largest first: x, row, name and colour."""
+    shares: dict[tuple[str, tuple[float, ...]], float] = {}
+    for analysis in analyses:
+        for entry in analysis.classes:
+            key = (entry["name"], tuple(value / 255 for value in entry["color"]))
+            shares[key] = max(shares.get(key, 0.0), entry["share"])
+    placed, x, row = [], 0.0, 0
+    for name, colour in sorted(shares, key=lambda key: -shares[key]):
+        name = _fitted(name, width - 1.5 * _PATCH)
+        needed = 1.5 * _PATCH + _width(name)
+        if x and x + needed > width:
+            x, row = 0.0, row + 1
+        placed.append((x, row, name, colour))
+        x += needed + _GAP
+    return placed
+
+
+def _width(text: str, size: float = _TEXT) -> float:
+    """Measure a text, in inches."""
+    font, renderer = FontProperties(size=size), RendererAgg(1, 1, _DPI)
+    return float(renderer.get_text_width_height_descent(text, font, ismath=False)[0]) / _DPI
+
+
+def _fitted(text: str, width: float, size: float = _TEXT) -> str:
+    """Shorten a text in its middle until it fits."""
+    kept, shown = len(text), text
+    while kept > 4 and _width(shown, size) > width:
+        kept -= 1
+        shown = f"{text[: kept // 2]}…{text[-(kept // 2) :]}"
+    return shown
+
+
+def _wrapped(text: str, width: float) -> list[str]:
+    """Break a text into lines at its spaces."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and _width(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [_fitted(line, width) for line in lines]

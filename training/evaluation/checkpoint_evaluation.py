@@ -21,7 +21,7 @@ from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.scores import check_score
 from mask2kan.media.records import write_record
 from mask2kan.modeling.classes import meanings_of
-from mask2kan.outputs.results import MIN_REGION_PIXELS
+from mask2kan.outputs.summary import MIN_REGION_PIXELS
 
 from ..data import LabelledPictures, open_split
 from ..data.registry import (

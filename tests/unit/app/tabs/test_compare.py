@@ -30,7 +30,8 @@ from app.messages import errors_as_values, shows_errors
 from app.page import INDOOR, build_demo
 from app.services import batch as batch_module
 from app.services import models as service_module
-from app.services.batch import Batch, BatchItem, BatchRow
+from app.services.batch import Batch, BatchItem
+from app.services.batch_rows import BatchRow
 from app.services.catalog import offered_models
 from app.services.models import ModelService
 from app.services.results import Run, Runs

@@ -7,13 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from mask2kan.checkpoints import load_model, save_model
+from mask2kan.checkpoints import describe, load, load_model, save_model
+from mask2kan.cli.commands import unique_stems
 from mask2kan.cli.main import main
-from mask2kan.errors import CheckpointError
+from mask2kan.errors import WriteError
 from mask2kan.inference.predictor import Predictor
+from mask2kan.media.files import write_bytes
 from mask2kan.modeling.mask2kan import create_model
-from mask2kan.outputs import results
-from mask2kan.outputs.results import summarize, unique_stems, write_results, write_whole
+from mask2kan.outputs.summary import MAX_REGIONS, Analysis
+from mask2kan.outputs.writer import write_results
 
 TINY = {
     "backbone_depths": (1,) * 7,
@@ -74,11 +76,13 @@ def test_predict_writes_what_the_prediction_holds(checkpoints, pictures, tmp_pat
     assert stored["range"].tolist() == [0.0, 0.9]
     assert str(stored["name"]) == "msp"
     wide = Image.open(out / "a_score16.png")
-    back = np.asarray(wide).astype(float) / 65535 * 0.9
-    np.testing.assert_allclose(back, stored["score"].clip(0, 0.9), atol=0.9 / 65535)
-    assert json.loads(wide.text["mask2kan"])["range"] == [0.0, 0.9]
+    facts = json.loads(wide.text["mask2kan"])
+    back = facts["low"] + np.asarray(wide) * facts["step"]
+    np.testing.assert_allclose(back, stored["score"], atol=facts["step"] / 2 + 1e-6)
+    assert facts["calibrated_range"] == [0.0, 0.9]
     assert Image.open(out / "a_overlay.png").size == (52, 40)
     summary = json.loads((out / "a.json").read_text())
+    assert summary["score16"] == {key: facts[key] for key in ("low", "high", "step")}
     assert summary["threshold"] == 0.55
     assert summary["threshold_from"] == "fpr05"
     assert summary["calibrated"] is True
@@ -120,6 +124,28 @@ def test_goes_on_past_a_bad_picture_and_fails_at_the_end(checkpoints, pictures, 
         "Can't read this image: it is a text file. Use JPEG, PNG or WebP up to 40 MP."
     )
     assert errors[1] == "1 of 3 pictures failed."
+
+
+def test_what_is_no_picture_in_spite_of_its_name_is_passed_over(
+    checkpoints, pictures, tmp_path, capsys
+):
+    (pictures / "._a.png").write_bytes(b"Mac OS X")
+    (pictures / "folder.png").mkdir()
+    (pictures / "gone.png").symlink_to("nowhere.png")
+    out = tmp_path / "out"
+    assert run("predict", pictures, "--model", checkpoints[0], "--out", out) == 0
+    assert {p.name for p in out.glob("*.json")} == {"a.json", "b.json"}
+    assert capsys.readouterr().err == ""
+
+
+def test_info_reads_a_checkpoint_once(checkpoints, monkeypatch, capsys):
+    reads = []
+    read_file = load.read_file
+    monkeypatch.setattr(load, "read_file", lambda *a: reads.append(a) or read_file(*a))
+    assert run("info", checkpoints[0], "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["format"] == describe(checkpoints[0])["format"] == "native"
+    assert len(reads) == 2  # one of them by describe
 
 
 @pytest.mark.parametrize(
@@ -179,8 +205,7 @@ def test_info_of_a_checkpoint_and_of_an_architecture(checkpoints, capsys):
     assert facts["parameters"]["total"] == sum(p.numel() for p in model.parameters())
     assert run("info", checkpoints[0]) == 0
     text = capsys.readouterr().out
-    assert ["score", "range", "fpr05", "tpr95", "best", "F1"] in map(str.split, text.splitlines())
-    assert "msp    0.0000 … 0.9000  0.5500  0.2000   0.6000" in text
+    assert "fpr05 0.55" in text
     assert "classes (19): road, sidewalk" in text
     assert run("info", "mask2former_mobilenetv2") == 0
     assert "calibration: none" in capsys.readouterr().out
@@ -212,16 +237,16 @@ def test_repeated_names_do_not_overwrite(tmp_path):
 
 def test_nothing_half_written(tmp_path, monkeypatch, checkpoints, pictures):
     target = tmp_path / "deep" / "file.bin"
-    write_whole(target, b"old")
+    write_bytes(target, b"old")
     with pytest.raises(TypeError):
-        write_whole(target, "not bytes")
+        write_bytes(target, "not bytes")
     assert target.read_bytes() == b"old"
     assert [path.name for path in target.parent.iterdir()] == ["file.bin"]
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where the folder should be")
     prediction = Predictor(load_model(checkpoints[1], device="cpu"))(pictures / "a.png")
-    with pytest.raises(CheckpointError, match="Can't write"):
-        write_results(prediction, blocked, "left")
+    with pytest.raises(WriteError, match="Can't write"):
+        write_results(Analysis(prediction), blocked, "left")
 
 
 def test_summary_regions_and_areas(checkpoints, pictures):
@@ -230,8 +255,8 @@ def test_summary_regions_and_areas(checkpoints, pictures):
     score[5:15, 10:20] = 0.8
     score[30:32, 30:45] = 0.6
     score[39, 0] = 0.9
-    prediction._maps.anomaly["msp", False] = score
-    summary = summarize(prediction, "msp", 0.5, min_region_pixels=5)
+    prediction._anomaly["msp", False] = score
+    summary = Analysis(prediction, "msp", 0.5, min_region_pixels=5).summary()
     assert summary["regions_found"] == 2
     first, second = summary["regions"]
     assert first["box"] == [10, 5, 20, 15]
@@ -246,9 +271,9 @@ def test_summary_regions_and_areas(checkpoints, pictures):
     many = np.zeros((40, 52), np.float32)
     many[::2, ::2] = 1
     prediction._anomaly["msp", False] = many
-    summary = summarize(prediction, "msp", 0.5, min_region_pixels=0)
+    summary = Analysis(prediction, "msp", 0.5, min_region_pixels=0).summary()
     assert summary["regions_found"] == 520
-    assert len(summary["regions"]) == results.MAX_REGIONS
+    assert len(summary["regions"]) == MAX_REGIONS
 
 
 def test_settings_are_told_and_files_hold_the_plain_and_the_smoothed_score(

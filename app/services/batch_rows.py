@@ -1,0 +1,149 @@
+"""The rows of a batch: the numbers of each picture, their orders and their CSV file."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mask2kan.errors import ConfigError, unknown
+from mask2kan.outputs.summary import Analysis
+
+from .catalog import title
+from .models import SIDES, Answer
+
+_NO_SCORE = float("-inf")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelNumbers:
+    """What one model found, at its default threshold.
+
+    Attributes:
+        title: what the model is called.
+        anomalous_share: of the picture, 0 to 1.
+        regions: how many as large as the model's settings ask for.
+        largest_region: in pixels; 0 where there is none.
+        highest_score: over all pixels.
+        percentile99: of the scores.
+        threshold: a pixel is anomalous from here on.
+        milliseconds: decoded picture to maps.
+        position: of the highest score on the score's range: 0 is its lower end, 1 its upper one.
+    """
+
+    title: str
+    anomalous_share: float
+    regions: int
+    largest_region: int
+    highest_score: float
+    percentile99: float
+    threshold: float
+    milliseconds: float
+    position: float
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchRow:
+    """What became of one picture.
+
+    Attributes:
+        number: its place in the batch, from 1.
+        name: of its file.
+        seconds: into the video; None for a picture.
+        size: (height, width); None where it could not be read.
+        models: the left model's numbers and the right one's; empty where there are none.
+        error: why there are none; empty where all went well.
+        thumbnail: both overlays side by side; None where there are none or none was asked for.
+    """
+
+    number: int
+    name: str
+    seconds: float | None = None
+    size: tuple[int, int] | None = None
+    models: tuple[ModelNumbers, ...] = ()
+    error: str = ""
+    thumbnail: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name, and for a frame its time."""
+        return self.name if self.seconds is None else f"{self.name} · {self.seconds:.1f} s"
+
+
+# Each from a row with numbers of both models to what is larger the earlier it is to be shown.
+ORDERS: dict[str, Callable[[BatchRow], float]] = {
+    "anomalous area": lambda row: max(model.anomalous_share for model in row.models),
+    "highest score": lambda row: max(model.position for model in row.models),
+    "models disagree": lambda row: abs(
+        row.models[0].anomalous_share - row.models[1].anomalous_share
+    ),
+    "order given": lambda row: -row.number,
+}
+
+
+def check_order(order: str) -> None:
+    """Raise ``ConfigError`` for an order that does not exist."""
+    if not isinstance(order, str) or order not in ORDERS:
+        raise ConfigError(unknown("order", str(order), ORDERS))
+
+
+def ordered(rows: Iterable[BatchRow], order: str) -> list[BatchRow]:
+    """The rows by one of ``ORDERS``; except as given, those without numbers come last.
+
+    Raises:
+        ConfigError: for an unknown order.
+    """
+    check_order(order)
+    value = ORDERS[order]
+    if order == "order given":
+        return sorted(rows, key=value, reverse=True)
+    return sorted(rows, key=lambda row: value(row) if row.models else _NO_SCORE, reverse=True)
+
+
+def numbers_of(answer: Answer, analysis: Analysis) -> ModelNumbers:
+    """Summarise what one model found in a row of numbers."""
+    highest = float(analysis.values.max())
+    low, high = analysis.range
+    return ModelNumbers(
+        title=title(answer.source),
+        anomalous_share=float(analysis.mask.mean()),
+        regions=len(analysis.regions),
+        largest_region=analysis.regions[0].pixels if analysis.regions else 0,
+        highest_score=highest,
+        percentile99=float(np.percentile(analysis.values, 99)),
+        threshold=analysis.threshold,
+        milliseconds=round(answer.milliseconds, 2),
+        position=(highest - low) / (high - low) if high > low else 0.0,
+    )
+
+
+def record(row: BatchRow) -> dict[str, Any]:
+    """A row in plain values: what the CSV file and the endpoint say. None where it is unknown."""
+    height, width = row.size or (None, None)
+    told: dict[str, Any] = {
+        "name": row.name,
+        "seconds": None if row.seconds is None else round(row.seconds, 3),
+        "width": width,
+        "height": height,
+    }
+    columns = [field.name for field in dataclasses.fields(ModelNumbers) if field.name != "position"]
+    for index, side in enumerate(SIDES):
+        for column in columns:
+            value = getattr(row.models[index], column) if row.models else None
+            told[f"{side}_{'model' if column == 'title' else column}"] = value
+    return {**told, "error": row.error}
+
+
+def write_csv(rows: Iterable[BatchRow]) -> bytes:
+    """A CSV file with a header, in UTF-8; unknown values are left empty."""
+    text = io.StringIO(newline="")
+    fields = list(record(BatchRow(0, "")))
+    writer = csv.DictWriter(text, fields)
+    writer.writeheader()
+    writer.writerows(record(row) for row in rows)
+    return text.getvalue().encode()

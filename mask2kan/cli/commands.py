@@ -1,0 +1,243 @@
+"""What each command does; ``mask2kan.cli.main`` parses its options."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from mask2kan.checkpoints import list_weights, load_model, save_model
+from mask2kan.cli.predict_job import PredictJob, Report, Task
+from mask2kan.cli.reporting import complain, describe_model, tell_results
+from mask2kan.errors import ConfigError
+from mask2kan.inference.comparison import Comparison
+from mask2kan.inference.predictor import Predictor
+from mask2kan.inference.scale_out import Outcome, run_actors, run_here
+from mask2kan.media.files import json_bytes, write_bytes
+from mask2kan.media.images import find_pictures
+from mask2kan.modeling.config import model_config, model_names
+from mask2kan.modeling.mask2kan import create_model
+from mask2kan.outputs.summary import Analysis
+from mask2kan.outputs.tables import Table
+from mask2kan.outputs.writer import write_results
+
+SIDES = ("left", "right")
+_PREDICTOR_OPTIONS = (
+    *("device", "dtype", "max_side", "flip", "refine", "compile", "graphs"),
+    "settings",
+)
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Segment pictures with one model; four files and a JSON summary each."""
+    tasks = _tasks(options.pictures)
+    job = PredictJob(
+        model=options.model or _bundled("mask2kan"),
+        out=options.out,
+        score=options.score,
+        threshold=options.threshold,
+        predictor={name: getattr(options, name) for name in _PREDICTOR_OPTIONS},
+    )
+    missing = [task for task in tasks if not (options.resume and job.is_done(task))]
+    if len(missing) < len(tasks):
+        print(f"{len(tasks) - len(missing)} of {len(tasks)} pictures were done before.")
+    if options.ray or options.ray_address or options.workers is not None:
+        workers, address = options.workers, options.ray_address
+        outcomes = run_actors(job.worker, missing, workers=workers, address=address)
+    else:
+        outcomes = run_here(job.worker, missing)
+    return _report_all(outcomes, len(missing))
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Run two models on the same pictures; one folder per picture."""
+    tasks = _tasks(options.pictures)
+    return _report_all(run_here(lambda: _comparer(options), tasks), len(tasks))
+
+
+def _comparer(options: argparse.Namespace) -> Callable[[Task], Report]:
+    # matplotlib takes a second to import
+    from mask2kan.outputs.comparison_figure import comparison_page, write_page
+
+    sources = (options.left or _bundled("mask2kan"), options.right or _bundled("mask2former"))
+    chosen = {name: getattr(options, name) for name in _PREDICTOR_OPTIONS}
+    comparison = Comparison(
+        *(Predictor(load_model(source, device=options.device), **chosen) for source in sources)
+    )
+    titles = [Path(source).name if Path(source).exists() else source for source in sources]
+    thresholds = [
+        options.threshold if own is None else own
+        for own in (options.left_threshold, options.right_threshold)
+    ]
+
+    def compared(task: Task) -> Report:
+        path, folder = Path(task[0]), options.out / task[1]
+        predictions = comparison(path)
+        analyses = [
+            Analysis(prediction, options.score, threshold)
+            for prediction, threshold in zip(predictions, thresholds, strict=True)
+        ]
+        files = [
+            file
+            for side, analysis in zip(SIDES, analyses, strict=True)
+            for file in write_results(analysis, folder, side)
+        ]
+        page = comparison_page(list(zip(titles, analyses, strict=True)), name=path.name)
+        files.append(write_page(folder / "comparison.png", page))
+        summaries = [analysis.summary() for analysis in analyses]
+        facts = {
+            "picture": str(path),
+            **dict(zip(SIDES, summaries, strict=True)),
+            "files": [file.name for file in files],
+        }
+        written = write_bytes(folder / "comparison.json", json_bytes(facts))
+        labels = [f"{side} " for side in SIDES]
+        return Report(list(zip(labels, summaries, strict=True)), predictions[0].notes, written)
+
+    return compared
+
+
+def info(options: argparse.Namespace) -> int:
+    """Print what a checkpoint (or a model name) is."""
+    if options.model in model_names():
+        model = create_model(options.model)
+    else:
+        model = load_model(options.model, device=options.device)
+    parts = {
+        name: sum(parameter.numel() for parameter in part.parameters())
+        for name, part in model.named_children()
+    }
+    head = model.transformer_decoder.mask_embed
+    facts = {
+        "model": options.model,
+        "format": model.format or "architecture with random weights",
+        "architecture": {
+            key: value
+            for key, value in model.config.to_dict().items()
+            if key not in ("class_names", "palette")
+        },
+        "parameters": {
+            "total": sum(parts.values()),
+            **parts,
+            "mask_embed": sum(parameter.numel() for parameter in head.parameters()),
+        },
+        "class_names": list(model.class_names),
+        "palette": model.palette.tolist(),
+        "calibration": model.calibration,
+        "card": model.card,
+        "settings": None if model.settings is None else model.settings.to_dict(),
+    }
+    print(json.dumps(facts, indent=2) if options.json else describe_model(facts))
+    return 0
+
+
+def models(options: argparse.Namespace) -> int:
+    """List architectures and the weights that can be loaded by name."""
+    bundled = set(list_weights(bundled_only=True))
+    weights = {name: name in bundled for name in list_weights()}
+    if options.json:
+        listed = [{"name": name, "bundled": here} for name, here in weights.items()]
+        print(json.dumps({"architectures": model_names(), "weights": listed}, indent=2))
+        return 0
+    configs = {name: model_config(name) for name in model_names()}
+    architectures = [
+        (name, f"{config.mask_embed} head, {config.masked_attention} masked attention")
+        for name, config in configs.items()
+    ]
+    title = "architectures (random weights, for create_model and info):"
+    print(Table(("", ""), architectures, title, text_columns=2).text())
+    places = [
+        (name, "bundled" if here else "downloaded when used") for name, here in weights.items()
+    ]
+    print(Table(("", ""), places, "weights (for --model, --left, --right):", text_columns=2).text())
+    print("Any .safetensors, .pth or .pkl file and any Hub repository id can stand there too.")
+    return 0
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Write any readable checkpoint as our safetensors."""
+    _require_new_file(options.output, ".safetensors", "a safetensors file", options.force)
+    model = load_model(options.model, device="cpu")
+    dtype = torch.float16 if options.dtype == "float16" else None
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    save_model(model, options.output, dtype=dtype)
+    print(f"{options.output} ({options.output.stat().st_size / 1e6:.2f} MB)")
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write a model as ONNX and compare it with itself."""
+    from mask2kan.checkpoints.onnx import export_onnx, largest_onnx_difference
+
+    _require_new_file(options.output, ".onnx", "an ONNX file", options.force)
+    model = load_model(options.model, device="cpu")
+    export_onnx(model, options.output, options.height, options.width)
+    size = f"{options.output.stat().st_size / 1e6:.2f} MB"
+    print(f"{options.output} ({size}, pictures of {options.width} x {options.height})")
+    if find_spec("onnxruntime") is None:
+        print("Not checked: onnxruntime is not installed.")
+        return 0
+    for name, apart in largest_onnx_difference(model, options.output).items():
+        print(f"  {name}: at most {apart:.2g} from ours in onnxruntime")
+    return 0
+
+
+def unique_stems(pictures: Sequence[Path]) -> list[str]:
+    """File names without suffix; a repeated one gets the next free number: road, road_2."""
+    taken: set[str] = set()
+    stems = []
+    for path in pictures:
+        stem, number = path.stem, 1
+        while stem.casefold() in taken:
+            number += 1
+            stem = f"{path.stem}_{number}"
+        taken.add(stem.casefold())
+        stems.append(stem)
+    return stems
+
+
+def _tasks(arguments: Sequence[str]) -> list[Task]:
+    pictures = find_pictures(arguments)
+    return list(zip(map(str, pictures), unique_stems(pictures), strict=True))
+
+
+def _report_all(outcomes: Iterator[Outcome[Task, Report]], count: int) -> int:
+    """Say what became of every picture; go on after one that fails, and fail at the end."""
+    failed = 0
+    hidden = count == 1 or not sys.stderr.isatty()
+    for outcome in tqdm(outcomes, total=count, unit="picture", disable=hidden):
+        path = Path(outcome.item[0])
+        if outcome.error is not None:
+            failed += 1
+            complain(outcome.error, path)
+        if outcome.result is not None:
+            tell_results(path, *outcome.result)
+    if failed and count > 1:
+        tqdm.write(f"{failed} of {count} pictures failed.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _bundled(family: str) -> str:
+    """The first bundled model of a family."""
+    for name in list_weights(bundled_only=True):
+        if name.startswith(family):
+            return name
+    raise ConfigError(
+        f"No {family} weights are bundled here; name a checkpoint (the models command lists some)."
+    )
+
+
+def _require_new_file(path: Path, suffix: str, kind: str, force: bool) -> None:
+    if path.suffix != suffix:
+        raise ConfigError(
+            f"Can't write {str(path)!r}: the result is {kind}; "
+            f"give it a name that ends in {suffix}."
+        )
+    if path.exists() and not force:
+        raise ConfigError(f"{str(path)!r} exists; choose another name or add --force.")

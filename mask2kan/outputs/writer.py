@@ -1,0 +1,153 @@
+"""The files of a result; the command line, the page and batches all write them here.
+
+After a prefix such as ``left_``:
+
+- ``semantic.png``  8-bit gray, label values;
+- ``overlay.png``   class colours over the image, anomalies outlined;
+- ``heat.png``      the score over its stated range as colours, anomalies outlined;
+- ``score16.png``   16-bit gray, the smoothed score as codes (``outputs.quantize``); as JSON in the
+  PNG's text ``mask2kan``: ``low``, ``high`` and ``step`` (score = low + code * step), ``range``
+  (low and high once more), ``score``, ``threshold``, the code it stands for (``anomalous_from``),
+  ``calibrated``, and the ``calibrated_range`` or null;
+- ``score.npz``     ``score`` (H, W) raw float32, and ``smoothed``, what the threshold is applied to
+  (equal where the settings smooth nothing), with ``name``, ``range``, ``threshold`` and ``sigma``,
+  the smoothing as a share of the longer side;
+- ``regions.json``  the anomalous regions as a COCO annotation file.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+
+from mask2kan.errors import ConfigError, unknown
+from mask2kan.media.files import write_bytes
+from mask2kan.media.images import RGB
+from mask2kan.outputs import drawing
+from mask2kan.outputs.regions import coco_file
+from mask2kan.outputs.summary import Analysis
+
+RESULTS = ("semantic.png", "overlay.png", "score16.png", "score.npz")
+FILES = (*RESULTS, "heat.png", "regions.json")
+OVERLAY_ALPHA = 0.55
+
+
+def write_results(
+    analysis: Analysis,
+    folder: str | Path,
+    prefix: str,
+    names: Sequence[str] = RESULTS,
+    *,
+    image_name: str = "",
+    colormap: str = "inferno",
+) -> list[Path]:
+    """Write files of a result, each whole or not at all.
+
+    Args:
+        analysis: what they show.
+        folder: made when it does not exist.
+        prefix: what their names begin with, before an underscore.
+        names: of ``FILES``.
+        image_name: as of ``encode``.
+        colormap: as of ``encode``.
+
+    Returns:
+        The paths, in the order of the names.
+
+    Raises:
+        ConfigError: as ``encode``; nothing is written then.
+        WriteError: when the folder cannot be written; files already complete stay.
+    """
+    contents = [encode(analysis, name, image_name=image_name, colormap=colormap) for name in names]
+    paths = [Path(folder) / f"{prefix}_{name}" for name in names]
+    return list(map(write_bytes, paths, contents))
+
+
+def encode(
+    analysis: Analysis, name: str, *, image_name: str = "", colormap: str = "inferno"
+) -> bytes:
+    """Encode one file of a result.
+
+    Args:
+        analysis: what it shows.
+        name: one of ``FILES``.
+        image_name: for ``regions.json``.
+        colormap: of ``heat.png``, any of matplotlib's.
+
+    Raises:
+        ConfigError: for an unknown file or colour map.
+    """
+    prediction = analysis.prediction
+    if name == "semantic.png":
+        return png_bytes(prediction.semantic)
+    if name == "overlay.png":
+        return png_bytes(drawing.outline(class_overlay(analysis), analysis.outlined))
+    if name == "heat.png":
+        heat = drawing.heat_map(analysis.values, *analysis.range, colormap)
+        return png_bytes(drawing.outline(heat, analysis.outlined))
+    if name == "score16.png":
+        return png_bytes(analysis.quantized.codes, _facts(analysis))
+    if name == "score.npz":
+        return _raw_scores(analysis)
+    if name == "regions.json":
+        info = {
+            **_facts(analysis),
+            "threshold_from": analysis.threshold_from,
+            "min_pixels": analysis.min_pixels,
+            "model": prediction.source,
+        }
+        regions = coco_file(analysis.regions, prediction.size, image_name, info)
+        return json.dumps(regions, allow_nan=False).encode()
+    raise ConfigError(unknown("result file", name, FILES))
+
+
+def class_overlay(analysis: Analysis) -> RGB:
+    """Blend class colours over the image: (H, W, 3)."""
+    prediction = analysis.prediction
+    colours = drawing.colorize(prediction.semantic, prediction.palette)
+    return drawing.overlay(prediction.image, colours, OVERLAY_ALPHA)
+
+
+def png_bytes(array: NDArray[Any], facts: dict[str, Any] | None = None) -> bytes:
+    """Encode an 8-bit gray, 16-bit gray or RGB PNG; ``facts`` go into its text as JSON."""
+    text = PngImagePlugin.PngInfo()
+    if facts:
+        text.add_text("mask2kan", json.dumps(facts))
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG", compress_level=3, pnginfo=text)
+    return buffer.getvalue()
+
+
+def _facts(analysis: Analysis) -> dict[str, Any]:
+    codes = analysis.quantized
+    return {
+        "score": analysis.score,
+        **codes.encoding,
+        "range": [codes.low, codes.high],
+        "threshold": analysis.threshold,
+        "anomalous_from": codes.threshold_code(analysis.threshold),
+        "calibrated": analysis.calibrated,
+        "calibrated_range": list(analysis.range) if analysis.calibrated else None,
+    }
+
+
+def _raw_scores(analysis: Analysis) -> bytes:
+    prediction = analysis.prediction
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        score=prediction.anomaly(analysis.score),
+        smoothed=analysis.values,
+        sigma=np.array(prediction.settings.sigma, dtype=np.float64),
+        name=np.array(analysis.score),
+        range=np.array(analysis.range, dtype=np.float64),
+        threshold=np.array(analysis.threshold, dtype=np.float64),
+    )
+    return buffer.getvalue()

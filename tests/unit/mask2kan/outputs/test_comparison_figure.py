@@ -1,0 +1,144 @@
+"""The comparison page: text that stays text, nothing that overlaps, no state shared by threads."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from sklearn.metrics import precision_recall_fscore_support
+
+from mask2kan.errors import ConfigError
+from mask2kan.inference.prediction import Prediction
+from mask2kan.inference.predictor import Predictor
+from mask2kan.outputs.comparison_figure import comparison_page, mask_quality, write_page
+from mask2kan.outputs.summary import Analysis
+from tests.tiny_models import tiny
+
+Named = list[tuple[str, Analysis]]
+
+
+@pytest.fixture
+def analyses(predictions: list[tuple[str, Prediction]]) -> Named:
+    return [(title, Analysis(prediction, "rba")) for title, prediction in predictions]
+
+
+@pytest.fixture
+def truth() -> np.ndarray:
+    truth = np.zeros((60, 90), np.uint8)
+    truth[10:20, 10:30] = 1
+    return truth
+
+
+def texts(page: Figure) -> str:
+    return "\n".join(text.get_text() for text in page.texts)
+
+
+def test_a_png_is_large_and_light(analyses: Named, truth: np.ndarray, tmp_path: Path) -> None:
+    path = write_page(tmp_path / "page.png", comparison_page(analyses, truth=truth))
+    with Image.open(path) as opened:
+        page = np.asarray(opened.convert("RGB"))
+    assert page.shape[1] > 3 * 700
+    assert (page[:, :20] == 255).all()
+    assert len(np.unique(page.reshape(-1, 3), axis=0)) > 100
+
+
+def test_a_pdf_holds_text_and_its_font(analyses: Named, tmp_path: Path) -> None:
+    content = write_page(tmp_path / "page.pdf", comparison_page(analyses)).read_bytes()
+    assert content.startswith(b"%PDF")
+    assert b"/FontFile2" in content  # a TrueType font, embedded
+    assert b"/Type3" not in content
+    streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", content, re.S)
+    inflated = b"".join(zlib.decompress(part) for part in streams if part[:1] == b"x")
+    assert inflated.count(b"BT\n") >= len(comparison_page(analyses).texts)
+
+
+def test_a_page_says_what_was_set_and_found(analyses: Named, truth: np.ndarray) -> None:
+    said = texts(comparison_page(analyses, name="road $x^{ $.png", truth=truth))
+    assert "road $x^{ $.png" in said
+    assert "90 x 60 pixels" in said
+    assert "anomaly score rba (uncalibrated); outlined: at least" in said
+    assert "Regions of 50 pixels or more" in said
+    for title, analysis in analyses:
+        quality = mask_quality(analysis.mask, truth)
+        assert f"{title}: score rba >= {analysis.threshold:.4g}" in said
+        assert f"F1 {quality['F1']:.3f}, IoU {quality['IoU']:.3f}." in said
+        for entry in analysis.classes:
+            assert entry["name"] in said
+
+
+@pytest.mark.parametrize(
+    "name", ["a.png", "a name of very many words " * 20, "W" * 300, "道路.png"]
+)
+def test_no_text_overlaps_another_or_leaves_the_page(
+    predictions: list[tuple[str, Prediction]], name: str
+) -> None:
+    analyses = [(name, Analysis(prediction)) for _, prediction in predictions]
+    for _, analysis in analyses:
+        for entry in analysis.classes:
+            entry["name"] = f"{entry['name']} {name}"
+    page = comparison_page(analyses, name=name)
+    boxes = [text.get_window_extent() for text in page.texts]
+    for box in boxes:
+        assert page.bbox.x0 <= box.x0
+        assert box.x1 <= page.bbox.x1
+        assert page.bbox.y0 <= box.y0
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.padded(-1).overlaps(other.padded(-1))
+
+
+def test_pages_are_drawn_by_many_threads_and_leave_no_settings(
+    analyses: Named, tmp_path: Path
+) -> None:
+    before = dict(mpl.rcParams)
+
+    def draw(number: int) -> bytes:
+        return write_page(tmp_path / f"{number}.png", comparison_page(analyses)).read_bytes()
+
+    with ThreadPoolExecutor(4) as pool:
+        drawn = list(pool.map(draw, range(8)))
+    assert len(set(drawn)) == 1
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("size", [(2, 900), (900, 2)])
+def test_wide_and_tall_images_have_pages(size: tuple[int, int]) -> None:
+    predictor = Predictor(tiny("mask2kan", "mobilenetv2"), "cpu")
+    analysis = Analysis(predictor(np.zeros((*size, 3), np.uint8)))
+    width, height = comparison_page([("a", analysis)]).get_size_inches()
+    assert 7 < width < 8
+    assert 1 < height < 32
+
+
+def test_a_page_refuses_another_pictures_truth(analyses: Named) -> None:
+    with pytest.raises(ConfigError, match="sizes must be equal"):
+        comparison_page(analyses, truth=np.ones((5, 5), np.uint8))
+
+
+def test_a_page_in_an_unknown_format_is_refused(analyses: Named, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\.docx"):
+        write_page(tmp_path / "page.docx", comparison_page(analyses))
+    assert not list(tmp_path.iterdir())
+
+
+def test_quality_is_scikit_learns() -> None:
+    random = np.random.default_rng(3)
+    truth = random.choice(np.array([0, 0, 0, 1, 255], np.uint8), (60, 90))
+    valid = truth != 255
+    for share in (0, 0.1, 0.5, 1):
+        mask = random.random(truth.shape) < share
+        quality = mask_quality(mask, truth)
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            truth[valid] == 1, mask[valid], average="binary", zero_division=0
+        )
+        assert (quality["precision"], quality["recall"]) == pytest.approx((precision, recall))
+        assert quality["F1"] == pytest.approx(f1)
+        union = (valid & (mask | (truth == 1))).sum()
+        assert quality["IoU"] == pytest.approx((mask & (truth == 1)).sum() / union)
