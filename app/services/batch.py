@@ -157,21 +157,6 @@ def run_batch(
             yield kept
 
 
-@contextlib.contextmanager
-def write_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A ZIP file to put results into as they come; whole at its place at the end, or not there.
-
-    Raises:
-        WriteError: when it cannot be written.
-    """
-    # PNG is compressed already.
-    with (
-        atomic_writer(path) as file,
-        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
-    ):
-        yield archive
-
-
 @dataclasses.dataclass(frozen=True)
 class _Results:
     """Files of one picture, ready to be kept: a thumbnail, and members of the ZIP by name."""
@@ -210,8 +195,10 @@ class Batch:
         self._rows: list[BatchRow] = []
         self._lock = threading.Lock()
         self._finished = False
+        # The ZIP is whole at its place at the end, or not there. PNG is compressed already.
         self._open = contextlib.ExitStack()
-        self._archive = self._open.enter_context(write_zip(folder / ZIP_NAME))
+        file = self._open.enter_context(atomic_writer(folder / ZIP_NAME))
+        self._archive = self._open.enter_context(zipfile.ZipFile(file, "w", zipfile.ZIP_STORED))
 
     @property
     def rows(self) -> list[BatchRow]:

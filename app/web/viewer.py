@@ -25,6 +25,7 @@ from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.scores import SCORES
 from mask2kan.outputs.drawing import color_table
 from mask2kan.outputs.quantize import quantize
+from mask2kan.outputs.summary import MIN_REGION_PIXELS, Analysis
 
 from ..services.catalog import title
 from ..services.downloads import COLORMAPS
@@ -33,7 +34,6 @@ from ..strings import STAGES, VIEWER
 from .component import component, packed, served
 
 LONGEST = 2048
-LEAST = 50  # pixels of the smallest region shown, where models do not ask for more
 _DIVERGING = "BrBG"
 
 _BACKBONES = {
@@ -86,14 +86,12 @@ def show(
         "source_size": list(picture.shape[:2]),
         "picture": served(buffer.getvalue(), "picture.jpg"),
         "truth": None if truth is None else packed(sampled(truth), "truth.gz"),
-        "least": _smallest_shown(answers, (height, width)),
+        "least": max(  # in pixels shown
+            answer.prediction.settings.smallest_pixels(height, width, MIN_REGION_PIXELS)
+            for answer in answers
+        ),
         "sides": [_side(side, answer, score) for side, answer in zip(SIDES, answers, strict=True)],
     }
-
-
-def _smallest_shown(answers: Sequence[Answer], shown: tuple[int, int]) -> int:
-    """Shown pixels of the smallest region the models' settings report, at least ``LEAST``."""
-    return max(LEAST, *(one.prediction.settings.smallest_pixels(*shown) for one in answers))
 
 
 def still_there(value: dict[str, Any]) -> bool:
@@ -116,9 +114,8 @@ def sampled(values: NDArray[Any]) -> NDArray[Any]:
 
 def _side(side: str, answer: Answer, score: str) -> dict[str, Any]:
     prediction = answer.prediction
-    scores = quantize(sampled(prediction.anomaly_map(score)))
-    low, high, calibrated = prediction.score_range(score)
-    threshold, origin = prediction.default_threshold(score)
+    analysis = Analysis(prediction, score)
+    scores = quantize(sampled(analysis.values))
     calibration = prediction.calibration.get(score, {})
     return {
         "side": side,
@@ -130,12 +127,12 @@ def _side(side: str, answer: Answer, score: str) -> dict[str, Any]:
         "notes": [*prediction.notes, *_sampling(prediction)],
         "score": score,
         "score_title": SCORES[score].title,
-        "calibrated": calibrated,
+        "calibrated": analysis.calibrated,
         "calibrated_on": calibration.get("data", ""),
-        "range": [low, high],
+        "range": list(analysis.range),
         "extent": [scores.low, scores.high],
-        "threshold": threshold,
-        "threshold_from": origin,
+        "threshold": analysis.threshold,
+        "threshold_from": analysis.threshold_from,
         "thresholds": {
             name: float(calibration[name])
             for name in ("fpr05", "tpr95", "best_f1")

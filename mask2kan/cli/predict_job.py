@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,9 +79,26 @@ class PredictJob:
             **options,
         }
 
-    def worker(self) -> PredictWorker:
-        """Load the model."""
-        return PredictWorker(self)
+    def worker(self) -> Callable[[Task], Report]:
+        """Load the model; returns what segments a picture and writes its files."""
+        model = load_model(self.model, device=self.predictor.get("device", "auto"))
+        return functools.partial(self._segment, Predictor(model, **self.predictor))
+
+    def _segment(self, predictor: Predictor, task: Task) -> Report:
+        path, stem = task
+        prediction = predictor(path)
+        analysis = Analysis(prediction, self.score, self.threshold)
+        files = write_results(analysis, self.out, stem)
+        summary = analysis.summary()
+        facts = {
+            "picture": path,
+            "picture_stamp": picture_stamp(path),
+            **summary,
+            "files": [file.name for file in files],
+            "options": self.options,
+        }
+        written = write_bytes(self._summary_file(task), json_bytes(facts))
+        return Report([("", summary)], prediction.notes, written)
 
     def _summary_file(self, task: Task) -> Path:
         return self.out / f"{task[1]}.json"
@@ -91,38 +108,3 @@ def picture_stamp(path: str) -> dict[str, int]:
     """What tells a picture from another of the same name: bytes, and when it was modified."""
     known = Path(path).stat()
     return {"bytes": known.st_size, "modified_ns": known.st_mtime_ns}
-
-
-class PredictWorker:
-    """Segments pictures and writes four files and a JSON summary of each.
-
-    Args:
-        job: what to do.
-    """
-
-    def __init__(self, job: PredictJob) -> None:
-        self._job = job
-        device = job.predictor.get("device", "auto")
-        self._predictor = Predictor(load_model(job.model, device=device), **job.predictor)
-
-    def __call__(self, task: Task) -> Report:
-        """Segment one picture.
-
-        Raises:
-            Mask2KANError: when it cannot be read or its results cannot be written.
-        """
-        path, stem = task
-        job = self._job
-        prediction = self._predictor(path)
-        analysis = Analysis(prediction, job.score, job.threshold)
-        files = write_results(analysis, job.out, stem)
-        summary = analysis.summary()
-        facts = {
-            "picture": path,
-            "picture_stamp": picture_stamp(path),
-            **summary,
-            "files": [file.name for file in files],
-            "options": job.options,
-        }
-        written = write_bytes(job.out / f"{stem}.json", json_bytes(facts))
-        return Report([("", summary)], prediction.notes, written)

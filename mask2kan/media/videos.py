@@ -92,7 +92,8 @@ def read_frames(path: str | Path, *, max_frames: int = 60) -> Iterator[tuple[flo
                 if not found:
                     break
                 given = True
-                yield seconds if seconds > 0 else index / rate, _rgb(frame)
+                rgb = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+                yield seconds if seconds > 0 else index / rate, rgb
     if not given:
         raise _refusal("it has no frame that can be decoded")
 
@@ -172,8 +173,3 @@ def _opened(path: Path) -> Iterator[Any]:
         raise _refusal("it is damaged") from error
     finally:
         capture.release()
-
-
-def _rgb(frame: Any) -> RGB:
-    picture: RGB = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-    return picture

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -142,66 +143,55 @@ def _draw(
     notes.append(f"Regions of {smallest} pixels or more, 8-connected, are outlined and counted.")
     lines = [line for note in notes for line in _wrapped(note, wide)]
     text_top = below + _ROW * (legend[-1][1] + 1) + _GAP
-    sheet = _Sheet(wide + 2 * _MARGIN, text_top + _ROW * len(lines) + _MARGIN)
+    down = text_top + _ROW * len(lines) + _MARGIN
+    page = Figure((wide + 2 * _MARGIN, down), dpi=_DPI, facecolor="white")
     for number, (title, subtitle, images) in enumerate(columns):
         x, y = _MARGIN + number * (_PANEL + _GAP), _MARGIN + _HEAD
-        sheet.text(x, _MARGIN, _fitted(title, _PANEL, _TITLE), size=_TITLE)
-        sheet.text(x, _MARGIN + 0.22, _fitted(subtitle, _PANEL), color=_FADED)
+        _text(page, x, _MARGIN, _fitted(title, _PANEL, _TITLE), fontsize=_TITLE)
+        _text(page, x, _MARGIN + 0.22, _fitted(subtitle, _PANEL), color=_FADED)
         for caption, image in images:
-            sheet.text(x, y + 0.05, _fitted(caption, _PANEL), color=_FADED)
-            sheet.image(x, y + _CAPTION, _PANEL, tall, image)
+            _text(page, x, y + 0.05, _fitted(caption, _PANEL), color=_FADED)
+            _image(page, x, y + _CAPTION, tall, image)
             y += _CAPTION + tall
         if number:
-            sheet.scale(x, bars, analyses[number - 1][1], colours)
+            _scale(page, x, bars, analyses[number - 1][1], colours)
     for x, row, name, colour in legend:
-        sheet.patch(_MARGIN + x, below + row * _ROW, colour)
-        sheet.text(_MARGIN + x + 1.5 * _PATCH, below + row * _ROW, name)
+        y = below + row * _ROW
+        patch = Rectangle((_MARGIN + x, down - y - _PATCH), _PATCH, _PATCH, facecolor=colour)
+        patch.set(transform=page.dpi_scale_trans, edgecolor=_FADED, linewidth=0.5)
+        page.add_artist(patch)
+        _text(page, _MARGIN + x + 1.5 * _PATCH, y, name)
     for number, line in enumerate(lines):
-        sheet.text(_MARGIN, text_top + number * _ROW, line)
-    return sheet.figure
+        _text(page, _MARGIN, text_top + number * _ROW, line)
+    return page
 
 
-class _Sheet:
-    """A figure on which things are placed in inches from its upper left corner."""
+# Places are in inches from the page's upper left corner.
 
-    def __init__(self, width: float, height: float) -> None:
-        self.figure = Figure((width, height), dpi=_DPI, facecolor="white")
-        self._size = (width, height)
 
-    def _box(
-        self, x: float, y: float, width: float, height: float
-    ) -> tuple[float, float, float, float]:
-        across, down = self._size
-        return x / across, 1 - (y + height) / down, width / across, height / down
+def _text(page: Figure, x: float, y: float, text: str, **look: Any) -> None:
+    look = {"fontsize": _TEXT, "color": _INK, "va": "top", **look}
+    page.text(x, page.get_figheight() - y, text, transform=page.dpi_scale_trans, **look)
 
-    def text(self, x: float, y: float, text: str, *, size: float = _TEXT, **how: Any) -> None:
-        left, top, _, _ = self._box(x, y, 0, 0)
-        self.figure.text(left, top, text, **{"fontsize": size, "color": _INK, "va": "top", **how})
 
-    def image(self, x: float, y: float, width: float, height: float, image: RGB) -> Any:
-        axes = self.figure.add_axes(self._box(x, y, width, height))
-        axes.set_axis_off()
-        axes.imshow(image, aspect="auto", extent=(0, 1, 0, 1))
-        return axes
+def _image(page: Figure, x: float, y: float, height: float, image: RGB) -> Axes:
+    across, down = page.get_size_inches()
+    axes = page.add_axes((x / across, 1 - (y + height) / down, _PANEL / across, height / down))
+    axes.set_axis_off()
+    axes.imshow(image, aspect="auto", extent=(0, 1, 0, 1))
+    return axes
 
-    def scale(self, x: float, y: float, analysis: Analysis, colours: RGB) -> None:
-        """The colours of a heat map, with the values at their ends and the threshold."""
-        low, high = analysis.range
-        axes = self.image(x, y, _PANEL, _BAR, colours[None])
-        if high > low:
-            share = float(np.clip((analysis.threshold - low) / (high - low), 0, 1))
-            axes.axvline(share, color=_LINE, linewidth=2, clip_on=False)
-        below = y + _BAR + 0.05
-        self.text(x, below, f"{low:.3g}")
-        self.text(x + _PANEL / 2, below, _label(analysis), ha="center")
-        self.text(x + _PANEL, below, f"{high:.3g}", ha="right")
 
-    def patch(self, x: float, y: float, colour: tuple[float, ...]) -> None:
-        left, bottom, width, height = self._box(x, y, _PATCH, _PATCH)
-        patch = Rectangle(
-            (left, bottom), width, height, facecolor=colour, edgecolor=_FADED, linewidth=0.5
-        )
-        self.figure.add_artist(patch)
+def _scale(page: Figure, x: float, y: float, analysis: Analysis, colours: RGB) -> None:
+    """Draw the colours of a heat map, with the values at their ends and the threshold."""
+    low, high = analysis.range
+    axes = _image(page, x, y, _BAR, colours[None])
+    if high > low:
+        share = float(np.clip((analysis.threshold - low) / (high - low), 0, 1))
+        axes.axvline(share, color=_LINE, linewidth=2, clip_on=False)
+    labels = {"left": f"{low:.3g}", "center": _label(analysis), "right": f"{high:.3g}"}
+    for number, (ha, label) in enumerate(labels.items()):
+        _text(page, x + number * _PANEL / 2, y + _BAR + 0.05, label, ha=ha)
 
 
 def _findings(analysis: Analysis, truth: NDArray[np.uint8] | None) -> str:

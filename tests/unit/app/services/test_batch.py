@@ -32,7 +32,6 @@ from app.services.batch import (
     items_of,
     read_item,
     run_batch,
-    write_zip,
 )
 from app.services.batch_rows import ORDERS, BatchRow, ModelNumbers, ordered, record, write_csv
 from app.services.models import Answer, ModelService
@@ -451,20 +450,17 @@ def test_a_batch_finished_while_a_picture_is_computed_drops_that_picture(
     assert len(service.alive) == 2
 
 
-def test_a_zip_that_fails_is_not_there(tmp_path: Path) -> None:
-    path = tmp_path / "results.zip"
+def test_a_zip_that_fails_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = Batch(tmp_path / "batch", [])
 
-    def fail() -> None:
-        with write_zip(path) as archive:
-            archive.writestr("a.txt", "a")
-            raise KeyError
+    def fail(*_: Any) -> None:
+        raise KeyError
 
+    monkeypatch.setattr(batch._archive, "writestr", fail)
     with pytest.raises(KeyError):
-        fail()
-    assert list(tmp_path.iterdir()) == []
-    with write_zip(path) as archive:
-        archive.writestr("a.txt", "a")
-    assert zipfile.ZipFile(path).namelist() == ["a.txt"]
+        batch.finish()
+    assert list(batch.folder.iterdir()) == []
+    assert batch.finish() is None
 
 
 def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
