@@ -177,13 +177,13 @@ def test_a_run_stopped_in_its_validation_validates_when_resumed(tmp_path, monkey
     whole = tiny_trainer(tmp_path / "whole")
     whole.fit()
     first = tiny_trainer(tmp_path / "parts")
-    read = type(first.val_pictures).__getitem__
+    read = first.val_pictures.arrays
 
-    def asked_to_stop(pictures, index):
+    def asked_to_stop(index):
         first.interrupted = True
-        return read(pictures, index)
+        return read(index)
 
-    monkeypatch.setattr(type(first.val_pictures), "__getitem__", asked_to_stop)
+    monkeypatch.setattr(first.val_pictures, "arrays", asked_to_stop)
     first.fit()
     monkeypatch.undo()
     assert first.step == 2
@@ -205,10 +205,10 @@ def test_a_run_stopped_in_its_validation_validates_when_resumed(tmp_path, monkey
 def test_the_finished_weights_outlive_a_validation_that_fails(tmp_path, monkeypatch):
     trainer = tiny_trainer(tmp_path, "steps=2", "eval_every=2")
 
-    def broken(pictures, index):
+    def broken(index):
         raise PictureError("no picture")
 
-    monkeypatch.setattr(type(trainer.val_pictures), "__getitem__", broken)
+    monkeypatch.setattr(trainer.val_pictures, "arrays", broken)
     with pytest.raises(PictureError):
         trainer.fit()
     load_model(tmp_path / "last.safetensors", device="cpu")
