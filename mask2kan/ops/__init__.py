@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention, one public op with several backends, and batch norm."""
+"""Multi-scale deformable attention, a public op with several backends, and batch norm."""
 
 from mask2kan.ops.deform_attn import (
     BACKENDS,

@@ -1,13 +1,13 @@
-"""Batch norm in training on a CPU, with the ReLU6 behind it.
+"""Batch norm and ReLU6 in training on a CPU, as one operator.
 
-PyTorch reads and writes the maps fourteen times for the two and their gradients, and waits for
-memory most of that time; here it is eight times. The loops are in ``fused_kernels.py``;
-``mask2kan.ops.uses_numba`` says where they run.
+PyTorch reads or writes the maps fourteen times for the two and their gradients, bound by memory;
+here it is eight times. The loops are in ``fused_kernels.py``; ``mask2kan.ops.uses_numba`` tells
+where they run.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,21 +19,20 @@ from mask2kan.ops.fused import run
 def batch_norm(
     x: Tensor, weight: Tensor, bias: Tensor, *, epsilon: float, high: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalise with the batch's own statistics; scale and shift; clip.
+    """Normalise with the batch's statistics; scale and shift; clip.
 
     Args:
-        x: (B, C, H, W), float32 or float64, on the CPU, laid out with channels last.
-        weight: (C,), of the same type.
-        bias: (C,), of the same type.
+        x: (B, C, H, W), float32 or float64, on the CPU, channels last in memory.
+        weight: (C,), of the same dtype.
+        bias: (C,), of the same dtype.
         epsilon: added to the variance.
-        high: 6 for a ReLU6 behind the norm, 0 for none.
+        high: 6 for a ReLU6 after the norm, 0 for none.
 
     Returns:
-        The result (B, C, H, W), laid out the same; mean and biased variance (C,), float64,
-        without gradients.
+        The result (B, C, H, W), channels last; mean and biased variance (C,), float64, without
+        gradients.
     """
-    result: tuple[Tensor, Tensor, Tensor] = _BatchNorm.apply(x, weight, bias, epsilon, high)
-    return result
+    return cast(tuple[Tensor, Tensor, Tensor], _BatchNorm.apply(x, weight, bias, epsilon, high))
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -44,7 +43,7 @@ class _BatchNorm(torch.autograd.Function):
         y = torch.empty_like(x)
         mean, variance = x.new_empty((2, x.shape[1]), dtype=torch.float64)
         arrays = _arrays(x, weight, bias)
-        limit = arrays[0].dtype.type(high)
+        limit = arrays[0].dtype.type(high)  # of the map's dtype: a float64 would widen the loops
         run("norm_forward", *arrays, epsilon, limit, *_arrays(y, mean, variance))
         ctx.save_for_backward(x, weight, bias, mean, variance)
         ctx.epsilon, ctx.limit = epsilon, limit
@@ -67,6 +66,6 @@ class _BatchNorm(torch.autograd.Function):
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:
-    """As NumPy sees them, maps as (B * H * W, C)."""
+    """View tensors as NumPy arrays, maps as (B * H * W, C): no copy, as channels come last."""
     flat = (t.permute(0, 2, 3, 1).flatten(0, 2) if t.dim() == 4 else t for t in tensors)
     return [tensor.detach().numpy() for tensor in flat]

@@ -1,17 +1,16 @@
 """CPU kernels of multi-scale deformable attention, built from PyTorch's own fast loops.
 
-The op is a sum of L * P * 4 weighted rows of ``value`` for every query and head: exactly what
+The op sums L * P * 4 weighted rows of ``value`` for every query and head: exactly what
 ``embedding_bag`` with per-sample weights computes. Three ideas make it quick:
 
 * A head's maps are first copied, each with a margin of zeros, into one table of rows (a canvas).
-  Locations are clamped to where the margin is all they can see, so there are no border masks, and
-  the four corners of a point are four views of the table under two lists of row numbers.
-* Work goes piece by piece (some images, or some heads of one), so what it passes on stays in
-  cache and large temporaries are not asked of the system again and again.
-* The gradient of ``value`` is the transposed sum. Points are sorted by the cell, the square
-  between four pixel centres, in which they fall; each corner's sum over its cell is again an
-  ``embedding_bag``, and four shifted pictures of cells add up to the gradient. Without atomic
-  additions it is the same in every run.
+  Locations are clamped to where they see the margin alone, so there are no border masks, and the
+  four corners of a point are four views of the table under two lists of row numbers.
+* Work goes piece by piece (some images, or some heads of one), so temporaries stay in the cache
+  and are not allocated afresh.
+* The gradient of ``value`` is the transposed sum. Points are sorted by their cell, the square
+  between four pixel centres; each corner's sum over its cell is again an ``embedding_bag``, and
+  four shifted maps of cells add up to the gradient. Without atomic additions it is deterministic.
 
 A NaN location gives NaN, and its attention weight's share of the gradient of ``value`` goes to an
 arbitrary pixel.
@@ -31,9 +30,9 @@ from torch import Tensor
 
 from mask2kan.ops.operator import BACKWARD, FORWARD
 
-# Points in a piece and rows gathered at a time: sizes at which temporaries stay in cache.
+# Points in a piece and elements gathered at a time: sizes at which temporaries stay in the cache.
 _PIECE_POINTS = 1 << 18
-_GATHERED_FLOATS = 1 << 19
+_GATHERED_ELEMENTS = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ class _Level:
     """A map inside the canvas: from row ``start`` on, lines of ``width + 2`` rows.
 
     Two zero rows before each line (and so after the one before it) and two zero lines before and
-    after the map: a cell with a corner inside, and one with none, exist on every side.
+    after the map: on every side there is a cell with corners on the map's edge, for points half
+    outside, and one with none, for points to be clamped to.
     """
 
     height: int
@@ -57,7 +57,7 @@ class _Level:
         return (self.height + 4) * self.stride + 2
 
     def corner(self, table: Tensor, dy: int, dx: int) -> Tensor:
-        """(G, H, W, D) view of a (G, R, D) table: per pixel, the cell whose (dy, dx) it is."""
+        """View a (G, R, D) table as (G, H, W, D): the cell whose corner (dy, dx) a pixel is."""
         lines = table.narrow(1, self.start, (self.height + 2) * self.stride)
         square: Tensor = lines.unflatten(1, (self.height + 2, self.stride))
         return square.narrow(1, 2 - dy, self.height).narrow(2, 2 - dx, self.width)
@@ -65,7 +65,10 @@ class _Level:
 
 @dataclass(frozen=True)
 class _Canvas:
-    """The levels of one head in one table, and what every point has to know about its level."""
+    """The layout of one head's levels in a table, and its numbers spread over the points.
+
+    Spread, because every arithmetic step is then one loop over contiguous memory.
+    """
 
     levels: tuple[_Level, ...]
     rows: int
@@ -83,10 +86,10 @@ class _Canvas:
         for height, width in zip(shapes[::2], shapes[1::2], strict=True):
             levels.append(_Level(height, width, rows))
             rows += levels[-1].rows
-        index = torch.int32 if rows * tables < 2**31 else torch.int64
+        index = torch.int32 if rows * tables < 2**31 else torch.int64  # half the memory to read
 
-        def per_point(numbers: list[int], kind: torch.dtype) -> Tensor:
-            row = torch.tensor(numbers, dtype=kind).repeat_interleave(points)
+        def per_point(per_level: list[int], kind: torch.dtype) -> Tensor:
+            row = torch.tensor(per_level, dtype=kind).repeat_interleave(points)
             return row.expand(queries, -1).contiguous()
 
         start = per_point([level.start for level in levels], index)
@@ -107,16 +110,16 @@ class _Canvas:
 
     @property
     def sizes(self) -> list[int]:
-        """Pixels of each level."""
+        """Count the pixels of each level."""
         return [level.height * level.width for level in self.levels]
 
     def draw(self, value: Tensor) -> Tensor:
-        """(G * R, D): the maps of ``value``, (images, heads, S, D), with their margins."""
+        """Copy ``value``, (images, heads, S, D), into a new table (G * R, D) with zero margins."""
         images, heads, _, channels = value.shape
         table = self.extent[0].new_zeros((images * heads, self.rows, channels))
         for level, rows in zip(self.levels, value.split(self.sizes, dim=2), strict=True):
-            picture = rows.unflatten(2, (level.height, level.width))
-            level.corner(table, 0, 0).unflatten(0, (images, heads)).copy_(picture)
+            feature = rows.unflatten(2, (level.height, level.width))
+            level.corner(table, 0, 0).unflatten(0, (images, heads)).copy_(feature)
         return table.flatten(0, 1)
 
 
@@ -124,41 +127,45 @@ class _Canvas:
 class _Points:
     """The sampling points of one piece, each tensor (G, Q, K)."""
 
-    x: Tensor  # how far from the cell's left corners to its right ones, 0 to 1
-    y: Tensor
+    x: Tensor  # from the cell's left corners (0) to its right ones (1)
+    y: Tensor  # from its upper corners to its lower ones
     attention: Tensor
     upper: Tensor  # row of the upper left corner; the upper right one is the next row
     lower: Tensor
 
     @classmethod
     def of(cls, canvas: _Canvas, locations: Tensor, weights: Tensor) -> _Points:
-        """From (images, heads, Q, K, 2) locations and weights alike, of any strides."""
+        """Locate points, from (images, heads, Q, K, 2) and (images, heads, Q, K) of any strides."""
         tables = weights.shape[0] * weights.shape[1]
-        within, corners = [], []
+        fractions, corners = [], []
         for axis, extent in enumerate(canvas.extent):
             pixel = torch.empty_like(canvas.start[:tables], dtype=extent.dtype)
-            # Moved by the margin of two: location * size - 0.5 + 2, between 0 and size + 2.
+            # Moved by the margin of two: location * size - 0.5 + 2, between 0 and size + 2. In
+            # place from here on: each fresh temporary would cost page faults.
             torch.mul(locations[..., axis], extent, out=pixel.view(weights.shape))
             pixel.add_(1.5).clamp_(min=0)
             torch.minimum(pixel, extent + 2, out=pixel)
             corner = pixel.floor()
-            within.append(pixel.sub_(corner))
+            fractions.append(pixel.sub_(corner))
             corners.append(corner.to(canvas.start.dtype))
-        last = tables * canvas.rows - 2  # NaN becomes an arbitrary integer
+        last = tables * canvas.rows - 2  # NaN became an arbitrary integer: keep it in the table
         upper = corners[1].mul_(canvas.stride).add_(corners[0]).add_(canvas.start[:tables])
         upper.clamp_(0, last)
-        attention = torch.empty_like(within[0])
+        attention = torch.empty_like(fractions[0])
         attention.view(weights.shape).copy_(weights)
         return cls(
-            x=within[0],
-            y=within[1],
+            x=fractions[0],
+            y=fractions[1],
             attention=attention,
             upper=upper,
             lower=(upper + canvas.stride).clamp_(0, last),
         )
 
     def corner_weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Bilinear times attention weight: upper left, upper right, lower left, lower right."""
+        """Bilinear times attention weight: upper left, upper right, lower left, lower right.
+
+        By subtraction: three products, and the four add up to the attention weight.
+        """
         low = self.attention * self.y
         high = self.attention - low
         high_right = high * self.x
@@ -167,35 +174,35 @@ class _Points:
 
 
 def _pieces(value: Tensor, locations: Tensor) -> Iterator[tuple[slice, slice]]:
-    """(images, heads) one after another."""
+    """Slice images and heads into pieces of at most ``_PIECE_POINTS`` points, where possible."""
     batch, _, heads, _ = value.shape
     points = locations.shape[1] * locations.shape[3] * locations.shape[4]
     tables = max(1, _PIECE_POINTS // points)
-    some_heads = min(heads, tables)
-    some_images = min(batch, max(1, tables // heads))
-    for image in range(0, batch, some_images):
-        for head in range(0, heads, some_heads):
+    piece_heads = min(heads, tables)
+    piece_images = min(batch, max(1, tables // heads))
+    for image in range(0, batch, piece_images):
+        for head in range(0, heads, piece_heads):
             yield (
-                slice(image, min(image + some_images, batch)),
-                slice(head, min(head + some_heads, heads)),
+                slice(image, min(image + piece_images, batch)),
+                slice(head, min(head + piece_heads, heads)),
             )
 
 
 def _canvas_for(value: Tensor, spatial_shapes: list[int], locations: Tensor) -> _Canvas:
-    images, heads = next(_pieces(value, locations))
+    images, heads = next(_pieces(value, locations))  # the largest: a later one uses part of it
     tables = images.stop * heads.stop
     dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
     return _Canvas.of(spatial_shapes, locations.shape[4], locations.shape[1], tables, dtype)
 
 
 def _part(tensor: Tensor, piece: tuple[slice, slice]) -> Tensor:
-    """(images, heads, Q or S, ...) view of a (B, Q or S, M, ...) tensor."""
+    """View a (B, Q or S, M, ...) tensor's piece as (images, heads, Q or S, ...)."""
     images, heads = piece
     return tensor[images, :, heads].transpose(1, 2)
 
 
 def _points_part(tensor: Tensor, piece: tuple[slice, slice]) -> Tensor:
-    """The same of a (B, Q, M, L, P, ...) tensor, L and P as one K."""
+    """View a (B, Q, M, L, P, ...) tensor's piece as (images, heads, Q, K, ...)."""
     return _part(tensor, piece).flatten(3, 4)
 
 
@@ -213,6 +220,7 @@ def _forward(
         points = _Points.of(canvas, _points_part(locations, piece), _points_part(weights, piece))
         total: Tensor | None = None
         rows = (points.upper.flatten(0, 1), points.lower.flatten(0, 1))
+        # A right corner is the row after its left one: the same numbers, the table moved by one.
         for corner, weight in enumerate(points.corner_weights()):
             part = F.embedding_bag(
                 rows[corner // 2],
@@ -222,8 +230,8 @@ def _forward(
             )
             total = part if total is None else total.add_(part)
         assert total is not None
-        place = _part(output, piece)
-        place.copy_(total.view(place.shape))
+        target = _part(output, piece)
+        target.copy_(total.view(target.shape))
     return output.flatten(2)
 
 
@@ -244,8 +252,8 @@ def _backward(
     grads = grad_output.unflatten(2, value.shape[2:])
     for piece in _pieces(value, locations):
         points = _Points.of(canvas, _points_part(locations, piece), _points_part(weights, piece))
-        arrived = _part(grads, piece)
-        grad = points.x.new_empty(arrived.shape).copy_(arrived).flatten(0, 1)
+        grad_part = _part(grads, piece)
+        grad = points.x.new_empty(grad_part.shape).copy_(grad_part).flatten(0, 1)
         dots = _dots(canvas.draw(_part(value, piece)), grad, points)
         _write_point_gradients(
             canvas,
@@ -259,27 +267,34 @@ def _backward(
 
 
 def _dots(table: Tensor, grad: Tensor, points: _Points) -> Tensor:
-    """(2, 2, G, Q, K): the four corners' rows times the output's gradient, y before x."""
+    """Dot the four corners' rows with the output's gradient: (2, 2, G, Q, K), y before x.
+
+    The gradients of location and attention weight need no more of ``value`` than these.
+    """
     heads, queries, count = points.upper.shape
     channels = grad.shape[2]
-    # Left and right corners are neighbouring rows: one gathers both from overlapping pairs.
+    # Left and right corners are neighbouring rows: one read gathers both, as overlapping pairs.
     pairs = table.as_strided((table.shape[0] - 1, 2 * channels), (channels, 1))
     upper, lower = points.upper.flatten(0, 1), points.lower.flatten(0, 1)
     grad = grad.view(-1, 1, channels)
-    found = grad.new_empty((heads * queries, 1, 4 * count))
-    step = max(1, _GATHERED_FLOATS // (4 * count * channels))
+    dots = grad.new_empty((heads * queries, 1, 4 * count))
+    step = max(1, _GATHERED_ELEMENTS // (4 * count * channels))
     for start in range(0, heads * queries, step):
         piece = slice(start, start + step)
         index = torch.cat([upper[piece], lower[piece]], dim=1).flatten()
         gathered = pairs.index_select(0, index).view(-1, 4 * count, channels)
-        torch.bmm(grad[piece], gathered.transpose(1, 2), out=found[piece])
-    return found.view(heads, queries, 2, count, 2).permute(2, 4, 0, 1, 3)
+        torch.bmm(grad[piece], gathered.transpose(1, 2), out=dots[piece])
+    return dots.view(heads, queries, 2, count, 2).permute(2, 4, 0, 1, 3)
 
 
 def _write_point_gradients(
     canvas: _Canvas, points: _Points, dots: Tensor, grad_locations: Tensor, grad_weights: Tensor
 ) -> None:
-    """Fill (images, heads, Q, K, 2) and (images, heads, Q, K) views from the corners' products."""
+    """Fill (images, heads, Q, K, 2) and (images, heads, Q, K) views from the corners' dots.
+
+    The bilinear form in x and y: its value is the weight's gradient, its slopes times attention
+    and map size are the location's. In place, as each dot is used once more at most.
+    """
     (upper_left, upper_right), (lower_left, lower_right) = dots
     upper_step = upper_right - upper_left
     lower_step = lower_right - lower_left
@@ -298,13 +313,14 @@ def _write_point_gradients(
 def _write_value_gradient(
     canvas: _Canvas, points: _Points, grad: Tensor, grad_value: Tensor
 ) -> None:
-    """Fill an (images, heads, S, D) view: the gradient spread over the rows that were read."""
+    """Fill an (images, heads, S, D) view: the output's gradient, spread over the sampled rows."""
     tables, channels = grad.shape[0], grad.shape[2]
     cells = points.upper.flatten()
     rows = tables * canvas.rows
     counts = torch.bincount(cells, minlength=rows)
     offsets = counts.cumsum(0).sub_(counts).to(cells.dtype)
-    # Half as many bytes are sorted in half as many passes.
+    # A radix sort of 16 bits takes half as many passes over half as many bytes. Stable, so that the
+    # order of the sums, and with it the last bit, is the same in every run.
     keys = (cells - 2**15).to(torch.int16) if rows <= 2**16 else cells
     order = keys.sort(stable=True).indices
     sources = canvas.query[:tables].flatten().index_select(0, order)
@@ -318,11 +334,11 @@ def _write_value_gradient(
             per_sample_weights=weight.flatten().index_select(0, order),
         ).view(tables, canvas.rows, channels)
         if total is None:
-            total = sums
+            total = sums  # the upper left corner is the cell's own row: nothing to shift
             continue
         for level in canvas.levels:
             level.corner(total, 0, 0).add_(level.corner(sums, corner // 2, corner % 2))
     assert total is not None
     for level, rows in zip(canvas.levels, grad_value.split(canvas.sizes, dim=2), strict=True):
-        picture = rows.unflatten(2, (level.height, level.width))
-        picture.copy_(level.corner(total, 0, 0).view_as(picture))
+        feature = rows.unflatten(2, (level.height, level.width))
+        feature.copy_(level.corner(total, 0, 0).view_as(feature))

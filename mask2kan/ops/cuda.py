@@ -1,10 +1,10 @@
-"""CUDA kernels of multi-scale deformable attention: ``ms_deform_attn.cu``, compiled and launched.
+"""Compile and launch ``ms_deform_attn.cu``, the CUDA kernels of multi-scale deformable attention.
 
-One kernel is compiled per architecture, value type and head size when it is first needed, which
-takes about a second once per machine (see ``nvrtc.py``). Values are float32, float16 or bfloat16;
-locations and weights go in as float32, and sums are float32. The gradient of ``value`` is added up
-by atomic operations in float32 and rounded at the end; it may differ in the last bit from run to
-run, so the backward pass refuses ``torch.use_deterministic_algorithms(True)``.
+One kernel is compiled per architecture, value type and head size when it is first needed: about a
+second, once per machine (see ``nvrtc.py``). Values are float32, float16 or bfloat16; locations and
+weights go in as float32, and sums are float32. Atomic operations add up the gradient of ``value``
+in float32, so its last bit may differ from run to run, and the backward pass refuses
+``torch.use_deterministic_algorithms(True)``.
 
 Dimensions: B batch, S positions of all levels, Q queries, M heads, D channels of a head, L levels,
 P points.
@@ -25,8 +25,6 @@ from mask2kan.errors import BackendError
 from mask2kan.ops.nvrtc import compile_cubin, missing_compiler
 from mask2kan.ops.operator import BACKWARD, FORWARD
 
-__all__ = ["backward", "compile_kernels", "forward", "missing", "prepare"]
-
 SOURCE = Path(__file__).with_name("ms_deform_attn.cu")
 VALUE_TYPES = {
     torch.float32: "float",
@@ -34,7 +32,7 @@ VALUE_TYPES = {
     torch.bfloat16: "mask2kan::BFloat16",
 }
 HEAD_SIZES = tuple(range(8, 65, 8))
-OLDEST_CARD = (7, 5)
+OLDEST_CAPABILITY = (7, 5)
 
 # As in ms_deform_attn.cu.
 _LANES, _WARPS = 32, 4
@@ -42,7 +40,7 @@ _LEVELS_STEP = 8  # kernels are compiled for at most 8, 16, 24, ... levels
 
 
 def missing(device: torch.device, dtype: torch.dtype, head_size: int) -> str:
-    """What keeps the kernels from running on a device, and what to do; empty when nothing does.
+    """Say why the kernels cannot run on a device and what to do; empty where they can.
 
     Args:
         device: a CUDA device.
@@ -50,20 +48,20 @@ def missing(device: torch.device, dtype: torch.dtype, head_size: int) -> str:
         head_size: D.
     """
     if device.type != "cuda":
-        return f"they need a CUDA card, and the tensors are on {device.type}"
+        return f"they need a CUDA GPU, and the tensors are on {device.type}"
     if not torch.cuda.is_available():
-        return "no CUDA card was found"
+        return "no CUDA GPU was found"
     if torch.version.hip is not None:
-        return "they are for NVIDIA cards, and this torch is for AMD's"
+        return "they are for NVIDIA GPUs, and this torch is for AMD's"
     capability = torch.cuda.get_device_capability(device)
-    if capability < OLDEST_CARD:
+    if capability < OLDEST_CAPABILITY:
         return (
-            f"they need compute capability {_dotted(OLDEST_CARD)} or newer, and this card has "
+            f"they need compute capability {_dotted(OLDEST_CAPABILITY)} or newer, and this GPU has "
             f"{_dotted(capability)}"
         )
     if dtype not in VALUE_TYPES:
-        known = ", ".join(_name(known) for known in VALUE_TYPES)
-        return f"value is {_name(dtype)}; they take {known}"
+        taken = ", ".join(map(_name, VALUE_TYPES))
+        return f"value is {_name(dtype)}; they take {taken}"
     if head_size not in HEAD_SIZES:
         return (
             f"heads have {head_size} channels; they take multiples of 8 from {HEAD_SIZES[0]} to "
@@ -83,7 +81,7 @@ def prepare(device: torch.device, dtype: torch.dtype, head_size: int) -> None:
 
 
 def compile_kernels(arch: str, dtype: torch.dtype, head_size: int, num_levels: int = 1) -> bytes:
-    """Machine code of both kernels for one architecture; needs no card.
+    """Compile both kernels for one architecture to machine code; needs no GPU.
 
     Args:
         arch: e.g. ``sm_90``.
@@ -92,7 +90,7 @@ def compile_kernels(arch: str, dtype: torch.dtype, head_size: int, num_levels: i
         num_levels: L, or more.
 
     Raises:
-        BackendError: when there is no compiler, or it refuses.
+        BackendError: when there is no compiler, or compiling fails.
     """
     macros = {
         "VALUE_TYPE": VALUE_TYPES[dtype],
@@ -103,7 +101,7 @@ def compile_kernels(arch: str, dtype: torch.dtype, head_size: int, num_levels: i
 
 
 def forward(value: Tensor, spatial_shapes: list[int], locations: Tensor, weights: Tensor) -> Tensor:
-    """The operator's kernel; as ``ms_deform_attn``, on flattened (H, W) pairs."""
+    """Compute ``ms_deform_attn`` on flattened (H, W) pairs."""
     batch, _, heads, channels = value.shape
     output = value.new_empty((batch, locations.shape[1], heads * channels))
     if 0 in (*value.shape, *locations.shape):
@@ -119,14 +117,14 @@ def backward(
     locations: Tensor,
     weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of value, locations and weights, each in its tensor's dtype."""
-    _refuse_to_be_deterministic()
+    """Compute the gradients of value, locations and weights, each in its tensor's dtype."""
+    _refuse_deterministic()
     single: dict[str, Any] = {"dtype": torch.float32, "device": value.device}
     grad_value = torch.zeros(value.shape, **single)
-    nothing = 0 in (*value.shape, *locations.shape)
-    make = torch.zeros if nothing else torch.empty
+    empty = 0 in (*value.shape, *locations.shape)
+    make = torch.zeros if empty else torch.empty  # the kernel writes every element of these two
     grad_locations, grad_weights = make(locations.shape, **single), make(weights.shape, **single)
-    if not nothing:
+    if not empty:
         grad_output = _dense(grad_output, value.dtype)
         grads = (grad_value, grad_locations, grad_weights)
         _launch("backward", spatial_shapes, value, locations, weights, grad_output, *grads)
@@ -141,7 +139,7 @@ torch.library.impl(FORWARD, "cuda", forward)
 torch.library.impl(BACKWARD, "cuda", backward)
 
 
-def _refuse_to_be_deterministic() -> None:
+def _refuse_deterministic() -> None:
     if not torch.are_deterministic_algorithms_enabled():
         return
     message = (
@@ -155,7 +153,7 @@ def _refuse_to_be_deterministic() -> None:
 
 
 def _dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """In the dtype, contiguous, and where loads of 16 bytes may begin."""
+    """Cast, make contiguous, and align to the kernels' loads of 16 bytes."""
     tensor = tensor.to(dtype).contiguous()
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
@@ -166,7 +164,7 @@ class _Level(ctypes.Structure):
 
 @functools.cache
 def _sizes_type(max_levels: int) -> type[ctypes.Structure]:
-    """``Sizes`` of ms_deform_attn.cu."""
+    """Mirror ``Sizes`` of ms_deform_attn.cu."""
     counts = ("positions", "queries", "heads", "levels", "points")
     fields = [*((name, ctypes.c_int) for name in counts), ("level", _Level * max_levels)]
     return type("_Sizes", (ctypes.Structure,), {"_fields_": fields})
@@ -186,7 +184,7 @@ def _sizes(spatial_shapes: list[int], value: Tensor, locations: Tensor) -> ctype
 
 
 def _num_blocks(value: Tensor, num_queries: int) -> int:
-    """One per image, head and as many queries as a block's warps hold."""
+    """Count a block per image, head and as many queries as its warps hold."""
     batch, _, heads, channels = value.shape
     threads = 1 << (channels * value.element_size() // 16 - 1).bit_length()  # of a query
     block_queries = _WARPS * (_LANES // threads)
@@ -194,8 +192,7 @@ def _num_blocks(value: Tensor, num_queries: int) -> int:
     if blocks >= 2**31 or value.shape[1] >= 2**31 or num_queries >= 2**31 - block_queries:
         raise BackendError(
             f"ms_deform_attn on CUDA: a batch of {batch} with {heads} heads, {value.shape[1]} "
-            f"positions and {num_queries} queries needs more than 2^31 of one thing; split the "
-            "batch."
+            f"positions and {num_queries} queries has sizes beyond 2^31; split the batch."
         )
     return blocks
 
@@ -209,6 +206,8 @@ def _launch(
     *others: Tensor,
 ) -> None:
     """Queue a kernel on the current stream; ``others`` are dense already."""
+    # The driver's API takes addresses. Tensors may be freed before the kernel runs: the caching
+    # allocator hands their memory on only to later work of the same stream.
     value = _dense(value, value.dtype)
     locations, weights = _dense(locations, torch.float32), _dense(weights, torch.float32)
     sizes = _sizes(spatial_shapes, value, locations)
@@ -239,7 +238,7 @@ def _launch(
 def _kernel(
     name: str, device_index: int, dtype: torch.dtype, head_size: int, max_levels: int
 ) -> Any:
-    """A driver's handle of one kernel, compiled and loaded."""
+    """Compile and load one kernel; the driver's handle of it."""
     device = torch.device("cuda", device_index)
     if reason := missing(device, dtype, head_size):
         raise BackendError(f"The CUDA kernels of ms_deform_attn cannot run: {reason}.")
@@ -255,7 +254,7 @@ def _kernel(
 
 @functools.cache
 def _library(arch: str, dtype: torch.dtype, head_size: int, max_levels: int) -> Any:
-    """Loaded code; the driver carries it to every card of the architecture that asks."""
+    """Load the code once: the driver brings it to every GPU of the architecture that asks."""
     cubin = compile_kernels(arch, dtype, head_size, max_levels)
     (library,) = _check(
         _driver().cuLibraryLoadData(cubin, [], [], 0, [], [], 0), f"load code for {arch}"
@@ -264,7 +263,7 @@ def _library(arch: str, dtype: torch.dtype, head_size: int, max_levels: int) -> 
 
 
 def _require_context(device: torch.device) -> None:
-    """Make the device's context current where this thread has not used CUDA yet."""
+    """Make the device's context current: this thread may not have used CUDA yet."""
     driver = _driver()
     (context,) = _check(driver.cuCtxGetCurrent(), "ask for the context")
     if int(context) == 0:
@@ -275,7 +274,7 @@ def _require_context(device: torch.device) -> None:
 
 
 def _check(result: tuple[Any, ...], what: str) -> tuple[Any, ...]:
-    """What a driver call returned besides its status."""
+    """Return the results of a driver call, without its status; raise if that is an error."""
     status, *rest = result
     if int(status):
         raise BackendError(
@@ -286,7 +285,7 @@ def _check(result: tuple[Any, ...], what: str) -> tuple[Any, ...]:
 
 
 def _driver() -> Any:
-    from cuda.bindings import driver  # torch and cuda-core bring it; on a CPU it is not there
+    from cuda.bindings import driver  # comes with cuda-core; not installed beside a CPU's torch
 
     return driver
 

@@ -1,10 +1,9 @@
-"""Multi-scale deformable attention: one public op, and the choice of who computes it.
+"""Multi-scale deformable attention: the public op and the choice of its backend.
 
-``ms_deform_attn`` hides its backends: ``reference`` is plain PyTorch (any device, exports, the
-definition of correct), ``cpu`` is fast on the CPU, ``fused`` faster still where numba is installed,
-``cuda`` is our own kernel for NVIDIA cards.
-Which one runs is decided by capability before the call, once per device, value type and head size,
-and logged once; ``MASK2KAN_OPS=auto|cuda|fused|cpu|reference`` in the environment forces it for the
+Backends: ``reference`` is plain PyTorch (any device, exports, the definition of correct), ``cpu``
+is fast on the CPU, ``fused`` faster still where numba is installed, ``cuda`` a kernel for NVIDIA
+GPUs. The choice is made by capability before the call, once per device, dtype and head size, and
+logged once; ``MASK2KAN_OPS=auto|cuda|fused|cpu|reference`` in the environment forces it for the
 process, :func:`use_backend` for a block, ``backend=`` for one call. A forced backend that cannot
 run is an error, never a silent fall-back.
 
@@ -44,7 +43,7 @@ def ms_deform_attn(
     *,
     backend: str | None = None,
 ) -> Tensor:
-    """Read L feature maps at P points per query and head, and sum by attention weight.
+    """Sample L feature maps at P points per query and head, and sum by attention weight.
 
     Sampling is bilinear with zeros outside a map, as ``grid_sample(align_corners=False)`` does it:
     in pixels a location is ``location * size - 0.5``. A location at infinity reads zero, a NaN
@@ -62,8 +61,8 @@ def ms_deform_attn(
         (B, Q, M * D) in the dtype of ``value``.
 
     Raises:
-        ValueError: shapes that do not belong together.
-        BackendError: an unknown backend, or one that cannot run here.
+        ValueError: for shapes that do not fit together.
+        BackendError: for an unknown backend, or one that cannot run here.
     """
     _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
     request = backend or _forced or _environment_backend()
@@ -86,7 +85,7 @@ def choose_backend(
     dtype: torch.dtype = torch.float32,
     head_size: int = 32,
 ) -> str:
-    """The backend that computes on a device: ``cuda``, ``fused``, ``cpu`` or ``reference``.
+    """Choose what computes on a device: ``cuda``, ``fused``, ``cpu`` or ``reference``.
 
     Where the answer is ``cuda``, its kernels are compiled and loaded when this returns.
 
@@ -97,13 +96,13 @@ def choose_backend(
         head_size: its channels per head.
 
     Raises:
-        BackendError: an unknown backend, or one that cannot run on this device.
+        BackendError: for an unknown backend, or one that cannot run on this device.
     """
     return _choose(torch.device(device), request, dtype, head_size)[0]
 
 
 def uses_numba(device: torch.device) -> bool:
-    """Whether the kernels compiled by numba (the fused backend) run on this device."""
+    """Tell whether the kernels compiled by numba (the fused backend) run on this device."""
     request = _forced or _environment_backend()
     return _decide(device, request, torch.float32, 32) == "fused"
 
@@ -111,7 +110,7 @@ def uses_numba(device: torch.device) -> bool:
 def _choose(
     device: torch.device, request: str, dtype: torch.dtype, head_size: int
 ) -> tuple[str, str]:
-    """The backend, and what kept faster kernels from running; the latter mostly empty."""
+    """Return the backend, and the reason why faster kernels cannot run, mostly empty."""
     if request not in BACKENDS:
         raise BackendError(unknown("operator backend", request, BACKENDS))
     if request in ("cpu", "fused") and device.type != "cpu":
@@ -134,7 +133,7 @@ def _choose(
     if request != "auto":
         return request, ""
     if device.type == "cpu":
-        if not fused.installed():
+        if not fused.installed():  # an extra, so its absence is no fault to report
             return "cpu", ""
         reason = fused.missing()
         return ("cpu" if reason else "fused"), reason
@@ -167,14 +166,12 @@ def use_backend(backend: str) -> Iterator[None]:
 
 
 def _head_size(value: Tensor) -> int:
-    """D as a number, also where torch.compile has a symbol for it; 0 for one no kernel takes."""
+    """Return D as an int, also where torch.compile has a symbol; 0 if no kernel takes it."""
     size = value.shape[3]
     if not torch.compiler.is_compiling():
         return size
-    for known in cuda.HEAD_SIZES:
-        if size == known:
-            return known
-    return 0
+    # Comparing makes torch.compile guard on the value, and the constant can be a cache key.
+    return next((candidate for candidate in cuda.HEAD_SIZES if size == candidate), 0)
 
 
 def _environment_backend() -> str:
@@ -186,12 +183,12 @@ def _decide(device: torch.device, request: str, dtype: torch.dtype, head_size: i
 
 
 def _exporting() -> bool:
-    """Whether a graph for other programs is being made, which should hold standard operators."""
+    """Tell whether a graph is exported to other programs, which know standard operators only."""
     return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
 
 
-# torch.compile asks these while tracing and keeps the answers as constants. This is all that
-# torch.compiler.assume_constant_result does, but that imports the compiler: seconds at start-up.
+# torch.compile calls these while tracing and keeps the results as constants. This is what
+# torch.compiler.assume_constant_result does, without importing the compiler (seconds at start-up).
 # (Traced, torch 2.10 takes every compilation for an export.)
 for _function in (_environment_backend, _decide, _exporting):
     vars(_function)["_dynamo_marked_constant"] = True
@@ -239,17 +236,17 @@ def _check_shapes(
             f"{tuple(sampling_locations.shape[:5])}, as sampling_locations without its last."
         )
     levels = len(spatial_shapes)
-    found = (sampling_locations.shape[0], sampling_locations.shape[2], sampling_locations.shape[3])
-    if found != (batch, heads, levels):
+    sizes = (sampling_locations.shape[0], sampling_locations.shape[2], sampling_locations.shape[3])
+    if sizes != (batch, heads, levels):
         raise ValueError(
-            f"ms_deform_attn: sampling_locations has (B, M, L) = {found}; expected "
+            f"ms_deform_attn: sampling_locations has (B, M, L) = {sizes}; expected "
             f"{(batch, heads, levels)} from value and spatial_shapes."
         )
-    if positions != sum(height * width for height, width in spatial_shapes):
+    expected = sum(height * width for height, width in spatial_shapes)
+    if positions != expected:
         raise ValueError(
             f"ms_deform_attn: value has {positions} positions; spatial_shapes "
-            f"{[tuple(shape) for shape in spatial_shapes]} make "
-            f"{sum(height * width for height, width in spatial_shapes)}."
+            f"{[tuple(shape) for shape in spatial_shapes]} make {expected}."
         )
     if not (value.is_floating_point() and sampling_locations.is_floating_point()):
         raise ValueError("ms_deform_attn: value and sampling_locations must be floating point.")

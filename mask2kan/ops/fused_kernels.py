@@ -1,14 +1,12 @@
 """Loops of multi-scale deformable attention and of batch norm, compiled by numba.
 
-Imported only where they run, by ``fused.py`` and ``batch_norm.py``.
-
-Attention. A point at (x, y) pixels reads the corners of the cell it lies in. Corners outside the
-map are zero; a NaN lies in no cell and makes its query's head NaN. An image's head is first copied,
-its numbers side by side and every level within a border of zeros: points then read close together,
-and none needs to ask which of its corners lie outside. ``levels`` holds height, width and the first
+Attention. A point at (x, y) pixels reads the corners of its cell. Corners outside the map are zero;
+a NaN lies in no cell and makes its query's head NaN. An image's head is first copied, its channels
+side by side and every level within a border of zeros: points then read close together, and none
+needs to check which of its corners lie outside. ``levels`` holds height, width and the first
 bordered position of every level, ``places`` the bordered position of every position in ``value``.
 
-Batch norm. The rows of a map are summed in pieces that fit a cache, and the pieces in float64: in
+Batch norm. The rows of a map are summed in pieces that fit the cache, and the pieces in float64, in
 the same order whatever the number of threads.
 """
 
@@ -20,13 +18,14 @@ from typing import Any
 import numba
 import numpy as np
 
-# without nnan and ninf, which let a compiler take NaN and infinity for impossible
+# Vector units and fused multiply-adds need sums reordered and contracted. Not nnan and ninf, which
+# let a compiler take NaN and infinity for impossible.
 FLAGS = {"contract", "reassoc", "nsz", "arcp"}
-PIECE = 65536  # numbers of a map that are summed together: what a core's cache holds
+PIECE = 65536  # elements of a map that are summed together: a core's cache holds them
 
 
 def _compile(function: Any) -> Any:
-    """With the code kept on disk, where there is a folder for it."""
+    """Compile a loop; keep the code on disk where there is a folder for it."""
     options: Any = {"parallel": True, "fastmath": FLAGS, "nogil": True}
     try:
         return numba.njit(cache=True, **options)(function)
@@ -62,14 +61,16 @@ def attention_forward(  # noqa: PLR0917 - arrays, which numba takes by position
                     if not (x > -1 and y > -1 and x < width and y < height):
                         continue
                     left, top = math.floor(x), math.floor(y)
-                    right, low = x - left, y - top
+                    right, low = x - left, y - top  # fractions: how far right of, below the corner
                     corner = start + (top + 1) * (width + 2) + left + 1
                     below = corner + width + 2
+                    # Upper left, upper right, lower left, lower right.
                     a, b, c, d = maps[corner], maps[corner + 1], maps[below], maps[below + 1]
                     share_a = weight * (1 - low) * (1 - right)
                     share_b = weight * (1 - low) * right
                     share_c = weight * low * (1 - right)
                     share_d = weight * low * right
+                    # All four corners in one loop: the total is read and written once.
                     for channel in range(channels):
                         total[channel] += (
                             share_a * a[channel]
@@ -98,11 +99,12 @@ def attention_backward(  # noqa: PLR0917 - arrays, which numba takes by position
     for piece in numba.prange(batch * heads):
         image, head = piece // heads, piece % heads
         maps = np.zeros((size, channels), dtype=value.dtype)
-        gathered = np.zeros((size, channels), dtype=value.dtype)
+        # The gradient of the bordered maps. Its border takes what falls outside and is dropped.
+        grad_maps = np.zeros((size, channels), dtype=value.dtype)
         for position in range(len(places)):
             maps[places[position]] = value[image, position, head]
         for query in range(queries):
-            arrived = grad[image, query, head]
+            grad_head = grad[image, query, head]
             for level in range(count):
                 height, width, start = levels[level]
                 for point in range(points):
@@ -121,27 +123,30 @@ def attention_backward(  # noqa: PLR0917 - arrays, which numba takes by position
                     corner = start + (top + 1) * (width + 2) + left + 1
                     below = corner + width + 2
                     a, b, c, d = maps[corner], maps[corner + 1], maps[below], maps[below + 1]
-                    dot_a = dot_b = dot_c = dot_d = weight * 0
+                    dot_a = dot_b = dot_c = dot_d = (
+                        weight * 0
+                    )  # 0 of the dtype; a literal is float64
                     for channel in range(channels):
-                        dot_a += a[channel] * arrived[channel]
-                        dot_b += b[channel] * arrived[channel]
-                        dot_c += c[channel] * arrived[channel]
-                        dot_d += d[channel] * arrived[channel]
-                    # One loop per corner: a compiler does not know that two of them never overlap.
-                    a, b = gathered[corner], gathered[corner + 1]
-                    c, d = gathered[below], gathered[below + 1]
+                        dot_a += a[channel] * grad_head[channel]
+                        dot_b += b[channel] * grad_head[channel]
+                        dot_c += c[channel] * grad_head[channel]
+                        dot_d += d[channel] * grad_head[channel]
+                    # A loop per corner: the compiler cannot know that no two of them overlap, and
+                    # would not vectorise a common one.
+                    a, b = grad_maps[corner], grad_maps[corner + 1]
+                    c, d = grad_maps[below], grad_maps[below + 1]
                     share_a = weight * (1 - low) * (1 - right)
                     share_b = weight * (1 - low) * right
                     share_c = weight * low * (1 - right)
                     share_d = weight * low * right
                     for channel in range(channels):
-                        a[channel] += share_a * arrived[channel]
+                        a[channel] += share_a * grad_head[channel]
                     for channel in range(channels):
-                        b[channel] += share_b * arrived[channel]
+                        b[channel] += share_b * grad_head[channel]
                     for channel in range(channels):
-                        c[channel] += share_c * arrived[channel]
+                        c[channel] += share_c * grad_head[channel]
                     for channel in range(channels):
-                        d[channel] += share_d * arrived[channel]
+                        d[channel] += share_d * grad_head[channel]
                     upper = dot_a + right * (dot_b - dot_a)
                     lower = dot_c + right * (dot_d - dot_c)
                     across = (1 - low) * (dot_b - dot_a) + low * (dot_d - dot_c)
@@ -151,12 +156,12 @@ def attention_backward(  # noqa: PLR0917 - arrays, which numba takes by position
                         (lower - upper) * weight * height
                     )
         for position in range(len(places)):
-            grad_value[image, position, head] = gathered[places[position]]
+            grad_value[image, position, head] = grad_maps[places[position]]
 
 
 @numba.njit
 def _pieces(count: int, channels: int) -> Any:
-    """Where pieces of rows begin and the last one ends, whatever the number of threads."""
+    """Return where pieces of rows begin, and where the last one ends."""
     rows = max(1, PIECE // channels)
     return np.append(np.arange(0, count, rows), count)
 
@@ -185,9 +190,11 @@ def norm_forward(  # noqa: PLR0917
                 distance = x[row, channel] - middle[channel]
                 drift[channel] += distance
                 spread[channel] += distance**2
-        for channel in range(channels):  # what the first sum rounded away
+        for channel in range(channels):  # the drift is what the first sum rounded away
             means[piece, channel] = middle[channel] + np.float64(drift[channel]) / (last - first)
             squares[piece, channel] = spread[channel] - drift[channel] ** 2 / (last - first)
+    # Merge the pieces (Chan et al.): squares around a piece's own mean do not cancel, which sums of
+    # x**2 would.
     factor, shift = np.empty(channels, dtype=x.dtype), np.empty(channels, dtype=x.dtype)
     for channel in range(channels):
         total = 0.0
@@ -204,7 +211,7 @@ def norm_forward(  # noqa: PLR0917
         shift[channel] = bias[channel] - mean[channel] * scale
     for piece in numba.prange(pieces):
         for row in range(ends[piece], ends[piece + 1]):
-            if high > 0:
+            if high > 0:  # outside the loop over channels, which vectorises without it
                 for channel in range(channels):
                     number = x[row, channel] * factor[channel] + shift[channel]
                     number = high * 0 if number < 0 else number  # a NaN stays one
@@ -228,7 +235,7 @@ def norm_backward(  # noqa: PLR0917
     grad_weight: Any,
     grad_bias: Any,
 ) -> None:
-    """The three gradients, from what ``norm_forward`` took and found."""
+    """Compute the three gradients, from inputs and results of ``norm_forward``."""
     count, channels = x.shape
     ends = _pieces(count, channels)
     pieces = len(ends) - 1
@@ -244,12 +251,15 @@ def norm_backward(  # noqa: PLR0917
         for row in range(ends[piece], ends[piece + 1]):
             for channel in range(channels):
                 number = x[row, channel] * factor[channel] + shift[channel]
+                # y is computed again: reading x costs less than storing y or a mask would.
                 cut = high > 0 and (number <= low or number >= high)
                 passed = low if cut else grad[row, channel]
                 total[channel] += passed
                 dot[channel] += passed * (x[row, channel] - middle[channel])
         sums[piece] = total
         dots[piece] = dot
+    # The gradient of x is linear in x per channel: passed * factor + x * slope + level. So the last
+    # pass is one multiply-add per element, without the mean.
     slope, level = np.empty(channels, dtype=x.dtype), np.empty(channels, dtype=x.dtype)
     for channel in range(channels):
         total_sum, total_dot = 0.0, 0.0

@@ -1,20 +1,19 @@
-// Multi-scale deformable attention on NVIDIA cards, forward and backward.
+// Multi-scale deformable attention on NVIDIA GPUs, forward and backward.
 //
 // Compiled at run time by NVRTC, without headers, for one value type and one head size at a time
 // (see cuda.py); compiled as plain C++ by the tests, which run it thread by thread.
 //
-// Who does what. A block works for one image and one head, on neighbouring queries, whose points lie
-// close together: what one reads is in the cache for the next. Within a warp, a group of threads
-// (the smallest power of two that covers a head's channels 16 bytes at a time) belongs to a query.
-// First all threads of the warp work out where the points lie, one point each, and leave that in
-// shared memory; then each group gathers its query's points, each thread its 16 bytes of a row. So
-// the arithmetic of a point is done once, not once per channel, and every load is as wide as loads
-// can be. Nothing is shared between warps, so no warp waits for another.
+// A block works on neighbouring queries of one image and head: their points lie close together, so
+// what one reads is in the cache for the next. Within a warp, a group of threads (the smallest power
+// of two that covers a head's channels 16 bytes at a time) belongs to a query. First all threads of
+// the warp locate points, one each, and leave them in shared memory; then each group gathers its
+// query's points, each thread its 16 bytes of a row. So the arithmetic of a point is done once, not
+// once per channel, and every load is as wide as loads can be. Nothing is shared between warps, so
+// no warp waits for another.
 //
-// Backward, the three numbers a point gets back are summed across the group by shuffles, and the
-// gradient of value is added to memory in float32, four channels at a time: one operation on chips
-// with vector atomics (sm_90 on). The order of these additions, and with it the last bit, is not
-// the same in every run.
+// Backward, a point's three gradients are summed across the group by shuffles, and the gradient of
+// value is added to memory in float32, four channels at a time: one operation from sm_90 on, which
+// has vector atomics. The order of these additions, and with it the last bit, differs between runs.
 //
 // Dimensions: B images, S positions of all levels, Q queries, M heads, D channels of a head,
 // L levels, P points, K = L * P samples of a query and head. Locations are (x, y), rows of a map
@@ -32,14 +31,14 @@ namespace mask2kan {
 
 constexpr int kLanes = 32;                   // threads of a warp
 constexpr int kWarps = 4;                    // warps of a block
-constexpr int kStagedPoints = 256;           // of a warp, in shared memory
+constexpr int kStagedPoints = 256;           // of a warp, in shared memory: 8 KiB
 constexpr unsigned kWholeWarp = 0xffffffff;  // of its threads, as a mask
 
-// Sizes, by value into every kernel; spatial_shapes and where each level starts among S.
+// Sizes, by value into every kernel: constant memory, no copy to the GPU before the launch.
 struct Level {
   int height;
   int width;
-  int start;
+  int start;  // among S
 };
 
 struct Sizes {
@@ -52,6 +51,7 @@ struct Sizes {
 };
 
 // ---- Value types: how numbers lie in 32-bit words ----------------------------------------------
+// Own types, because cuda_fp16.h and cuda_bf16.h would have to be found on the user's machine.
 
 struct Half {
   unsigned short bits;
@@ -75,6 +75,7 @@ template <>
 struct Words<BFloat16> {
   static constexpr int numbers = 2;
 
+  // A bfloat16 is the upper half of a float32.
   __device__ static void widen(unsigned word, float* wide) {
     wide[0] = __uint_as_float(word << 16);
     wide[1] = __uint_as_float(word & 0xffff0000u);
@@ -95,6 +96,7 @@ template <>
 struct Words<Half> {
   static constexpr int numbers = 2;
 
+  // Without cuda_fp16.h, PTX is the only way to the hardware's conversion.
   __device__ static void widen(unsigned word, float* wide) {
 #ifdef __CUDA_ARCH__
     asm("{ .reg .b16 low, high; mov.b32 {low, high}, %2;"
@@ -135,8 +137,8 @@ struct Layout {
   static constexpr int slices = D / vector;                  // threads a query needs
   static constexpr int group = power_of_two_from(slices);    // threads a query gets
   static constexpr int queries = kLanes / group;             // queries of a warp
-  static constexpr int most = kStagedPoints / queries;       // points of a query staged at a time
-  static constexpr int chunk = most < 16 ? most : 16;
+  static constexpr int most = kStagedPoints / queries;       // points of a query that fit
+  static constexpr int chunk = most < 16 ? most : 16;        // staged at a time
   static_assert(D % vector == 0 && slices <= kLanes, "a head is 16 bytes per thread");
 };
 
@@ -176,6 +178,7 @@ __device__ inline void accumulate(float weight, const Slice<T>& slice, float* su
   for (int c = 0; c < Slice<T>::channels; ++c) sum[c] = fmaf(weight, wide[c], sum[c]);
 }
 
+// The sum of a thread's own channels; sum_over_group adds the others'.
 template <typename T>
 __device__ inline float dot(const float* factors, const Slice<T>& slice) {
   float wide[Slice<T>::channels];
@@ -230,7 +233,7 @@ __device__ inline Point locate(float2 location, float attention, const Level& le
   return point;
 }
 
-// Bilinear weights times the attention weight.
+// Bilinear weights times the attention weight; by subtraction, three products in all.
 struct Weights {
   float upper_left, upper_right, lower_left, lower_right;
 };
@@ -373,14 +376,16 @@ __device__ inline void forward(const T* __restrict__ value, const float2* __rest
   for (int begin = 0; begin < samples; begin += L::chunk) {
     const int count = min(L::chunk, samples - begin);
     stage<T, D>(place, sizes, staged, locations, weights, begin, count);
-    __syncwarp();
+    __syncwarp();  // points are read by other threads than those that located them
     if (place.has_slice()) {
+      // Two points at a time: eight loads in flight, without the registers that more would take.
 #pragma unroll 2
       for (int k = 0; k < count; ++k) {
         const Point point = staged[place.group][k];
         const Pixels<const T> pixels(map, stride, point);
         const Weights weight = corner_weights(point);
-        // All four are asked for before the first is used.
+        // All four loads are issued before the first is used, so that they wait together. Corners
+        // outside are skipped rather than read as zero: they may lie outside the tensor.
         Slice<T> upper_left, upper_right, lower_left, lower_right;
         if (point.corners & kUpperLeft) upper_left = Slice<T>::load(pixels.upper);
         if (point.corners & kUpperRight) upper_right = Slice<T>::load(pixels.upper_right());
@@ -392,7 +397,7 @@ __device__ inline void forward(const T* __restrict__ value, const float2* __rest
         if (point.corners & kLowerRight) accumulate(weight.lower_right, lower_right, sum);
       }
     }
-    __syncwarp();
+    __syncwarp();  // before the next chunk overwrites them
   }
   if (place.has_slice() && place.has_query(sizes)) {
     T* address = output + place.row(sizes, place.query()) * D + place.member * L::vector;
@@ -415,6 +420,7 @@ __device__ inline void add(float* address, float weight, const float4& amount) {
 #endif
 }
 
+// Butterfly: every thread of the group ends with the sum. All of the warp must take part.
 template <int Group>
 __device__ inline float sum_over_group(float value) {
 #pragma unroll
@@ -510,6 +516,9 @@ __device__ inline void backward(const T* __restrict__ value, const float2* __res
         if (point.corners & kLowerRight) lower_right = dot(grad, slice[3]);
       }
       spread.over(grad_map, grad_stride, point);
+      // The bilinear form in x and y, of dots instead of pixels: its value is the attention
+      // weight's gradient, its slopes are the location's. Linear, so it commutes with the sum below,
+      // which then adds three numbers per thread instead of four.
       const float upper_step = upper_right - upper_left;
       const float lower_step = lower_right - lower_left;
       const float upper = fmaf(point.x, upper_step, upper_left);
@@ -519,7 +528,7 @@ __device__ inline void backward(const T* __restrict__ value, const float2* __res
       const float read = sum_over_group<L::group>(fmaf(point.y, down, upper));
       const float to_right = sum_over_group<L::group>(right);
       const float to_below = sum_over_group<L::group>(down);
-      // Once all of the group have read the point, it makes room for its gradients.
+      // Once all of the group have read the point, its place holds its gradients.
       __syncwarp();
       if (place.member == 0) {
         Point& result = staged[place.group][k];
@@ -534,6 +543,7 @@ __device__ inline void backward(const T* __restrict__ value, const float2* __res
                         if (!exists) return;
                         const long long at = row * samples + sample;
                         const Level& level = sizes.level[sample / sizes.points];
+                        // A location is a share of the map, a slope is per pixel.
                         grad_locations[at] = make_float2(result.x * level.width,
                                                          result.y * level.height);
                         grad_weights[at] = result.attention;
@@ -544,7 +554,7 @@ __device__ inline void backward(const T* __restrict__ value, const float2* __res
 
 }  // namespace mask2kan
 
-// ---- What cuda.py launches: VALUE_TYPE and HEAD_SIZE are its choice ---------------------------------
+// ---- Entry points: cuda.py defines VALUE_TYPE and HEAD_SIZE -----------------------------------------
 
 #ifdef VALUE_TYPE
 

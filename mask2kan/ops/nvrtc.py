@@ -1,10 +1,9 @@
-"""CUDA C++ to machine code at run time, through NVRTC, kept on disk.
+"""Compile CUDA C++ at run time, through NVRTC, and cache the machine code on disk.
 
-NVRTC is a library that comes with torch's CUDA wheels; ``cuda-core`` calls it. Nothing else is
-needed: no nvcc, no headers, no build step, not even a card. What it made is kept in a file per
-architecture and source, so that the next process starts at once. Files are written to the side and
-renamed, so processes that compile the same at once do no harm, and carry a checksum, so a damaged
-one is made again. Where no file can be written, the code stays in memory.
+NVRTC comes with torch's CUDA wheels; ``cuda-core`` calls it. Nothing else is needed: no nvcc, no
+headers, no build step, no GPU. The cache has a file per architecture and source. Files are written
+to the side and renamed, so several processes may compile the same at once, and carry a checksum,
+so a damaged one is compiled again. Where no file can be written, the code stays in memory.
 """
 
 from __future__ import annotations
@@ -24,18 +23,16 @@ import torch
 from mask2kan.errors import BackendError, WriteError
 from mask2kan.media.files import atomic_writer
 
-__all__ = ["CACHE_VARIABLE", "cache_folder", "compile_cubin", "missing_compiler"]
-
 CACHE_VARIABLE = "MASK2KAN_CACHE"
 INSTALL = 'python -m pip install "cuda-core>=1.0,<2"'
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 _log = logging.getLogger(__name__)
-_one_at_a_time = threading.Lock()
+_lock = threading.Lock()  # functools.cache lets two threads compile the same
 
 
 def cache_folder() -> Path:
-    """Where compiled code is kept: ``MASK2KAN_CACHE``, else the user's cache folder."""
+    """Return the folder of compiled code: ``MASK2KAN_CACHE``, else in the user's cache folder."""
     if chosen := os.environ.get(CACHE_VARIABLE, "").strip():
         return Path(chosen).expanduser()
     if sys.platform == "win32":
@@ -46,21 +43,21 @@ def cache_folder() -> Path:
 
 
 def missing_compiler() -> str:
-    """What keeps this machine from compiling, and what to install; empty when nothing does."""
+    """Say why this machine cannot compile and what to install; empty where it can."""
     if torch.version.cuda is None:
         return (
             "this torch was built without CUDA; install one built with it from "
             "https://pytorch.org/get-started"
         )
     try:
-        found = importlib.util.find_spec("cuda.core") is not None
-    except ModuleNotFoundError:
-        found = False
-    return "" if found else f"cuda-core is not installed; {INSTALL}"
+        installed = importlib.util.find_spec("cuda.core") is not None
+    except ModuleNotFoundError:  # not even the package cuda
+        installed = False
+    return "" if installed else f"cuda-core is not installed; {INSTALL}"
 
 
 def compile_cubin(source: str, arch: str, macros: Mapping[str, str]) -> bytes:
-    """Machine code for one architecture, from memory, from disk, or from the compiler.
+    """Return machine code for one architecture: from memory, disk or the compiler.
 
     Args:
         source: CUDA C++ without includes.
@@ -68,31 +65,31 @@ def compile_cubin(source: str, arch: str, macros: Mapping[str, str]) -> bytes:
         macros: name to value.
 
     Raises:
-        BackendError: when there is no compiler, or it refuses.
+        BackendError: when there is no compiler, or compiling fails.
     """
-    with _one_at_a_time:
+    with _lock:
         return _cubin(source, arch, tuple(sorted(macros.items())))
 
 
 @functools.cache
 def _cubin(source: str, arch: str, macros: tuple[tuple[str, str], ...]) -> bytes:
     path = _cubin_path(source, arch, macros)
-    kept = _read(path)
-    if kept is None:
-        kept = _compile(source, arch, macros)
-        _keep(path, kept)
-    return kept
+    cubin = _read(path)
+    if cubin is None:
+        cubin = _compile(source, arch, macros)
+        _write(path, cubin)
+    return cubin
 
 
 def _cubin_path(source: str, arch: str, macros: tuple[tuple[str, str], ...]) -> Path:
-    """Named for all that decides the code; torch's CUDA stands for the compiler's version."""
+    """Name the file by all that the code depends on; torch's CUDA version is the compiler's."""
     parts = [source, arch, str(torch.version.cuda), *(f"{name}={value}" for name, value in macros)]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return cache_folder() / "kernels" / arch / f"{digest[:32]}.cubin"
 
 
 def _read(path: Path) -> bytes | None:
-    """What was kept; None where nothing was, or nothing whole."""
+    """Read a cached file; None where there is none or it is damaged."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -104,7 +101,7 @@ def _read(path: Path) -> bytes | None:
     return cubin
 
 
-def _keep(path: Path, cubin: bytes) -> None:
+def _write(path: Path, cubin: bytes) -> None:
     try:
         with atomic_writer(path) as file:
             file.write(hashlib.sha256(cubin).digest() + cubin)

@@ -8,7 +8,8 @@ and ``cuda``. Second derivatives are not defined; the reference backend has them
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,18 +18,6 @@ FORWARD = "mask2kan::ms_deform_attn"
 BACKWARD = "mask2kan::ms_deform_attn_backward"
 FUSED_FORWARD = "mask2kan::ms_deform_attn_fused"
 FUSED_BACKWARD = "mask2kan::ms_deform_attn_fused_backward"
-
-for _forward_name, _backward_name in ((FORWARD, BACKWARD), (FUSED_FORWARD, FUSED_BACKWARD)):
-    torch.library.define(
-        _forward_name,
-        "(Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, "
-        "Tensor attention_weights) -> Tensor",
-    )
-    torch.library.define(
-        _backward_name,
-        "(Tensor grad_output, Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, "
-        "Tensor attention_weights) -> (Tensor, Tensor, Tensor)",
-    )
 
 
 def _forward_fake(
@@ -58,28 +47,25 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.spatial_shapes = spatial_shapes
 
 
-def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+def _backward(operator: str, ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
     value, locations, weights = ctx.saved_tensors
-    grads = torch.ops.mask2kan.ms_deform_attn_backward(
-        grad_output, value, ctx.spatial_shapes, locations, weights
-    )
+    backward = getattr(torch.ops.mask2kan, operator.removeprefix("mask2kan::"))
+    grads = backward(grad_output, value, ctx.spatial_shapes, locations, weights)
     return grads[0], None, grads[1], grads[2]
 
 
-def _fused_backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
-    value, locations, weights = ctx.saved_tensors
-    grads = torch.ops.mask2kan.ms_deform_attn_fused_backward(
-        grad_output, value, ctx.spatial_shapes, locations, weights
+# Two pairs, because a dispatch key (CPU) takes one kernel per operator.
+for _pair in ((FORWARD, BACKWARD), (FUSED_FORWARD, FUSED_BACKWARD)):
+    _inputs = (
+        "Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, Tensor attention_weights"
     )
-    return grads[0], None, grads[1], grads[2]
-
-
-torch.library.register_fake(FORWARD, _forward_fake)
-torch.library.register_fake(BACKWARD, _backward_fake)
-torch.library.register_autograd(FORWARD, _backward, setup_context=_setup_context)
-torch.library.register_fake(FUSED_FORWARD, _forward_fake)
-torch.library.register_fake(FUSED_BACKWARD, _backward_fake)
-torch.library.register_autograd(FUSED_FORWARD, _fused_backward, setup_context=_setup_context)
+    torch.library.define(_pair[0], f"({_inputs}) -> Tensor")
+    torch.library.define(_pair[1], f"(Tensor grad_output, {_inputs}) -> (Tensor, Tensor, Tensor)")
+    torch.library.register_fake(_pair[0], _forward_fake)
+    torch.library.register_fake(_pair[1], _backward_fake)
+    torch.library.register_autograd(
+        _pair[0], functools.partial(_backward, _pair[1]), setup_context=_setup_context
+    )
 
 
 def ms_deform_attn_operator(
@@ -90,7 +76,7 @@ def ms_deform_attn_operator(
     *,
     fused: bool = False,
 ) -> Tensor:
-    """Call the registered operator on flattened (H, W) pairs; ``fused``: the second pair.
+    """Call a registered operator on flattened (H, W) pairs.
 
     Raises:
         NotImplementedError: no kernel is registered for the device of ``value``.
@@ -98,5 +84,4 @@ def ms_deform_attn_operator(
     operator = (
         torch.ops.mask2kan.ms_deform_attn_fused if fused else torch.ops.mask2kan.ms_deform_attn
     )
-    output: Tensor = operator(value, spatial_shapes, sampling_locations, attention_weights)
-    return output
+    return cast(Tensor, operator(value, spatial_shapes, sampling_locations, attention_weights))

@@ -1,9 +1,9 @@
 """Multi-scale deformable attention in plain PyTorch: the definition of correct.
 
 From Zhu et al., "Deformable DETR" (ICLR 2021), eq. 3, as the Mask2Former pixel decoder uses it:
-every query and head looks at P points on each of L feature maps, reads them bilinearly, and sums
-what it read with its attention weights. Being ordinary differentiable PyTorch, this form runs on
-every device, and it is the one that exports (``torch.export``, ONNX).
+every query and head samples P points on each of L feature maps bilinearly and sums them with its
+attention weights. Plain differentiable PyTorch: it runs on every device, and it is the form that
+exports (``torch.export``, ONNX).
 
 Departures: half-precision values are sampled and summed in float32, since sampling locations
 rounded to bfloat16 move points by whole pixels; locations are first clamped to [-1, 2], which
@@ -43,7 +43,7 @@ def ms_deform_attn_reference(
     batch, _, heads, channels = value.shape
     queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
     compute = torch.float64 if value.dtype == torch.float64 else torch.float32
-    # grid_sample wants -1 and 1 at the outer edges, and one picture per (image, head).
+    # grid_sample takes -1 and 1 as the outer edges, and one map per (image, head).
     grids = 2 * sampling_locations.to(compute).clamp(-1, 2) - 1
     weights = attention_weights.to(compute)
     levels = value.to(compute).split([height * width for height, width in spatial_shapes], dim=1)

@@ -134,16 +134,15 @@ def test_compiles_in_one_graph() -> None:
 
 
 def test_the_first_call_of_a_process_finds_its_kernels_on_disk() -> None:
-    """Seconds from nothing to a loaded kernel, in a process of its own, the second time."""
+    """The second of two processes loads what the first compiled, if it was not there before."""
     code = (
-        "import time, torch\n"
-        "from mask2kan.ops import cuda\n"
-        "torch.zeros(1).cuda()\n"
-        "start = time.perf_counter()\n"
+        "import torch\n"
+        "from mask2kan.ops import cuda, nvrtc\n"
+        "compile = nvrtc._compile\n"
+        "nvrtc._compile = lambda *arguments: print('compiled') or compile(*arguments)\n"
         "cuda.prepare(torch.device('cuda', 0), torch.bfloat16, 32)\n"
-        "print(time.perf_counter() - start)\n"
     )
-    for limit in (5, 0.1):
+    for _ in range(2):
         done = subprocess.run(
             [sys.executable, "-c", code],
             capture_output=True,
@@ -151,7 +150,7 @@ def test_the_first_call_of_a_process_finds_its_kernels_on_disk() -> None:
             check=True,
             cwd=Path(__file__).parents[3],
         )
-        assert float(done.stdout) <= limit
+    assert not done.stdout
 
 
 # ---- The model ----------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def test_splitting_the_work_changes_nothing(
     piece_points: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu, "_PIECE_POINTS", piece_points)
-    monkeypatch.setattr(cpu, "_GATHERED_FLOATS", piece_points)
+    monkeypatch.setattr(cpu, "_GATHERED_ELEMENTS", piece_points)
     assert_agree(make_case(SHAPES["pyramid"], batch=5, heads=5), 1e-5)
 
 
@@ -298,7 +298,7 @@ def test_backend_choice() -> None:
     assert choose_backend("cpu", "reference") == "reference"
     with pytest.raises(BackendError, match="Known: auto, cpu, cuda, fused, reference"):
         choose_backend("cpu", "gpu")
-    with pytest.raises(BackendError, match="need a CUDA card, and the tensors are on cpu"):
+    with pytest.raises(BackendError, match="need a CUDA GPU, and the tensors are on cpu"):
         choose_backend("cpu", "cuda")
     with pytest.raises(BackendError, match="on a cuda tensor"):
         choose_backend("cuda", "cpu")

@@ -1,8 +1,8 @@
-// Enough of CUDA to run the kernels of mask2kan/ops/ms_deform_attn.cu on a processor.
+// Enough of CUDA to run the kernels of mask2kan/ops/ms_deform_attn.cu on a CPU.
 //
 // Every thread of a warp is a coroutine. It runs until it meets the others (a shuffle, a
 // __syncwarp) or ends; the next takes its turn; when all have stopped, the next round begins. Threads
-// of a warp that stop at different places are an error here, as they are on a card. Warps and blocks
+// of a warp that stop at different places are an error here, as they are on a GPU. Warps and blocks
 // run one after another. Shared memory is static, so it holds what the last block left in it.
 
 #pragma once

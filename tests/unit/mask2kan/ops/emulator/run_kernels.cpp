@@ -1,4 +1,4 @@
-// The attention kernels on a processor, as a library or as a program.
+// The attention kernels on a CPU, as a library or as a program.
 //
 // The library's `launch` stands for the driver's cuLaunchKernel: it takes the same array of pointers
 // to arguments, so the code that packs them is tested too.
