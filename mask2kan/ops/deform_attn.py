@@ -4,8 +4,8 @@ Backends: ``reference`` is plain PyTorch (any device, exports, the definition of
 is fast on the CPU, ``fused`` faster still where numba is installed, ``cuda`` a kernel for NVIDIA
 GPUs. The choice is made by capability before the call, once per device, dtype and head size, and
 logged once; ``MASK2KAN_OPS=auto|cuda|fused|cpu|reference`` in the environment forces it for the
-process, :func:`use_backend` for a block, ``backend=`` for one call. A forced backend that cannot
-run is an error, never a silent fall-back.
+process, ``backend=`` for one call. A forced backend that cannot run is an error, never a silent
+fall-back.
 
 To add a backend: register kernels on the two operators in ``operator.py`` and let
 :func:`choose_backend` know when it is available.
@@ -16,8 +16,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -32,7 +31,6 @@ BACKENDS = ("auto", "cuda", "fused", "cpu", "reference")
 ENVIRONMENT_VARIABLE = "MASK2KAN_OPS"
 
 _log = logging.getLogger(__name__)
-_forced: str | None = None
 
 
 def ms_deform_attn(
@@ -55,7 +53,7 @@ def ms_deform_attn(
         spatial_shapes: (H, W) of each level, as Python ints.
         sampling_locations: (B, Q, M, L, P, 2), (x, y), 0 and 1 at the outer edges of a map.
         attention_weights: (B, Q, M, L, P).
-        backend: one of :data:`BACKENDS`; None means :func:`use_backend`'s, else the environment's.
+        backend: one of :data:`BACKENDS`; None means the environment's.
 
     Returns:
         (B, Q, M * D) in the dtype of ``value``.
@@ -65,7 +63,7 @@ def ms_deform_attn(
         BackendError: for an unknown backend, or one that cannot run here.
     """
     _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
-    request = backend or _forced or _environment_backend()
+    request = backend or _environment_backend()
     if request == "auto" and _exporting():
         request = "reference"
     chosen = _decide(value.device, request, value.dtype, _head_size(value))
@@ -79,32 +77,36 @@ def ms_deform_attn(
     )
 
 
+@functools.cache
 def choose_backend(
-    device: str | torch.device,
+    device: torch.device,
     request: str = "auto",
     dtype: torch.dtype = torch.float32,
     head_size: int = 32,
 ) -> str:
     """Choose what computes on a device: ``cuda``, ``fused``, ``cpu`` or ``reference``.
 
-    Where the answer is ``cuda``, its kernels are compiled and loaded when this returns.
-
-    Args:
-        device: e.g. ``"cpu"`` or ``"cuda:1"``.
-        request: one of :data:`BACKENDS`.
-        dtype: of ``value``.
-        head_size: its channels per head.
+    The choice is logged and kept. For ``cuda``, the kernels are compiled and loaded on return.
 
     Raises:
         BackendError: for an unknown backend, or one that cannot run on this device.
     """
-    return _choose(torch.device(device), request, dtype, head_size)[0]
+    chosen, reason = _choose(device, request, dtype, head_size)
+    _log.info("ms_deform_attn on %s: %s backend (%s asked for)", device, chosen, request)
+    if reason:
+        _log.warning(
+            "ms_deform_attn on %s is slower than it could be, because the %s kernels cannot "
+            "run: %s",
+            device,
+            "CUDA" if device.type == "cuda" else "fused",
+            reason,
+        )
+    return chosen
 
 
 def uses_numba(device: torch.device) -> bool:
     """Tell whether the kernels compiled by numba (the fused backend) run on this device."""
-    request = _forced or _environment_backend()
-    return _decide(device, request, torch.float32, 32) == "fused"
+    return _decide(device, _environment_backend(), torch.float32, 32) == "fused"
 
 
 def _choose(
@@ -148,23 +150,6 @@ def _choose(
     return ("reference" if reason else "cuda"), reason
 
 
-@contextmanager
-def use_backend(backend: str) -> Iterator[None]:
-    """Force a backend for every call in a ``with`` block, in all threads of the process.
-
-    Raises:
-        BackendError: for an unknown name, at once.
-    """
-    global _forced  # noqa: PLW0603  (a plain global is what torch.compile can guard on)
-    if backend not in BACKENDS:
-        raise BackendError(unknown("operator backend", backend, BACKENDS))
-    before, _forced = _forced, backend
-    try:
-        yield
-    finally:
-        _forced = before
-
-
 def _head_size(value: Tensor) -> int:
     """Return D as an int, also where torch.compile has a symbol; 0 if no kernel takes it."""
     size = value.shape[3]
@@ -175,11 +160,15 @@ def _head_size(value: Tensor) -> int:
 
 
 def _environment_backend() -> str:
-    return _read_environment()
+    request = os.environ.get(ENVIRONMENT_VARIABLE, "").strip().lower() or "auto"
+    if request not in BACKENDS:
+        message = unknown("operator backend", request, BACKENDS)
+        raise BackendError(f"{ENVIRONMENT_VARIABLE}: {message}")
+    return request
 
 
 def _decide(device: torch.device, request: str, dtype: torch.dtype, head_size: int) -> str:
-    return _decide_once(device, request, dtype, head_size)
+    return choose_backend(device, request, dtype, head_size)
 
 
 def _exporting() -> bool:
@@ -192,30 +181,6 @@ def _exporting() -> bool:
 # (Traced, torch 2.10 takes every compilation for an export.)
 for _function in (_environment_backend, _decide, _exporting):
     vars(_function)["_dynamo_marked_constant"] = True
-
-
-@functools.cache
-def _read_environment() -> str:
-    request = os.environ.get(ENVIRONMENT_VARIABLE, "").strip().lower() or "auto"
-    if request not in BACKENDS:
-        message = unknown("operator backend", request, BACKENDS)
-        raise BackendError(f"{ENVIRONMENT_VARIABLE}: {message}")
-    return request
-
-
-@functools.cache
-def _decide_once(device: torch.device, request: str, dtype: torch.dtype, head_size: int) -> str:
-    chosen, reason = _choose(device, request, dtype, head_size)
-    _log.info("ms_deform_attn on %s: %s backend (%s asked for)", device, chosen, request)
-    if reason:
-        _log.warning(
-            "ms_deform_attn on %s is slower than it could be, because the %s kernels cannot "
-            "run: %s",
-            device,
-            "CUDA" if device.type == "cuda" else "fused",
-            reason,
-        )
-    return chosen
 
 
 def _check_shapes(

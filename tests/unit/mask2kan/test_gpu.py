@@ -83,8 +83,8 @@ def test_what_is_not_written_shows() -> None:
 
 
 def test_auto_takes_the_kernels() -> None:
-    assert choose_backend("cuda") == "cuda"
-    assert choose_backend("cuda", dtype=torch.float64) == "reference"
+    assert choose_backend(torch.device("cuda")) == "cuda"
+    assert choose_backend(torch.device("cuda"), dtype=torch.float64) == "reference"
 
 
 @pytest.mark.parametrize("dtype", list(LIMITS), ids=str)

@@ -10,8 +10,6 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mask2kan import ops
-
 pytest.importorskip("numba")
 
 from mask2kan.modeling.backbones.efficientnet import NormReLU6
@@ -107,7 +105,7 @@ def test_the_same_bits_on_any_number_of_threads() -> None:
 
 
 @pytest.mark.parametrize("apply_act", [True, False])
-def test_the_layer_is_timms(apply_act) -> None:
+def test_the_layer_is_timms(apply_act, monkeypatch) -> None:
     """In training, in what it keeps, and afterwards."""
     fused = NormReLU6(6, apply_act=apply_act, eps=1e-3).double()
     nn.init.uniform_(fused.weight)
@@ -115,10 +113,10 @@ def test_the_layer_is_timms(apply_act) -> None:
     for seed in range(3):
         torch.manual_seed(seed)
         x = torch.randn(2, 6, 5, 7, dtype=torch.float64)
-        with ops.use_backend("cpu"):
-            expected = plain(x)
-        with ops.use_backend("fused"):
-            y = fused(x.contiguous(memory_format=torch.channels_last))
+        monkeypatch.setenv("MASK2KAN_OPS", "cpu")
+        expected = plain(x)
+        monkeypatch.setenv("MASK2KAN_OPS", "fused")
+        y = fused(x.contiguous(memory_format=torch.channels_last))
         assert type(y.grad_fn).__name__ == "_BatchNormBackward"
         torch.testing.assert_close(y, expected)
     for key, kept in plain.state_dict().items():
@@ -126,10 +124,10 @@ def test_the_layer_is_timms(apply_act) -> None:
     torch.testing.assert_close(fused.eval()(x), plain.eval()(x))
 
 
-def test_another_layout_takes_pytorchs_loops() -> None:
+def test_another_layout_takes_pytorchs_loops(monkeypatch) -> None:
     layer, x = NormReLU6(6), maps(2, 6, 5, 7, dtype=torch.float32)
-    with ops.use_backend("fused"):
-        y = layer(x.contiguous())
+    monkeypatch.setenv("MASK2KAN_OPS", "fused")
+    y = layer(x.contiguous())
     assert y.is_contiguous()
     torch.testing.assert_close(y, F.relu6(F.batch_norm(x, None, None, training=True)))
 

@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -363,20 +364,22 @@ def test_backward_refuses_to_be_deterministic(gpu: None) -> None:
 
 
 @pytest.fixture
-def pretended(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, int]]:
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[torch.dtype, int]]]:
     """An sm_90 GPU, and the kernels that were prepared for it."""
     prepared: list[tuple[torch.dtype, int]] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(cuda, "missing_compiler", lambda: "")
     monkeypatch.setattr(cuda, "prepare", lambda device, dtype, size: prepared.append((dtype, size)))
-    return prepared
+    choose_backend.cache_clear()
+    yield prepared
+    choose_backend.cache_clear()
 
 
 def test_a_gpu_gets_the_kernels(pretended: list[tuple[torch.dtype, int]]) -> None:
-    assert choose_backend("cuda:0", dtype=torch.bfloat16, head_size=16) == "cuda"
-    assert choose_backend("cuda:0", "cuda") == "cuda"
-    assert choose_backend("cuda:0", "reference") == "reference"
+    assert choose_backend(torch.device("cuda:0"), dtype=torch.bfloat16, head_size=16) == "cuda"
+    assert choose_backend(torch.device("cuda:0"), "cuda") == "cuda"
+    assert choose_backend(torch.device("cuda:0"), "reference") == "reference"
     assert pretended == [(torch.bfloat16, 16), (torch.float32, 32)]
 
 
@@ -391,9 +394,9 @@ def test_a_gpu_gets_the_kernels(pretended: list[tuple[torch.dtype, int]]) -> Non
 def test_what_the_kernels_do_not_take(
     pretended: list[tuple[torch.dtype, int]], dtype: torch.dtype, head_size: int, reason: str
 ) -> None:
-    assert choose_backend("cuda:0", dtype=dtype, head_size=head_size) == "reference"
+    assert choose_backend(torch.device("cuda:0"), dtype=dtype, head_size=head_size) == "reference"
     with pytest.raises(BackendError, match=reason):
-        choose_backend("cuda:0", "cuda", dtype, head_size)
+        choose_backend(torch.device("cuda:0"), "cuda", dtype, head_size)
     assert not pretended
 
 
@@ -401,9 +404,9 @@ def test_an_old_gpu(
     pretended: list[tuple[torch.dtype, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
-    assert choose_backend("cuda:0") == "reference"
+    assert choose_backend(torch.device("cuda:0")) == "reference"
     with pytest.raises(BackendError, match=r"7\.5 or newer, and this GPU has 6\.1"):
-        choose_backend("cuda:0", "cuda")
+        choose_backend(torch.device("cuda:0"), "cuda")
 
 
 def test_no_compiler_installed(
@@ -412,12 +415,12 @@ def test_no_compiler_installed(
     monkeypatch.setattr(cuda, "missing_compiler", nvrtc.missing_compiler)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(nvrtc.importlib.util, "find_spec", lambda name: None)
-    assert choose_backend("cuda:0") == "reference"
+    assert choose_backend(torch.device("cuda:0")) == "reference"
     with pytest.raises(BackendError, match="cuda-core is not installed; python -m pip install"):
-        choose_backend("cuda:0", "cuda")
+        choose_backend(torch.device("cuda:0"), "cuda")
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(BackendError, match="built without CUDA"):
-        choose_backend("cuda:0", "cuda")
+        choose_backend(torch.device("cuda:0"), "cuda")
 
 
 def test_auto_goes_on_where_the_compiler_fails_and_says_so(
@@ -425,20 +428,14 @@ def test_auto_goes_on_where_the_compiler_fails_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from mask2kan.ops import deform_attn
-
     def fail(*_: object) -> None:
         raise BackendError("no libnvrtc")
 
     monkeypatch.setattr(cuda, "prepare", fail)
     device = torch.device("cuda", 3)
-    try:
-        with caplog.at_level(logging.WARNING, logger="mask2kan.ops"):
-            for _ in range(2):
-                chosen = deform_attn._decide_once(device, "auto", torch.float32, 32)
-                assert chosen == "reference"
-    finally:
-        deform_attn._decide_once.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="mask2kan.ops"):
+        for _ in range(2):
+            assert choose_backend(device) == "reference"
     assert [record.getMessage() for record in caplog.records] == [
         "ms_deform_attn on cuda:3 is slower than it could be, because the CUDA kernels cannot "
         "run: no libnvrtc"

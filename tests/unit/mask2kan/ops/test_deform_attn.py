@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mask2kan.errors import BackendError
-from mask2kan.ops import choose_backend, cpu, deform_attn, fused, ms_deform_attn, use_backend
+from mask2kan.ops import choose_backend, cpu, deform_attn, fused, ms_deform_attn
 from tests.attention_cases import SHAPES, Case, make_case, run
 
 FUSED = pytest.param("fused", marks=pytest.mark.skipif(bool(fused.missing()), reason="no numba"))
@@ -283,27 +283,23 @@ def test_export_holds_standard_operators(strict: bool) -> None:
 
 @pytest.fixture
 def fresh_choice() -> Iterator[Callable[[], None]]:
-    def clear() -> None:
-        deform_attn._read_environment.cache_clear()
-        deform_attn._decide_once.cache_clear()
-
-    clear()
-    yield clear
-    clear()
+    choose_backend.cache_clear()
+    yield choose_backend.cache_clear
+    choose_backend.cache_clear()
 
 
-def test_backend_choice() -> None:
-    assert choose_backend("cpu") == ("cpu" if fused.missing() else "fused")
-    assert choose_backend("mps") == "reference"
-    assert choose_backend("cpu", "reference") == "reference"
+def test_backend_choice(fresh_choice: Callable[[], None]) -> None:
+    assert choose_backend(torch.device("cpu")) == ("cpu" if fused.missing() else "fused")
+    assert choose_backend(torch.device("mps")) == "reference"
+    assert choose_backend(torch.device("cpu"), "reference") == "reference"
     with pytest.raises(BackendError, match="Known: auto, cpu, cuda, fused, reference"):
-        choose_backend("cpu", "gpu")
+        choose_backend(torch.device("cpu"), "gpu")
     with pytest.raises(BackendError, match="need a CUDA GPU, and the tensors are on cpu"):
-        choose_backend("cpu", "cuda")
+        choose_backend(torch.device("cpu"), "cuda")
     with pytest.raises(BackendError, match="on a cuda tensor"):
-        choose_backend("cuda", "cpu")
+        choose_backend(torch.device("cuda"), "cpu")
     with pytest.raises(BackendError, match="fused operator backend was asked for on a cuda"):
-        choose_backend("cuda", "fused")
+        choose_backend(torch.device("cuda"), "fused")
 
 
 def test_environment_forces_a_backend_and_the_choice_is_logged_once(
@@ -331,7 +327,7 @@ def test_environment_with_an_unknown_backend(
         ms_deform_attn(*make_case(SHAPES["odd"]))
 
 
-def test_use_backend_forces_and_restores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_call_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def decide(device: torch.device, request: str, dtype: torch.dtype, head_size: int) -> str:
@@ -339,16 +335,11 @@ def test_use_backend_forces_and_restores(monkeypatch: pytest.MonkeyPatch) -> Non
         return "reference"
 
     monkeypatch.setattr(deform_attn, "_decide", decide)
+    monkeypatch.setenv("MASK2KAN_OPS", "cpu")
     case = make_case(SHAPES["odd"])
-    with use_backend("reference"):
-        ms_deform_attn(*case)
-        with use_backend("cpu"):
-            ms_deform_attn(*case)
-        ms_deform_attn(*case, backend="auto")
-    assert asked == ["reference", "cpu", "auto"]
-    assert deform_attn._forced is None
-    with pytest.raises(BackendError, match="Known"), use_backend("fast"):
-        pass
+    ms_deform_attn(*case)
+    ms_deform_attn(*case, backend="auto")
+    assert asked == ["cpu", "auto"]
 
 
 @pytest.mark.parametrize(
@@ -368,12 +359,12 @@ def test_shapes_that_do_not_fit(change: Callable[..., Case], message: str) -> No
 
 
 def test_without_numba_auto_is_cpu_and_fused_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch,
+    fresh_choice: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fused.importlib.util, "find_spec", lambda name: None)
-    assert choose_backend("cpu") == "cpu"
+    assert choose_backend(torch.device("cpu")) == "cpu"
     with pytest.raises(BackendError, match="pip install numba"):
-        choose_backend("cpu", "fused")
+        choose_backend(torch.device("cpu"), "fused")
 
 
 @pytest.mark.skipif(bool(fused.missing()), reason="no numba")
@@ -411,7 +402,7 @@ def test_a_numba_that_cannot_be_imported_leaves_auto_to_the_cpu_backend(
     monkeypatch.setattr(fused, "installed", lambda: True)
     fused._import_fault.cache_clear()
     try:
-        assert choose_backend("cpu") == "cpu"
+        assert choose_backend(torch.device("cpu")) == "cpu"
         fresh_choice()
         case = make_case(SHAPES["odd"])
         with caplog.at_level(logging.WARNING):
@@ -419,6 +410,6 @@ def test_a_numba_that_cannot_be_imported_leaves_auto_to_the_cpu_backend(
         said = caplog.text
         assert "because the fused kernels cannot run: numba cannot be imported" in said
         with pytest.raises(BackendError, match="numba cannot be imported"):
-            choose_backend("cpu", "fused")
+            choose_backend(torch.device("cpu"), "fused")
     finally:
         fused._import_fault.cache_clear()
