@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -111,7 +110,7 @@ def build_demo(
             shows_errors(handlers.look_at_file),
             [batch.chosen, left, right, score],
             compare.opened,
-            **{**compare.running, "js": _SURELY_BUSY},
+            **compare.opening,
         ).success(lambda: gr.Tabs(selected="compare"), None, tabs, **_QUICK)
         gr.Markdown(PAGE["small_print"], elem_id="small-print")
         _endpoints(handlers, names)
@@ -120,21 +119,20 @@ def build_demo(
     return demo
 
 
-@dataclasses.dataclass(frozen=True)
-class _Compare:
+class _Compare(NamedTuple):
     """What the rest of the page needs of the comparison.
 
     Attributes:
         picture: its field.
         opened: the outputs of an event that brings another picture: picture, ground truth,
             example and viewer.
-        running: how its events run.
+        opening: how such an event runs.
         look: makes an event of the given kind look at the picture again.
     """
 
     picture: gr.Image
     opened: list[Any]
-    running: dict[str, Any]
+    opening: dict[str, Any]
     look: Callable[[Callable[..., Any]], Any]
 
 
@@ -197,27 +195,20 @@ def _compare_tab(
 
     touched = [*(model.input for model in models), white.input, truth.upload, truth.clear]
     changed = look(functools.partial(gr.on, [*touched, button.click]))
-    pasted = shown.picture_given(
-        shows_errors(handlers.look_at_given),
-        models,
-        opened,
-        **{**running, "js": _SURELY_BUSY},
-    )
+    opening = running | {"js": _SURELY_BUSY}
+    pasted = shown.picture_given(shows_errors(handlers.look_at_given), models, opened, **opening)
     clicked = examples.example_chosen(
-        shows_errors(handlers.open_example),
-        models,
-        opened,
-        **{**running, "js": _SURELY_BUSY},
+        shows_errors(handlers.open_example), models, opened, **opening
     )
     linked = demo.load(
         shows_errors(handlers.open_link),
         models,
         [*models, picture, example, shown],
-        **{**running, "js": None},
+        **(running | {"js": None}),
     )
     for event in (uploaded, changed, pasted, clicked, linked):
         event.failure(fn=None, js=_FAILED)
-    return _Compare(picture, opened, running, look)
+    return _Compare(picture, opened, opening, look)
 
 
 def _pair(preset: str, names: Sequence[str]) -> tuple[str | None, str | None]:

@@ -90,10 +90,9 @@ class _Fetch(threading.Thread):
             logger.info("Fetched %s", self._address.repo)
         except _AbandonedError:
             logger.info("Stopped fetching %s", self._address.repo)
-        except Mask2KANError as error:
-            self._error = error
         except Exception as error:
-            logger.exception("Fetching %s failed", self._address.repo)
+            if not isinstance(error, Mask2KANError):
+                logger.exception("Fetching %s failed", self._address.repo)
             self._error = error
         finally:
             self.finished.set()

@@ -13,7 +13,6 @@ every 10 MB, and its Xet transport cannot be stopped; both are settings of the w
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import json
 import secrets
@@ -21,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from huggingface_hub import (
     HfApi,
@@ -67,8 +66,7 @@ _SILENT: Any = functools.partial(tqdm, disable=True)
 _cached_only: ContextVar[bool] = ContextVar("cached_only", default=False)
 
 
-@dataclasses.dataclass(frozen=True)
-class CacheState:
+class CacheState(NamedTuple):
     """Whether a checkpoint is on this machine.
 
     Attributes:
@@ -111,11 +109,10 @@ def cache_state(source: str | Address) -> CacheState:
 
 def readme_of(source: str | Address) -> str | None:
     """The README fetched with a Hub checkpoint; None where there is none on this machine."""
-    here = cache_state(source)
-    path = here.folder / _README if here.folder is not None and here.state == "cached" else None
-    if path is None or not path.is_file():
+    state, _, folder = cache_state(source)
+    if state != "cached" or folder is None or not (folder / _README).is_file():
         return None
-    with path.open("rb") as file:
+    with (folder / _README).open("rb") as file:
         return file.read(_README_BYTES).decode("utf-8", errors="replace")
 
 
@@ -159,9 +156,11 @@ def fetch(
             online = _fetch_online(Address(repo, file, revision), progress)
             if online is not None:
                 return online
-        return _cached(repo, file, revision)
+        folder, present = _find_cached(repo, file, revision)
+        _require_undamaged(folder, present)
     except CheckpointError as error:
         raise CheckpointError(f"Can't load {repo} from the Hugging Face Hub. {error}") from error
+    return folder, present[0]
 
 
 def _fetch_online(address: Address, progress: Progress | None) -> tuple[Path, str] | None:
@@ -361,14 +360,11 @@ def _find_cached(repo: str, file: str | None, revision: str | None) -> tuple[Pat
     return folder, present
 
 
-def _cached(repo: str, file: str | None, revision: str | None) -> tuple[Path, str]:
-    """As ``fetch``, from what is here."""
-    folder, present = _find_cached(repo, file, revision)
-    for name in present:
+def _require_undamaged(folder: Path, names: list[str]) -> None:
+    for name in names:
         path = (folder / name).resolve()
         # The cache names large files by their digest.
         if SHA256.fullmatch(path.name) and sha256_of(path) != path.name:
             raise CheckpointError(
                 f"Damaged: sha256 of {name} differs; connect to the network to fetch it again."
             )
-    return folder, present[0]

@@ -1,4 +1,7 @@
-"""The names in ``weights/manifest.json``: bundled files, and places on the Hugging Face Hub."""
+"""The names in ``weights/manifest.json``: bundled files, and places on the Hugging Face Hub.
+
+Whatever looks into it raises ``CheckpointError`` when it is damaged.
+"""
 
 from __future__ import annotations
 
@@ -38,23 +41,12 @@ def manifest() -> list[dict[str, Any]]:
 
 
 def entry_of(name: str) -> dict[str, Any]:
-    """The manifest's entry of a name; empty where there is none.
-
-    Raises:
-        CheckpointError: when the manifest is damaged.
-    """
+    """The manifest's entry of a name; empty where there is none."""
     return next((entry for entry in manifest() if entry["name"] == name), {})
 
 
 def list_weights(bundled_only: bool = False) -> list[str]:
-    """Names from ``weights/manifest.json`` that ``load_model`` takes.
-
-    Args:
-        bundled_only: leave out those that must be downloaded first.
-
-    Raises:
-        CheckpointError: when the manifest is damaged.
-    """
+    """Names that ``load_model`` takes; ``bundled_only`` leaves out what is downloaded first."""
     return [entry["name"] for entry in manifest() if entry.get("file") or not bundled_only]
 
 
@@ -82,11 +74,7 @@ def is_repo_id(source: str) -> bool:
 
 
 def hub_address(source: str) -> Address | None:
-    """Where ``load_model`` would look on the Hub; None for paths, bundled names and anything else.
-
-    Raises:
-        CheckpointError: when the manifest is damaged.
-    """
+    """Where ``load_model`` would look on the Hub; None for paths, bundled names and the rest."""
     if not source.strip() or "\0" in source or Path(source).expanduser().exists():
         return None
     return named_address(source)
@@ -97,9 +85,6 @@ def named_address(source: str) -> Address | None:
 
     Nothing of this machine is looked at but the manifest: what strangers name must not show which
     files there are.
-
-    Raises:
-        CheckpointError: when the manifest is damaged.
     """
     entry = entry_of(source)
     if not entry:
