@@ -186,6 +186,18 @@ class Catalog:
         return _entry(self.admit(name))
 
 
+def size_of(model: Model) -> int:
+    """Bytes on disk of a model; 0 where there are none, or where that is not to be known."""
+    if isinstance(model.place, str):
+        path = Path(model.place).expanduser()
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+            if path.is_file():
+                return path.stat().st_size
+    return cache_state(model.place).bytes
+
+
 def size_in_words(size: float) -> str:
     """A number of bytes, to two or three digits.
 
@@ -214,7 +226,7 @@ def _exists(path: str) -> bool:
 def _entry(model: Model) -> Entry:
     if isinstance(model.place, str) and _exists(model.place):
         path = Path(model.place).expanduser()
-        size = _size(path)
+        size = size_of(model)
         return Entry(
             source=model.name,
             title=path.name,
@@ -243,12 +255,3 @@ def _entry(model: Model) -> Entry:
         state_text=MODELS[f"state_{here.state}"].format(size=size_in_words(here.bytes)),
         card=hub_card(address.repo, readme) if address else bundled_card(str(told.get("card"))),
     )
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file or of a folder's files; 0 where that is not to be known."""
-    with contextlib.suppress(OSError):
-        if path.is_dir():
-            return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-        return path.stat().st_size
-    return 0

@@ -39,7 +39,7 @@ from mask2kan.runtime.devices import resolve_device
 from mask2kan.runtime.memory import available_memory, is_out_of_memory, release_memory
 
 from ..strings import MODELS
-from .catalog import Catalog, Model
+from .catalog import Catalog, Model, size_of
 from .hub_downloads import Fetches, Report
 
 logger = logging.getLogger(__name__)
@@ -276,7 +276,7 @@ class ModelService:
         """A model from memory, or from its file once there is room; ``wanted`` ones stay."""
         key = _identity(model)
         if key not in self._models:
-            self._make_room(_size_of(model), wanted)
+            self._make_room(size_of(model), wanted)
             # What is on this machine is what was fetched: nobody waits for the Hub in here.
             with cached_only():
                 loaded = load_model(model.place, device=self._device)
@@ -319,17 +319,6 @@ def _identity(model: Model) -> str:
         return model.name if folder is None else f"{model.name}@{folder.name}"
     path = Path(model.place).expanduser()
     return f"{model.name}@{path.stat().st_mtime_ns}" if path.exists() else model.name
-
-
-def _size_of(model: Model) -> int:
-    """Bytes on disk of what is about to be loaded; 0 for what is not there."""
-    if not isinstance(model.place, Address):
-        path = Path(model.place).expanduser()
-        if path.is_dir():
-            return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-        if path.is_file():
-            return path.stat().st_size
-    return cache_state(model.place).bytes
 
 
 def _device_in_words(device: torch.device) -> str:

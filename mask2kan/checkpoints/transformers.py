@@ -26,6 +26,7 @@ LEFTOVER = re.compile(
 _BLOCK = r"^backbone\.layers\.(\d)\.blocks\.(\d+)\."
 _OURS = r"backbone.layers.\1.blocks.\2."
 _DECODER = r"^transformer_decoder\.layers\.(\d+)\."
+_LAYER = r"transformer_decoder.layers.\1."
 # ``#0``, ``#1``, ``#2`` mark the parts of one matrix
 RENAMED: tuple[tuple[str, str], ...] = (
     (r"^model\.pixel_level_module\.encoder\.(?:swin\.|model\.)?", "backbone."),
@@ -64,24 +65,15 @@ RENAMED: tuple[tuple[str, str], ...] = (
     ),
     (r"^class_predictor\.", "transformer_decoder.class_embed."),
     (r"^model\.transformer_module\.decoder\.", "transformer_decoder."),
-    (_DECODER + r"cross_attn\.", r"transformer_decoder.layers.\1.cross_attn.foreground."),
-    (
-        _DECODER + r"self_attn\.q_proj\.(\w+)$",
-        r"transformer_decoder.layers.\1.self_attn.in_proj_\2#0",
-    ),
-    (
-        _DECODER + r"self_attn\.k_proj\.(\w+)$",
-        r"transformer_decoder.layers.\1.self_attn.in_proj_\2#1",
-    ),
-    (
-        _DECODER + r"self_attn\.v_proj\.(\w+)$",
-        r"transformer_decoder.layers.\1.self_attn.in_proj_\2#2",
-    ),
-    (_DECODER + r"self_attn\.o_proj\.", r"transformer_decoder.layers.\1.self_attn.out_proj."),
-    (_DECODER + r"self_attn_layer_norm\.", r"transformer_decoder.layers.\1.self_attn_norm."),
-    (_DECODER + r"cross_attn_layer_norm\.", r"transformer_decoder.layers.\1.cross_attn_norm."),
-    (_DECODER + r"final_layer_norm\.", r"transformer_decoder.layers.\1.ffn_norm."),
-    (_DECODER + r"fc(\d)\.", r"transformer_decoder.layers.\1.linear\2."),
+    (_DECODER + r"cross_attn\.", _LAYER + r"cross_attn.foreground."),
+    (_DECODER + r"self_attn\.q_proj\.(\w+)$", _LAYER + r"self_attn.in_proj_\2#0"),
+    (_DECODER + r"self_attn\.k_proj\.(\w+)$", _LAYER + r"self_attn.in_proj_\2#1"),
+    (_DECODER + r"self_attn\.v_proj\.(\w+)$", _LAYER + r"self_attn.in_proj_\2#2"),
+    (_DECODER + r"self_attn\.o_proj\.", _LAYER + r"self_attn.out_proj."),
+    (_DECODER + r"self_attn_layer_norm\.", _LAYER + r"self_attn_norm."),
+    (_DECODER + r"cross_attn_layer_norm\.", _LAYER + r"cross_attn_norm."),
+    (_DECODER + r"final_layer_norm\.", _LAYER + r"ffn_norm."),
+    (_DECODER + r"fc(\d)\.", _LAYER + r"linear\2."),
 )
 
 
