@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -93,11 +94,7 @@ def _from_scratch(config: TrainConfig, pictures: LabelledPictures, *, pretrained
         )
     options = dict(config.model_options)
     if "num_classes" not in options:
-        options |= {
-            "num_classes": pictures.num_classes,
-            "class_names": tuple(pictures.class_names),
-            "palette": tuple(pictures.palette),
-        }
+        options |= _classes_of(pictures)
     names = tuple(options.get("class_names") or class_names_for(int(options["num_classes"])))
     _require_classes(names, pictures, config)
     weights: Path | bool = False
@@ -136,12 +133,7 @@ def _from_checkpoint(config: TrainConfig, pictures: LabelledPictures) -> Mask2KA
             "add mask_embed to fresh to make it anew."
         )
     if "class_embed" in config.fresh:
-        changed = dataclasses.replace(
-            changed,
-            num_classes=pictures.num_classes,
-            class_names=tuple(pictures.class_names),
-            palette=tuple(pictures.palette),
-        )
+        changed = dataclasses.replace(changed, **_classes_of(pictures))
     if config.objective == "segmentation":
         names = changed.class_names or class_names_for(changed.num_classes)
         _require_classes(names, pictures, config)
@@ -157,6 +149,15 @@ def _from_checkpoint(config: TrainConfig, pictures: LabelledPictures) -> Mask2KA
         "starting from %s; made anew: %s", config.init, ", ".join(config.fresh) or "nothing"
     )
     return model
+
+
+def _classes_of(pictures: LabelledPictures) -> dict[str, Any]:
+    """The options of a model that tells a data set's classes apart."""
+    return {
+        "num_classes": pictures.num_classes,
+        "class_names": tuple(pictures.class_names),
+        "palette": tuple(pictures.palette),
+    }
 
 
 def _require_classes(
