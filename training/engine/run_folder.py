@@ -5,7 +5,6 @@ Files are written beside their place and moved there, so a stopped run never lea
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.metadata
 import json
@@ -21,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
 from mask2kan.checkpoints import save_model
 from mask2kan.errors import CheckpointError, ConfigError, unknown
@@ -48,11 +47,9 @@ FILES = {
     "events.*": "the same values for TensorBoard",
 }
 # Settings a run may be continued with others of: what they change is not what was learnt so far.
-MAY_CHANGE = frozenset(
-    (
-        *("steps", "workers", "data", "pretrained_backbone", "cache_gigabytes"),
-        *("save_every", "save_minutes", "eval_every", "eval_pictures", "channels_last"),
-    )
+MAY_CHANGE = (
+    *("steps", "workers", "data", "pretrained_backbone", "cache_gigabytes"),
+    *("save_every", "save_minutes", "eval_every", "eval_pictures", "channels_last"),
 )
 TRACKERS = ("tensorboard", "wandb", "trackio")
 logger = logging.getLogger(__name__)
@@ -81,9 +78,8 @@ class RunFolder:
     def __init__(self, folder: Path, tracker: str = "tensorboard") -> None:
         self.folder = folder
         self.provenance = provenance()
-        self._writer: SummaryWriter | None = None
         self._tracker = tracker
-        self._service: Any = None  # of the process that opens the run
+        self._trackers: list[Any] = []  # of the process that opens the run
         if tracker not in TRACKERS:
             raise ConfigError(unknown("tracker", tracker, TRACKERS))
         if tracker != "tensorboard":
@@ -155,10 +151,13 @@ class RunFolder:
         lines = [line for line in self.metrics() if line["step"] <= step]
         with atomic_writer(self.folder / "metrics.jsonl") as file:
             file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
-        self._writer = SummaryWriter(str(self.folder), purge_step=step + 1)
+        self._trackers = [TensorBoardTracker("", self.folder, purge_step=step + 1)]
         if self._tracker != "tensorboard":
-            self._service = importlib.import_module(self._tracker)
-            self._service.init(project="mask2kan", name=self.folder.name, config=config.to_dict())
+            service = LOGGER_TYPE_TO_CLASS[self._tracker]
+            about = {"name": self.folder.name, "config": config.to_dict()}
+            self._trackers.append(service("mask2kan", **about))
+        for tracker in self._trackers:
+            tracker.start()
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``; one that a kill cut short is left out."""
@@ -175,12 +174,7 @@ class RunFolder:
         """Append a line to ``metrics.jsonl`` and tell the trackers."""
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        with self._tensorboard() as writer:
-            for key, value in values.items():
-                if writer is not None and isinstance(value, (int, float)):
-                    writer.add_scalar(key, value, step)
-        if self._service is not None:
-            self._service.log(values, step=step)
+        self._tell("log", values, step)
 
     def log_validation(self, step: int, validations: Mapping[str, Validation]) -> float:
         """Log the validation of every member and keep its picture; returns the mean mIoU."""
@@ -191,10 +185,8 @@ class RunFolder:
             values |= {f"{prefix}{key}": value for key, value in validation.values.items()}
             name = f"{step:06d}_{member}" if member else f"{step:06d}"
             Image.fromarray(validation.sample).save(self.folder / "samples" / f"{name}.png")
-            with self._tensorboard() as writer:
-                if writer is not None:
-                    tag = f"{prefix}picture_prediction_truth"
-                    writer.add_image(tag, validation.sample, step, dataformats="HWC")
+            picture = {f"{prefix}picture_prediction_truth": validation.sample[None]}
+            self._tell("log_images", picture, step, only="tensorboard", dataformats="NHWC")
         self.log(step, values)
         return miou
 
@@ -252,20 +244,16 @@ class RunFolder:
 
     def close(self) -> None:
         """Flush the trackers."""
-        with self._tensorboard() as writer:
-            if writer is not None:
-                writer.close()
-        if self._service is not None:
-            self._service.finish()
+        self._tell("finish")
 
-    @contextlib.contextmanager
-    def _tensorboard(self) -> Iterator[SummaryWriter | None]:
-        """TensorBoard's writer; a disk that takes no more of its events must not end the run."""
-        try:
-            yield self._writer
-        except OSError as error:
-            logger.warning("TensorBoard's events end here: %s", error)
-            self._writer = None
+    def _tell(self, method: str, *values: Any, only: str = "", **options: Any) -> None:
+        """Tell the trackers; one that a disk or network fails must not end the run."""
+        for tracker in [one for one in self._trackers if only in ("", one.name)]:
+            try:
+                getattr(tracker, method)(*values, **options)
+            except OSError as error:
+                logger.warning("%s gets no more of this run: %s", tracker.name, error)
+                self._trackers.remove(tracker)
 
 
 def branch_state(folder: str) -> dict[str, Any] | None:

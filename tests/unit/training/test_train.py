@@ -95,8 +95,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
 def test_a_tracker_hears_what_the_folder_is_told(tmp_path, monkeypatch):
     heard = []
     service = types.ModuleType("wandb")
-    service.init = lambda **about: heard.append(about)
-    service.log = lambda values, step: heard.append((step, values))
+    service.init = lambda **about: heard.append(about) or service
+    service.log = lambda values, step: heard.append((step, dict(values)))
     service.finish = lambda: heard.append("finished")
     monkeypatch.setitem(sys.modules, "wandb", service)
     trainer = tiny_trainer(tmp_path, "steps=2", tracker="wandb")
@@ -108,6 +108,18 @@ def test_a_tracker_hears_what_the_folder_is_told(tmp_path, monkeypatch):
     del heard[:]
     RunFolder(tmp_path, "wandb").close()  # as of a process that is not the main one
     assert not heard
+
+
+def test_a_tracker_that_fails_does_not_end_the_run(tmp_path, caplog):
+    def log(values, step):
+        raise OSError(28, "No space left on device")
+
+    trainer = tiny_trainer(tmp_path, "steps=2", "eval_every=1")
+    trainer.run._trackers[0].log = log
+    trainer.fit()
+    assert trainer.step == 2
+    assert len(trainer.run.metrics()) == 3
+    assert caplog.text.count("tensorboard gets no more of this run") == 1
 
 
 def test_an_absent_tracker_is_one_line_and_a_failure(tmp_path, capsys, monkeypatch):
