@@ -24,7 +24,7 @@ import torch
 from mask2kan.checkpoints import save_pair
 from mask2kan.cli.run import run_command
 from mask2kan.inference.kan_activity import collect_queries, head_activity
-from mask2kan.media.records import read_record
+from mask2kan.media.files import read_record
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.modeling.settings import InferenceSettings
 

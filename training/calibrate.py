@@ -22,7 +22,7 @@ from pathlib import Path
 
 from mask2kan.checks import require
 from mask2kan.cli.run import run_command
-from mask2kan.media.records import read_record
+from mask2kan.media.files import read_record
 from mask2kan.modeling.settings import InferenceSettings
 from mask2kan.outputs.tables import calibration_table
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +22,7 @@ from mask2kan.checkpoints.native import trunk_of
 from mask2kan.checkpoints.readers import sha256_of
 from mask2kan.cli.run import run_command
 from mask2kan.errors import ConfigError
-from mask2kan.media.files import write_bytes
-from mask2kan.media.records import write_record
+from mask2kan.media.files import read_record, write_bytes, write_record
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.outputs.tables import Table, calibration_table
 
@@ -165,15 +163,9 @@ def update_manifest(manifest: Path, entry: dict[str, str]) -> None:
     Raises:
         ConfigError: when the manifest is not of this form.
     """
-    entries: list[dict[str, str]] = []
-    if manifest.is_file():
-        try:
-            entries = json.loads(manifest.read_text(encoding="utf-8"))["weights"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f'{manifest} cannot be read as {{"weights": [...]}}: {error}. Repair it, or '
-                "remove it to start anew."
-            ) from error
+    entries = read_record(manifest).get("weights") if manifest.is_file() else []
+    if not isinstance(entries, list):
+        raise ConfigError(f"{manifest} has no list of weights; repair it, or remove it.")
     kept = [one for one in entries if one["name"] != entry["name"]]
     ordered = sorted([*kept, entry], key=lambda one: one["name"])
     write_record(manifest, {"weights": ordered})
@@ -200,7 +192,7 @@ def write_card(
     name = checkpoint.stem
     model = load_model(str(checkpoint), device="cpu")
     sha256 = sha256_of(checkpoint)
-    measured = [_json(path) for path in results]
+    measured = [read_record(path) for path in results]
     for path, result in zip(results, measured, strict=True):
         if result.get("sha256") != sha256:
             raise ConfigError(
@@ -239,14 +231,6 @@ def write_card(
 def _trunk_in_words(path: Path) -> str:
     size = path.stat().st_size / 1e6
     return f"; a head: it needs `{path.name}`, {size:.1f} MB, beside it, the trunk it shares"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ConfigError(f"Cannot read {path} as JSON: {error}.") from error
-    return values
 
 
 def _parser() -> argparse.ArgumentParser:

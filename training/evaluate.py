@@ -23,7 +23,7 @@ from pathlib import Path
 from mask2kan.cli.run import run_command
 from mask2kan.inference.predictor import SETTINGS
 from mask2kan.inference.scores import SCORES
-from mask2kan.media.records import write_record
+from mask2kan.media.files import write_record
 from mask2kan.runtime.precision import DTYPES
 
 from .evaluation.checkpoint_evaluation import DATA_SETS, evaluate

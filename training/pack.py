@@ -26,6 +26,7 @@ from tqdm import tqdm
 from mask2kan.checks import require
 from mask2kan.cli.run import run_command
 from mask2kan.errors import ConfigError
+from mask2kan.media.files import atomic_writer
 
 from .data.base import PICTURE_TYPES, Pair
 from .data.folders import data_places, find_data
@@ -55,17 +56,14 @@ def pack(
     Raises:
         ConfigError: for data that is not there.
     """
-    beside = archive.with_name(f".{archive.name}.partial")
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with tarfile.open(beside, "w:xz", preset=6) as tar:
-            for name, content in _contents(data, extras, quality, longest_side):
-                entry = tarfile.TarInfo(f"{ROOT}/{name}")
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
-        beside.replace(archive)
-    finally:
-        beside.unlink(missing_ok=True)
+    with (
+        atomic_writer(archive) as file,
+        tarfile.open(fileobj=file, mode="w:xz", preset=6) as tar,
+    ):
+        for name, content in _contents(data, extras, quality, longest_side):
+            entry = tarfile.TarInfo(f"{ROOT}/{name}")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
     return archive.stat().st_size
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mask2kan.cli.run import run_command
 from mask2kan.errors import ConfigError
-from mask2kan.media.files import atomic_writer
+from mask2kan.media.files import write_bytes
 from mask2kan.outputs.tables import Table
 
 from .experiments.thesis_tables.build import build
@@ -92,8 +92,7 @@ def _run(options: argparse.Namespace) -> None:
         print("\n".join(render(tables, form) for form in forms), end="")
     else:
         for form, path in outputs(options.out, options.format).items():
-            with atomic_writer(path) as file:
-                file.write(render(tables, form).encode())
+            write_bytes(path, render(tables, form).encode())
     for path, reason in results.unused.items():
         print(f"not used: {path} ({reason})", file=sys.stderr)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import pickle
 import re
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from mask2kan.checkpoints.pickles import as_array, globals_in, read_pickle, refusal
 from mask2kan.errors import CheckpointError
+from mask2kan.media.files import parse_object
 
 MAX_BYTES = 16 * 2**30
 MAX_HEADER = 50_000_000
@@ -144,23 +144,10 @@ def parse_json(data: bytes | str, name: str) -> dict[str, Any]:
     Raises:
         CheckpointError: for anything else.
     """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise ValueError("a key occurs twice")
-        return result
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON")
-
     try:
-        value = json.loads(data, object_pairs_hook=unique, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
+        return parse_object(data)
+    except ValueError as error:
         raise CheckpointError(f"Its {name} is no valid JSON ({str(error)[:80]}).") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"Its {name} is no JSON object.")
-    return value
 
 
 def _read(file: BinaryIO, size: int) -> Contents:

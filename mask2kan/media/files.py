@@ -1,4 +1,4 @@
-"""Write a file so that a crash leaves the old one or the new one, never half of one."""
+"""Files that are whole: a crash leaves the old one or the new one, never half; and JSON in them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mask2kan.errors import WriteError
+from mask2kan.errors import ConfigError, WriteError
 
 
 @contextlib.contextmanager
@@ -65,3 +65,56 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_record(path: Path, content: dict[str, Any]) -> Path:
+    """Write a JSON object for ``read_record``; its numbers need not be finite."""
+    return write_bytes(path, json_bytes(content, allow_nan=True))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A JSON object that a command wrote before.
+
+    Raises:
+        ConfigError: for a file that cannot be read or holds something else.
+    """
+    try:
+        return parse_object(path.read_bytes(), finite=False)
+    except OSError as error:
+        raise ConfigError(f"Cannot read {path}: {error}.") from error
+    except ValueError as error:
+        raise ConfigError(
+            f"Cannot read what was written before: {path} is damaged ({error}). Delete it; the "
+            "command that wrote it makes it again."
+        ) from error
+
+
+def parse_object(data: bytes | str, *, finite: bool = True) -> dict[str, Any]:
+    """A JSON object with each key once.
+
+    Args:
+        data: the text.
+        finite: whether NaN and infinities, which are no JSON, are refused.
+
+    Raises:
+        ValueError: for anything else.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise ValueError("a key occurs twice")
+        return result
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        value = json.loads(
+            data, object_pairs_hook=unique, parse_constant=refuse if finite else None
+        )
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError("it is no JSON object")  # noqa: TRY004 - of the text
+    return value

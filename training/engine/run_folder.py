@@ -25,8 +25,7 @@ from PIL import Image
 
 from mask2kan.checkpoints import save_model
 from mask2kan.errors import CheckpointError, ConfigError, unknown
-from mask2kan.media.files import atomic_writer
-from mask2kan.media.records import write_record
+from mask2kan.media.files import atomic_writer, write_record
 from mask2kan.modeling.mask2kan import Mask2KAN
 
 from ..config.train_config import TrainConfig

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mask2kan.errors import ConfigError, PictureError
 from mask2kan.inference.scale_out import run_actors, run_here
-from mask2kan.media.records import write_record
+from mask2kan.media.files import write_record
 
 from ..data.registry import ANOMALY_SETS, find_anomaly_sets, open_anomaly
 from ..reporting.benchmark import COMPONENT_FIGURES, PIXEL_FIGURES, as_markdown, draw

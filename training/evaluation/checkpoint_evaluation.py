@@ -19,7 +19,7 @@ from mask2kan.inference.comparison import Comparison
 from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.scores import check_score
-from mask2kan.media.records import write_record
+from mask2kan.media.files import write_record
 from mask2kan.modeling.classes import meanings_of
 from mask2kan.outputs.summary import MIN_REGION_PIXELS
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mask2kan.errors import ConfigError
-from mask2kan.media.records import read_record, write_record
+from mask2kan.media.files import read_record, write_record
 
 
 class JobFolder:

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
+from mask2kan.media.files import atomic_writer
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -51,9 +53,8 @@ def figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, 
 
 def save(made: Figure, path: Path) -> None:
     """Write as PNG, in one step."""
-    beside = path.with_name(f".{path.name}.partial")
-    made.savefig(beside, format="png")
-    beside.replace(path)
+    with atomic_writer(path) as file:
+        made.savefig(file, format="png")
 
 
 @styled

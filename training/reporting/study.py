@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mask2kan.media.files import atomic_writer
+from mask2kan.media.files import write_bytes
 from mask2kan.outputs.tables import Table, cell, interval
 
 from .plots import BLUE, GREEN, ORANGE, figure, save, styled
@@ -33,8 +33,7 @@ def report(content: Mapping[str, Any], out: Path) -> None:
         content: of ``study.json``.
         out: folder of the study.
     """
-    with atomic_writer(out / "study.md") as file:
-        file.write(as_markdown(content).encode())
+    write_bytes(out / "study.md", as_markdown(content).encode())
     draw(content, out / "study.png")
 
 

@@ -186,7 +186,7 @@ TEXT = json.dumps(GOOD)
     [
         ("benchmark.json", "{", "Cannot read"),
         ("benchmark.json", "\x00\xff", "Cannot read"),
-        ("benchmark.json", [], "the file is no JSON object"),
+        ("benchmark.json", [], "is no JSON object"),
         ("benchmark.json", {**GOOD, "protocol": 3}, "protocol is 3; expected str"),
         ("benchmark.json", {**GOOD, "sets": [1]}, "sets is no JSON object"),
         (

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mask2kan.media.files import atomic_writer
+from mask2kan.media.files import write_bytes
 from mask2kan.outputs.tables import MISSING, Table, cell, interval
 
 from ...reporting.plots import BLUE, GREY, ORANGE, figure, save, styled
@@ -122,8 +122,7 @@ def report(content: Mapping[str, Any], out: Path) -> None:
         out: folder of the ablation.
     """
     text = as_table(content["summary"], title_of(content), "", "tab:ablation").markdown()
-    with atomic_writer(out / "ablation.md") as file:
-        file.write(text.encode())
+    write_bytes(out / "ablation.md", text.encode())
     draw(content, out / "ablation.png")
 
 

@@ -19,13 +19,13 @@ thesis's are left aside and reported.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mask2kan.errors import ConfigError, unknown
+from mask2kan.media.files import read_record
 
 from ...data.registry import ANOMALY_SETS as KNOWN_SETS
 from ..kan_ablation.experiments import EXPERIMENTS
@@ -98,17 +98,8 @@ def find(folders: Iterable[Path]) -> Results:
             paths |= {path.resolve(): path for path in sorted(folder.rglob(name))}
     results = Results()
     for path in sorted(paths.values()):
-        readers[path.name](path, _Fields(path, _load(path)), results)
+        readers[path.name](path, _Fields(path, read_record(path)), results)
     return results
-
-
-def _load(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"Cannot read {path}: {error}. Write it again, or move it away."
-        ) from error
 
 
 class _Fields:

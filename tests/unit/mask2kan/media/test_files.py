@@ -1,14 +1,15 @@
-"""Files written whole, or not at all with one clear line."""
+"""Files written whole, or not at all with one clear line, and the JSON in them."""
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 import pytest
 
-from mask2kan.errors import CheckpointError, WriteError
-from mask2kan.media.files import json_bytes, write_bytes
+from mask2kan.errors import CheckpointError, ConfigError, WriteError
+from mask2kan.media.files import json_bytes, parse_object, read_record, write_bytes, write_record
 
 
 @pytest.mark.parametrize("name", ["table.csv", "image.png"])
@@ -33,3 +34,33 @@ def test_json_is_finite_unless_said_otherwise() -> None:
     with pytest.raises(ValueError, match="JSON"):
         json_bytes(float("nan"))
     assert json_bytes(float("nan"), allow_nan=True) == b"NaN\n"
+
+
+def test_a_record_may_hold_what_is_no_json(tmp_path):
+    path = write_record(tmp_path / "new" / "record.json", {"loss": math.inf, "words": "±"})
+    assert read_record(path) == {"loss": math.inf, "words": "±"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is damaged"),
+        (b"\xff\xfe", "is damaged"),
+        (b"[1]", "it is no JSON object"),
+        (b'{"a": 1, "a": 2}', "a key occurs twice"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_another_record_is_refused(tmp_path, content, message):
+    path = tmp_path / "record.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_record(path)
+    with pytest.raises(ConfigError, match=r"Cannot read .*none.json"):
+        read_record(tmp_path / "none.json")
+
+
+def test_foreign_json_is_finite():
+    assert parse_object('{"a": 1.5}') == {"a": 1.5}
+    with pytest.raises(ValueError, match="NaN is no JSON"):
+        parse_object('{"a": NaN}')
