@@ -20,16 +20,9 @@ def require(
     below: bool = False,
     whole: bool = False,
 ) -> None:
-    """Refuse what is no finite number in [low, high]; ``above`` and ``below`` leave out the ends.
+    """Refuse what is no finite number in [low, high], or with ``whole`` no int.
 
-    Args:
-        field: its name in the message.
-        value: whatever was given, of any type.
-        low: the smallest that fits.
-        high: the largest that fits.
-        above: whether ``low`` itself does not fit.
-        below: whether ``high`` itself does not fit.
-        whole: whether only an int fits.
+    ``above`` and ``below`` leave out the ends.
 
     Raises:
         ConfigError: naming the field, the value found and what it must be.

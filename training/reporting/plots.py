@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,9 +14,6 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from mask2kan.media.files import atomic_writer
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 BLUE, ORANGE, GREEN, GREY = "#2563a8", "#d9772b", "#3a8f5c", "#888888"
 STYLE: dict[Any, Any] = {
@@ -33,16 +29,8 @@ STYLE: dict[Any, Any] = {
 }
 LARGEST_MATRIX = 30  # classes whose names are readable on the axes
 
-
-def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """Draw in the style all pictures of numbers share."""
-
-    @functools.wraps(draw)
-    def call(*arguments: P.args, **options: P.kwargs) -> T:
-        with mpl.rc_context(STYLE):
-            return draw(*arguments, **options)
-
-    return call
+styled = mpl.rc_context(STYLE)
+"""Decorator: draw in the style all pictures of numbers share."""
 
 
 def figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, NDArray[Any]]:

@@ -23,21 +23,15 @@ class Mean:
 
 
 @dataclasses.dataclass(frozen=True)
-class PairedDifference:
-    """Mean of first − second over pairs, its 95 % interval, and the paired t-test's p.
+class PairedDifference(Mean):
+    """Mean of first − second over pairs, the paired t-test's p, and how often the first is larger.
 
-    Attributes:
-        wins: pairs in which the first is larger.
-        losses: pairs in which it is smaller.
+    ``losses`` counts the pairs in which it is smaller.
     """
 
-    mean: float
-    low: float
-    high: float
     p: float
     wins: int
     losses: int
-    n: int
 
 
 def mean_of(values: Sequence[float]) -> Mean:
@@ -79,7 +73,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Paired
         low, high = np.clip(test.confidence_interval(CONFIDENCE), -1.0, 1.0)
         p = float(test.pvalue)
     wins, losses = int((data > 0).sum()), int((data < 0).sum())
-    return PairedDifference(mean, float(low), float(high), p, wins, losses, n)
+    return PairedDifference(mean, float(low), float(high), n, p, wins, losses)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -24,7 +24,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mask2kan.errors import ConfigError, unknown
+from mask2kan.checks import require, require_choice
+from mask2kan.errors import ConfigError
 from mask2kan.media.files import read_record
 
 from ...data.registry import ANOMALY_SETS as KNOWN_SETS
@@ -98,49 +99,44 @@ def find(folders: Iterable[Path]) -> Results:
             paths |= {path.resolve(): path for path in sorted(folder.rglob(name))}
     results = Results()
     for path in sorted(paths.values()):
-        readers[path.name](path, _Fields(path, read_record(path)), results)
+        fields = _Fields(read_record(path))
+        try:
+            readers[path.name](path, fields, results)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{path}: {error} Write it again with this version's commands, or move it away."
+            ) from error
     return results
 
 
 class _Fields:
-    """A JSON object that knows where it stands, for messages."""
+    """A JSON object that knows where in the file it stands, for messages."""
 
-    def __init__(self, path: Path, content: Any, place: str = "") -> None:
-        self.path, self.place = path, place
+    def __init__(self, content: Any, place: str = "") -> None:
         if not isinstance(content, dict):
-            raise self.fault("is no JSON object")
-        self.content: dict[str, Any] = content
-
-    def fault(self, what: str) -> ConfigError:
-        return ConfigError(
-            f"{self.path}: {self.place or 'the file'} {what}. Write it again with this version's "
-            "commands, or move it away."
-        )
+            raise ConfigError(f"{place} is no JSON object.")
+        self.content, self.place = content, place
 
     def value(self, key: str, kind: type) -> Any:
         found = self.content.get(key)
         if not isinstance(found, kind) or isinstance(found, bool):
-            raise self._at(key).fault(f"is {found!r}; expected {kind.__name__}")
+            raise ConfigError(f"{self._at(key)} is {found!r}; expected {kind.__name__}.")
         return found
 
     def inside(self, key: str) -> _Fields:
-        return _Fields(self.path, self.content.get(key), f"{self.place}.{key}".lstrip("."))
+        return _Fields(self.content.get(key), self._at(key))
 
     def figure(self, key: str, low: float = 0.0, high: float = 1.0) -> float | None:
         """A number in [low, high], or None for null."""
         if key not in self.content:
-            raise self._at(key).fault("is missing")
-        found = self.content[key]
-        if found is None:
-            return None
-        is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
-        if not is_number or not low <= found <= high:
-            expected = f"a number from {low:g} to {high:g}, or null"
-            raise self._at(key).fault(f"is {found!r}; expected {expected}")
-        return float(found)
+            raise ConfigError(f"{self._at(key)} is missing.")
+        found: float | None = self.content[key]
+        if found is not None:
+            require(self._at(key), found, low, high)
+        return found
 
-    def _at(self, key: str) -> _Fields:
-        return _Fields(self.path, {}, f"{self.place}.{key}".lstrip("."))
+    def _at(self, key: str) -> str:
+        return f"{self.place}.{key}".lstrip(".")
 
 
 def _model_of(recipe: str) -> Model | None:
@@ -176,8 +172,7 @@ def _read_benchmark(path: Path, fields: _Fields, results: Results) -> None:
         return
     sets = fields.inside("sets")
     for name in sets.content:
-        if name not in KNOWN_SETS:
-            raise ConfigError(f"{path}: {unknown('data set', name, KNOWN_SETS)}")
+        require_choice("data set", name, KNOWN_SETS)
         if name not in ANOMALY_SETS:
             continue  # the thesis does not measure it
         measured = sets.inside(name)
@@ -196,12 +191,11 @@ def _read_ablation(path: Path, fields: _Fields, results: Results) -> None:
     protocol.figure("regularization", high=float("inf"))
     entries = fields.value("summary", list)
     if not entries:
-        raise fields.fault("has an empty summary")
+        raise ConfigError("It has an empty summary.")
     for number, entry in enumerate(entries):
-        one = _Fields(path, entry, f"summary.{number}")
+        one = _Fields(entry, f"summary.{number}")
         name = one.value("experiment", str)
-        if name not in EXPERIMENTS:
-            raise ConfigError(f"{path}: {unknown('experiment', name, EXPERIMENTS)}")
+        require_choice("experiment", name, EXPERIMENTS)
         one.value("n", int)
         for figure in _SUMMARY_FIGURES:
             one.figure(figure, low=-1000.0)
