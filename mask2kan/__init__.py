@@ -14,7 +14,7 @@ from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.predictor import Predictor
 from mask2kan.modeling.mask2kan import create_model, list_models
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Comparison",
