@@ -26,8 +26,8 @@ class WriteError(Mask2KANError):
     """A file that cannot be written: a full disk, a folder without permission."""
 
 
-class PictureError(Mask2KANError):
-    """A picture that cannot be read, or is too large."""
+class ImageError(Mask2KANError):
+    """An image that cannot be read, or is too large."""
 
 
 class NumericsError(Mask2KANError):
@@ -39,7 +39,7 @@ class BackendError(Mask2KANError):
 
 
 class OutOfMemoryError(Mask2KANError):
-    """The device has not enough memory for this picture and model."""
+    """The device has not enough memory for this image and model."""
 
 
 def shortened(value: object) -> str:

@@ -116,7 +116,7 @@ def _nth(name: str) -> int:
     return [path.stem for path in EXAMPLES if not path.stem.startswith("room")].index(name)
 
 
-def picture(
+def image(
     browser: Browser, url: str, view: str, width: int, height: int, theme: str, part: str | None
 ) -> Image.Image:
     """One view.
@@ -173,12 +173,12 @@ def main(arguments: list[str] | None = None) -> int:
                 for theme in ("light", "dark")
             ]
             for view, width, theme in tqdm(wanted, unit="picture"):
-                taken = picture(browser, app.url, view, width, 900, theme, "page")
+                taken = image(browser, app.url, view, width, 900, theme, "page")
                 taken.save(asked.all / f"{view}_{width}_{theme}.png")
         else:
             README.mkdir(exist_ok=True)
             for name, shown in tqdm(SHOWN.items(), unit="picture"):
-                taken = picture(browser, app.url, *shown)
+                taken = image(browser, app.url, *shown)
                 taken.save(README / f"{name}.webp", quality=82, method=6)
         browser.close()
     return 0

@@ -37,9 +37,9 @@ def tiny(family, backbone="mobilenetv2", seed=0, **fields):
     return create_model(f"{family}_{backbone}", **{**TINY, **BACKBONES[backbone], **fields}).eval()
 
 
-def calibrated(model, picture, percent, data="noise"):
-    """The model with its MSP calibrated on a picture: ``percent`` of it are below the threshold."""
-    scores = Predictor(model, device="cpu")(picture).anomaly("msp")
+def calibrated(model, image, percent, data="noise"):
+    """The model with its MSP calibrated on an image: ``percent`` of it are below the threshold."""
+    scores = Predictor(model, device="cpu")(image).anomaly("msp")
     low, middle, high = np.percentile(scores, [0.5, percent, 99.5]).tolist()
     model.calibration = {"msp": {"range": [low, high], "fpr05": middle, "data": data}}
     return model

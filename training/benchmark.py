@@ -1,4 +1,4 @@
-"""All anomaly scores of some checkpoints on all anomaly data sets: one table, curves, pictures.
+"""All anomaly scores of some checkpoints on all anomaly data sets: one table, curves, images.
 
     python -m training.benchmark mask2kan_road mask2former_road
     python -m training.benchmark runs/*/best.safetensors --root data --protocol smiyc
@@ -6,7 +6,7 @@
 
 Pixel figures are those of ``training.metrics.AnomalyEvaluator``; sets of SegmentMeIfYouCan's tracks
 also get that benchmark's sIoU, PPV and F1*. Checkpoints with a common trunk share it. The scores of
-a finished picture are kept in the output folder while the command runs, so it may be stopped and
+a finished image are kept in the output folder while the command runs, so it may be stopped and
 repeated, and Ray Data may spread the scoring over processes and machines that share the folder.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from mask2kan.checks import require
 from mask2kan.cli.reporting import complain
 from mask2kan.cli.run import run_command
-from mask2kan.errors import PictureError
+from mask2kan.errors import ImageError
 from mask2kan.inference.scores import SCORES, check_score
 from mask2kan.runtime.precision import DTYPES
 
@@ -44,8 +44,8 @@ def _parser() -> argparse.ArgumentParser:
         "--scores", nargs="+", default=list(SCORES), help=f"default: {' '.join(SCORES)}"
     )
     out.add_argument("--protocol", choices=PROTOCOLS, default="exact", help="default: %(default)s")
-    out.add_argument("--limit", type=int, metavar="N", help="only N pictures of each set")
-    out.add_argument("--flip", action="store_true", help="average with the flipped picture")
+    out.add_argument("--limit", type=int, metavar="N", help="only N images of each set")
+    out.add_argument("--flip", action="store_true", help="average with the flipped image")
     out.add_argument("--refine", action="store_true", help="Mask2Anomaly's refinement")
     out.add_argument("--max-side", type=int, default=2048, help="default: %(default)s")
     out.add_argument("--device", default="auto", help="auto, cpu, cuda")
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> str:
 def _run(options: argparse.Namespace) -> int:
     try:
         print(run(options))
-    except PictureError as error:
+    except ImageError as error:
         complain(error, prefix="error")
         return 1
     return 0

@@ -3,7 +3,7 @@
     python -m training.bundle runs/road_pair_end --name road --settings weights/road_settings.json
 
 Both are measured first: spline share and curvature of their heads, and what setting the splines to
-zero does, on pictures that were not trained on (``mask2kan.inference.kan_activity``); it stands in
+zero does, on images that were not trained on (``mask2kan.inference.kan_activity``); it stands in
 their metadata, for ``info``, cards and the KAN page.
 
 Writes ``weights/mask2kan_<name>.safetensors``, ``mask2former_<name>.safetensors`` and, once for
@@ -34,7 +34,7 @@ from .evaluation.validation import validate
 from .experiments.spline_trials import without_splines
 from .models.pair import KAN_HEAD, load_pair, members
 
-QUERY_PICTURES, ZEROED_PICTURES = 25, 100
+QUERY_IMAGES, ZEROED_IMAGES = 25, 100
 FAMILIES = {KAN_HEAD: "mask2kan", "mlp": "mask2former"}
 
 
@@ -55,7 +55,7 @@ def bundle(
         name: what the pair is called.
         settings: how both are to be run.
         facts: added to what the models' cards say of their training.
-        data: whose validation pictures the heads are measured on.
+        data: whose validation images the heads are measured on.
 
     Returns:
         The files of the heads.
@@ -76,22 +76,22 @@ def bundle(
 def activity_facts(model: Mask2KAN, data: str) -> dict[str, str]:
     """What a card says of how much of a KAN the head is."""
     model.eval()
-    pictures = open_split(data, "val")
-    chosen = evenly_spread(pictures, QUERY_PICTURES)
-    queries = collect_queries(model, (pictures[index][0] for index in chosen))
+    images = open_split(data, "val")
+    chosen = evenly_spread(images, QUERY_IMAGES)
+    queries = collect_queries(model, (images[index][0] for index in chosen))
     found = head_activity(model.transformer_decoder.mask_embed, queries)
-    where = f"on {found.queries} queries of {len(chosen)} pictures of {data} val"
+    where = f"on {found.queries} queries of {len(chosen)} images of {data} val"
     facts = {"curvature": f"{found.curvature:.4f}, {where}"}
     if found.spline_shares:
         shares = " and ".join(f"{share:.3f}" for share in found.spline_shares)
         facts["spline share"] = f"{shares} of the layers' variance, {where}"
         mious = []
         for one in (model, without_splines(model)):
-            validation = validate(one, pictures, ZEROED_PICTURES)
+            validation = validate(one, images, ZEROED_IMAGES)
             assert validation is not None
             mious.append(validation.values["miou"])
         facts["splines set to zero"] = (
-            f"mIoU {mious[0]:.3f} becomes {mious[1]:.3f} on {ZEROED_PICTURES} of the pictures"
+            f"mIoU {mious[0]:.3f} becomes {mious[1]:.3f} on {ZEROED_IMAGES} of the images"
         )
     return facts
 

@@ -3,9 +3,9 @@
     python -m training.calibrate weights/mask2kan_road.safetensors --data fishyscapes_static
 
 From an anomaly data set that was not trained on, per score: ``range``, the 0.5th and 99.5th
-percentile over all valid pixels, which pictures of the score map to [0, 1]; and thresholds,
+percentile over all valid pixels, which images of the score map to [0, 1]; and thresholds,
 "anomalous if score >= t": ``fpr05`` flags at most 5 % of the known pixels, ``tpr95`` at least 95 %
-of the anomalous ones, ``best_f1`` balances the two. All are exact: every pixel of every picture is
+of the anomalous ones, ``best_f1`` balances the two. All are exact: every pixel of every image is
 ranked, of the map that thresholds are applied to: at the checkpoint's sizes, and smoothed as its
 settings say (see ``mask2kan.modeling.settings``).
 
@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", default=DATA, help="anomaly data set (default: %(default)s)")
     parser.add_argument("--root", type=Path, help="its folder (default: the usual places)")
     parser.add_argument("--settings", type=Path, help="JSON file of InferenceSettings to write too")
-    parser.add_argument("--limit", type=int, metavar="N", help="only N pictures, evenly spread")
+    parser.add_argument("--limit", type=int, metavar="N", help="only N images, evenly spread")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     return parser
 

@@ -68,7 +68,7 @@ def _measured(name: str, result: dict[str, Any]) -> str:
         regions = result["regions"]
         lines.append(
             f"At the shipped threshold {regions['found']} of {regions['objects']} objects are "
-            f"at least half covered, and a picture has a median of {regions['false_median']:g} "
+            f"at least half covered, and an image has a median of {regions['false_median']:g} "
             "regions without an anomaly."
         )
     return "\n".join(lines).rstrip()
@@ -116,7 +116,7 @@ def write_card(
         title: one line.
         scene: ``road`` or ``indoor``: what it is offered for.
         results: files that ``training.evaluate --json`` wrote.
-        seen: text file with what a person saw in the model's pictures, or None.
+        seen: text file with what a person saw in the model's images, or None.
 
     Returns:
         The card.
@@ -145,7 +145,7 @@ def write_card(
         architecture=_architecture(model),
         facts=_facts(model),
         measured="\n\n".join(_measured(name, result) for result in measured),
-        seen=f"## Seen in its pictures\n\n{told}\n\n" if told else "",
+        seen=f"## Seen in its images\n\n{told}\n\n" if told else "",
         calibration=_calibration(model),
     )
     path = checkpoint.with_suffix(".md")
@@ -184,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--results", type=Path, nargs="+", required=True, help="JSON files of training.evaluate"
     )
-    parser.add_argument("--seen", type=Path, help="text: what was seen in the model's pictures")
+    parser.add_argument("--seen", type=Path, help="text: what was seen in the model's images")
     return parser
 
 

@@ -2,7 +2,7 @@
 
     python -m training.choose_settings mask2kan_road mask2former_road --data fishyscapes_static
 
-Class scores of every picture are computed once per size, on every fourth pixel of every fourth
+Class scores of every image are computed once per size, on every fourth pixel of every fourth
 row, and then averaged over combinations of sizes that cost at most ``--cost`` times one look at
 1280×720. The table has AP and FPR95 of every score made of class scores, best AP first: to choose
 by, on sets that nothing else is measured on. What is chosen is written into ``InferenceSettings``
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, help="its folder (default: the usual places)")
     parser.add_argument("--sides", type=int, nargs="+", default=list(SIDES))
     parser.add_argument("--cost", type=float, default=1.2, help="default: %(default)s")
-    parser.add_argument("--limit", type=int, help="pictures (default: all)")
+    parser.add_argument("--limit", type=int, help="images (default: all)")
     parser.add_argument("--shown", type=int, default=15, help="rows (default: %(default)s)")
     return run_command(parser, _run, arguments)
 

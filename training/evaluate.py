@@ -1,4 +1,4 @@
-"""How good a checkpoint is on labelled pictures.
+"""How good a checkpoint is on labelled images.
 
     python -m training.evaluate mask2kan_road --data camvid --split test
     python -m training.evaluate runs/thesis_swin_t_kan/best.safetensors --data cityscapes
@@ -8,7 +8,7 @@ A data set to train on measures the class map: IoU per class, mIoU over the clas
 pixel accuracy, and on Cityscapes also that benchmark's IoU and iIoU over classes and categories
 (the thesis's Table 3.1). An anomaly data set (``python -m training.data list``) measures every
 anomaly score in one pass (AP, AUROC, FPR95, best F1, by the exact protocol);
-``training.benchmark`` does so for many sets and checkpoints. Pictures are computed as the
+``training.benchmark`` does so for many sets and checkpoints. Images are computed as the
 checkpoint's settings say (``--settings native``: at their own size) by the same ``Predictor`` that
 the command line and the app use.
 """
@@ -33,14 +33,14 @@ from .reporting.evaluation import result_table
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training.evaluate",
-        description="Measure a checkpoint on labelled pictures.",
+        description="Measure a checkpoint on labelled images.",
         epilog="example: python -m training.evaluate mask2kan_road --data camvid --split test",
     )
     parser.add_argument("weights", help="checkpoint file, bundled name or Hub repository")
     parser.add_argument("--data", required=True, help=f"{', '.join(DATA_SETS)}, or a folder")
     parser.add_argument("--root", type=Path, help="its folder (default: the usual places)")
     parser.add_argument("--split", help="train, val, test (default: camvid's test, others' val)")
-    parser.add_argument("--limit", type=int, metavar="N", help="only N pictures, evenly spread")
+    parser.add_argument("--limit", type=int, metavar="N", help="only N images, evenly spread")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument(
         "--dtype",
@@ -52,13 +52,13 @@ def _parser() -> argparse.ArgumentParser:
         "--settings",
         choices=SETTINGS,
         default="checkpoint",
-        help="native: one pass at the picture's own size (default: the checkpoint's)",
+        help="native: one pass at the image's own size (default: the checkpoint's)",
     )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="for evaluation.json, confusion matrix, best and worst pictures (default: beside "
+        help="for evaluation.json, confusion matrix, best and worst images (default: beside "
         "weights of a run)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         "--pictures",
         type=Path,
         metavar="DIR",
-        help="also write a side-by-side picture per input, named so that the worst come first",
+        help="also write a side-by-side image per input, named so that the worst come first",
     )
     parser.add_argument("--score", default="msp", help=f"shown there: {', '.join(SCORES)}")
     return parser
@@ -82,7 +82,7 @@ def _run(options: argparse.Namespace) -> None:
         device=options.device,
         dtype=options.dtype,
         settings=options.settings,
-        pictures_to=options.pictures,
+        images_to=options.pictures,
         score=options.score,
         out=options.out,
     )

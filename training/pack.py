@@ -3,8 +3,8 @@
     python -m training.pack road.tar.xz --data "6 cityscapes256 + 2 camvid" --longest-side 512
     tar -xJf road.tar.xz && MASK2KAN_DATA=road python -m training.train road_pair
 
-Only what training reads is packed, in the layout it is read in: pictures and labels of the training
-split, a few of the validation split, and files or folders named with ``--extra``. Pictures are
+Only what training reads is packed, in the layout it is read in: images and labels of the training
+split, a few of the validation split, and files or folders named with ``--extra``. Images are
 shrunk and encoded again as WebP, labels as PNGs without compression of their own, which the archive
 compresses far better.
 """
@@ -28,14 +28,14 @@ from mask2kan.cli.run import run_command
 from mask2kan.errors import ConfigError
 from mask2kan.media.files import atomic_writer
 
-from .data.base import PICTURE_TYPES, Pair
+from .data.base import IMAGE_TYPES, Pair
 from .data.folders import data_places, find_data
 from .data.mixture import parts_of
-from .data.reading import Array, decode_label, decode_picture, read_file
+from .data.reading import Array, decode_image, decode_label, read_file
 from .data.registry import find_split_data, usable_splits
 
 ROOT = "data"  # inside the archive
-VALIDATION = 40  # pictures
+VALIDATION = 40  # images
 
 
 def pack(
@@ -48,7 +48,7 @@ def pack(
         data: as of ``--data``; synthetic sets need no packing.
         extras: files or folders below one of the usual places, kept under their names there.
         quality: of WebP, 1 to 100.
-        longest_side: of pictures, in pixels; larger ones are shrunk, with their labels.
+        longest_side: of images, in pixels; larger ones are shrunk, with their labels.
 
     Returns:
         Its size in bytes.
@@ -72,17 +72,17 @@ def _contents(
 ) -> Iterator[tuple[str, bytes]]:
     """Names below the data folder, and bytes; labels of a set last, next to each other."""
     for part in parts_of(data):
-        pictures, root = find_split_data(part.data)
+        images, root = find_split_data(part.data)
         pairs: list[Pair] = []
         for split in usable_splits(part.data):
-            found = pictures.scan(root, split).require_usable().pairs
+            found = images.scan(root, split).require_usable().pairs
             pairs += found if split == "train" else found[:: max(1, len(found) // VALIDATION)]
         sizes = {}
-        for pair in tqdm(pairs, desc=part.data, unit="picture"):
-            picture = decode_picture(pair.picture, read_file(pair.picture))
-            picture = _shrunk(picture, longest_side, cv2.INTER_AREA)
-            sizes[pair.label] = picture.shape[:2]
-            yield _inside(pair.picture.with_suffix(".webp")), _webp(picture, quality)
+        for pair in tqdm(pairs, desc=part.data, unit="image"):
+            image = decode_image(pair.image, read_file(pair.image))
+            image = _shrunk(image, longest_side, cv2.INTER_AREA)
+            sizes[pair.label] = image.shape[:2]
+            yield _inside(pair.image.with_suffix(".webp")), _webp(image, quality)
         for pair in pairs:
             label = decode_label(pair.label, read_file(pair.label))
             height, width = sizes[pair.label]
@@ -109,9 +109,9 @@ def _inside(path: Path) -> str:
 
 
 def _extra(file: Path, quality: int, longest_side: int) -> bytes:
-    """A file as it is; a picture with transparency, such as a cut-out, smaller."""
+    """A file as it is; an image with transparency, such as a cut-out, smaller."""
     content = file.read_bytes()
-    if file.suffix.lower() not in PICTURE_TYPES:
+    if file.suffix.lower() not in IMAGE_TYPES:
         return content
     with Image.open(io.BytesIO(content)) as opened:
         if opened.mode != "RGBA":
@@ -121,17 +121,17 @@ def _extra(file: Path, quality: int, longest_side: int) -> bytes:
     return smaller if len(smaller) < len(content) else content
 
 
-def _shrunk(picture: Array, longest_side: int, interpolation: int) -> Array:
-    factor = longest_side / max(picture.shape[:2])
+def _shrunk(image: Array, longest_side: int, interpolation: int) -> Array:
+    factor = longest_side / max(image.shape[:2])
     if factor >= 1:
-        return picture
-    size = (round(picture.shape[1] * factor), round(picture.shape[0] * factor))
-    return np.asarray(cv2.resize(picture, size, interpolation=interpolation), np.uint8)
+        return image
+    size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
+    return np.asarray(cv2.resize(image, size, interpolation=interpolation), np.uint8)
 
 
-def _webp(picture: Array, quality: int) -> bytes:
+def _webp(image: Array, quality: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "WEBP", quality=quality, method=4)
+    Image.fromarray(image).save(buffer, "WEBP", quality=quality, method=4)
     return buffer.getvalue()
 
 

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument("--tuning-steps", type=int, default=200, help="default: %(default)s")
     out.add_argument("--anomalies", nargs="*", default=["camvid_anomaly", "road_anomaly"])
     out.add_argument("--split", default="", help="measured (default: camvid's test, others' val)")
-    out.add_argument("--limit", type=int, help="pictures per set (default: all)")
+    out.add_argument("--limit", type=int, help="images per set (default: all)")
     out.add_argument("--out", type=Path, default=Path("runs/study"), help="default: %(default)s")
     out.add_argument("--threads", type=int, help="processor threads (default: all cores)")
     return out

@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
         "--tracker", choices=TRACKERS, default="tensorboard", help="default: %(default)s"
     )
     out.add_argument(
-        "--skip-check", action="store_true", help="do not look at every picture and label first"
+        "--skip-check", action="store_true", help="do not look at every image and label first"
     )
     out.add_argument("--threads", type=int, help="processor threads (default: all cores)")
     out.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -107,7 +107,7 @@ def resolve(arguments: argparse.Namespace) -> TrainConfig:
 
 
 def check(config: TrainConfig) -> None:
-    """Look at every picture and label before the first step; a clean result is remembered.
+    """Look at every image and label before the first step; a clean result is remembered.
 
     Raises:
         ConfigError: when something is wrong; the faults are on the error stream.

@@ -23,8 +23,8 @@ from gradio.utils import get_upload_folder
 from numpy.typing import NDArray
 from PIL import Image
 
-from mask2kan.errors import PictureError
-from mask2kan.media.images import FORMATS, read_picture
+from mask2kan.errors import ImageError
+from mask2kan.media.images import FORMATS, read_image
 
 from .samples import example_files
 
@@ -56,10 +56,10 @@ def stored(payload: object) -> Path:
             not there is such a file.
     """
     if not payload:
-        raise PictureError("No picture was given: upload one, paste one or choose an example.")
+        raise ImageError("No picture was given: upload one, paste one or choose an example.")
     path = payload.get("path") if isinstance(payload, Mapping) else None
     if not isinstance(path, str) or not path:
-        raise PictureError("The picture was not sent as a file: upload a JPEG, PNG or WebP file.")
+        raise ImageError("The picture was not sent as a file: upload a JPEG, PNG or WebP file.")
     named, folder = _absolute(path), _absolute(get_upload_folder())
     examples = example_files()
     if "\0" not in path and (named in examples or _inside(named, folder, folder.resolve())):
@@ -69,7 +69,7 @@ def stored(payload: object) -> Path:
             allowed = named in examples or _inside(real, folder.resolve())
             if allowed and stat.S_ISREG(real.stat().st_mode):
                 return real
-    raise PictureError(_NOT_HERE)
+    raise ImageError(_NOT_HERE)
 
 
 def name_of(payload: Mapping[str, Any] | None) -> str:
@@ -95,8 +95,8 @@ def read_upload(payload: Mapping[str, Any] | None) -> NDArray[np.uint8]:
     try:
         content = path.read_bytes()
     except OSError as error:  # cleaned up this moment
-        raise PictureError(_NOT_HERE) from error
-    return read_picture(content)
+        raise ImageError(_NOT_HERE) from error
+    return read_image(content)
 
 
 def given(path: object, name: object) -> dict[str, str]:
@@ -131,7 +131,7 @@ def read_truth(
             # The indices of a palette, the first of equal channels; 1-bit masks are 0 and 255.
             values = np.asarray(opened.convert("L") if opened.mode == "1" else opened)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PictureError("Can't read the ground truth: it is no picture file.") from error
+        raise ImageError("Can't read the ground truth: it is no picture file.") from error
     if values.ndim == 3:
         values = values[..., 0]
     labels = values.astype(np.uint8)
@@ -139,7 +139,7 @@ def read_truth(
         labels = np.where(labels == 255, 1, labels).astype(np.uint8)
     unknown = sorted(set(np.unique(labels).tolist()) - {0, 1, 255})
     if unknown:
-        raise PictureError(
+        raise ImageError(
             f"The ground truth has the values {', '.join(map(str, unknown[:6]))}; it needs "
             f"{_EXPECTED}."
         )
@@ -148,12 +148,12 @@ def read_truth(
 
 def _check_mask(opened: Image.Image, size: tuple[int, int]) -> None:
     if opened.size != size[::-1]:
-        raise PictureError(
+        raise ImageError(
             f"The ground truth has {opened.width}×{opened.height} pixels, the picture "
             f"{size[1]}×{size[0]}: they must be equal."
         )
     if opened.mode not in _MASK_MODES:
-        raise PictureError(f"The ground truth is no 8-bit mask: it needs {_EXPECTED}.")
+        raise ImageError(f"The ground truth is no 8-bit mask: it needs {_EXPECTED}.")
 
 
 def _absolute(path: str) -> Path:

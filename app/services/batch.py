@@ -23,10 +23,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mask2kan.errors import NumericsError, OutOfMemoryError, PictureError, WriteError
+from mask2kan.errors import ImageError, NumericsError, OutOfMemoryError, WriteError
 from mask2kan.inference.scores import check_score
 from mask2kan.media.files import atomic_writer, json_bytes, write_bytes
-from mask2kan.media.images import RGB, read_picture
+from mask2kan.media.images import RGB, read_image
 from mask2kan.media.videos import count_frames, is_video, read_frames
 from mask2kan.outputs import drawing
 from mask2kan.outputs.summary import Analysis
@@ -46,7 +46,7 @@ ZIP_NAME = "mask2kan_batch.zip"
 _GAP = 4  # pixels between the halves of a thumbnail
 _FILES = ("overlay.png", "score16.png")  # of each model, in the ZIP
 # What is wrong with one picture alone; the batch goes on with the next.
-_PICTURES_FAULT = (PictureError, OutOfMemoryError, NumericsError)
+_PICTURES_FAULT = (ImageError, OutOfMemoryError, NumericsError)
 
 Report = Callable[[float, str], None]
 Turn = Callable[[], contextlib.AbstractContextManager[None]]
@@ -81,9 +81,9 @@ def items_of(files: Any, turn: Turn = contextlib.nullcontext) -> list[BatchItem]
     """
     given = [files] if isinstance(files, Mapping) else files
     if not given:
-        raise PictureError(BATCH["nothing_given"])
+        raise ImageError(BATCH["nothing_given"])
     if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
-        raise PictureError(BATCH["not_files"])
+        raise ImageError(BATCH["not_files"])
     items: list[BatchItem] = []
     if len(given) <= MAX_PICTURES:
         counts: dict[Path, int | str] = {}
@@ -93,7 +93,7 @@ def items_of(files: Any, turn: Turn = contextlib.nullcontext) -> list[BatchItem]
                 break
     count = max(len(items), len(given))
     if count > MAX_PICTURES:
-        raise PictureError(
+        raise ImageError(
             BATCH["too_many"].format(given=count, most=MAX_PICTURES, frames=FRAMES_PER_VIDEO)
         )
     return items
@@ -281,11 +281,11 @@ class _Reader:
     def read(self, item: BatchItem) -> tuple[float | None, RGB]:
         """Seconds into the video, or None, and the picture."""
         if item.fault:
-            raise PictureError(item.fault)
+            raise ImageError(item.fault)
         if item.frame is None:
             if not item.path.is_file():
-                raise PictureError(BATCH["gone"])
-            return None, read_picture(item.path)
+                raise ImageError(BATCH["gone"])
+            return None, read_image(item.path)
         if item.path != self._video or item.frame < self._next:
             self.close()
             self._frames = read_frames(item.path, max_frames=FRAMES_PER_VIDEO)
@@ -294,7 +294,7 @@ class _Reader:
             self._next += 1
             if self._next == item.frame + 1:
                 return found
-        raise PictureError(BATCH["cut_off"].format(frames=self._next))
+        raise ImageError(BATCH["cut_off"].format(frames=self._next))
 
     def close(self) -> None:
         """Close the video that is open."""
@@ -313,7 +313,7 @@ def _items_of_file(file: Any, counts: dict[Path, int | str], turn: Turn) -> list
         try:
             with turn():
                 counts[path] = count_frames(path, max_frames=FRAMES_PER_VIDEO)
-        except PictureError as error:
+        except ImageError as error:
             counts[path] = str(error)
     count = counts[path]
     if isinstance(count, str):

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from mask2kan.errors import PictureError
+from mask2kan.errors import ImageError
 from mask2kan.media.files import write_bytes
 from mask2kan.media.videos import SUFFIXES
 from mask2kan.outputs.writer import png_bytes
@@ -213,7 +213,7 @@ class BatchHandlers:
             if row.thumbnail is not None
         }
         if batch is None or name not in rows:
-            raise PictureError(BATCH["no_such_picture"])
+            raise ImageError(BATCH["no_such_picture"])
         told = BATCH["open_named"].format(name=rows[name].label)
         path = _file_of(batch, rows[name], self._service.turn)
         return str(path), gr.update(visible=True, value=told)

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from torch import Tensor
 
-from mask2kan.errors import PictureError
+from mask2kan.errors import ImageError
 from mask2kan.inference.kan_view import edge_view, layer_views
 from mask2kan.inference.scores import SCORES
 from mask2kan.modeling.kan.layers import KAN as KanHead  # noqa: N811 (the strings are KAN here)
@@ -160,5 +160,5 @@ def _picture_or_example(picture: Picture) -> tuple[Mapping[str, Any], str]:
         return picture, name_of(picture)
     examples = sample_pictures()
     if not examples:
-        raise PictureError("No picture was chosen: choose one in Compare first.")
+        raise ImageError("No picture was chosen: choose one in Compare first.")
     return {"path": str(examples[0])}, examples[0].stem

@@ -1,8 +1,8 @@
-"""The model for other programs: ONNX at one picture size.
+"""The model for other programs: ONNX at one image size.
 
 The graph holds standard operators only: the attention op exports through its grid-sample reference,
 the KAN through its plain recursion. Normalisation and padding are part of it; resizing the masks to
-the picture, softmax, sigmoid and the sum over queries are left to the receiver, because a graph
+the image, softmax, sigmoid and the sum over queries are left to the receiver, because a graph
 with full-size masks would need a gigabyte for them.
 """
 
@@ -27,7 +27,7 @@ SMALLEST_SIDE = 32
 
 
 def export_onnx(model: Mask2KAN, path: str | Path, height: int, width: int) -> Path:
-    """Write an ONNX file that maps a picture to its queries.
+    """Write an ONNX file that maps an image to its queries.
 
     Its input ``images`` is (1, 3, H, W) float32 RGB in [0, 1]; its outputs are ``pred_logits``
     (1, Q, K+1) and ``pred_masks`` (1, Q, ceil32(H)/4, ceil32(W)/4). Class names, palette and
@@ -36,7 +36,7 @@ def export_onnx(model: Mask2KAN, path: str | Path, height: int, width: int) -> P
     Args:
         model: moved to the CPU in float32, and set to evaluation mode.
         path: where to; replaced in one step.
-        height: H of the pictures it will be given.
+        height: H of the images it will be given.
         width: W.
 
     Returns:
@@ -49,7 +49,7 @@ def export_onnx(model: Mask2KAN, path: str | Path, height: int, width: int) -> P
     """
     if min(height, width) < SMALLEST_SIDE:
         raise ConfigError(
-            f"The picture size is {width} x {height}; both must be at least {SMALLEST_SIDE}."
+            f"The image size is {width} x {height}; both must be at least {SMALLEST_SIDE}."
         )
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
@@ -84,12 +84,12 @@ def export_onnx(model: Mask2KAN, path: str | Path, height: int, width: int) -> P
 
 
 def largest_onnx_difference(model: Mask2KAN, path: str | Path, seed: int = 0) -> dict[str, float]:
-    """How far onnxruntime's answer is from ours on a random picture.
+    """How far onnxruntime's answer is from ours on a random image.
 
     Args:
         model: the one that was exported.
         path: the file.
-        seed: of the picture.
+        seed: of the image.
 
     Returns:
         Per output, the largest absolute difference.

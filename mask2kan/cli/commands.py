@@ -20,7 +20,7 @@ from mask2kan.inference.comparison import Comparison
 from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.scale_out import Outcome, run_actors, run_here
 from mask2kan.media.files import json_bytes, write_bytes
-from mask2kan.media.images import find_pictures
+from mask2kan.media.images import find_images
 from mask2kan.modeling.config import model_config, model_names
 from mask2kan.modeling.mask2kan import create_model
 from mask2kan.outputs.summary import Analysis
@@ -35,7 +35,7 @@ _PREDICTOR_OPTIONS = (
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Segment pictures with one model; four files and a JSON summary each."""
+    """Segment images with one model; four files and a JSON summary each."""
     tasks = _tasks(options.pictures)
     job = PredictJob(
         model=options.model or _bundled("mask2kan"),
@@ -46,7 +46,7 @@ def predict(options: argparse.Namespace) -> int:
     )
     missing = [task for task in tasks if not (options.resume and job.is_done(task))]
     if len(missing) < len(tasks):
-        print(f"{len(tasks) - len(missing)} of {len(tasks)} pictures were done before.")
+        print(f"{len(tasks) - len(missing)} of {len(tasks)} images were done before.")
     if options.ray or options.ray_address or options.workers is not None:
         workers, address = options.workers, options.ray_address
         outcomes = run_actors(job.worker, missing, workers=workers, address=address)
@@ -56,7 +56,7 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Run two models on the same pictures; one folder per picture."""
+    """Run two models on the same images; one folder per image."""
     tasks = _tasks(options.pictures)
     return _report_all(run_here(lambda: _comparer(options), tasks), len(tasks))
 
@@ -179,7 +179,7 @@ def export(options: argparse.Namespace) -> int:
     model = load_model(options.model, device="cpu")
     export_onnx(model, options.output, options.height, options.width)
     size = f"{options.output.stat().st_size / 1e6:.2f} MB"
-    print(f"{options.output} ({size}, pictures of {options.width} x {options.height})")
+    print(f"{options.output} ({size}, images of {options.width} x {options.height})")
     if find_spec("onnxruntime") is None:
         print("Not checked: onnxruntime is not installed.")
         return 0
@@ -188,11 +188,11 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
-def unique_stems(pictures: Sequence[Path]) -> list[str]:
+def unique_stems(images: Sequence[Path]) -> list[str]:
     """File names without suffix; a repeated one gets the next free number: road, road_2."""
     taken: set[str] = set()
     stems = []
-    for path in pictures:
+    for path in images:
         stem, number = path.stem, 1
         while stem.casefold() in taken:
             number += 1
@@ -203,15 +203,15 @@ def unique_stems(pictures: Sequence[Path]) -> list[str]:
 
 
 def _tasks(arguments: Sequence[str]) -> list[Task]:
-    pictures = find_pictures(arguments)
-    return list(zip(map(str, pictures), unique_stems(pictures), strict=True))
+    images = find_images(arguments)
+    return list(zip(map(str, images), unique_stems(images), strict=True))
 
 
 def _report_all(outcomes: Iterator[Outcome[Task, Report]], count: int) -> int:
-    """Say what became of every picture; go on after one that fails, and fail at the end."""
+    """Say what became of every image; go on after one that fails, and fail at the end."""
     failed = 0
     hidden = count == 1 or not sys.stderr.isatty()
-    for outcome in tqdm(outcomes, total=count, unit="picture", disable=hidden):
+    for outcome in tqdm(outcomes, total=count, unit="image", disable=hidden):
         path = Path(outcome.item[0])
         if outcome.error is not None:
             failed += 1
@@ -219,7 +219,7 @@ def _report_all(outcomes: Iterator[Outcome[Task, Report]], count: int) -> int:
         if outcome.result is not None:
             tell_results(path, *outcome.result)
     if failed and count > 1:
-        tqdm.write(f"{failed} of {count} pictures failed.", file=sys.stderr)
+        tqdm.write(f"{failed} of {count} images failed.", file=sys.stderr)
     return 1 if failed else 0
 
 

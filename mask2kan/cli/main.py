@@ -1,6 +1,6 @@
 """The command line: ``python -m mask2kan predict | compare | info | models | convert``.
 
-Exit status: 0 when everything worked, 1 when some picture or step failed (each with one line on
+Exit status: 0 when everything worked, 1 when some image or step failed (each with one line on
 standard error, the rest still done), 2 for arguments that make no sense.
 """
 
@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mask2kan",
-        description="Semantic and anomaly segmentation of road pictures, with KAN and MLP heads.",
+        description="Semantic and anomaly segmentation of road images, with KAN and MLP heads.",
         epilog="example: python -m mask2kan compare road.jpg\n"
         "python -m mask2kan COMMAND --help shows a command's options and examples.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -74,20 +74,20 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     source = "file, bundled name or Hub id"
 
-    add = _command(subparsers, commands.predict, "segment pictures with one model")
+    add = _command(subparsers, commands.predict, "segment images with one model")
     add("--model", help=f"{source} (default: the bundled KAN model)")
-    _picture_options(add)
+    _image_options(add)
     add("--resume", help="leave out what the same model and options were done with", **_FLAG)
-    add("--ray", help="spread the pictures with Ray Data", **_FLAG)
+    add("--ray", help="spread the images with Ray Data", **_FLAG)
     add("--ray-address", help="of a running cluster, which shares --out (default: start one here)")
     add("--workers", type=int, help="Ray actors (default: a card or four cores each)")
 
-    add = _command(subparsers, commands.compare, "two models side by side on the same pictures")
+    add = _command(subparsers, commands.compare, "two models side by side on the same images")
     add("--left", help=f"{source} (default: the bundled KAN model)")
     add("--right", help="the same (default: the bundled MLP model)")
     add("--left-threshold", type=float, help="instead of --threshold, for the left model")
     add("--right-threshold", type=float, help="instead of --threshold, for the right model")
-    _picture_options(add)
+    _image_options(add)
 
     add = _command(subparsers, commands.info, "what a checkpoint is made of")
     add("model", help="file, bundled name, Hub id or architecture name")
@@ -106,8 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     add = _command(subparsers, commands.export, "write a model as ONNX for other programs")
     add("model", help=source)
     add("output", type=Path, help="the .onnx file to write")
-    add("--height", type=int, default=512, help="of its pictures (default: %(default)s)")
-    add("--width", type=int, default=1024, help="of its pictures (default: %(default)s)")
+    add("--height", type=int, default=512, help="of its images (default: %(default)s)")
+    add("--width", type=int, default=1024, help="of its images (default: %(default)s)")
     add("--force", help="replace an existing file", **_FLAG)
     return parser
 
@@ -127,14 +127,14 @@ def _command(
     return parser.add_argument
 
 
-def _picture_options(add: Callable[..., Any]) -> None:
-    add("pictures", nargs="+", help="pictures, folders and quoted patterns")
+def _image_options(add: Callable[..., Any]) -> None:
+    add("pictures", nargs="+", help="images, folders and quoted patterns")
     add("--score", choices=SCORES, help="anomaly score (default: the checkpoint's, else msp)")
     add(
         "--settings",
         choices=("checkpoint", "native"),
         default="checkpoint",
-        help="sizes and smoothing: as the checkpoint's makers say, or one look at the picture's "
+        help="sizes and smoothing: as the checkpoint's makers say, or one look at the image's "
         "own size (default: %(default)s)",
     )
     add("--threshold", type=float, help="anomalous from here on (default: the calibrated one)")
@@ -149,10 +149,10 @@ def _picture_options(add: Callable[..., Any]) -> None:
         "--max-side",
         type=int,
         default=2048,
-        help="larger pictures are computed at this many pixels (default: %(default)s)",
+        help="larger images are computed at this many pixels (default: %(default)s)",
     )
-    add("--flip", help="average with the left-right flipped picture", **_FLAG)
+    add("--flip", help="average with the left-right flipped image", **_FLAG)
     add("--refine", help="Mask2Anomaly's refinement of anomaly scores", **_FLAG)
     add("--compile", help="run the model through torch.compile", **_FLAG)
-    add("--graphs", help="replay it as a CUDA graph, one per picture size", **_FLAG)
+    add("--graphs", help="replay it as a CUDA graph, one per image size", **_FLAG)
     add("--out", type=Path, default=Path("mask2kan_results"), help="folder (default: %(default)s)")

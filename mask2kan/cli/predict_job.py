@@ -1,4 +1,4 @@
-"""What the ``predict`` command does with one picture, here or in a process of its own."""
+"""What the ``predict`` command does with one image, here or in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mask2kan.media.files import json_bytes, write_bytes
 from mask2kan.outputs.summary import Analysis
 from mask2kan.outputs.writer import write_results
 
-Task = tuple[str, str]  # a picture's path, and what its results' names begin with
+Task = tuple[str, str]  # an image's path, and what its results' names begin with
 
 _SAME_ANSWER = ("device", "compile", "graphs")  # options that change a result in its rounding only
 
 
 class Report(NamedTuple):
-    """What is said of a picture that was segmented.
+    """What is said of an image that was segmented.
 
     Attributes:
         summaries: a label and ``Analysis.summary`` of each model.
@@ -54,13 +54,13 @@ class PredictJob:
     predictor: Mapping[str, Any]
 
     def is_done(self, task: Task) -> bool:
-        """Whether all results of this very picture are there, made with the same settings.
+        """Whether all results of this very image are there, made with the same settings.
 
         The JSON file, which says so, is written last.
         """
         try:
             known = json.loads(self._summary_file(task).read_bytes())
-            expected = (task[0], picture_stamp(task[0]), self.options)
+            expected = (task[0], image_stamp(task[0]), self.options)
             found = (known["picture"], known["picture_stamp"], known["options"])
             return found == expected and all((self.out / name).is_file() for name in known["files"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -68,7 +68,7 @@ class PredictJob:
 
     @functools.cached_property
     def options(self) -> dict[str, Any]:
-        """What results depend on, beside the picture, in plain values ready for JSON."""
+        """What results depend on, beside the image, in plain values ready for JSON."""
         options = {key: v for key, v in self.predictor.items() if key not in _SAME_ANSWER}
         return {
             "model": self.model,
@@ -80,7 +80,7 @@ class PredictJob:
         }
 
     def worker(self) -> Callable[[Task], Report]:
-        """Load the model; returns what segments a picture and writes its files."""
+        """Load the model; returns what segments an image and writes its files."""
         model = load_model(self.model, device=self.predictor.get("device", "auto"))
         return functools.partial(self._segment, Predictor(model, **self.predictor))
 
@@ -92,7 +92,7 @@ class PredictJob:
         summary = analysis.summary()
         facts = {
             "picture": path,
-            "picture_stamp": picture_stamp(path),
+            "picture_stamp": image_stamp(path),
             **summary,
             "files": [file.name for file in files],
             "options": self.options,
@@ -104,7 +104,7 @@ class PredictJob:
         return self.out / f"{task[1]}.json"
 
 
-def picture_stamp(path: str) -> dict[str, int]:
-    """What tells a picture from another of the same name: bytes, and when it was modified."""
+def image_stamp(path: str) -> dict[str, int]:
+    """What tells an image from another of the same name: bytes, and when it was modified."""
     known = Path(path).stat()
     return {"bytes": known.st_size, "modified_ns": known.st_mtime_ns}

@@ -1,4 +1,4 @@
-"""What the command line says: of a picture's results, of a failure, of a checkpoint."""
+"""What the command line says: of an image's results, of a failure, of a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mask2kan.outputs.tables import Table, calibration_table
 def tell_results(
     path: Path, summaries: list[tuple[str, dict[str, Any]]], notes: Sequence[str], written: Path
 ) -> None:
-    """Print what came of a picture, without disturbing a progress bar.
+    """Print what came of an image, without disturbing a progress bar.
 
     Args:
-        path: of the picture.
+        path: of the image.
         summaries: a label and ``Analysis.summary`` of each model.
         notes: of the prediction.
         written: the file to look at.
@@ -38,7 +38,7 @@ def tell_results(
 
 
 def complain(error: Exception, path: Path | None = None, *, prefix: str = "mask2kan") -> None:
-    """Print a failure, and the picture it concerns, as one line on standard error."""
+    """Print a failure, and the image it concerns, as one line on standard error."""
     message = " ".join(str(error).split()) or type(error).__name__
     where = "" if path is None else f"{path}: "
     tqdm.write(f"{prefix}: {where}{message}", file=sys.stderr)
@@ -59,7 +59,7 @@ def describe_model(facts: dict[str, Any]) -> str:
     ]
     calibration = facts["calibration"]
     if not calibration:
-        lines.append("calibration: none; anomaly pictures use nominal ranges")
+        lines.append("calibration: none; anomaly images use nominal ranges")
     else:
         data = dict.fromkeys(values.get("data") for values in calibration.values())
         title = "calibration (anomalous if score >= threshold):"

@@ -32,7 +32,7 @@ from mask2kan.errors import (
 from mask2kan.inference.postprocess import View
 from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.runners import CompiledRun, GraphRun, PlainRun, Run, Sharing
-from mask2kan.media.images import RGB, Source, read_picture
+from mask2kan.media.images import RGB, Source, read_image
 from mask2kan.modeling.settings import NATIVE, InferenceSettings
 from mask2kan.runtime.devices import resolve_device
 from mask2kan.runtime.memory import is_out_of_memory, release_memory
@@ -114,13 +114,13 @@ class Predictor:
             sharing: where ``Comparison`` has features from; None to compute them.
 
         Raises:
-            PictureError: when it cannot be read, or has more than 40 megapixels.
+            ImageError: when it cannot be read, or has more than 40 megapixels.
             NumericsError: when the model's output is not finite.
             OutOfMemoryError: when memory does not suffice even for a small version of it.
         """
         clock = _Clock(self.device)
         with clock.stage("decode"):
-            pixels = read_picture(image)
+            pixels = read_image(image)
         computed, views, notes = self._fit(pixels, clock, sharing)
         if self.flip:
             notes.append("Averaged with the left-right flipped image.")

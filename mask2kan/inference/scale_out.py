@@ -99,7 +99,7 @@ def _ray() -> Any:
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise BackendError(
             "Ray Data is not installed; pip install 'ray[data]' (the extra [ray]), or leave --ray "
-            "out to work on one picture after another."
+            "out to work on one image after another."
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -136,7 +136,7 @@ def _spread(
     count = min(workers or cards or max(1, cores // CORES_PER_ACTOR), len(items))
     threads = max(1, cores // count)
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # there is one that counts pictures
+    context.enable_progress_bars = False  # there is one that counts images
     context.execution_options.preserve_order = False
     rows = [{"item": pickle.dumps(item)} for item in items]
     outcomes = ray.data.from_items(rows, override_num_blocks=min(len(rows), MOST_BLOCKS)).map(

@@ -2,9 +2,9 @@
 
 Everything a stranger can upload passes through here: only a few formats are tried, the pixel count
 is read from the header before anything is decoded, and whatever a damaged file trips inside the
-decoder comes out as a ``PictureError``.
+decoder comes out as a ``ImageError``.
 
-What is done to a picture, in this order: first frame of an animation; EXIF orientation applied;
+What is done to an image, in this order: first frame of an animation; EXIF orientation applied;
 16-bit channels scaled to 8 by their high byte; transparency composited on white. Embedded colour
 profiles are not applied: the originals' loaders ignore them too, and the models learned that way.
 """
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mask2kan.errors import PictureError
+from mask2kan.errors import ImageError
 
 RGB: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 Source: TypeAlias = "str | Path | bytes | Image.Image | NDArray[np.uint8]"
@@ -42,8 +42,8 @@ _SIGNATURES = (
 )
 
 
-def read_picture(source: Source) -> RGB:
-    """Decode a picture safely.
+def read_image(source: Source) -> RGB:
+    """Decode an image safely.
 
     Args:
         source: a path, the bytes of a file, a PIL image, or an (H, W, 3) uint8 RGB array.
@@ -52,7 +52,7 @@ def read_picture(source: Source) -> RGB:
         (H, W, 3) uint8 RGB, upright, contiguous, the caller's own to change.
 
     Raises:
-        PictureError: one line with the reason, for anything that is not such a picture.
+        ImageError: one line with the reason, for anything that is not such an image.
     """
     if isinstance(source, np.ndarray):
         return _checked_array(source)
@@ -87,13 +87,13 @@ def list_images(
     )
 
 
-def find_pictures(arguments: Iterable[str]) -> list[Path]:
+def find_images(arguments: Iterable[str]) -> list[Path]:
     """Find files, the images directly inside folders, and what globs match, once and in order.
 
-    A file that is named is taken whatever its suffix; reading it shows whether it is a picture.
+    A file that is named is taken whatever its suffix; reading it shows whether it is an image.
 
     Raises:
-        PictureError: when an argument names nothing.
+        ImageError: when an argument names nothing.
     """
     found: dict[Path, None] = {}
     for argument in arguments:
@@ -106,17 +106,17 @@ def find_pictures(arguments: Iterable[str]) -> list[Path]:
             matches = sorted(Path(name) for name in glob.glob(argument, recursive=True))  # noqa: PTH207
             matches = [match for match in matches if match.is_file()]
         if not matches:
-            raise PictureError(
-                f"No picture at {argument!r}: expected a picture, a folder with pictures "
+            raise ImageError(
+                f"No image at {argument!r}: expected an image, a folder with images "
                 f"({' '.join(SUFFIXES)}) or a pattern that matches some."
             )
         found.update(dict.fromkeys(matches))
     return list(found)
 
 
-def _refusal(reason: str) -> PictureError:
+def _refusal(reason: str) -> ImageError:
     one_line = " ".join(reason.split())
-    return PictureError(
+    return ImageError(
         f"Can't read this image: {one_line}. Use JPEG, PNG or WebP up to {MAX_MEGAPIXELS} MP."
     )
 
@@ -154,13 +154,13 @@ def _open(file: BinaryIO, head: bytes, size: int) -> RGB:
 
 
 def _decode(image: Image.Image) -> RGB:
-    """Pixels of an opened picture, its size checked before and after decoding."""
+    """Pixels of an opened image, its size checked before and after decoding."""
     _check_size(image)
     try:
         image.load()
         _check_size(image)
         return np.array(_to_rgb(_upright(image)), dtype=np.uint8)
-    except PictureError:
+    except ImageError:
         raise
     except Exception as error:  # as above; a decoder may even claim to be out of memory
         raise _refusal(f"it is cut off or damaged ({_short(error)})") from error
@@ -190,7 +190,7 @@ def _what_it_is(head: bytes) -> str:
         return "it is a HEIC, AVIF or video file"
     if not any(byte < 9 or 13 < byte < 32 for byte in head):
         return "it is a text file"
-    return "it is not a picture in a known format"
+    return "it is not an image in a known format"
 
 
 def _short(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Frames of a short video as pictures, or one clear line why not.
+"""Frames of a short video as images, or one clear line why not.
 
 What a stranger can upload passes through here, so only files that begin like a video are handed to
 the decoder, and it may read them as nothing else: FFmpeg would also take play lists, numbered
@@ -19,7 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mask2kan.errors import PictureError
+from mask2kan.errors import ImageError
 from mask2kan.media.images import MAX_MEGAPIXELS, RGB
 
 MAX_SECONDS = 300
@@ -55,7 +55,7 @@ def count_frames(path: str | Path, *, max_frames: int = 60) -> int:
     """How many frames ``read_frames`` is going to give, going by what the video says of itself.
 
     Raises:
-        PictureError: as ``read_frames``.
+        ImageError: as ``read_frames``.
     """
     return min(_checked_count(Path(path)), max_frames)
 
@@ -73,7 +73,7 @@ def read_frames(path: str | Path, *, max_frames: int = 60) -> Iterator[tuple[flo
         than ``count_frames`` where the video breaks off earlier than it says.
 
     Raises:
-        PictureError: one line with the reason, for what is no such video; at the first frame.
+        ImageError: one line with the reason, for what is no such video; at the first frame.
     """
     path = Path(path)
     total = _checked_count(path)
@@ -98,8 +98,8 @@ def read_frames(path: str | Path, *, max_frames: int = 60) -> Iterator[tuple[flo
         raise _refusal("it has no frame that can be decoded")
 
 
-def _refusal(reason: str) -> PictureError:
-    return PictureError(
+def _refusal(reason: str) -> ImageError:
+    return ImageError(
         f"Can't read this video: {reason}. Use MP4, WebM, MOV or AVI of at most "
         f"{MAX_SECONDS // 60} minutes and {MAX_FILE_BYTES // 10**6} MB."
     )

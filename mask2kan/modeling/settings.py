@@ -1,7 +1,7 @@
 """How a checkpoint's makers want it run: ``InferenceSettings``, which travel in its metadata.
 
 A model sees best at the size of the crops it was trained on, and small objects only at larger ones:
-class scores of several sizes, averaged, cost little more than one look at a picture's own size and
+class scores of several sizes, averaged, cost little more than one look at an image's own size and
 tell anomalies better. Checkpoints without settings, all foreign ones among them, run natively.
 
 Imports no torch.
@@ -25,13 +25,13 @@ class InferenceSettings:
     """Sizes, score and what is done with it.
 
     Attributes:
-        sides: longest sides, in pixels, to compute a picture at; class scores are averaged. Those
-            above the picture's own are skipped, and where none is left its own is used, as it is
+        sides: longest sides, in pixels, to compute an image at; class scores are averaged. Those
+            above the image's own are skipped, and where none is left its own is used, as it is
             where there are none.
         score: the anomaly score shown unless another is asked for.
         sigma: spread of the Gaussian that smooths the score before it is thresholded, as a share of
-            the picture's longer side; 0 for none. ``Prediction.anomaly`` is never smoothed.
-        smallest_region: share of the picture's area below which a region is not reported.
+            the image's longer side; 0 for none. ``Prediction.anomaly`` is never smoothed.
+        smallest_region: share of the image's area below which a region is not reported.
     """
 
     sides: tuple[int, ...] = ()
@@ -53,10 +53,10 @@ class InferenceSettings:
             require(f"settings.{field}", getattr(self, field), 0, 0.1)
 
     def sides_of(self, longest: int, limit: int) -> list[int]:
-        """The sides to compute a picture at, largest first.
+        """The sides to compute an image at, largest first.
 
         Args:
-            longest: the picture's longer side.
+            longest: the image's longer side.
             limit: no side is larger.
         """
         largest = min(longest, limit)
@@ -64,12 +64,12 @@ class InferenceSettings:
         return sorted(fitting, reverse=True) or [largest]
 
     def smallest_pixels(self, height: int, width: int, least: int = 0) -> int:
-        """Pixels of the smallest region reported in a picture, at least ``least``."""
+        """Pixels of the smallest region reported in an image, at least ``least``."""
         return max(least, round(self.smallest_region * height * width))
 
     def in_words(self) -> str:
         """One line for cards and pages."""
-        sides = " + ".join(map(str, self.sides)) + " px" if self.sides else "the picture's own size"
+        sides = " + ".join(map(str, self.sides)) + " px" if self.sides else "the image's own size"
         words = f"{self.score} at {sides}"
         if self.sigma:
             words += f", smoothed by {100 * self.sigma:.2g} % of the longer side"
@@ -98,4 +98,4 @@ class InferenceSettings:
 
 
 NATIVE = InferenceSettings()
-"""One look at the picture's own size: the originals' numbers."""
+"""One look at the image's own size: the originals' numbers."""

@@ -62,7 +62,7 @@ def comparison_page(
     """
     image = analyses[0][1].prediction.image
     height, width = image.shape[:2]
-    columns = [(name or "Picture", f"{width} x {height} pixels", _inputs(image, truth))]
+    columns = [(name or "Image", f"{width} x {height} pixels", _inputs(image, truth))]
     columns += [(title, _model(one), _maps(one, colormap)) for title, one in analyses]
     with _matplotlib():
         return _draw(columns, analyses, truth, drawing.color_table(colormap))
@@ -200,7 +200,7 @@ def _findings(analysis: Analysis, truth: NDArray[np.uint8] | None) -> str:
     range_from = "calibrated" if analysis.calibrated else "uncalibrated: nominal range"
     sentence = (
         f"score {analysis.score} >= {analysis.threshold:.4g} ({analysis.threshold_from}; "
-        f"{range_from}) on {share:.2f} % of the picture, {count} region{'' if count == 1 else 's'}"
+        f"{range_from}) on {share:.2f} % of the image, {count} region{'' if count == 1 else 's'}"
     )
     if truth is None:
         return sentence

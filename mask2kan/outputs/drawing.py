@@ -113,8 +113,7 @@ def outline(
     """
     if mask.shape != image.shape[:2]:
         raise ConfigError(
-            f"Can't outline a {mask.shape} mask in a {image.shape[:2]} picture; "
-            "sizes must be equal."
+            f"Can't outline a {mask.shape} mask in a {image.shape[:2]} image; sizes must be equal."
         )
     width = max(1, round(max(mask.shape) / 600)) if thickness is None else max(1, thickness)
     grown = ndimage.binary_dilation(mask, iterations=width)

@@ -1,11 +1,11 @@
-"""What a second model costs: two models on one picture, with one trunk and with different ones.
+"""What a second model costs: two models on one image, with one trunk and with different ones.
 
     PYTHONPATH=. python tests/benchmarks/compare.py
     PYTHONPATH=. python tests/benchmarks/compare.py --backbone swin_b --json compare.json
     PYTHONPATH=. python tests/benchmarks/compare.py --bundled
 
 A KAN and an MLP model with random weights, once with backbone and pixel decoder copied from one to
-the other and once each with its own. A round is picture in, class map and msp score out of every
+the other and once each with its own. A round is image in, class map and msp score out of every
 model. "one" is the mean of the two models by themselves; the peer of the comparison is running
 them one after the other. The results are compared bit for bit. ``--bundled`` takes the bundled road
 pair as it ships, with its inference settings, on 720x960.
@@ -20,7 +20,7 @@ from collections.abc import Callable
 import measure
 import numpy as np
 import torch
-from inference import picture
+from inference import image
 
 from mask2kan.checkpoints import load_model
 from mask2kan.inference.comparison import Comparison
@@ -36,7 +36,7 @@ TRUNK = ("backbone", "pixel_decoder")
 
 def pixels_for(backbone: str) -> RGB:
     """An example in the size that the figures are of."""
-    return picture(*((720, 960) if backbone == BUNDLED else (512, 1024)))
+    return image(*((720, 960) if backbone == BUNDLED else (512, 1024)))
 
 
 def predictors(backbone: str, copied: bool) -> list[Predictor]:

@@ -25,7 +25,7 @@ TRAINING_BATCH = 2
 
 
 def models(setting: Setting) -> list[measure.Row]:
-    """Pictures per second of both, with the same weights and under the same autocast."""
+    """Images per second of both, with the same weights and under the same autocast."""
     rows: list[measure.Row] = []
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(folder)
@@ -44,7 +44,7 @@ def models(setting: Setting) -> list[measure.Row]:
 def model_rows(
     setting: Setting, ours: Any, peer: Any, size: tuple[int, int], dtype: torch.dtype
 ) -> list[measure.Row]:
-    """One picture size and type, batch 1."""
+    """One image size and type, batch 1."""
     images = tensor(*size).to(setting.device)
     peer_images = normalised(tensor(*size)).to(setting.device)
     runs: dict[str, Run] = {"plainly": PlainRun(ours)}
@@ -78,8 +78,8 @@ def model_rows(
                 "picture": "{}x{}".format(*size),
                 "type": short(dtype),
                 "ours run": name,
-                "ours pictures/s": 1 / statistics.median(times[name]),
-                "transformers pictures/s": 1 / statistics.median(times["transformers"]),
+                "ours images/s": 1 / statistics.median(times[name]),
+                "transformers images/s": 1 / statistics.median(times["transformers"]),
                 "times as fast": measure.ratio(times["transformers"], times[name]),
                 "masks apart by": apart,
             }
@@ -156,13 +156,13 @@ def training_step(setting: Setting) -> list[measure.Row]:
 def rounding(setting: Setting) -> list[measure.Row]:
     """Share of the examples' pixels that keep their class in bfloat16, and the score's shift."""
     rows: list[measure.Row] = []
-    pictures = sorted((measure.REPOSITORY / "examples").glob("*.webp"))
+    images = sorted((measure.REPOSITORY / "examples").glob("*.webp"))
     for name in ("mask2kan_road", "mask2former_road"):
         model = load_model(name, device=str(setting.device))
         exact = Predictor(model, setting.device, "float32")
         rounded = Predictor(model, setting.device, "bfloat16")
         same, shift = [], []
-        for path in pictures[: 1 if setting.rehearsal else None]:
+        for path in images[: 1 if setting.rehearsal else None]:
             one, other = exact(path), rounded(path)
             same.append(float((one.semantic == other.semantic).mean()))
             shift.append(float(np.abs(one.anomaly() - other.anomaly()).mean()))

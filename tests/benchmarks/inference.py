@@ -1,12 +1,12 @@
-"""How long a picture takes and how much memory: ours against transformers with the same weights.
+"""How long an image takes and how much memory: ours against transformers with the same weights.
 
     PYTHONPATH=. python tests/benchmarks/inference.py
     PYTHONPATH=. python tests/benchmarks/inference.py --sizes 1024x2048 --repeats 3 --json out.json
 
 Swin-T, 100 queries, random weights written by transformers and read by load_model, so both compute
-the same function of a real picture. "forward" is the two networks alone on the same tensor; "end
-to end" is picture in, class map out: Predictor against transformers' image processor, model and
-post-processing at the picture's own size. Ours also runs with dtype auto where that is bfloat16
+the same function of a real image. "forward" is the two networks alone on the same tensor; "end
+to end" is image in, class map out: Predictor against transformers' image processor, model and
+post-processing at the image's own size. Ours also runs with dtype auto where that is bfloat16
 here, and with it forced by --dtype. Peak memory is that of a fresh process per row and side.
 
 The agreement is the largest difference of the raw queries. Masked attention is a step function of
@@ -35,7 +35,7 @@ from mask2kan.checkpoints import load_model
 from mask2kan.inference.predictor import Predictor
 from mask2kan.runtime.precision import resolve_dtype
 
-PICTURE = measure.REPOSITORY / "examples"
+IMAGE = measure.REPOSITORY / "examples"
 QUERIES = ("pred_logits", "pred_masks")
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
@@ -58,15 +58,15 @@ def write_checkpoint(folder: str) -> None:
     Mask2FormerForUniversalSegmentation(config).save_pretrained(folder)
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def image(height: int, width: int) -> np.ndarray:
     """(H, W, 3) uint8: the first example, resized."""
-    path = next(p for p in sorted(PICTURE.iterdir()) if p.suffix in (".jpg", ".jpeg", ".webp"))
+    path = next(p for p in sorted(IMAGE.iterdir()) if p.suffix in (".jpg", ".jpeg", ".webp"))
     return np.array(Image.open(path).convert("RGB").resize((width, height)))
 
 
 def tensor(height: int, width: int) -> torch.Tensor:
-    """(1, 3, H, W): the picture as our model takes it."""
-    return torch.from_numpy(picture(height, width)).permute(2, 0, 1)[None].float() / 255
+    """(1, 3, H, W): the image as our model takes it."""
+    return torch.from_numpy(image(height, width)).permute(2, 0, 1)[None].float() / 255
 
 
 def normalised(images: torch.Tensor) -> torch.Tensor:
@@ -88,9 +88,9 @@ def ours_forward(folder: str, size: tuple[int, int], dtype: str) -> Callable[[],
 
 
 def ours_end_to_end(folder: str, size: tuple[int, int], dtype: str) -> Callable[[], Any]:
-    """Picture to class map."""
+    """Image to class map."""
     predictor = Predictor(load_model(folder, device="cpu"), "cpu", dtype)
-    pixels = picture(*size)
+    pixels = image(*size)
     return lambda: predictor(pixels).semantic
 
 
@@ -116,12 +116,12 @@ def theirs_forward(folder: str, size: tuple[int, int]) -> Callable[[], Any]:
 
 
 def theirs_end_to_end(folder: str, size: tuple[int, int]) -> Callable[[], Any]:
-    """Picture to class map, at the picture's own size."""
+    """Image to class map, at the image's own size."""
     from transformers import Mask2FormerImageProcessor
 
     model = theirs(folder)
     processor = Mask2FormerImageProcessor(do_resize=False, size_divisor=32)
-    pixels = picture(*size)
+    pixels = image(*size)
 
     def call() -> Any:
         with torch.inference_mode():

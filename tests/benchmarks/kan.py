@@ -3,12 +3,12 @@
     PYTHONPATH=. python tests/benchmarks/kan.py
     PYTHONPATH=. python tests/benchmarks/kan.py --repeats 50 --json kan.json
 
-First table: mask_embed of the thesis, [256, 256, 256], at 100 rows (the queries of one picture)
+First table: mask_embed of the thesis, [256, 256, 256], at 100 rows (the queries of one image)
 and 1,600, forward and backward. The peer is efficient-kan's way of computing it: the recursion
 of Cox and de Boor over all functions of the basis, then one product for the base branch and one
 for the splines, with the same weights; results and gradients are compared. The floor is the
 products' operations over the rate of a matrix product measured in this run. Second table: the
-bundled pair's architectures, which differ in mask_embed alone, on one picture; since whole models
+bundled pair's architectures, which differ in mask_embed alone, on one image; since whole models
 wander by more than the heads differ, the heads' own calls are timed too, and what their difference
 adds to an MLP model.
 """
@@ -31,7 +31,7 @@ from mask2kan.modeling.mask2kan import create_model
 
 SIZES = (256, 256, 256)
 ROWS = (100, 1600)
-PICTURE = (512, 1024)
+IMAGE = (512, 1024)
 
 
 def recursive_basis(x: Tensor, grid: Tensor, order: int) -> Tensor:
@@ -118,7 +118,7 @@ def model_setup(name: str) -> Callable[[], object]:
     """One forward pass of a model with random weights."""
     torch.manual_seed(0)
     model = create_model(name).eval()
-    images = torch.rand(1, 3, *PICTURE)
+    images = torch.rand(1, 3, *IMAGE)
 
     def call() -> object:
         with torch.inference_mode():
@@ -183,7 +183,7 @@ def main() -> None:
     measure.show(heads, facts)
     models = model_rows(arguments.model_repeats) if arguments.model_repeats else []
     if models:
-        measure.show(models, {"picture": PICTURE})
+        measure.show(models, {"picture": IMAGE})
     measure.write({"heads": heads, "models": models}, facts, arguments.json)
 
 

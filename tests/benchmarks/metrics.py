@@ -3,11 +3,11 @@
     PYTHONPATH=. python tests/benchmarks/metrics.py
     PYTHONPATH=. python tests/benchmarks/metrics.py --repeats 5 --json metrics.json
 
-First table: AP, AUROC and FPR95 of ten pictures of a megapixel, adding the pictures included; the
+First table: AP, AUROC and FPR95 of ten images of a megapixel, adding the images included; the
 peer is scikit-learn on the same pixels joined into one array, computing the same three. Second
-table: milliseconds per picture of 1024 x 2048 for every evaluator, to add it and its share of
+table: milliseconds per image of 1024 x 2048 for every evaluator, to add it and its share of
 ``compute``. Third table: peak memory of a process above what it held before, while ever more
-pictures are made one by one and ranked.
+images are made one by one and ranked.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from training.metrics import AnomalyEvaluator, CityscapesEvaluator, Segmentation
 from training.metrics.cityscapes_labels import LABEL_ID_OF_TRAIN_ID
 
 SIDE = 1000
-PICTURES = 10
+IMAGES = 10
 CITYSCAPES = (1024, 2048)
-Picture = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
+Image = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
 
 
-def pictures(count: int, shape: tuple[int, int], ties: bool) -> Iterator[Picture]:
+def images(count: int, shape: tuple[int, int], ties: bool) -> Iterator[Image]:
     """Scores in [0, 1], smooth and noisy, with anomalous rectangles and a void border."""
     height, width = shape
     for seed in range(count):
@@ -47,7 +47,7 @@ def pictures(count: int, shape: tuple[int, int], ties: bool) -> Iterator[Picture
         yield (np.round(score, 2) if ties else score).astype(np.float32), label
 
 
-def ours(frames: list[Picture]) -> tuple[float, ...]:
+def ours(frames: list[Image]) -> tuple[float, ...]:
     """The three figures by this project."""
     evaluator = AnomalyEvaluator("exact")
     for score, label in frames:
@@ -56,7 +56,7 @@ def ours(frames: list[Picture]) -> tuple[float, ...]:
     return found["ap"], found["auroc"], found["fpr95"]
 
 
-def scikit_learn(frames: list[Picture]) -> tuple[float, ...]:
+def scikit_learn(frames: list[Image]) -> tuple[float, ...]:
     """The same three by scikit-learn; FPR95 on the straight line between the ROC's points."""
     score = np.concatenate([score[label != 255] for score, label in frames])
     label = np.concatenate([label[label != 255] for _, label in frames])
@@ -70,7 +70,7 @@ def ranking_rows(repeats: int) -> list[measure.Row]:
     """One row per kind of scores."""
     table: list[measure.Row] = []
     for ties in (False, True):
-        frames = list(pictures(PICTURES, (SIDE, SIDE), ties))
+        frames = list(images(IMAGES, (SIDE, SIDE), ties))
         calls = {
             "ours": functools.partial(ours, frames),
             "sklearn": functools.partial(scikit_learn, frames),
@@ -92,11 +92,11 @@ def ranking_rows(repeats: int) -> list[measure.Row]:
 
 
 def ours_in_turn(count: int) -> Callable[[], object]:
-    """The evaluation of pictures that are made one by one, as a model would."""
+    """The evaluation of images that are made one by one, as a model would."""
 
     def call() -> object:
         evaluator = AnomalyEvaluator("exact", "anomaly")
-        for score, label in pictures(count, (SIDE, SIDE), ties=False):
+        for score, label in images(count, (SIDE, SIDE), ties=False):
             evaluator.update(score, label)
         return evaluator.compute()
 
@@ -104,24 +104,24 @@ def ours_in_turn(count: int) -> Callable[[], object]:
 
 
 def sklearn_in_turn(count: int) -> Callable[[], object]:
-    """The same pictures by scikit-learn, which needs them all."""
-    return lambda: scikit_learn(list(pictures(count, (SIDE, SIDE), ties=False)))
+    """The same images by scikit-learn, which needs them all."""
+    return lambda: scikit_learn(list(images(count, (SIDE, SIDE), ties=False)))
 
 
 def memory_rows() -> list[measure.Row]:
-    """Peak above what the process held before, by number of pictures."""
+    """Peak above what the process held before, by number of images."""
     table: list[measure.Row] = []
-    for count in (PICTURES // 2, 2 * PICTURES):
+    for count in (IMAGES // 2, 2 * IMAGES):
         row: measure.Row = {"pictures": count}
         row["ours MB"] = measure.peak_megabytes(functools.partial(ours_in_turn, count))["call_mb"]
-        if count < PICTURES:  # it would take minutes
+        if count < IMAGES:  # it would take minutes
             peer = measure.peak_megabytes(functools.partial(sklearn_in_turn, count))
             row["scikit-learn MB"] = peer["call_mb"]
         table.append(row)
     return table
 
 
-def cityscapes_picture() -> tuple[npt.NDArray[np.int64], ...]:
+def cityscapes_image() -> tuple[npt.NDArray[np.int64], ...]:
     """Prediction, label ids and instance ids of blocks, some fifty of them objects."""
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 19, (16, 32)).repeat(64, 0).repeat(64, 1)
@@ -132,9 +132,9 @@ def cityscapes_picture() -> tuple[npt.NDArray[np.int64], ...]:
     return prediction, label_ids, instances
 
 
-def seconds_per_picture(evaluator, picture, count: int) -> dict[str, float]:
-    """Milliseconds to add a picture, and of ``compute`` divided by the pictures."""
-    added = measure.by_turns({"update": lambda: evaluator.update(*picture)}, count - 1)["update"]
+def seconds_per_image(evaluator, image, count: int) -> dict[str, float]:
+    """Milliseconds to add an image, and of ``compute`` divided by the images."""
+    added = measure.by_turns({"update": lambda: evaluator.update(*image)}, count - 1)["update"]
     computed = measure.by_turns({"compute": evaluator.compute}, 3)["compute"]
     return {
         "update ms": 1e3 * statistics.median(added),
@@ -143,9 +143,9 @@ def seconds_per_picture(evaluator, picture, count: int) -> dict[str, float]:
 
 
 def evaluator_rows(count: int) -> list[measure.Row]:
-    """One row per evaluator, all on pictures of Cityscapes' size."""
-    score, label = next(pictures(1, CITYSCAPES, ties=False))
-    city = cityscapes_picture()
+    """One row per evaluator, all on images of Cityscapes' size."""
+    score, label = next(images(1, CITYSCAPES, ties=False))
+    city = cityscapes_image()
     cases = {
         "exact": (AnomalyEvaluator("exact"), (score, label)),
         "exact, anomaly track": (AnomalyEvaluator("exact", "anomaly"), (score, label)),
@@ -155,8 +155,8 @@ def evaluator_rows(count: int) -> list[measure.Row]:
         "Cityscapes": (CityscapesEvaluator(), city),
     }
     return [
-        {"evaluator": name, **seconds_per_picture(evaluator, picture, count)}
-        for name, (evaluator, picture) in cases.items()
+        {"evaluator": name, **seconds_per_image(evaluator, image, count)}
+        for name, (evaluator, image) in cases.items()
     ]
 
 

@@ -51,12 +51,12 @@ class Gate(ModelService):
         self.opened.set()
 
     def answers(
-        self, sources: Sequence[str | None], picture: Any, score: str, **options: Any
+        self, sources: Sequence[str | None], image: Any, score: str, **options: Any
     ) -> list[Answer]:
         self.asked += 1
         if self.asked == self.closed_at:
             assert self.opened.wait(WAIT / 1000)
-        return super().answers(sources, picture, score, **options)
+        return super().answers(sources, image, score, **options)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(folder: Path) -> list[Path]:
+def images(folder: Path) -> list[Path]:
     """Eight pictures, the sixth broken off in its middle."""
     paths = []
     for seed in range(PICTURES):
@@ -78,12 +78,12 @@ def pictures(folder: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def models(folder: Path, pictures: list[Path]) -> tuple[str, str]:
+def models(folder: Path, images: list[Path]) -> tuple[str, str]:
     paths = []
     for seed, family in enumerate(("mask2kan", "mask2former")):
         model = tiny(family, seed=seed, num_classes=11, num_decoder_layers=1)
         path = folder / f"tiny_{family}.safetensors"
-        save_model(calibrated(model, pictures[0], 80), path)
+        save_model(calibrated(model, images[0], 80), path)
         paths.append(str(path))
     return paths[0], paths[1]
 
@@ -183,10 +183,10 @@ def _screenshot(page: Page, name: str) -> None:
 
 
 def test_a_run_shows_progress_sorts_and_delivers(
-    page: Page, service: Gate, pictures: list[Path], tmp_path: Path
+    page: Page, service: Gate, images: list[Path], tmp_path: Path
 ) -> None:
     service.close_before(4)
-    _upload(page, pictures)
+    _upload(page, images)
     page.click("#batch-run")
     told = page.locator("#batch-note [role=progressbar]")
     expect(told).to_have_attribute(
@@ -212,7 +212,7 @@ def test_a_run_shows_progress_sorts_and_delivers(
     _sort_by(page, "Order given")
     expect(page.locator(CAPTIONS).first).to_contain_text("road_0.png")
     names = [text.split(" · ")[0] for text in page.locator(CAPTIONS).all_inner_texts()]
-    assert names == [path.name for path in pictures]
+    assert names == [path.name for path in images]
     _sort_by(page, "Models disagree")
     expect(page.locator(CAPTIONS).first).not_to_contain_text("road_0.png")
     apart = [abs(left - right) for left, right in _shares(page)]
@@ -222,7 +222,7 @@ def test_a_run_shows_progress_sorts_and_delivers(
 
     table = _downloaded(page, "#batch-csv", tmp_path)
     rows = list(csv.DictReader(io.StringIO(table.read_text("utf-8"))))
-    assert [row["name"] for row in rows] == [path.name for path in pictures]
+    assert [row["name"] for row in rows] == [path.name for path in images]
     told_shares = {
         (
             round(100 * float(row["left_anomalous_share"]), 1),
@@ -239,10 +239,10 @@ def test_a_run_shows_progress_sorts_and_delivers(
 
 
 def test_cancel_stops_and_a_new_run_works(
-    page: Page, service: Gate, pictures: list[Path], tab: str, browser: Browser, tmp_path: Path
+    page: Page, service: Gate, images: list[Path], tab: str, browser: Browser, tmp_path: Path
 ) -> None:
     service.close_before(4)
-    _upload(page, pictures)
+    _upload(page, images)
     page.click("#batch-run")
     told = page.locator("#batch-note [role=progressbar]")
     expect(told).to_have_attribute("aria-label", re.compile("4 of"), timeout=WAIT)
@@ -276,11 +276,11 @@ def test_cancel_stops_and_a_new_run_works(
 
 
 def test_a_broken_file_is_told_and_a_picture_can_be_opened(
-    page: Page, pictures: list[Path], tmp_path: Path
+    page: Page, images: list[Path], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.png"
     broken.write_text("this is not a picture", encoding="utf-8")
-    _upload(page, [pictures[0], broken, pictures[1]])
+    _upload(page, [images[0], broken, images[1]])
     page.click("#batch-run")
     expect(page.locator("#batch-note")).to_contain_text("2 of 3 pictures", timeout=WAIT)
     expect(page.locator("#batch-note")).to_contain_text("1 could not be computed")
@@ -297,13 +297,13 @@ def test_a_broken_file_is_told_and_a_picture_can_be_opened(
 
 
 def test_without_files_and_with_a_wrong_model_there_is_one_clear_line(
-    page: Page, pictures: list[Path]
+    page: Page, images: list[Path]
 ) -> None:
     page.click("#batch-run")
     expect(page.locator(".toast-body")).to_contain_text("add pictures or a video", timeout=WAIT)
     expect(page.locator("#batch-run")).to_be_enabled()
     page.click("[data-testid=toast-close]")
-    _upload(page, pictures[:2])
+    _upload(page, images[:2])
     page.get_by_label("Right").fill("/nowhere/model.safetensors")
     page.keyboard.press("Enter")
     page.click("#batch-run")
@@ -314,7 +314,7 @@ def test_without_files_and_with_a_wrong_model_there_is_one_clear_line(
 
 
 def test_the_endpoint_is_the_only_public_one_and_delivers(
-    tab: str, service: Gate, pictures: list[Path], models: tuple[str, str]
+    tab: str, service: Gate, images: list[Path], models: tuple[str, str]
 ) -> None:
     service.open()
     client = Client(tab, verbose=False)
@@ -328,11 +328,11 @@ def test_the_endpoint_is_the_only_public_one_and_delivers(
         "order",
     ]
     rows, table, archive = client.predict(
-        files=[handle_file(str(path)) for path in pictures[:3]],
+        files=[handle_file(str(path)) for path in images[:3]],
         order="order given",
         api_name="/batch",
     )
-    assert [row["name"] for row in rows] == [path.name for path in pictures[:3]]
+    assert [row["name"] for row in rows] == [path.name for path in images[:3]]
     assert rows[0]["left_model"] == Path(models[0]).name
     assert len(Path(table).read_text("utf-8").splitlines()) == 4
     with zipfile.ZipFile(archive) as file:
@@ -342,7 +342,7 @@ def test_the_endpoint_is_the_only_public_one_and_delivers(
 @pytest.mark.parametrize("theme_name", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_the_tab_fits_the_window(
-    browser: Browser, tab: str, service: Gate, pictures: list[Path], width: int, theme_name: str
+    browser: Browser, tab: str, service: Gate, images: list[Path], width: int, theme_name: str
 ) -> None:
     service.open()
     context = browser.new_context(viewport={"width": width, "height": 800})
@@ -351,7 +351,7 @@ def test_the_tab_fits_the_window(
     opened.wait_for_selector("#batch-run")
     _screenshot(opened, f"empty_{width}_{theme_name}")
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
-    _upload(opened, pictures)
+    _upload(opened, images)
     opened.click("#batch-run")
     expect(opened.locator("#batch-note")).to_contain_text(
         f"{PICTURES} of {PICTURES} pictures in", timeout=WAIT

@@ -193,12 +193,12 @@ def test_examples_of_roads_and_rooms_bring_their_ground_truth(page: Page) -> Non
 
 
 def test_a_ground_truth_of_ones_own(page: Page, tmp_path: Path) -> None:
-    picture, mask = tmp_path / "picture.png", tmp_path / "mask.png"
-    picture.write_bytes(_two_colours())
+    image, mask = tmp_path / "picture.png", tmp_path / "mask.png"
+    image.write_bytes(_two_colours())
     white = np.zeros((200, 320), np.uint8)
     white[50:80, 40:90] = 255
     Image.fromarray(white).save(mask)
-    upload(page, picture)
+    upload(page, image)
     first = wait_ready(page)
     assert page.locator(".m2k-truth").count() == 0
     page.click("#truth-box button")

@@ -26,7 +26,7 @@ MEGABYTE = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A picture per person, all different."""
     folder = tmp_path_factory.mktemp("people")
     paths = []
@@ -47,16 +47,16 @@ def server(app: App) -> psutil.Process:
     )
 
 
-def rush(app: App, pictures: list[Path]) -> tuple[list[Any], list[int]]:
+def rush(app: App, images: list[Path]) -> tuple[list[Any], list[int]]:
     """Everybody asks at the same moment; the answers and the places in the queue people saw."""
-    answers: list[Any] = [None] * len(pictures)
+    answers: list[Any] = [None] * len(images)
     places: list[int] = []
-    start = threading.Barrier(len(pictures))
+    start = threading.Barrier(len(images))
 
     def visit(person: int) -> None:
         client = Client(app.url, download_files=False, verbose=False, analytics_enabled=False)
         start.wait()
-        job = client.submit(handle_file(pictures[person]), api_name="/compare")
+        job = client.submit(handle_file(images[person]), api_name="/compare")
         while not job.done():
             rank = job.status().rank
             if rank is not None:
@@ -65,7 +65,7 @@ def rush(app: App, pictures: list[Path]) -> tuple[list[Any], list[int]]:
         answers[person] = job.result()
         client.close()
 
-    threads = [threading.Thread(target=visit, args=(person,)) for person in range(len(pictures))]
+    threads = [threading.Thread(target=visit, args=(person,)) for person in range(len(images))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -73,14 +73,14 @@ def rush(app: App, pictures: list[Path]) -> tuple[list[Any], list[int]]:
     return answers, places
 
 
-def test_nobody_sees_anothers_result_and_memory_returns(app: App, pictures: list[Path]) -> None:
-    rush(app, pictures[:4])  # models are loaded, buffers exist
+def test_nobody_sees_anothers_result_and_memory_returns(app: App, images: list[Path]) -> None:
+    rush(app, images[:4])  # models are loaded, buffers exist
     process = server(app)
     before = process.memory_info().rss
-    answers, places = rush(app, pictures)
+    answers, places = rush(app, images)
     model = Predictor(load_model(str(app.models[0]), device="cpu"), "cpu")
-    for picture, (summary, _) in zip(pictures, answers, strict=True):
-        prediction = model(picture)
+    for image, (summary, _) in zip(images, answers, strict=True):
+        prediction = model(image)
         threshold, _ = prediction.default_threshold("msp")
         share = float((prediction.anomaly("msp") >= threshold).mean())
         assert summary["left"]["anomalous_share"] == pytest.approx(share, abs=1e-3)
@@ -89,14 +89,14 @@ def test_nobody_sees_anothers_result_and_memory_returns(app: App, pictures: list
     assert max(places) >= PEOPLE // 2  # people were told how many are before them
     grown = []
     for _ in range(3):
-        rush(app, pictures)
+        rush(app, images)
         grown.append(process.memory_info().rss - before)
     assert grown[-1] - grown[0] < 32 * MEGABYTE
     assert grown[-1] < 200 * MEGABYTE
 
 
 def test_the_page_shows_the_place_in_the_queue(
-    browser: Browser, app: App, pictures: list[Path], tmp_path: Path
+    browser: Browser, app: App, images: list[Path], tmp_path: Path
 ) -> None:
     """While others are being served, a visitor of the page sees where they stand."""
     large = [tmp_path / f"large_{shade}.png" for shade in range(4)]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.serving import App
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURE = sorted((ROOT / "examples").glob("street_*.webp"))[0]
+IMAGE = sorted((ROOT / "examples").glob("street_*.webp"))[0]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_only_the_named_endpoints_are_public(client: Client) -> None:
 
 
 def test_compare_needs_nothing_but_a_picture(client: Client) -> None:
-    summary, files = client.predict(handle_file(PICTURE), api_name="/compare")
+    summary, files = client.predict(handle_file(IMAGE), api_name="/compare")
     names = {Path(path).name for path in files}
     for side in ("left", "right"):
         for kind in ("semantic.png", "overlay.png", "score16.png", "score.npz"):
@@ -69,11 +69,11 @@ def test_segment_gives_the_predictors_numbers(client: Client, app: App) -> None:
 
     source = str(app.models[1])
     summary, files = client.predict(
-        image=handle_file(PICTURE), model=source, score="entropy", api_name="/segment"
+        image=handle_file(IMAGE), model=source, score="entropy", api_name="/segment"
     )
     assert summary
     paths = {Path(path).name: path for path in files}
-    prediction = Predictor(load_model(source, device="cpu"))(PICTURE)
+    prediction = Predictor(load_model(source, device="cpu"))(IMAGE)
     labels = next(path for name, path in paths.items() if name.endswith("_semantic.png"))
     # Another process may add up with another number of threads, and random classes nearly tie.
     assert (np.asarray(Image.open(labels)) == prediction.semantic).mean() > 0.999
@@ -96,7 +96,7 @@ def test_bad_requests_get_one_clear_line(
 ) -> None:
     with pytest.raises(AppError) as caught:
         client.predict(
-            handle_file(PICTURE),
+            handle_file(IMAGE),
             str(app.models[0]) if model is None else model,
             score,
             api_name="/segment",
@@ -119,11 +119,11 @@ def test_damaged_and_unsafe_checkpoints_are_refused(
     save_file({"weight": torch.zeros(3)}, foreign)
     for path in (truncated, unsafe, foreign):
         with pytest.raises(AppError) as caught:
-            client.predict(handle_file(PICTURE), str(path), "msp", api_name="/segment")
+            client.predict(handle_file(IMAGE), str(path), "msp", api_name="/segment")
         text = str(caught.value)
         assert path.name in text or "os" in text
         assert "Something went wrong" not in text
-    assert client.predict(handle_file(PICTURE), api_name="/segment")
+    assert client.predict(handle_file(IMAGE), api_name="/segment")
 
 
 def test_a_text_file_is_refused_over_the_api(client: Client, tmp_path: Path) -> None:
@@ -139,11 +139,11 @@ def test_what_explains_a_pixel_adds_up(client: Client, app: App) -> None:
     from mask2kan.inference.predictor import Predictor
 
     told = client.predict(
-        handle_file(PICTURE), 700, 401, str(app.models[0]), str(app.models[1]), "msp",
+        handle_file(IMAGE), 700, 401, str(app.models[0]), str(app.models[1]), "msp",
         api_name="/explain",
     )  # fmt: skip
     for side, model in zip(("left", "right"), app.models, strict=True):
-        prediction = Predictor(load_model(str(model), device="cpu"), "cpu")(PICTURE)
+        prediction = Predictor(load_model(str(model), device="cpu"), "cpu")(IMAGE)
         one = told[side]
         assert one["value"] == pytest.approx(prediction.anomaly("msp")[401, 700], abs=1e-6)
         for entry in one["classes"]:
@@ -153,15 +153,15 @@ def test_what_explains_a_pixel_adds_up(client: Client, app: App) -> None:
         best = prediction.class_scores[:, 401, 700].max()
         assert summed == pytest.approx(best, abs=1e-4)
     with pytest.raises(AppError, match="1024"):
-        client.predict(handle_file(PICTURE), 1024, 0, api_name="/explain")
+        client.predict(handle_file(IMAGE), 1024, 0, api_name="/explain")
     with pytest.raises(AppError, match="whole number"):
-        client.predict(handle_file(PICTURE), None, 0, api_name="/explain")
+        client.predict(handle_file(IMAGE), None, 0, api_name="/explain")
 
 
 def test_export_takes_thresholds_and_ground_truth(client: Client, tmp_path: Path) -> None:
-    truth = PICTURE.with_name(f"{PICTURE.stem}_anomaly.png")
+    truth = IMAGE.with_name(f"{IMAGE.stem}_anomaly.png")
     summary, archive = client.predict(
-        handle_file(PICTURE),
+        handle_file(IMAGE),
         left_threshold=-0.25,
         min_region=100,
         truth=handle_file(truth),
@@ -172,9 +172,9 @@ def test_export_takes_thresholds_and_ground_truth(client: Client, tmp_path: Path
         opened.extractall(tmp_path)
     told = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert told == summary
-    with Image.open(tmp_path / "left_score16.png") as picture:
-        codes = np.asarray(picture).astype(float)
-        low, high = json.loads(picture.text["mask2kan"])["range"]  # type: ignore[attr-defined]
+    with Image.open(tmp_path / "left_score16.png") as image:
+        codes = np.asarray(image).astype(float)
+        low, high = json.loads(image.text["mask2kan"])["range"]  # type: ignore[attr-defined]
     sizes = np.bincount(
         ndimage.label(low + codes * (high - low) / 65535 >= -0.25, np.ones((3, 3)))[0].ravel()
     )[1:]
@@ -187,7 +187,7 @@ def test_a_kans_curves_are_what_its_layers_compute(client: Client, app: App) -> 
     from mask2kan.checkpoints import load_model
     from mask2kan.inference.kan_view import kan_head
 
-    told = client.predict(handle_file(PICTURE), api_name="/kan", layer=1, input=3, output=5)
+    told = client.predict(handle_file(IMAGE), api_name="/kan", layer=1, input=3, output=5)
     layer = kan_head(load_model(str(app.models[0]), device="cpu")).layers[1]
     edge = told["edge"]
     x = torch.tensor(edge["x"])
@@ -200,9 +200,9 @@ def test_a_kans_curves_are_what_its_layers_compute(client: Client, app: App) -> 
     np.testing.assert_allclose(curve, moved.numpy(), atol=1e-5)
     assert [entry["index"] for entry in told["layers"]] == list(range(len(told["layers"])))
     with pytest.raises(AppError, match="MLP"):
-        client.predict(handle_file(PICTURE), str(app.models[1]), api_name="/kan")
+        client.predict(handle_file(IMAGE), str(app.models[1]), api_name="/kan")
     with pytest.raises(AppError, match="does not exist"):
-        client.predict(handle_file(PICTURE), layer=9, api_name="/kan")
+        client.predict(handle_file(IMAGE), layer=9, api_name="/kan")
 
 
 def test_models_says_what_the_other_endpoints_take(client: Client, app: App) -> None:

@@ -36,7 +36,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         yield running
 
 
-async def _talk(url: str, picture: str) -> tuple[list[Any], Any, Any, list[Any]]:
+async def _talk(url: str, image: str) -> tuple[list[Any], Any, Any, list[Any]]:
     """The tools an MCP server offers, what two of them answer, and what they do with paths."""
     async with (
         streamablehttp_client(f"{url}/gradio_api/mcp/") as (reads, writes, _),
@@ -45,7 +45,7 @@ async def _talk(url: str, picture: str) -> tuple[list[Any], Any, Any, list[Any]]
         await session.initialize()
         tools = (await session.list_tools()).tools
         offered = await session.call_tool("models", {})
-        asked = {"image": picture, "x": 512, "y": 300}
+        asked = {"image": image, "x": 512, "y": 300}
         told = await session.call_tool("explain", asked)
         path = str(EXAMPLES[0])
         marked = {"path": path, "meta": {"_type": "gradio.FileData"}}
@@ -57,9 +57,9 @@ async def _talk(url: str, picture: str) -> tuple[list[Any], Any, Any, list[Any]]
 
 
 def test_the_endpoints_are_tools_for_language_models(bundled: App) -> None:
-    picture = "data:image/webp;base64," + base64.b64encode(EXAMPLES[0].read_bytes()).decode()
+    image = "data:image/webp;base64," + base64.b64encode(EXAMPLES[0].read_bytes()).decode()
     with ThreadPoolExecutor(1) as thread:  # this one may have an event loop of Playwright's
-        talk = thread.submit(lambda: asyncio.run(_talk(bundled.url, picture)))
+        talk = thread.submit(lambda: asyncio.run(_talk(bundled.url, image)))
     tools, offered, told, refused = talk.result()
     assert all(one.isError for one in refused), refused
     assert {tool.name for tool in tools} == {

@@ -47,8 +47,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def predictions(app: App, picture: Path) -> list[Prediction]:
-    return [Predictor(load_model(str(path), device="cpu"), "cpu")(picture) for path in app.models]
+def predictions(app: App, image: Path) -> list[Prediction]:
+    return [Predictor(load_model(str(path), device="cpu"), "cpu")(image) for path in app.models]
 
 
 def surface(page: Page, pane: int = 0) -> Any:

@@ -88,14 +88,14 @@ class Visitor:
 
     def usual(self, event: dict[str, Any]) -> list[Any]:
         """What the page sends: pictures where there are fields for them, else the defaults."""
-        picture, values = self._picture, []
+        image, values = self._picture, []
         for number in event["inputs"]:
             component = self.components[number]
             value = component["props"].get("value")
             if component["type"] == "image":
-                value = None if self.role(number) == "truth" else picture
+                value = None if self.role(number) == "truth" else image
             elif component["type"] == "file":
-                value = [picture]
+                value = [image]
             elif component["type"] == "number":
                 value = value or 0
             values.append(value)
@@ -197,10 +197,10 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     folder = tmp_path_factory.mktemp("app")
     outside = folder / f"{CANARY}_folder"
     outside.mkdir()
-    picture, truth, model = (
+    image, truth, model = (
         outside / f"{CANARY}{suffix}" for suffix in ("_picture.png", "_truth.png", ".safetensors")
     )
-    Image.open(EXAMPLE).save(picture)
+    Image.open(EXAMPLE).save(image)
     Image.fromarray(np.zeros((512, 1024), np.uint8)).save(truth)
     save_model(tiny("mask2kan", num_classes=11, num_decoder_layers=1), model)
     opened = folder / "opened.txt"
@@ -213,7 +213,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
         OPENED=str(opened),
     ) as app:
         visitor = Visitor(app.url)
-        files = {"picture": picture, "truth": truth, "file": picture, "model": model}
+        files = {"picture": image, "truth": truth, "file": image, "model": model}
         closed = {role: _forms(path, visitor.upload_folder) for role, path in files.items()}
         yield Door(visitor, opened, closed)
 

@@ -12,7 +12,7 @@
 - ``mask2anomaly_<backbone>_stage1``, ``…_stage2``: Mask2Anomaly (Rai et al., ICCV 2023): masks
   first, then outlier exposure with the contrastive loss.
 - ``head_only_kan``, ``head_only_mlp``: only ``mask_embed`` and ``class_embed`` of a checkpoint.
-- ``distill_kan``: the MLP head of a checkpoint taught to a KAN head, from pictures alone.
+- ``distill_kan``: the MLP head of a checkpoint taught to a KAN head, from images alone.
 
 What the sources leave open and what stands here: the thesis gives no λ1, λ2 or margin. λ1 is 1e-5
 (the regularisation of a fresh [256, 256, 256] KAN is about 22, most of it entropy, so this is a
@@ -267,7 +267,7 @@ def mask2anomaly_stage2(backbone: str) -> TrainConfig:
 def head_only(head: str) -> TrainConfig:
     """Only ``mask_embed``, made anew, and ``class_embed`` of a checkpoint; see ``--init``.
 
-    The checkpoint's trunk is computed once for a few crops of every picture and its features are
+    The checkpoint's trunk is computed once for a few crops of every image and its features are
     kept, so a head takes minutes. The protocol is RbA's (Nayal et al., ICCV 2023).
     """
     return TrainConfig(
@@ -290,7 +290,7 @@ def head_only(head: str) -> TrainConfig:
 
 
 def distill_kan() -> TrainConfig:
-    """A KAN head that answers as the checkpoint's own head does, from pictures without labels."""
+    """A KAN head that answers as the checkpoint's own head does, from images without labels."""
     return dataclasses.replace(
         head_only("kan"),
         name="distill_kan",

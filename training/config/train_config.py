@@ -53,11 +53,11 @@ class TrainConfig:
         trainable: ``all``, ``frozen_backbone`` (the thesis's "encoder"), or ``heads``: only
             ``mask_embed`` and ``class_embed``.
         objective: ``segmentation``, or ``distillation`` of the checkpoint's own ``mask_embed``
-            into a new one from pictures alone.
+            into a new one from images alone.
         data: folder, known name or ``synthetic``.
         augmentation: how crops are drawn.
-        outliers: which unknown objects are pasted into the pictures, and how often.
-        views: crops of a picture come from this many fixed ones, whose features can be kept; 0
+        outliers: which unknown objects are pasted into the images, and how often.
+        views: crops of an image come from this many fixed ones, whose features can be kept; 0
             draws a new one every time.
         cache_gigabytes: of temporary disk on each machine for the features of a trunk that does
             not learn.
@@ -72,7 +72,7 @@ class TrainConfig:
             in a straight line to 0 (the end of a constant run: a branch of it).
         clip_norm: largest norm of the whole model's gradient.
         warmup_steps: of linear warm-up.
-        num_points: per mask in the losses and per picture in the matching.
+        num_points: per mask in the losses and per image in the matching.
         no_object_weight: of the no-object class in the class loss.
         regularization_weight: λ1 of the KAN's regularisation; nothing on an MLP.
         contrastive_weight: λ2 of the contrastive term, which is computed where ``outliers`` are

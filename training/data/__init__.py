@@ -6,7 +6,7 @@ to measure anomaly scores on, ``training.data.check`` lists what is wrong with o
 """
 
 from .augmentation import Augmentation
-from .base import AnomalyPictures, LabelledPictures
+from .base import AnomalyImages, LabelledImages
 from .folders import find_data
 from .registry import (
     ANOMALY_SETS,
@@ -22,10 +22,10 @@ from .sets.synthetic import SyntheticStreets
 __all__ = [
     "ANOMALY_SETS",
     "SEGMENTATION_SETS",
-    "AnomalyPictures",
+    "AnomalyImages",
     "Augmentation",
     "CamVid",
-    "LabelledPictures",
+    "LabelledImages",
     "SyntheticStreets",
     "find_anomaly_sets",
     "find_data",

@@ -79,7 +79,7 @@ def summary(report: Report) -> str:
     ]
     recalled = " (as found earlier; no file has changed)" if report.recalled else ""
     lines.append(
-        f"{len(report.faults)} faults in {report.pictures} pictures of {report.title}{recalled}"
+        f"{len(report.faults)} faults in {report.images} images of {report.title}{recalled}"
     )
     return "\n".join(lines)
 
@@ -89,9 +89,9 @@ def listing() -> str:
     train = [
         (
             name,
-            _place(name, "not found" if pictures.folders else f"by its path: {name}=<folder>"),
+            _place(name, "not found" if images.folders else f"by its path: {name}=<folder>"),
         )
-        for name, pictures in SEGMENTATION_SETS.items()
+        for name, images in SEGMENTATION_SETS.items()
     ]
     train += [(name, NO_FILES) for name in SYNTHETIC_SETS]
     measure = [

@@ -1,4 +1,4 @@
-"""Augmentation of a picture and its label map: scale, crop, flip, colour.
+"""Augmentation of an image and its label map: scale, crop, flip, colour.
 
 The crop is cut out of the original first and resized after, so a training crop costs a few
 milliseconds whatever the scale. Every choice is drawn from the given generator alone: the n-th
@@ -25,9 +25,9 @@ OUTLIER = 254  # in label maps: a pixel of a pasted object, of no class
 IGNORED = 253  # in label maps: void that says nothing, left out of every loss
 CROP_TRIES = 10
 SHORTEST_SIDE = 32  # of a crop
-LONGEST_SIDE = 4  # of a picture, in crop heights; see ``relative_to``
+LONGEST_SIDE = 4  # of an image, in crop heights; see ``relative_to``
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Augmentation:
 
     Attributes:
         crop: (height, width) of the result.
-        scale: lowest and highest factor from picture to crop.
+        scale: lowest and highest factor from image to crop.
         distribution: how the factor is drawn: ``log`` (halving is as likely as doubling) or
             ``linear`` (uniform, as detectron2 draws it).
-        relative_to: what a factor of 1 is: the ``picture``'s own size, the largest picture that
-            fits into the ``crop`` (detectron2's large-scale jitter), or a picture as high as the
+        relative_to: what a factor of 1 is: the ``image``'s own size, the largest image that
+            fits into the ``crop`` (detectron2's large-scale jitter), or an image as high as the
             crop on its ``short_side``, the longer one at most four times that (detectron2's
             ResizeShortestEdge).
         max_class_share: of a crop's pixels; void does not count. 1 switches the rule off.
@@ -74,19 +74,17 @@ class Augmentation:
         require_choice("distribution", self.distribution, ("log", "linear"))
         require_choice("relative_to", self.relative_to, ("picture", "crop", "short_side"))
 
-    def __call__(
-        self, picture: Picture, label: Picture, rng: np.random.Generator
-    ) -> tuple[Picture, Picture]:
+    def __call__(self, image: Image, label: Image, rng: np.random.Generator) -> tuple[Image, Image]:
         """Draw one crop.
 
         Args:
-            picture: (H, W, 3) RGB.
+            image: (H, W, 3) RGB.
             label: (H, W) class indices, 255 = void.
             rng: where every choice comes from.
 
         Returns:
             The crop (h, w, 3) and its label (h, w), padded with zeros and void where the scaled
-            picture is smaller than the crop.
+            image is smaller than the crop.
         """
         scale = self._draw_scale(label, rng)
         window = (
@@ -99,15 +97,15 @@ class Augmentation:
             min(self.crop[0], max(1, round(window[0] * scale))),
             min(self.crop[1], max(1, round(window[1] * scale))),
         )
-        out, out_label = _resize(picture[rows, columns], label[rows, columns], size)
+        out, out_label = _resize(image[rows, columns], label[rows, columns], size)
         if rng.random() < self.flip:
             out, out_label = out[:, ::-1], out_label[:, ::-1]
         if self.colour:
             out = _jitter(out, self.colour, rng)
         return _pad(out, out_label, self.crop, rng)
 
-    def _draw_scale(self, label: Picture, rng: np.random.Generator) -> float:
-        """Factor from picture to crop."""
+    def _draw_scale(self, label: Image, rng: np.random.Generator) -> float:
+        """Factor from image to crop."""
         low, high = self.scale
         if self.distribution == "log":
             factor = float(np.exp(rng.uniform(np.log(low), np.log(high))))
@@ -121,7 +119,7 @@ class Augmentation:
         return factor
 
     def _place(
-        self, label: Picture, window: tuple[int, int], rng: np.random.Generator
+        self, label: Image, window: tuple[int, int], rng: np.random.Generator
     ) -> tuple[int, int]:
         """Top left corner of the window."""
         room = (label.shape[0] - window[0], label.shape[1] - window[1])
@@ -146,32 +144,32 @@ class Augmentation:
         return top, left
 
 
-def _resize(picture: Picture, label: Picture, size: tuple[int, int]) -> tuple[Picture, Picture]:
-    if picture.shape[:2] == size:
-        return picture, label
-    smaller = size[0] < picture.shape[0]
+def _resize(image: Image, label: Image, size: tuple[int, int]) -> tuple[Image, Image]:
+    if image.shape[:2] == size:
+        return image, label
+    smaller = size[0] < image.shape[0]
     target = (size[1], size[0])
-    out = cv2.resize(picture, target, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    out = cv2.resize(image, target, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
     nearest = cv2.resize(label, target, interpolation=cv2.INTER_NEAREST_EXACT)
     return out.astype(np.uint8, copy=False), nearest.astype(np.uint8, copy=False)
 
 
 def _pad(
-    picture: Picture, label: Picture, crop: tuple[int, int], rng: np.random.Generator
-) -> tuple[Picture, Picture]:
+    image: Image, label: Image, crop: tuple[int, int], rng: np.random.Generator
+) -> tuple[Image, Image]:
     height, width = label.shape
     if (height, width) == crop:
-        return picture, label
+        return image, label
     top = int(rng.integers(crop[0] - height + 1))
     left = int(rng.integers(crop[1] - width + 1))
     out = np.zeros((*crop, 3), np.uint8)
     out_label = np.full(crop, VOID, np.uint8)
-    out[top : top + height, left : left + width] = picture
+    out[top : top + height, left : left + width] = image
     out_label[top : top + height, left : left + width] = label
     return out, out_label
 
 
-def _jitter(picture: Picture, strength: float, rng: np.random.Generator) -> Picture:
+def _jitter(image: Image, strength: float, rng: np.random.Generator) -> Image:
     """Contrast, brightness and a tint per channel by a look-up table, then saturation."""
     contrast, saturation = 1.0 + rng.uniform(-strength, strength, 2)
     gain = contrast * (1.0 + rng.uniform(-strength, strength, 3) / 4.0)
@@ -179,7 +177,7 @@ def _jitter(picture: Picture, strength: float, rng: np.random.Generator) -> Pict
     levels = np.arange(256.0)[:, None]
     table = (levels - 128.0) * gain + 128.0 + brightness
     bounded = np.clip(table, 0, 255).astype(np.uint8)
-    out = cv2.LUT(np.ascontiguousarray(picture), bounded[None])
+    out = cv2.LUT(np.ascontiguousarray(image), bounded[None])
     grey = cv2.cvtColor(cv2.cvtColor(out, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     mixed = cv2.addWeighted(out, saturation, grey, 1.0 - saturation, 0.0)
     return mixed.astype(np.uint8, copy=False)

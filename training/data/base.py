@@ -1,4 +1,4 @@
-"""Pictures with labels in files: finding them, saying what is missing, reading them.
+"""Images with labels in files: finding them, saying what is missing, reading them.
 
 A data set's module says how its folder is laid out by a ``scan`` that returns a ``Scan``: pairs
 of files, and every fault of the layout. The data set reads the pairs; the check lists the faults.
@@ -27,16 +27,16 @@ from .reading import (
     Array,
     LabelReader,
     LabelValues,
-    decode_picture,
+    decode_image,
     os_fault,
     read_file,
 )
 
-PICTURE_TYPES = (".webp", ".png", ".jpg", ".jpeg")
+IMAGE_TYPES = (".webp", ".png", ".jpg", ".jpeg")
 Color = tuple[int, int, int]
 
 
-class AnomalyPictures(Protocol):
+class AnomalyImages(Protocol):
     """What every anomaly data set offers."""
 
     names: list[str]
@@ -46,7 +46,7 @@ class AnomalyPictures(Protocol):
 
     @abc.abstractmethod
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """The picture (H, W, 3) RGB and its label (H, W): 0 known, 1 anomaly, 255 void."""
+        """The image (H, W, 3) RGB and its label (H, W): 0 known, 1 anomaly, 255 void."""
 
 
 def as_tensors(image: Array, label: Array) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ def as_tensors(image: Array, label: Array) -> tuple[Tensor, Tensor]:
     return pixels, torch.from_numpy(label.astype(np.int64))
 
 
-class LabelledPictures(Protocol):
+class LabelledImages(Protocol):
     """What every data set to train on offers.
 
     Attributes:
@@ -76,7 +76,7 @@ class LabelledPictures(Protocol):
 
     @abc.abstractmethod
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """The picture (H, W, 3) RGB and its label (H, W) as bytes; do not write.
+        """The image (H, W, 3) RGB and its label (H, W) as bytes; do not write.
 
         Label values are those of ``training.data.label_space``.
         """
@@ -87,18 +87,18 @@ class LabelledPictures(Protocol):
 
 
 class Pair(NamedTuple):
-    """A picture and its label.
+    """An image and its label.
 
     Attributes:
-        name: of the picture, without folder and ending.
-        picture: its file.
+        name: of the image, without folder and ending.
+        image: its file.
         label: its file.
         reader: of the label.
-        overlay: a file of differences to add to the picture (Fishyscapes Static only).
+        overlay: a file of differences to add to the image (Fishyscapes Static only).
     """
 
     name: str
-    picture: Path
+    image: Path
     label: Path
     reader: LabelReader
     overlay: Path | None = None
@@ -128,7 +128,7 @@ class Scan:
         nested: bool = False,
         companions: Sequence[str] = (),
     ) -> dict[str, Path]:
-        """The pictures of a folder by key: the file's name without its ending and suffix.
+        """The images of a folder by key: the file's name without its ending and suffix.
 
         Args:
             folder: where they lie.
@@ -141,7 +141,7 @@ class Scan:
             if path.name.endswith(tuple(companions)):
                 continue
             ranks = [rank for rank, ending in enumerate(endings) if path.stem.endswith(ending)]
-            if not ranks or path.suffix.lower() not in PICTURE_TYPES:
+            if not ranks or path.suffix.lower() not in IMAGE_TYPES:
                 self.notes.append(Fault(path, "other-file", "ignored"))
                 continue
             rank = ranks[0]
@@ -156,7 +156,7 @@ class Scan:
 
     def match(
         self,
-        pictures: Mapping[str, Path],
+        images: Mapping[str, Path],
         labels: Mapping[str, Path],
         reader: LabelReader,
         *,
@@ -166,30 +166,30 @@ class Scan:
         """Make pairs of what has the same key, and faults of the rest.
 
         Args:
-            pictures: by key.
+            images: by key.
             labels: by key.
             reader: of the labels.
             expected: a label's name for messages, with ``{key}`` in it.
-            optional: why a picture may lack its label: a note then, not a fault.
+            optional: why an image may lack its label: a note then, not a fault.
         """
-        for key in sorted(pictures.keys() | labels.keys()):
+        for key in sorted(images.keys() | labels.keys()):
             name = key.rpartition("/")[2]
             if key not in labels:
                 if optional is None:
                     message = f"no label; expected {expected.format(key=key)}"
-                    self.faults.append(Fault(pictures[key], "missing-label", message))
+                    self.faults.append(Fault(images[key], "missing-label", message))
                 else:
-                    self.notes.append(Fault(pictures[key], "unlabelled", optional))
-            elif key not in pictures:
-                message = f"no picture of this label; expected one named {name}"
-                self.faults.append(Fault(labels[key], "missing-picture", message))
+                    self.notes.append(Fault(images[key], "unlabelled", optional))
+            elif key not in images:
+                message = f"no image of this label; expected one named {name}"
+                self.faults.append(Fault(labels[key], "missing-image", message))
             else:
-                self.pairs.append(Pair(name, pictures[key], labels[key], reader))
+                self.pairs.append(Pair(name, images[key], labels[key], reader))
 
     def finish(self, root: Path) -> Scan:
         """Itself, with a fault when it holds nothing and no other fault says why."""
         if not self.pairs and not self.faults:
-            message = f"no picture with a label of {self.title}; expected at least one"
+            message = f"no image with a label of {self.title}; expected at least one"
             self.faults.append(Fault(root, "empty-split", message))
         return self
 
@@ -197,9 +197,9 @@ class Scan:
         """Itself.
 
         Raises:
-            ConfigError: when pictures or labels are missing. A label too many does no harm.
+            ConfigError: when images or labels are missing. A label too many does no harm.
         """
-        blocking = [fault for fault in self.faults if fault.rule != "missing-picture"]
+        blocking = [fault for fault in self.faults if fault.rule != "missing-image"]
         if not self.pairs:
             blocking = self.faults
         if blocking:
@@ -262,28 +262,28 @@ def class_labels(count: int, *, void: Sequence[int] = (VOID,)) -> LabelValues:
     return LabelValues({n: n for n in range(count)} | dict.fromkeys(void, VOID), words)
 
 
-def apply_overlay(picture: Array, overlay: Path | None) -> Array:
-    """The picture plus the signed differences of an ``.npz`` (key ``rgb``), bounded to bytes.
+def apply_overlay(image: Array, overlay: Path | None) -> Array:
+    """The image plus the signed differences of an ``.npz`` (key ``rgb``), bounded to bytes.
 
     Raises:
         FaultError: when that file cannot be used.
     """
     if overlay is None:
-        return picture
+        return image
     try:
         with np.load(overlay) as stored:
             difference = stored["rgb"].astype(np.int16)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         message = f"{error}; expected an .npz with the array 'rgb'"
         raise FaultError(Fault(overlay, "damaged-overlay", message)) from error
-    if difference.shape != picture.shape:
-        message = f"has shape {difference.shape}; expected its picture's {picture.shape}"
+    if difference.shape != image.shape:
+        message = f"has shape {difference.shape}; expected its image's {image.shape}"
         raise FaultError(Fault(overlay, "damaged-overlay", message))
-    return np.asarray(np.clip(picture + difference, 0, 255), np.uint8)
+    return np.asarray(np.clip(image + difference, 0, 255), np.uint8)
 
 
-class PairedPictures:
-    """Pictures and labels in files.
+class PairedImages:
+    """Images and labels in files.
 
     Args:
         scan: of the folder.
@@ -292,11 +292,11 @@ class PairedPictures:
         title: of the data set, as papers print it.
         folders: names its folder goes by; none where it needs a path.
         marks: paths in a folder of which any says that it is laid out like this data set.
-        names: of the pictures, without extension, sorted.
+        names: of the images, without extension, sorted.
         pairs: their files.
 
     Raises:
-        ConfigError: when pictures or labels are missing.
+        ConfigError: when images or labels are missing.
     """
 
     title: ClassVar[str]
@@ -308,19 +308,19 @@ class PairedPictures:
         self.names = [pair.name for pair in self.pairs]
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.pairs)
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """The picture (H, W, 3) RGB and its label (H, W), as bytes; do not write.
+        """The image (H, W, 3) RGB and its label (H, W), as bytes; do not write.
 
         Raises:
-            FaultError: a ``PictureError`` that names the file that cannot be used.
+            FaultError: a ``ImageError`` that names the file that cannot be used.
         """
         pair = self.pairs[index]
-        picture = apply_overlay(decode_picture(pair.picture, read_file(pair.picture)), pair.overlay)
-        size = (picture.shape[0], picture.shape[1])
-        return picture, pair.reader(pair.label, read_file(pair.label), size)
+        image = apply_overlay(decode_image(pair.image, read_file(pair.image)), pair.overlay)
+        size = (image.shape[0], image.shape[1])
+        return image, pair.reader(pair.label, read_file(pair.label), size)
 
     @classmethod
     def recognised(cls, root: Path) -> bool:
@@ -328,7 +328,7 @@ class PairedPictures:
         return any_exists(root, *cls.marks)
 
 
-class SegmentationPictures(PairedPictures, LabelledPictures):
+class SegmentationImages(PairedImages, LabelledImages):
     """One split of a data set; labels of 255 are void.
 
     Args:
@@ -339,7 +339,7 @@ class SegmentationPictures(PairedPictures, LabelledPictures):
         splits: that the data set has.
 
     Raises:
-        ConfigError: for another split, or when pictures or labels are missing.
+        ConfigError: for another split, or when images or labels are missing.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")

@@ -1,4 +1,4 @@
-"""Is everything in a data set usable? Every picture and label is decoded, every fault listed.
+"""Is everything in a data set usable? Every image and label is decoded, every fault listed.
 
 A clean result can be remembered under the cache folder (``$MASK2KAN_CACHE``), so that training
 decodes everything once per data set. It is believed while no file's name, size or time of change
@@ -27,7 +27,7 @@ from ..metrics.pixel import ANOMALY
 from .base import Pair, Scan, apply_overlay
 from .faults import Fault, FaultError
 from .folders import find_data
-from .reading import VOID, Size, decode_picture, read_file
+from .reading import VOID, Size, decode_image, read_file
 from .registry import (
     ANOMALY_SETS,
     SYNTHETIC_SETS,
@@ -48,14 +48,14 @@ class Report:
 
     Attributes:
         title: of what was looked at.
-        pictures: how many pairs of picture and label there are.
+        images: how many pairs of image and label there are.
         faults: sorted by file.
         notes: sorted by file; worth knowing, no faults.
         recalled: whether an earlier clean result was believed.
     """
 
     title: str
-    pictures: int
+    images: int
     faults: list[Fault]
     notes: list[Fault]
     recalled: bool = False
@@ -63,7 +63,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """What one pair showed; the digest of its picture is None where that has no bytes."""
+    """What one pair showed; the digest of its image is None where that has no bytes."""
 
     faults: tuple[Fault, ...]
     digest: bytes | None
@@ -115,10 +115,10 @@ def inspect_data(
 
 
 def _scan_splits(data: str | Path, splits: Sequence[str] | None) -> list[Scan]:
-    pictures, root = find_split_data(data)
+    images, root = find_split_data(data)
     for split in splits or ():
-        require_choice("split", split, pictures.splits)
-    return [pictures.scan(root, split) for split in splits or pictures.checked_splits(root)]
+        require_choice("split", split, images.splits)
+    return [images.scan(root, split) for split in splits or images.checked_splits(root)]
 
 
 def _scan_anomalies(data: str) -> Scan:
@@ -134,9 +134,9 @@ def _scan_anomalies(data: str) -> Scan:
                 f" with one of {', '.join(ANOMALY_SETS)}."
             )
         name, root = found[0]
-    pictures = ANOMALY_SETS[name]
-    assert issubclass(pictures, AnomalySet)
-    return pictures.scan(root)
+    images = ANOMALY_SETS[name]
+    assert issubclass(images, AnomalySet)
+    return images.scan(root)
 
 
 def _examine_all(
@@ -149,7 +149,7 @@ def _examine_all(
             tqdm(
                 pool.map(_examine, pairs),
                 total=len(pairs),
-                unit="picture",
+                unit="image",
                 disable=not progress,
                 leave=False,
             )
@@ -163,11 +163,11 @@ def _examine(pair: Pair) -> _Found:
     size: Size | None = None
     anomalous = False
     try:
-        content = read_file(pair.picture)
+        content = read_file(pair.image)
         digest = hashlib.sha256(content).digest()
-        picture = decode_picture(pair.picture, content)
-        size = (picture.shape[0], picture.shape[1])
-        apply_overlay(picture, pair.overlay)
+        image = decode_image(pair.image, content)
+        size = (image.shape[0], image.shape[1])
+        apply_overlay(image, pair.overlay)
     except FaultError as error:
         faults += error.faults
     try:
@@ -182,7 +182,7 @@ def _examine(pair: Pair) -> _Found:
 
 
 def _overlaps(scans: list[Scan], found: list[list[_Found]]) -> list[Fault]:
-    """Pictures that an earlier split holds, byte for byte, under any name."""
+    """Images that an earlier split holds, byte for byte, under any name."""
     faults: list[Fault] = []
     seen: dict[bytes, Path] = {}
     for scan, results in zip(scans, found, strict=True):
@@ -190,16 +190,16 @@ def _overlaps(scans: list[Scan], found: list[list[_Found]]) -> list[Fault]:
         for pair, one in zip(scan.pairs, results, strict=True):
             if one.digest is None:
                 continue
-            own.setdefault(one.digest, pair.picture)
+            own.setdefault(one.digest, pair.image)
             if one.digest in seen:
-                message = f"the same bytes as {seen[one.digest]}; expected a picture of its own"
-                faults.append(Fault(pair.picture, "split-overlap", message))
+                message = f"the same bytes as {seen[one.digest]}; expected an image of its own"
+                faults.append(Fault(pair.image, "split-overlap", message))
         seen = own | seen
     return faults
 
 
 def _without_anomaly(scan: Scan, results: list[_Found], notes: list[Fault]) -> list[Fault]:
-    """A note for each picture without an anomaly; a fault when that is all of them."""
+    """A note for each image without an anomaly; a fault when that is all of them."""
     without = [
         pair.label
         for pair, one in zip(scan.pairs, results, strict=True)
@@ -220,7 +220,7 @@ def _memory(scans: Iterable[Scan], *, anomaly: bool) -> Path | None:
         for reader in {id(pair.reader): pair.reader for pair in scan.pairs}.values():
             digest.update(repr(reader).encode())
         for pair in scan.pairs:
-            for path in (pair.picture, pair.label, pair.overlay):
+            for path in (pair.image, pair.label, pair.overlay):
                 if path is None:
                     continue
                 try:

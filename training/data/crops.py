@@ -1,4 +1,4 @@
-"""The crops a run trains on: picture, label and name, in an order that the seed alone decides.
+"""The crops a run trains on: image, label and name, in an order that the seed alone decides.
 
 The n-th crop is a function of the seed and n, so a resumed run sees what it would have seen.
 """
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mask2kan.errors import Mask2KANError
 
-from . import LabelledPictures
+from . import LabelledImages
 from .augmentation import Augmentation
 from .mixture import Mixture
 from .outliers import OutlierPaster
@@ -28,7 +28,7 @@ class Batch(TypedDict):
 
     ``images`` (B, 3, h, w), bytes as loaded and float32 in [0, 1] once ``prepared``; ``labels``
     (B, h, w), bytes and then int64, as in ``training.data.label_space``;
-    of each crop its picture's name, its number in the run, and its ``view``, which is equal for
+    of each crop its image's name, its number in the run, and its ``view``, which is equal for
     crops that are equal (its number, unless crops repeat).
     """
 
@@ -42,7 +42,7 @@ class Batch(TypedDict):
 class Crop(NamedTuple):
     """One training sample as bytes, (h, w, 3) RGB and label (h, w); the rest as in ``Batch``."""
 
-    picture: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     label: NDArray[np.uint8]
     name: str
     number: int
@@ -65,10 +65,10 @@ def collate(drawn: Sequence[Crop | Unreadable]) -> Batch | Unreadable:
         if isinstance(one, Unreadable):
             return one
         crops.append(one)
-    pictures = torch.from_numpy(np.stack([crop.picture for crop in crops]))
+    images = torch.from_numpy(np.stack([crop.image for crop in crops]))
     labels = torch.from_numpy(np.stack([crop.label for crop in crops]))
     return {
-        "images": pictures.permute(0, 3, 1, 2),
+        "images": images.permute(0, 3, 1, 2),
         "labels": labels,
         "names": [crop.name for crop in crops],
         "numbers": [crop.number for crop in crops],
@@ -96,7 +96,7 @@ def prepared(batch: Batch | Unreadable) -> Batch:
     """A batch as the model wants it, made where it is: bytes travel faster than floats.
 
     Raises:
-        PictureError: for a picture that could not be read.
+        ImageError: for an image that could not be read.
     """
     if isinstance(batch, Unreadable):
         raise batch.error
@@ -106,21 +106,21 @@ def prepared(batch: Batch | Unreadable) -> Batch:
 
 @dataclasses.dataclass(eq=False)
 class TrainingCrops(Dataset[Crop | Unreadable]):
-    """All crops of a run, in order; every pass sees each picture once, in a new order.
+    """All crops of a run, in order; every pass sees each image once, in a new order.
 
     Of a mixture every crop is drawn anew, by the weights of its parts.
 
     Args:
-        pictures: where crops are cut from.
+        images: where crops are cut from.
         augmentation: how.
         length: number of crops of the whole run.
         seed: of the run.
         start: first crop to deliver, for a resumed run: element 0 is crop ``start``.
-        paste: pastes outliers into a picture before it is cropped.
-        views: fixed crops per picture to choose from; 0 draws a new one every time.
+        paste: pastes outliers into an image before it is cropped.
+        views: fixed crops per image to choose from; 0 draws a new one every time.
     """
 
-    pictures: LabelledPictures
+    images: LabelledImages
     augmentation: Augmentation
     length: int
     seed: int
@@ -145,25 +145,25 @@ class TrainingCrops(Dataset[Crop | Unreadable]):
             view = chosen * self.views + (turn + chosen) % self.views
         rng = np.random.default_rng((self.seed, 1, view))
         try:
-            picture, label = self.pictures.arrays(chosen)
+            image, label = self.images.arrays(chosen)
             if self.paste is not None:
                 objects = np.random.default_rng((self.seed, 2, view))
-                picture, label = self.paste(picture, label, objects)
+                image, label = self.paste(image, label, objects)
         except Mask2KANError as error:
             return Unreadable(error)
-        picture, label = self.augmentation(picture, label, rng)
-        return Crop(picture, label, self.pictures.names[chosen], number, view)
+        image, label = self.augmentation(image, label, rng)
+        return Crop(image, label, self.images.names[chosen], number, view)
 
     def _choose(self, number: int) -> tuple[int, int]:
-        """The picture of a crop, and which of its turns this is."""
-        if isinstance(self.pictures, Mixture) and not self.pictures.is_one:
-            return self.pictures.choose(np.random.default_rng((self.seed, 3, number))), number
-        epoch, position = divmod(number, len(self.pictures))
+        """The image of a crop, and which of its turns this is."""
+        if isinstance(self.images, Mixture) and not self.images.is_one:
+            return self.images.choose(np.random.default_rng((self.seed, 3, number))), number
+        epoch, position = divmod(number, len(self.images))
         return int(self._permutation(epoch)[position]), epoch
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
         """The order of a pass; kept, since every crop of the pass asks for it."""
         if self._order[0] != epoch:
             rng = np.random.default_rng((self.seed, epoch))
-            self._order = (epoch, rng.permutation(len(self.pictures)))
+            self._order = (epoch, rng.permutation(len(self.images)))
         return self._order[1]

@@ -1,6 +1,6 @@
 """What can be wrong with the files of a data set: one rule per kind of fault, with a stable name.
 
-``FaultError`` is what reading a picture raises; ``training.data.check`` collects the same faults.
+``FaultError`` is what reading an image raises; ``training.data.check`` collects the same faults.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from mask2kan.errors import PictureError
+from mask2kan.errors import ImageError
 
 RULES = {
     "missing-folder": "a folder of the layout is not there",
@@ -16,29 +16,29 @@ RULES = {
     "symlink-loop": "a link leads back to itself or to a folder above it",
     "broken-link": "a link leads nowhere, or a file went away",
     "unreadable": "the system cannot read a file or folder",
-    "empty-split": "a split holds no picture with a label",
+    "empty-split": "a split holds no image with a label",
     "class-list": "the list of classes cannot be used",
-    "missing-label": "a picture has no label",
-    "missing-picture": "a label has no picture",
-    "duplicate-name": "two pictures claim the same label",
+    "missing-label": "an image has no label",
+    "missing-image": "a label has no image",
+    "duplicate-name": "two images claim the same label",
     "empty-file": "a file has no bytes",
-    "not-a-picture": "a file is text, HTML or anything else than a picture",
-    "damaged-picture": "a picture is cut off or damaged",
+    "not-an-image": "a file is text, HTML or anything else than an image",
+    "damaged-image": "an image is cut off or damaged",
     "damaged-label": "a label is cut off or damaged",
     "damaged-overlay": "an overlay (Fishyscapes Static) cannot be used",
     "label-format": "a label is not a PNG: JPEG and WebP change its values",
     "label-rgb": "a label holds colours, not class numbers",
     "label-mode": "a label is a PNG of neither 8-bit grey nor palette numbers",
     "label-range": "a label holds values that stand for nothing",
-    "size-mismatch": "picture and label differ in size",
+    "size-mismatch": "image and label differ in size",
     "all-void": "a label is void everywhere: nothing can be learned or measured",
-    "no-anomaly": "no picture of an anomaly data set shows an anomaly",
-    "split-overlap": "the same picture, byte for byte, is in two splits",
+    "no-anomaly": "no image of an anomaly data set shows an anomaly",
+    "split-overlap": "the same image, byte for byte, is in two splits",
 }
 NOTES = {
     "other-file": "a file that is no part of the layout; it is ignored",
-    "unlabelled": "a picture whose label is not published; it is left out",
-    "no-anomaly-here": "a picture without an anomaly; Mask2Anomaly's evaluation skips these",
+    "unlabelled": "an image whose label is not published; it is left out",
+    "no-anomaly-here": "an image without an anomaly; Mask2Anomaly's evaluation skips these",
 }
 
 
@@ -59,8 +59,8 @@ class Fault(NamedTuple):
         return f"{self.path}: {self.rule}: {self.message}"
 
 
-class FaultError(PictureError):
-    """A picture or label that cannot be used; the message names the file.
+class FaultError(ImageError):
+    """An image or label that cannot be used; the message names the file.
 
     Args:
         faults: all that is wrong with it, at least one.

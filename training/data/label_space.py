@@ -1,6 +1,6 @@
 """One set of classes for several data sets, coarse ones included.
 
-A label of a picture is a class, or a *group*: "one of these classes", which is what a coarser data
+A label of an image is a class, or a *group*: "one of these classes", which is what a coarser data
 set says. CamVid's building is Cityscapes' building or wall, and a model of Cityscapes' classes
 learns from it that one of the two is there. The class loss and the matching cost use the group's
 summed probability (``training.objectives.criterion``), evaluation its summed class scores.

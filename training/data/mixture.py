@@ -16,7 +16,7 @@ import numpy as np
 from mask2kan.errors import ConfigError
 from mask2kan.modeling.classes import meanings_of
 
-from .base import Color, LabelledPictures
+from .base import Color, LabelledImages
 from .label_space import Translation
 from .reading import Array
 
@@ -51,8 +51,8 @@ def parts_of(data: str) -> list[Part]:
     return parts
 
 
-class Mixture(LabelledPictures):
-    """Pictures of several data sets, labelled in one set of classes; see the module.
+class Mixture(LabelledImages):
+    """Images of several data sets, labelled in one set of classes; see the module.
 
     Args:
         parts: at least one data set, with its weight.
@@ -64,33 +64,33 @@ class Mixture(LabelledPictures):
 
     def __init__(
         self,
-        parts: Sequence[tuple[float, LabelledPictures]],
+        parts: Sequence[tuple[float, LabelledImages]],
         classes: tuple[tuple[str, ...], tuple[Color, ...]] | None = None,
     ) -> None:
         first = parts[0][1]
         self.class_names, self.palette = classes or (tuple(first.class_names), tuple(first.palette))
         self.num_classes = len(self.class_names)
         self.groups = ()
-        self._parts = [pictures for _, pictures in parts]
+        self._parts = [images for _, images in parts]
         self._translate: list[Translation] = []
-        for pictures in self._parts:
-            names = tuple(pictures.class_names)
+        for images in self._parts:
+            names = tuple(images.class_names)
             translation = Translation(
                 names,
-                pictures.groups,
+                images.groups,
                 self.class_names,
                 meanings_of(names, self.class_names),
                 self.groups,
             )
             self._translate.append(translation)
             self.groups = translation.groups
-        self._ends = np.cumsum([len(pictures) for pictures in self._parts])
+        self._ends = np.cumsum([len(images) for images in self._parts])
         weights = np.array([weight for weight, _ in parts])
         self._shares = np.cumsum(weights / weights.sum())
-        self.names = [name for pictures in self._parts for name in pictures.names]
+        self.names = [name for images in self._parts for name in images.names]
 
     def choose(self, rng: np.random.Generator) -> int:
-        """A picture's index: its part by weight, then one of the part's."""
+        """An image's index: its part by weight, then one of the part's."""
         first = self._parts[0]
         if len(self._parts) == 1 and isinstance(first, Mixture):
             return first.choose(rng)
@@ -98,10 +98,10 @@ class Mixture(LabelledPictures):
         return int(self._start(part) + rng.integers(len(self._parts[part])))
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """The picture (H, W, 3) RGB and its label (H, W) in the common classes."""
+        """The image (H, W, 3) RGB and its label (H, W) in the common classes."""
         part = int(np.searchsorted(self._ends, index, "right"))
-        picture, label = self._parts[part].arrays(index - self._start(part))
-        return picture, self._translate[part](label)
+        image, label = self._parts[part].arrays(index - self._start(part))
+        return image, self._translate[part](label)
 
     @property
     def is_one(self) -> bool:

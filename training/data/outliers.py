@@ -1,13 +1,13 @@
-"""Outlier exposure: unknown objects pasted into training pictures and marked as such.
+"""Outlier exposure: unknown objects pasted into training images and marked as such.
 
-Three sources: COCO's pictures without any road class, whose instances are pasted together
-(Mask2Anomaly; Rai et al., ICCV 2023, after Chan et al., ICCV 2021), a folder of cut-outs (pictures
+Three sources: COCO's images without any road class, whose instances are pasted together
+(Mask2Anomaly; Rai et al., ICCV 2023, after Chan et al., ICCV 2021), a folder of cut-outs (images
 with an alpha channel), or objects made by a procedure, which need no download.
 
-Departs from Mask2Anomaly: its code reads pictures prepared beforehand, here the published
+Departs from Mask2Anomaly: its code reads images prepared beforehand, here the published
 exclusions are applied to COCO's own annotation file; objects may be scaled and their edges blended.
 
-Legend: H W picture, h w object.
+Legend: H W image, h w object.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mask2kan.checks import require, require_choice, require_range
-from mask2kan.errors import ConfigError, PictureError
+from mask2kan.errors import ConfigError, ImageError
 from mask2kan.media.images import MAX_MEGAPIXELS, list_images
 
 from . import find_data
 from .augmentation import OUTLIER
-from .reading import decode_picture, read_file
+from .reading import decode_image, read_file
 
 OPAQUE = 128  # alpha from here on belongs to the object
-SHORTEST_SIDE = 480  # of COCO pictures used
+SHORTEST_SIDE = 480  # of COCO images used
 ROAD_CLASSES = (
     *("person", "bicycle", "car", "motorcycle", "bus", "truck"),
     *("traffic light", "stop sign"),
@@ -50,7 +50,7 @@ Bytes = NDArray[np.uint8]
 class CutOut(NamedTuple):
     """An object: (h, w, 3) RGB and its (h, w) alpha, 0 to 255."""
 
-    picture: Bytes
+    image: Bytes
     alpha: Bytes
 
 
@@ -68,10 +68,10 @@ class OutlierExposure:
 
     Attributes:
         source: ``procedural``, ``cutouts:<folder>`` or ``coco:<folder>``; empty for none.
-        probability: that a picture gets an object.
-        scale: lowest and highest size, longest side of the object as a share of the picture's
+        probability: that an image gets an object.
+        scale: lowest and highest size, longest side of the object as a share of the image's
             height, drawn log-uniformly; (0, 0) keeps the object's own size. An object larger
-            than the picture is shrunk to fit either way.
+            than the image is shrunk to fit either way.
         feather: width in pixels over which the edge is blended; 0 for a hard edge.
         ground: names of classes an object stands on, its foot at one of their pixels and its size
             fitting that row; empty to paste anywhere.
@@ -125,29 +125,27 @@ class OutlierPaster:
             require_choice("class of outliers.ground", name, class_names)
         self._ground = [list(class_names).index(name) for name in exposure.ground]
 
-    def __call__(
-        self, picture: Bytes, label: Bytes, rng: np.random.Generator
-    ) -> tuple[Bytes, Bytes]:
+    def __call__(self, image: Bytes, label: Bytes, rng: np.random.Generator) -> tuple[Bytes, Bytes]:
         """Perhaps paste an object.
 
         Args:
-            picture: (H, W, 3) RGB; not written to.
+            image: (H, W, 3) RGB; not written to.
             label: (H, W); not written to.
             rng: where every choice comes from.
 
         Returns:
-            Picture and label, 254 where the object is; the very arrays given when nothing was
+            Image and label, 254 where the object is; the very arrays given when nothing was
             pasted.
         """
         if rng.random() >= self.exposure.probability:
-            return picture, label
+            return image, label
         place_object = self._stand if self._ground else self._anywhere
         placed = place_object(self._source.draw(rng), label, rng)
         if placed is None:
-            return picture, label
+            return image, label
         cut_out, top, left = placed
         height, width = cut_out.alpha.shape
-        # what sticks out of the picture is cut off
+        # what sticks out of the image is cut off
         inside = (
             slice(max(0, -top), min(height, label.shape[0] - top)),
             slice(max(0, -left), min(width, label.shape[1] - left)),
@@ -157,8 +155,8 @@ class OutlierPaster:
             slice(max(0, left), min(label.shape[1], left + width)),
         )
         opacity = _opacity(cut_out.alpha, self.exposure.feather)[inside]
-        out, out_label = picture.copy(), label.copy()
-        mixed = opacity * cut_out.picture[inside] + (1 - opacity) * out[place]
+        out, out_label = image.copy(), label.copy()
+        mixed = opacity * cut_out.image[inside] + (1 - opacity) * out[place]
         out[place] = np.rint(mixed).astype(np.uint8)
         out_label[place][cut_out.alpha[inside] >= OPAQUE] = OUTLIER
         return out, out_label
@@ -218,9 +216,9 @@ def _resized(cut_out: CutOut, factor: float) -> CutOut | None:
     if size == (wide, tall):
         return cut_out
     shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    picture = cv2.resize(cut_out.picture, size, interpolation=shrink).astype(np.uint8, copy=False)
+    image = cv2.resize(cut_out.image, size, interpolation=shrink).astype(np.uint8, copy=False)
     alpha = cv2.resize(cut_out.alpha, size, interpolation=shrink).astype(np.uint8, copy=False)
-    return CutOut(picture, alpha) if (alpha >= OPAQUE).any() else None
+    return CutOut(image, alpha) if (alpha >= OPAQUE).any() else None
 
 
 def _opacity(alpha: Bytes, feather: float) -> NDArray[np.float32]:
@@ -251,7 +249,7 @@ def open_source(source: str, without: Sequence[str] = ()) -> ObjectSource:
     if kind == "coco" and folder:
         return CocoObjects(find_data(folder))
     raise ConfigError(
-        f"Unknown source of outliers {source!r}; expected procedural, cutouts:<folder of pictures "
+        f"Unknown source of outliers {source!r}; expected procedural, cutouts:<folder of images "
         "with alpha> or coco:<folder with annotations and train2017>."
     )
 
@@ -280,12 +278,12 @@ class ProceduralObjects:
         mix = 0.5 + 0.4 * wave * rng.uniform(0, 1) + 0.3 * cv2.resize(noise, (side, side))
         first, second = rng.uniform(0, 255, (2, 3))
         colour = first + np.clip(mix, 0, 1)[..., None] * (second - first)
-        picture = np.clip(colour * (1.1 - 0.5 * y[..., None]), 0, 255).astype(np.uint8)
-        return _cropped(picture, alpha)
+        image = np.clip(colour * (1.1 - 0.5 * y[..., None]), 0, 255).astype(np.uint8)
+        return _cropped(image, alpha)
 
 
 class CutOutFolder:
-    """A folder of pictures with an alpha channel, one object each."""
+    """A folder of images with an alpha channel, one object each."""
 
     def __init__(self, folder: Path, without: Sequence[str] = ()) -> None:
         if not folder.is_dir():
@@ -302,7 +300,7 @@ class CutOutFolder:
         """One of the folder's objects.
 
         Raises:
-            PictureError: for a file that is no picture with an object in it.
+            ImageError: for a file that is no image with an object in it.
         """
         path = self._paths[int(rng.integers(len(self._paths)))]
         try:
@@ -311,15 +309,15 @@ class CutOutFolder:
                 fits = width * height <= MAX_MEGAPIXELS * 1e6
                 rgba = np.asarray(opened.convert("RGBA")) if fits else np.zeros((0, 0, 4), np.uint8)
         except Exception as error:  # a damaged file fails in many ways: SyntaxError, struct.error
-            raise PictureError(f"Can't read the cut-out {path}: {error}.") from error
+            raise ImageError(f"Can't read the cut-out {path}: {error}.") from error
         if not fits:
-            raise PictureError(
+            raise ImageError(
                 f"The cut-out {path} has {width} x {height} pixels; expected {MAX_MEGAPIXELS} MP "
                 "at most. Make it smaller."
             )
         alpha = rgba[..., 3]
         if not (alpha >= OPAQUE).any() or (alpha >= OPAQUE).all():
-            raise PictureError(
+            raise ImageError(
                 f"The cut-out {path} has no outline: its alpha is all one. Expected an object on "
                 "a transparent ground."
             )
@@ -327,18 +325,18 @@ class CutOutFolder:
 
 
 class CocoObjects:
-    """COCO pictures without any road class; all instances of a picture are one cut-out.
+    """COCO images without any road class; all instances of an image are one cut-out.
 
     Args:
         folder: holds ``annotations/instances_train2017.json`` and ``train2017``.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._pictures = folder / "train2017"
+        self._images = folder / "train2017"
         annotations = folder / "annotations" / "instances_train2017.json"
-        if not annotations.is_file() or not self._pictures.is_dir():
+        if not annotations.is_file() or not self._images.is_dir():
             raise ConfigError(
-                f"No COCO at {folder}: {annotations} and {self._pictures} were expected."
+                f"No COCO at {folder}: {annotations} and {self._images} were expected."
             )
         try:
             self._names, self._outlines = _usable(json.loads(annotations.read_bytes()))
@@ -346,29 +344,29 @@ class CocoObjects:
             raise ConfigError(f"{annotations} is not COCO's instance file: {error!r}.") from error
         if not self._names:
             raise ConfigError(
-                f"{annotations} lists no picture of {SHORTEST_SIDE} pixels or more without "
+                f"{annotations} lists no image of {SHORTEST_SIDE} pixels or more without "
                 f"{', '.join(ROAD_CLASSES)}."
             )
 
     def draw(self, rng: np.random.Generator) -> CutOut:
-        """All instances of one picture.
+        """All instances of one image.
 
         Raises:
-            PictureError: for a picture that is missing or cannot be read.
+            ImageError: for an image that is missing or cannot be read.
         """
         index = int(rng.integers(len(self._names)))
-        path = self._pictures / self._names[index]
-        picture = decode_picture(path, read_file(path))
-        alpha = np.zeros(picture.shape[:2], np.uint8)
+        path = self._images / self._names[index]
+        image = decode_image(path, read_file(path))
+        alpha = np.zeros(image.shape[:2], np.uint8)
         for outline in self._outlines[index]:
             cv2.fillPoly(alpha, [np.rint(outline).astype(np.int32)], 255)
         if not alpha.any():
-            raise PictureError(f"{path} has no instance inside the picture.")
-        return _cropped(picture, alpha)
+            raise ImageError(f"{path} has no instance inside the image.")
+        return _cropped(image, alpha)
 
 
 def _usable(content: dict[str, Any]) -> tuple[list[str], list[list[NDArray[np.float32]]]]:
-    """File names and outlines of the pictures that show no road class, sorted by name."""
+    """File names and outlines of the images that show no road class, sorted by name."""
     road = {one["id"] for one in content["categories"] if one["name"] in ROAD_CLASSES}
     excluded: set[int] = set()
     outlines: dict[int, list[NDArray[np.float32]]] = {}
@@ -388,8 +386,8 @@ def _usable(content: dict[str, Any]) -> tuple[list[str], list[list[NDArray[np.fl
     return [name for name, _ in kept], [outlines[number] for _, number in kept]
 
 
-def _cropped(picture: Bytes, alpha: Bytes) -> CutOut:
+def _cropped(image: Bytes, alpha: Bytes) -> CutOut:
     solid = alpha >= OPAQUE
     rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
     box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-    return CutOut(picture[box], alpha[box])
+    return CutOut(image[box], alpha[box])

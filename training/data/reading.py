@@ -1,4 +1,4 @@
-"""Files to arrays: pictures, and labels whose values must come out exactly as they were stored.
+"""Files to arrays: images, and labels whose values must come out exactly as they were stored.
 
 Labels are PNGs of 8-bit grey or of a palette. Of a palette the numbers count, not the colours
 (OpenCV would return the colours). 1, 2, 4 and 16-bit grey are refused: decoders scale those to 8
@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from mask2kan.errors import PictureError
-from mask2kan.media.images import FORMATS, read_picture
+from mask2kan.errors import ImageError
+from mask2kan.media.images import FORMATS, read_image
 
 from .faults import Fault, FaultError
 
@@ -32,7 +32,7 @@ Size = tuple[int, int]  # (height, width)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LEAST_PNG = 57  # bytes: signature, header, empty data, end
-_NOT_A_PICTURE = ("not-a-picture", "no picture format")
+_NOT_A_IMAGE = ("not-an-image", "no image format")
 _CUT_OFF = "a PNG without an end"
 _GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6  # colour types of PNG
 _SHOWN = 5  # odd values listed in a message
@@ -60,12 +60,12 @@ def read_file(path: Path) -> bytes:
     except OSError as error:
         raise FaultError(os_fault(path, error)) from error
     if not content:
-        raise FaultError(Fault(path, "empty-file", "0 bytes; expected a picture"))
+        raise FaultError(Fault(path, "empty-file", "0 bytes; expected an image"))
     return content
 
 
-def decode_picture(path: Path, content: bytes) -> Array:
-    """A picture from its bytes.
+def decode_image(path: Path, content: bytes) -> Array:
+    """An image from its bytes.
 
     Args:
         path: named in errors.
@@ -78,13 +78,13 @@ def decode_picture(path: Path, content: bytes) -> Array:
         FaultError: when it is none, or damaged.
     """
     try:
-        picture = read_picture(content)
-    except PictureError as error:
-        rule = "damaged-picture" if picture_format(content) else "not-a-picture"
+        image = read_image(content)
+    except ImageError as error:
+        rule = "damaged-image" if image_format(content) else "not-an-image"
         raise FaultError(Fault(path, rule, str(error))) from error
     if _is_cut_off(content):
-        raise FaultError(Fault(path, "damaged-picture", f"{_CUT_OFF}; expected a whole one"))
-    return picture
+        raise FaultError(Fault(path, "damaged-image", f"{_CUT_OFF}; expected a whole one"))
+    return image
 
 
 def decode_label(path: Path, content: bytes) -> Array:
@@ -104,7 +104,7 @@ def decode_label(path: Path, content: bytes) -> Array:
     image = load_png(path, content, expected)
     depth, kind = content[24:26]  # of every PNG
     if kind in (_RGB, _RGBA):
-        raise FaultError(Fault(path, "label-rgb", f"an RGB picture; expected {expected}"))
+        raise FaultError(Fault(path, "label-rgb", f"an RGB image; expected {expected}"))
     if kind != _PALETTE and (kind != _GREY or depth != 8):
         found = f"{depth}-bit grey" if kind == _GREY else "grey with transparency"
         raise FaultError(Fault(path, "label-mode", f"{found}; expected {expected}"))
@@ -123,8 +123,8 @@ def load_png(path: Path, content: bytes, expected: str) -> Image.Image:
         FaultError: when it is none, cut off or damaged.
     """
     if not content.startswith(_PNG):
-        found = picture_format(content)
-        rule, what = ("label-format", f"stored as {found}") if found else _NOT_A_PICTURE
+        found = image_format(content)
+        rule, what = ("label-format", f"stored as {found}") if found else _NOT_A_IMAGE
         raise FaultError(Fault(path, rule, f"{what}; expected {expected}"))
     if _is_cut_off(content):
         raise FaultError(Fault(path, "damaged-label", f"{_CUT_OFF}; expected {expected}"))
@@ -146,7 +146,7 @@ class LabelReader(Protocol):
         Args:
             path: named in errors.
             content: bytes of the file.
-            size: of the picture; None where that could not be read.
+            size: of the image; None where that could not be read.
 
         Raises:
             FaultError: when the file is no such label.
@@ -192,10 +192,10 @@ class LabelValues:
 
 
 def size_faults(path: Path, found: Size, expected: Size | None) -> list[Fault]:
-    """A fault when a label's size is not its picture's."""
+    """A fault when a label's size is not its image's."""
     if expected is None or found == expected:
         return []
-    message = f"is {found[1]}x{found[0]}; expected its picture's {expected[1]}x{expected[0]}"
+    message = f"is {found[1]}x{found[0]}; expected its image's {expected[1]}x{expected[0]}"
     return [Fault(path, "size-mismatch", message)]
 
 
@@ -204,12 +204,12 @@ def _is_cut_off(content: bytes) -> bool:
     return content.startswith(_PNG) and (len(content) < _LEAST_PNG or b"IEND" not in content)
 
 
-def picture_format(content: bytes) -> str | None:
-    """The name of a picture format, None for what is no picture."""
+def image_format(content: bytes) -> str | None:
+    """The name of an image format, None for what is no image."""
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             return str(opened.format)
     except UnidentifiedImageError:
         return None
     except Exception:  # a known format, with a damaged header
-        return "a damaged picture"
+        return "a damaged image"

@@ -16,10 +16,10 @@ from types import MappingProxyType
 from mask2kan.checks import require_choice
 from mask2kan.errors import ConfigError
 
-from .base import AnomalyPictures, LabelledPictures, SegmentationPictures
+from .base import AnomalyImages, LabelledImages, SegmentationImages
 from .folders import data_places, find_data
 from .mixture import Mixture, Part, parts_of
-from .sets.ade20k import ADE20KPictures
+from .sets.ade20k import ADE20KImages
 from .sets.camvid import CamVid
 from .sets.camvid_anomaly import CamVidAnomaly
 from .sets.cityscapes import Cityscapes
@@ -34,18 +34,18 @@ from .sets.smiyc import RoadAnomaly21, RoadObstacle21
 from .sets.synthetic import SyntheticAnomalies, SyntheticRooms, SyntheticStreets
 
 # In the order in which a folder is compared with them.
-SEGMENTATION_SETS: Mapping[str, type[SegmentationPictures]] = MappingProxyType(
+SEGMENTATION_SETS: Mapping[str, type[SegmentationImages]] = MappingProxyType(
     {
         "folder": ImageFolder,
         "cityscapes": Cityscapes,
-        "ade20k": ADE20KPictures,
+        "ade20k": ADE20KImages,
         "cityscapes256": Cityscapes256,
         "cityscapes_clips": CityscapesClips,
         "rendered_street": RenderedStreets,
         "camvid": CamVid,
     }
 )
-SYNTHETIC_SETS: Mapping[str, Callable[[str], LabelledPictures]] = MappingProxyType(
+SYNTHETIC_SETS: Mapping[str, Callable[[str], LabelledImages]] = MappingProxyType(
     {
         "synthetic": SyntheticStreets,
         "synthetic:camvid": SyntheticStreets,
@@ -80,13 +80,13 @@ def find_set(name: str, root: str | Path | None = None) -> Path:
     Raises:
         ConfigError: when it is in none of them.
     """
-    pictures = SEGMENTATION_SETS[name] if name in SEGMENTATION_SETS else _ANOMALY_FILES[name]
-    if root is None and not pictures.folders:
+    images = SEGMENTATION_SETS[name] if name in SEGMENTATION_SETS else _ANOMALY_FILES[name]
+    if root is None and not images.folders:
         raise ConfigError(f"Data set {name} has no usual place; give its path: {name}=<path>.")
-    return find_data(name, folders=pictures.folders, root=root, recognised=pictures.recognised)
+    return find_data(name, folders=images.folders, root=root, recognised=images.recognised)
 
 
-def find_split_data(data: str | Path) -> tuple[type[SegmentationPictures], Path]:
+def find_split_data(data: str | Path) -> tuple[type[SegmentationImages], Path]:
     """The class and folder of a data set to train on.
 
     Args:
@@ -106,9 +106,9 @@ def find_split_data(data: str | Path) -> tuple[type[SegmentationPictures], Path]
     except ConfigError as error:
         known = ", ".join([*SEGMENTATION_SETS, *SYNTHETIC_SETS])
         raise ConfigError(f"{error} Known by name: {known}; --data synthetic needs none.") from None
-    for pictures in SEGMENTATION_SETS.values():
-        if pictures.recognised(root):
-            return pictures, root
+    for images in SEGMENTATION_SETS.values():
+        if images.recognised(root):
+            return images, root
     try:
         held = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
     except OSError as error:
@@ -129,10 +129,10 @@ def name_of(data: str | Path) -> str:
     data = parts_of(str(data))[0].data
     if data in SYNTHETIC_SETS:
         return data
-    pictures, _ = find_split_data(data)
-    if pictures is ImageFolder:
+    images, _ = find_split_data(data)
+    if images is ImageFolder:
         return data
-    return next(name for name, known in SEGMENTATION_SETS.items() if known is pictures)
+    return next(name for name, known in SEGMENTATION_SETS.items() if known is images)
 
 
 def usual_split(data: str | Path) -> str:
@@ -153,11 +153,11 @@ def usable_splits(data: str) -> tuple[str, ...]:
     wanted = ("train", "val")
     if data in SYNTHETIC_SETS:
         return wanted
-    pictures, _ = find_split_data(data)
-    return tuple(split for split in wanted if split in pictures.splits)
+    images, _ = find_split_data(data)
+    return tuple(split for split in wanted if split in images.splits)
 
 
-def open_split(data: str | Path, split: str) -> LabelledPictures:
+def open_split(data: str | Path, split: str) -> LabelledImages:
     """A split of a data set to train on.
 
     Args:
@@ -167,7 +167,7 @@ def open_split(data: str | Path, split: str) -> LabelledPictures:
         split: ``train``, ``val`` or ``test``.
 
     Raises:
-        ConfigError: when there is no such data set or split, or pictures or labels are missing.
+        ConfigError: when there is no such data set or split, or images or labels are missing.
     """
     parts = parts_of(str(data))
     if len(parts) > 1:
@@ -175,18 +175,18 @@ def open_split(data: str | Path, split: str) -> LabelledPictures:
     data = parts[0].data
     if data in SYNTHETIC_SETS:
         return SYNTHETIC_SETS[data](split)
-    pictures, root = find_split_data(data)
-    return pictures(root, split)
+    images, root = find_split_data(data)
+    return images(root, split)
 
 
-def _open_mixture(parts: list[Part], split: str) -> LabelledPictures:
+def _open_mixture(parts: list[Part], split: str) -> LabelledImages:
     """``train`` is drawn from all parts; other splits are the first part's, whose classes count."""
     if split != "train":
         return open_split(parts[0].data, split)
     return Mixture([(part.weight, open_split(part.data, split)) for part in parts])
 
 
-def open_anomaly(name: str, root: str | Path | None = None) -> AnomalyPictures:
+def open_anomaly(name: str, root: str | Path | None = None) -> AnomalyImages:
     """An anomaly data set.
 
     Args:
@@ -210,12 +210,12 @@ def find_anomaly_sets(root: str | Path | None = None) -> list[tuple[str, Path]]:
     """
     bases = data_places() if root is None else [Path(root)]
     found: dict[str, Path] = {}
-    for name, pictures in _ANOMALY_FILES.items():
+    for name, images in _ANOMALY_FILES.items():
         for base in bases:
-            candidates = [base / folder for folder in pictures.folders]
-            if base.resolve().name in pictures.folders:
+            candidates = [base / folder for folder in images.folders]
+            if base.resolve().name in images.folders:
                 candidates.insert(0, base)
-            for candidate in filter(pictures.recognised, candidates):
+            for candidate in filter(images.recognised, candidates):
                 found.setdefault(name, candidate)
     return list(found.items())
 
@@ -232,5 +232,5 @@ def layout_of(name: str) -> str:
         **ANOMALY_SETS,
     }
     require_choice("data set", name, known)
-    pictures = known[name]
-    return sys.modules[pictures.__module__].__doc__ or ""
+    images = known[name]
+    return sys.modules[images.__module__].__doc__ or ""

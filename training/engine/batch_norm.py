@@ -2,7 +2,7 @@
 
 Weights with batch norm folded into the convolutions (mean 0, variance 1) work for inference, but
 the first training step would normalise activations that never were normalised. Here each layer's
-input is measured on real pictures while the network computes its original function; then the
+input is measured on real images while the network computes its original function; then the
 measured statistics are set, and scale and shift absorb the difference.
 """
 

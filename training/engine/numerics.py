@@ -1,6 +1,6 @@
 """Checks of what a step is about to apply.
 
-Each raises a NumericsError that names the step and its pictures; nothing was changed until then.
+Each raises a NumericsError that names the step and its images; nothing was changed until then.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def require_finite_losses(losses: Mapping[str, Tensor], where: str) -> None:
 
     Args:
         losses: scalars; ``loss`` is their weighted sum.
-        where: step and pictures, in words.
+        where: step and images, in words.
 
     Raises:
         NumericsError: when ``loss`` is not finite.
@@ -44,7 +44,7 @@ def require_finite_gradient(
         model: whose parameters have the gradient.
         norm: of the gradient.
         scaler: of the loss, in float16.
-        where: step and pictures, in words.
+        where: step and images, in words.
 
     Raises:
         NumericsError: when the gradient is not finite and no smaller scale would help.

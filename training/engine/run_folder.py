@@ -41,7 +41,7 @@ FILES = {
     "metrics.jsonl": "every logged value, one line per step logged",
     "curves.png": "losses and validation over the steps",
     "confusion.png": "where the pixels of each class went at the last validation",
-    "samples/": "a validation picture, its prediction and its truth, per validation",
+    "samples/": "a validation image, its prediction and its truth, per validation",
     "state.pt": "what `--resume` continues from",
     "events.*": "the same values for TensorBoard",
 }
@@ -176,7 +176,7 @@ class RunFolder:
         self._tell("log", values, step)
 
     def log_validation(self, step: int, validations: Mapping[str, Validation]) -> float:
-        """Log the validation of every member and keep its picture; returns the mean mIoU."""
+        """Log the validation of every member and keep its image; returns the mean mIoU."""
         miou = sum(one.values["miou"] for one in validations.values()) / len(validations)
         values = {"val/miou": miou}
         for member, validation in validations.items():
@@ -184,8 +184,8 @@ class RunFolder:
             values |= {f"{prefix}{key}": value for key, value in validation.values.items()}
             name = f"{step:06d}_{member}" if member else f"{step:06d}"
             Image.fromarray(validation.sample).save(self.folder / "samples" / f"{name}.png")
-            picture = {f"{prefix}picture_prediction_truth": validation.sample[None]}
-            self._tell("log_images", picture, step, only="tensorboard", dataformats="NHWC")
+            image = {f"{prefix}image_prediction_truth": validation.sample[None]}
+            self._tell("log_images", image, step, only="tensorboard", dataformats="NHWC")
         self.log(step, values)
         return miou
 

@@ -4,7 +4,7 @@ Everything random is a function of the seed and the crop's number (crops, outlie
 the seed, the step and the process (stochastic depth), so a resumed run repeats the interrupted one
 bit for bit with nothing to restore but weights, optimizer and step. The loop checks what it is
 about to apply: a loss or a gradient that is not finite stops the run before the update, naming the
-step and its pictures.
+step and its images.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ..config.train_config import TrainConfig
 from ..data.crops import Batch, TrainingCrops, load, prepared
 from ..data.outliers import OutlierPaster
 from ..evaluation.validation import TeacherLabels, Validation, validate
-from ..models.build import build_model, in_classes_of, open_pictures, training_mode
+from ..models.build import build_model, in_classes_of, open_images, training_mode
 from ..models.pair import kan_head, lead, members
 from ..objectives.objective import DistillationObjective, Objective, SegmentationObjective
 from ..objectives.trunk_cache import TrunkCache
@@ -98,15 +98,15 @@ class Trainer:
             self.run.require_unused()
         saved = self.run.load_state() if resume else branch_state(config.branch_of)
 
-        self.train_pictures = open_pictures(config, "train")
-        self.val_pictures = open_pictures(config, "val")
+        self.train_images = open_images(config, "train")
+        self.val_images = open_images(config, "val")
         torch.manual_seed(config.seed)
-        self.model = build_model(config, self.train_pictures, pretrained=saved is None)
+        self.model = build_model(config, self.train_images, pretrained=saved is None)
         if config.objective == "segmentation":
-            self.train_pictures = in_classes_of(self.model, self.train_pictures)
+            self.train_images = in_classes_of(self.model, self.train_images)
         self._paste: OutlierPaster | None = None
         if config.outliers.active:  # in the classes that its labels are now in
-            self._paste = OutlierPaster(config.outliers, self.train_pictures.class_names)
+            self._paste = OutlierPaster(config.outliers, self.train_images.class_names)
         self._place_model(new=saved is None)
         self.objective = self._build_objective()
         optimizer = build_optimizer(
@@ -161,9 +161,9 @@ class Trainer:
             trunk = TrunkCache(lead(self.model), config.cache_gigabytes / neighbours)
         if config.objective == "distillation":
             objective = DistillationObjective(lead(self.model), config, trunk)
-            self.val_pictures = TeacherLabels(self.val_pictures, objective.teacher)
+            self.val_images = TeacherLabels(self.val_images, objective.teacher)
             return cast(Objective, objective.to(self.accelerator.device))
-        groups = self.train_pictures.groups
+        groups = self.train_images.groups
         segmentation = SegmentationObjective(self.model, config, trunk, groups)
         return cast(Objective, segmentation.to(self.accelerator.device))
 
@@ -173,7 +173,7 @@ class Trainer:
 
     def _crops(self, start: int, length: int | None = None) -> TrainingCrops:
         return TrainingCrops(
-            self.train_pictures,
+            self.train_images,
             self.config.augmentation,
             length or self.config.steps * self.config.batch_size,
             self.config.seed,
@@ -190,7 +190,7 @@ class Trainer:
 
         Raises:
             NumericsError: when a loss or gradient is not finite.
-            PictureError: when a picture cannot be read.
+            ImageError: when an image cannot be read.
         """
         window: list[dict[str, Tensor]] = []
         started = saved = since = time.monotonic()
@@ -262,7 +262,7 @@ class Trainer:
 
     def _update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the optimizer; returns detached losses."""
-        config, where = self.config, f"step {self.step + 1}, pictures {', '.join(batch['names'])}"
+        config, where = self.config, f"step {self.step + 1}, images {', '.join(batch['names'])}"
         torch.manual_seed(step_seed(config.seed, self.step, self.accelerator.process_index))
         training_mode(self.model, config.trainable, batch_norm=config.train_batch_norm)
         try:
@@ -330,7 +330,7 @@ class Trainer:
         results: dict[str, Validation] = {}
         for name, model in members(self.average.model).items():
             validation = validate(
-                model, self.val_pictures, self.config.eval_pictures, stop=lambda: self.interrupted
+                model, self.val_images, self.config.eval_pictures, stop=lambda: self.interrupted
             )
             if validation is None:
                 return {}
@@ -376,7 +376,7 @@ class Trainer:
                 }
             )
             if draw:
-                names = tuple(self.val_pictures.class_names)
+                names = tuple(self.val_images.class_names)
                 self.run.draw(self.step, self._last_validation, names)
         self.accelerator.wait_for_everyone()
 

@@ -16,17 +16,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mask2kan.errors import ConfigError, PictureError
+from mask2kan.errors import ConfigError, ImageError
 from mask2kan.inference.scale_out import run_actors, run_here
 from mask2kan.media.files import write_record
 
 from ..data.registry import ANOMALY_SETS, find_anomaly_sets, open_anomaly
 from ..reporting.benchmark import COMPONENT_FIGURES, PIXEL_FIGURES, as_markdown, draw
-from ..reporting.side_images import SidePictures
+from ..reporting.side_images import SideImages
 from .checkpoint_evaluation import describe_weights
 from .job_folder import JobFolder
 from .measure import Extremes, ScoreMeter, evenly_spread, measure, own_ap
-from .saved_scores import Scorer, ScoringPlan, content_of, pictures_of, read_score
+from .saved_scores import Scorer, ScoringPlan, content_of, images_of, read_score
 
 
 class Benchmark:
@@ -36,11 +36,11 @@ class Benchmark:
         plan: what is scored.
         out: of the results.
         protocol: ``exact`` or ``smiyc``.
-        limit: pictures per set, evenly spread; None for all.
+        limit: images per set, evenly spread; None for all.
 
     Raises:
         ConfigError: for a set that is not there, or a folder with scores of other weights, options
-            or pictures.
+            or images.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class Benchmark:
         self.plan = plan
         self.out = out
         self.protocol = protocol
-        self.pictures = {data: open_anomaly(data, plan.root) for data in plan.sets}
-        self.chosen = {data: evenly_spread(one, limit) for data, one in self.pictures.items()}
+        self.images = {data: open_anomaly(data, plan.root) for data in plan.sets}
+        self.chosen = {data: evenly_spread(one, limit) for data, one in self.images.items()}
         self._extremes: dict[tuple[str, str], Extremes[Path]] = {}
         settings = {
             "checkpoints": [[name, content_of(source)] for name, source in plan.checkpoints],
@@ -59,7 +59,7 @@ class Benchmark:
             "max_side": plan.max_side,
             "flip": plan.flip,
             "refine": plan.refine,
-            "sets": {data: pictures_of(one) for data, one in self.pictures.items()},
+            "sets": {data: images_of(one) for data, one in self.images.items()},
         }
         JobFolder(Path(plan.out), settings, growing=["sets"])
 
@@ -79,10 +79,10 @@ class Benchmark:
         return text
 
     def score(self, *, ray: bool, workers: int | None, address: str | None) -> None:
-        """Score every picture that is not scored yet.
+        """Score every image that is not scored yet.
 
         Raises:
-            PictureError: at the end, when pictures could not be scored; the others are kept.
+            ImageError: at the end, when images could not be scored; the others are kept.
             Mask2KANError: when the work cannot begin.
         """
         tasks = [(data, index) for data in self.plan.sets for index in self.chosen[data]]
@@ -91,16 +91,16 @@ class Benchmark:
         outcomes = (spread if ray else run_here)(functools.partial(Scorer, self.plan), missing)
         failures = 0
         done = len(tasks) - len(missing)
-        with tqdm(total=len(tasks), initial=done, unit="picture", desc="scoring") as bar:
+        with tqdm(total=len(tasks), initial=done, unit="image", desc="scoring") as bar:
             for outcome in outcomes:
                 if outcome.error is not None:
                     failures += 1
                     data, index = outcome.item
-                    tqdm.write(f"{data}, picture {index}: {outcome.error}", file=sys.stderr)
+                    tqdm.write(f"{data}, image {index}: {outcome.error}", file=sys.stderr)
                 bar.update()
         if failures:
-            raise PictureError(
-                f"{failures} of {len(tasks)} pictures could not be scored (listed above); "
+            raise ImageError(
+                f"{failures} of {len(tasks)} images could not be scored (listed above); "
                 "repeat the command when they are mended: the scores of the others are kept."
             )
 
@@ -133,7 +133,7 @@ class Benchmark:
         )
         measure(
             lambda sample: [plan.file(checkpoint, (data, sample.index))],
-            self.pictures[data],
+            self.images[data],
             self.chosen[data],
             [[meter, extremes]],
             disable=True,
@@ -142,15 +142,15 @@ class Benchmark:
         return meter
 
     def show_extremes(self) -> None:
-        """Pictures of every checkpoint's best and worst cases, by their own AP."""
+        """Images of every checkpoint's best and worst cases, by their own AP."""
         predictors = dict(
             zip(dict(self.plan.checkpoints), Scorer(self.plan).predictors, strict=True)
         )
         for (data, name), extremes in self._extremes.items():
             folder = self.out / "best_and_worst" / data / name
             shutil.rmtree(folder, ignore_errors=True)
-            side = SidePictures(folder, self.plan.scores[0], anomalies=True)
-            extremes.show(self.pictures[data], predictors[name], side)
+            side = SideImages(folder, self.plan.scores[0], anomalies=True)
+            extremes.show(self.images[data], predictors[name], side)
 
 
 def _figures(metrics: dict[str, Any]) -> dict[str, float | None]:

@@ -57,7 +57,7 @@ def calibrate(
             f"{checkpoint} is not a .safetensors file; calibration is stored in one. Convert it "
             "first: python -m mask2kan convert."
         )
-    pictures = open_anomaly(data, root)
+    images = open_anomaly(data, root)
     model = load_model(str(checkpoint), device=device)
     model.settings = settings or model.settings
     with safe_open(checkpoint, framework="pt") as file:
@@ -67,9 +67,9 @@ def calibrate(
                 "--out with a new file."
             )
     predictor = Predictor(model, device, "float32")
-    meter = measure_scores(predictor, pictures, limit=limit, smoothed=True)
+    meter = measure_scores(predictor, images, limit=limit, smoothed=True)
     words = IN_WORDS.get(data, ANOMALY_SETS[data].title)
-    words = f"{words}, {meter.about()['pictures']} pictures"
+    words = f"{words}, {meter.about()['images']} images"
     model.calibration = {
         score: {**evaluator.operating_points(), "data": words}
         for score, evaluator in meter.evaluators.items()

@@ -23,7 +23,7 @@ from mask2kan.media.files import write_record
 from mask2kan.modeling.classes import meanings_of
 from mask2kan.outputs.summary import MIN_REGION_PIXELS
 
-from ..data import LabelledPictures, open_split
+from ..data import LabelledImages, open_split
 from ..data.registry import (
     ANOMALY_SETS,
     SEGMENTATION_SETS,
@@ -37,11 +37,11 @@ from ..data.sets.cityscapes import Cityscapes
 from ..metrics import CityscapesEvaluator
 from ..metrics.regions import RegionCounter
 from ..reporting.plots import draw_confusion
-from ..reporting.side_images import SidePictures
+from ..reporting.side_images import SideImages
 from .measure import (
     Extremes,
+    Images,
     Meter,
-    Pictures,
     Sample,
     class_meter,
     evenly_spread,
@@ -57,7 +57,7 @@ DATA_SETS = (*SEGMENTATION_SETS, *SYNTHETIC_SETS, *ANOMALY_SETS)
 
 def open_labelled(
     data: str, root: str | Path | None = None, split: str | None = None
-) -> tuple[LabelledPictures, str, str]:
+) -> tuple[LabelledImages, str, str]:
     """A split of a data set to train on, and the names of both, however they were asked for.
 
     Args:
@@ -86,7 +86,7 @@ def evaluate(
     device: str = "auto",
     dtype: str = "float32",
     settings: str = "checkpoint",
-    pictures_to: Path | None = None,
+    images_to: Path | None = None,
     score: str = "msp",
     out: Path | None = None,
 ) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def evaluate(
 
     Data, root and split are those of ``open_labelled``, or an anomaly set; at most ``limit`` images
     are used, evenly spread. The dtype is by default not ``auto``, so that figures do not depend on
-    the machine. ``pictures_to`` is a folder for one side-by-side picture per image, with the
+    the machine. ``images_to`` is a folder for one side-by-side image per image, with the
     anomaly score named; ``out`` one for ``evaluation.json``, the confusion matrix and the best and
     worst images, by default beside weights that lie in a run folder, nowhere for others.
 
@@ -108,13 +108,13 @@ def evaluate(
         require("limit", limit, 1)
     check_score(score)
     name, given, folder_given = data.partition("=")
-    labelled: LabelledPictures | None = None
+    labelled: LabelledImages | None = None
     if name in ANOMALY_SETS:
         data = name
-        pictures: Pictures = open_anomaly(data, folder_given if given else root)
+        images: Images = open_anomaly(data, folder_given if given else root)
     else:
         labelled, data, split = open_labelled(data, root, split)
-        pictures = labelled
+        images = labelled
     model = load_model(weights, device=device)
     if labelled is not None:
         _require_classes(tuple(model.class_names), labelled, data)
@@ -126,12 +126,12 @@ def evaluate(
         result["native"] = True
     folder = _folder(weights, result, out)
     palette = None if labelled is None else labelled.palette
-    side = functools.partial(SidePictures, score=score, anomalies=not labelled, palette=palette)
-    draw = side(pictures_to) if pictures_to else None
+    side = functools.partial(SideImages, score=score, anomalies=not labelled, palette=palette)
+    draw = side(images_to) if images_to else None
     start = time.perf_counter()
     confusion = None
     if labelled is None:
-        figures, extremes = _measure_scores(predictor, pictures, limit, score, draw)
+        figures, extremes = _measure_scores(predictor, images, limit, score, draw)
     else:
         figures, extremes, confusion = _measure_classes(predictor, labelled, limit, draw)
     result |= figures
@@ -139,7 +139,7 @@ def evaluate(
     result["device"] = str(predictor.device)
     result["dtype"] = str(predictor.dtype).removeprefix("torch.")
     if folder is not None:
-        extremes.show(pictures, predictor, side(folder / "best_and_worst"))
+        extremes.show(images, predictor, side(folder / "best_and_worst"))
         if labelled is not None and confusion is not None:
             title = f"{result['weights']} on {data} {split}"
             path = folder / "confusion.png"
@@ -150,15 +150,15 @@ def evaluate(
 
 def _measure_classes(
     predictor: Predictor,
-    pictures: LabelledPictures,
+    images: LabelledImages,
     limit: int | None,
-    draw: SidePictures | None,
+    draw: SideImages | None,
 ) -> tuple[dict[str, Any], Extremes[Prediction], NDArray[np.int64]]:
     """Figures of the class map, on Cityscapes also that benchmark's; and the confusion matrix."""
-    meter = class_meter(pictures, predictor.model)
+    meter = class_meter(images, predictor.model)
     extremes = Extremes(meter.own_miou, draw)
     meters: list[Meter[Prediction]] = [meter, extremes]
-    cityscapes = pictures if isinstance(pictures, Cityscapes) else None
+    cityscapes = images if isinstance(images, Cityscapes) else None
     benchmark = CityscapesEvaluator()
     if cityscapes is not None:
         meters.append(
@@ -168,8 +168,8 @@ def _measure_classes(
                 cityscapes.instance_ids(sample.index),
             )
         )
-    chosen = evenly_spread(pictures, limit)
-    measure(predictions_of(Comparison(predictor)), pictures, chosen, [meters])
+    chosen = evenly_spread(images, limit)
+    measure(predictions_of(Comparison(predictor)), images, chosen, [meters])
     figures = {"pictures": len(chosen), **meter.compute()}
     if cityscapes is not None:
         own = benchmark.compute()
@@ -179,10 +179,10 @@ def _measure_classes(
 
 def _measure_scores(
     predictor: Predictor,
-    pictures: Pictures,
+    images: Images,
     limit: int | None,
     score: str,
-    draw: SidePictures | None,
+    draw: SideImages | None,
 ) -> tuple[dict[str, Any], Extremes[Prediction]]:
     """Figures of every anomaly score and, of a calibrated model, of regions at its threshold."""
     extremes = Extremes[Prediction](
@@ -198,7 +198,7 @@ def _measure_scores(
     shown = predictor.settings.score
     calibrated = bool(getattr(predictor.model, "calibration", {}).get(shown))
     beside: list[Meter[Prediction]] = [extremes, *([count_regions] if calibrated else [])]
-    meter = measure_scores(predictor, pictures, limit=limit, beside=beside)
+    meter = measure_scores(predictor, images, limit=limit, beside=beside)
     figures = {**meter.about(), "settings": predictor.settings.to_dict()}
     if calibrated:
         figures["regions"] = regions.compute()
@@ -228,8 +228,8 @@ def _folder(weights: str, result: dict[str, Any], out: Path | None) -> Path | No
     return Path(weights).parent / "".join(c if c.isalnum() or c in "_-" else "_" for c in name)
 
 
-def _require_classes(names: tuple[str, ...], pictures: LabelledPictures, data: str) -> None:
-    wanted = tuple(pictures.class_names)
+def _require_classes(names: tuple[str, ...], images: LabelledImages, data: str) -> None:
+    wanted = tuple(images.class_names)
     unnamed = tuple(f"class_{index}" for index in range(len(wanted)))
     if names not in (wanted, unnamed) and not meanings_of(wanted, names):
         raise ConfigError(

@@ -19,7 +19,7 @@ from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.scores import SCORES
 
-from ..data import AnomalyPictures, LabelledPictures
+from ..data import AnomalyImages, LabelledImages
 from ..data.label_space import coarse_classes, plain_labels
 from ..metrics import AnomalyEvaluator, SegmentationEvaluator
 from ..metrics.pixel import ANOMALY, KNOWN, VOID
@@ -28,7 +28,7 @@ SHOWN = 3  # best and worst images shown beside a result
 
 P = TypeVar("P")  # what stands for a prediction
 Array = NDArray[np.uint8]
-Pictures = LabelledPictures | AnomalyPictures
+Images = LabelledImages | AnomalyImages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ Meter = Callable[[Sample, P], None]
 
 def measure(
     predict: Callable[[Sample], Iterable[P]],
-    pictures: Pictures,
+    images: Images,
     chosen: Iterable[int],
     meters: Iterable[Sequence[Meter[P]]],
     *,
@@ -57,7 +57,7 @@ def measure(
 
     Args:
         predict: gives one prediction per model; see ``predictions_of``.
-        pictures: labelled.
+        images: labelled.
         chosen: indices; see ``evenly_spread``.
         meters: of each model.
         stop: asked before every image whether to give up.
@@ -66,10 +66,10 @@ def measure(
     Returns:
         Whether all images were measured.
     """
-    for index in tqdm(chosen, unit="picture", **bar):
+    for index in tqdm(chosen, unit="image", **bar):
         if stop():
             return False
-        sample = Sample(index, pictures.names[index], *pictures.arrays(index))
+        sample = Sample(index, images.names[index], *images.arrays(index))
         for prediction, own in zip(predict(sample), meters, strict=True):
             for meter in own:
                 meter(sample, prediction)
@@ -91,9 +91,9 @@ def predictions_of(
     return predict
 
 
-def evenly_spread(pictures: Pictures, limit: int | None) -> list[int]:
+def evenly_spread(images: Images, limit: int | None) -> list[int]:
     """Indices of at most ``limit`` images, from the first to the last; None for all."""
-    count = len(pictures.names)
+    count = len(images.names)
     spread = np.linspace(0, count - 1, min(limit or count, count)).round().astype(int)
     return [int(index) for index in spread]
 
@@ -133,16 +133,16 @@ class ClassMeter(Generic[P]):
         return alone.compute()["miou"] if alone.evaluator.confusion.any() else float("nan")
 
 
-def class_meter(pictures: LabelledPictures, model: Any) -> ClassMeter[Prediction]:
+def class_meter(images: LabelledImages, model: Any) -> ClassMeter[Prediction]:
     """A meter of a model's class maps, in the data set's classes.
 
     Where these are coarser than the model's (see ``classes.meanings_of``), a pixel's class is that
     whose members' class scores add up to the most.
     """
-    coarser = coarse_classes(tuple(model.class_names), tuple(pictures.class_names))
+    coarser = coarse_classes(tuple(model.class_names), tuple(images.class_names))
     if coarser is None:
-        return ClassMeter(pictures.class_names, lambda prediction: prediction.semantic)
-    return ClassMeter(pictures.class_names, lambda prediction: coarser(prediction.class_scores))
+        return ClassMeter(images.class_names, lambda prediction: prediction.semantic)
+    return ClassMeter(images.class_names, lambda prediction: coarser(prediction.class_scores))
 
 
 class ScoreMeter(Generic[P]):
@@ -167,24 +167,24 @@ class ScoreMeter(Generic[P]):
     ) -> None:
         self.evaluators = {score: AnomalyEvaluator(**options) for score in scores}
         self._read = read
-        self._pictures = self._anomalous = self._valid = 0
+        self._images = self._anomalous = self._valid = 0
 
     def __call__(self, sample: Sample, prediction: P) -> None:
         """Rank one image."""
         for score, evaluator in self.evaluators.items():
             evaluator.update(self._read(prediction, score), sample.label)
-        self._pictures += 1
+        self._images += 1
         self._anomalous += int((sample.label == ANOMALY).sum())
         self._valid += int((sample.label != VOID).sum())
 
     def about(self) -> dict[str, Any]:
-        """``pictures`` (how many), ``prevalence`` (share of anomalous pixels among the valid)."""
-        return {"pictures": self._pictures, "prevalence": self._anomalous / max(self._valid, 1)}
+        """``images`` (how many), ``prevalence`` (share of anomalous pixels among the valid)."""
+        return {"pictures": self._images, "prevalence": self._anomalous / max(self._valid, 1)}
 
 
 def measure_scores(
     predictor: Predictor,
-    pictures: Pictures,
+    images: Images,
     *,
     scores: Collection[str] = SCORES,
     limit: int | None = None,
@@ -195,7 +195,7 @@ def measure_scores(
 
     Args:
         predictor: of any model.
-        pictures: with labels 0 known, 1 anomaly, 255 void.
+        images: with labels 0 known, 1 anomaly, 255 void.
         scores: names.
         limit: see ``evenly_spread``.
         smoothed: measure the map that thresholds are applied to, not the plain score.
@@ -203,7 +203,7 @@ def measure_scores(
     """
     meter = ScoreMeter(Prediction.anomaly_map if smoothed else Prediction.anomaly, scores)
     predict = predictions_of(Comparison(predictor), scores)
-    measure(predict, pictures, evenly_spread(pictures, limit), [[meter, *beside]])
+    measure(predict, images, evenly_spread(images, limit), [[meter, *beside]])
     return meter
 
 
@@ -221,7 +221,7 @@ class Extremes(Generic[P]):
 
     Args:
         quality: the figure of one image; NaN where it has none.
-        draw: called for every image as well, as ``SidePictures``.
+        draw: called for every image as well, as ``SideImages``.
     """
 
     def __init__(
@@ -243,7 +243,7 @@ class Extremes(Generic[P]):
 
     def show(
         self,
-        pictures: Pictures,
+        images: Images,
         predictor: Predictor,
         draw: Callable[[str, Prediction, Array, float], None],
     ) -> None:
@@ -252,5 +252,5 @@ class Extremes(Generic[P]):
         if len(ordered) > 2 * SHOWN:
             ordered = [*ordered[:SHOWN], *ordered[-SHOWN:]]
         for quality, index in ordered:
-            picture, label = pictures.arrays(index)
-            draw(pictures.names[index], predictor(picture), label, quality)
+            image, label = images.arrays(index)
+            draw(images.names[index], predictor(image), label, quality)

@@ -1,8 +1,8 @@
-"""Anomaly scores of labelled pictures, kept as one file per picture so that a stop costs nothing.
+"""Anomaly scores of labelled images, kept as one file per image so that a stop costs nothing.
 
-A ``Scorer`` is the worker: it opens the data sets and the checkpoints once and then scores pictures
+A ``Scorer`` is the worker: it opens the data sets and the checkpoints once and then scores images
 one by one, here or on another machine; checkpoints with a common trunk share it. A file holds the
-float32 scores of one checkpoint on one picture as they are, so that figures computed from the files
+float32 scores of one checkpoint on one image as they are, so that figures computed from the files
 are those of the scores.
 """
 
@@ -24,10 +24,10 @@ from mask2kan.inference.comparison import Comparison
 from mask2kan.inference.predictor import Predictor
 from mask2kan.media.files import atomic_writer
 
-from ..data import AnomalyPictures, open_anomaly
-from ..data.base import PairedPictures
+from ..data import AnomalyImages, open_anomaly
+from ..data.base import PairedImages
 
-Task = tuple[str, int]  # data set and picture
+Task = tuple[str, int]  # data set and image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,17 +55,17 @@ class ScoringPlan:
     refine: bool = False
 
     def file(self, checkpoint: str, task: Task) -> Path:
-        """Where the scores of a picture lie."""
+        """Where the scores of an image lie."""
         data, index = task
         return Path(self.out) / checkpoint / data / f"{index:06d}.npz"
 
     def is_done(self, task: Task) -> bool:
-        """Whether every checkpoint's scores of a picture are there."""
+        """Whether every checkpoint's scores of an image are there."""
         return all(self.file(name, task).is_file() for name, _ in self.checkpoints)
 
 
 class Scorer:
-    """Scores one picture of a plan after another."""
+    """Scores one image of a plan after another."""
 
     def __init__(self, plan: ScoringPlan) -> None:
         self.plan = plan
@@ -84,9 +84,9 @@ class Scorer:
         self._together = Comparison(*self.predictors)
 
     def __call__(self, task: Task) -> Task:
-        """Score a picture with every checkpoint and write the files; returns the task."""
-        picture, _ = self._sets[task[0]].arrays(task[1])
-        predictions = self._together(picture)
+        """Score an image with every checkpoint and write the files; returns the task."""
+        image, _ = self._sets[task[0]].arrays(task[1])
+        predictions = self._together(image)
         for (name, _), prediction in zip(self.plan.checkpoints, predictions, strict=True):
             prediction.prepare(self.plan.scores)
             save_scores(
@@ -126,9 +126,9 @@ def content_of(source: str) -> str:
     return sha256_of(path) if path.is_file() else source
 
 
-def pictures_of(pictures: AnomalyPictures) -> str:
-    """What decides which picture a number stands for, as a sha256: files, or names without them."""
-    listed = pictures.names
-    if isinstance(pictures, PairedPictures):
-        listed = [str(pair.picture.resolve()) for pair in pictures.pairs]
+def images_of(images: AnomalyImages) -> str:
+    """What decides which image a number stands for, as a sha256: files, or names without them."""
+    listed = images.names
+    if isinstance(images, PairedImages):
+        listed = [str(pair.image.resolve()) for pair in images.pairs]
     return hashlib.sha256("\n".join(listed).encode()).hexdigest()

@@ -55,9 +55,9 @@ BySize = dict[int, NDArray[np.float32]]
 def class_scores_by_size(
     checkpoint: str, data: str, root: Path | None, sides: Sequence[int], limit: int | None
 ) -> list[tuple[BySize, Array]]:
-    """Class scores (K, h, w) by size, and the label (h, w), of every picture.
+    """Class scores (K, h, w) by size, and the label (h, w), of every image.
 
-    Of a picture smaller than one of the sizes, also those at its own, which has the key 0.
+    Of an image smaller than one of the sizes, also those at its own, which has the key 0.
     """
     model = load_model(checkpoint)
     settings = {side: InferenceSettings(sides=(side,)) for side in sides} | {0: InferenceSettings()}
@@ -81,9 +81,9 @@ def class_scores_by_size(
     def keep(sample: Sample, scores: BySize) -> None:
         measured.append((scores, sample.label[::EVERY, ::EVERY]))
 
-    pictures = open_anomaly(data, root)
-    chosen = evenly_spread(pictures, limit)
-    measure(predict, pictures, chosen, [[keep]], desc=checkpoint)
+    images = open_anomaly(data, root)
+    chosen = evenly_spread(images, limit)
+    measure(predict, images, chosen, [[keep]], desc=checkpoint)
     return measured
 
 

@@ -1,4 +1,4 @@
-"""How good a model is while it trains: mIoU on a few pictures of the validation split.
+"""How good a model is while it trains: mIoU on a few images of the validation split.
 
 A quick figure for choosing the best weights; ``training.evaluate`` computes the one to report, from
 the predictor people use.
@@ -18,7 +18,7 @@ from mask2kan.inference.postprocess import Geometry, View, class_scores, reduce_
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.outputs.drawing import colorize
 
-from ..data import LabelledPictures
+from ..data import LabelledImages
 from ..data.base import as_tensors
 from ..data.label_space import coarse_classes, plain_labels
 from .measure import Array, ClassMeter, Meter, Sample, evenly_spread, measure
@@ -31,7 +31,7 @@ class Validation:
     Attributes:
         values: ``miou``, ``pixel_accuracy`` and ``iou/<class>``.
         confusion: (K, K) pixels, row = truth, column = prediction.
-        sample: a picture with its prediction and ground truth below it, (3 H, W, 3).
+        sample: an image with its prediction and ground truth below it, (3 H, W, 3).
     """
 
     values: dict[str, float]
@@ -65,7 +65,7 @@ def semantic_map(
 
 def validate(
     model: Mask2KAN,
-    pictures: LabelledPictures,
+    images: LabelledImages,
     limit: int = 0,
     *,
     stop: Callable[[], bool] = lambda: False,
@@ -74,15 +74,15 @@ def validate(
 
     Args:
         model: evaluated in the mode it is in, which should be evaluation mode.
-        pictures: labelled pictures.
+        images: labelled images.
         limit: how many of them, evenly spread; 0 for all.
-        stop: asked before every picture whether to give up.
+        stop: asked before every image whether to give up.
 
     Returns:
         What was found; None when given up.
     """
-    names = tuple(pictures.class_names)
-    palette = np.array(pictures.palette, np.uint8)
+    names = tuple(images.class_names)
+    palette = np.array(images.palette, np.uint8)
     meter = ClassMeter[Array](names, lambda class_map: class_map)
     shown: list[Array] = []
 
@@ -95,9 +95,9 @@ def validate(
             truth = plain_labels(sample.label, len(names))
             shown.extend([sample.image, colorize(class_map, palette), colorize(truth, palette)])
 
-    chosen = evenly_spread(pictures, limit or None)
+    chosen = evenly_spread(images, limit or None)
     meters: list[Meter[Array]] = [meter, show_first]
-    if not measure(predict, pictures, chosen, [meters], stop=stop, disable=True):
+    if not measure(predict, images, chosen, [meters], stop=stop, disable=True):
         return None
     values = meter.compute()
     per_class = {f"iou/{name}": iou for name, iou in values.pop("iou_per_class").items()}
@@ -106,33 +106,33 @@ def validate(
 
 
 class TeacherLabels:
-    """Pictures whose labels are what a model says: the truth of a distillation.
+    """Images whose labels are what a model says: the truth of a distillation.
 
     Args:
-        pictures: any; their own labels are not looked at.
+        images: any; their own labels are not looked at.
         teacher: in evaluation mode.
     """
 
-    def __init__(self, pictures: LabelledPictures, teacher: Mask2KAN) -> None:
-        self._pictures = pictures
+    def __init__(self, images: LabelledImages, teacher: Mask2KAN) -> None:
+        self._images = images
         self._teacher = teacher
         self._known: dict[int, NDArray[np.uint8]] = {}
-        self.names = pictures.names
+        self.names = images.names
         self.num_classes = teacher.config.num_classes
         self.class_names = teacher.class_names
         self.groups: tuple[tuple[int, ...], ...] = ()
         self.palette = tuple((int(r), int(g), int(b)) for r, g, b in teacher.palette)
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def arrays(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The picture (H, W, 3) RGB and the teacher's class map (H, W)."""
-        picture, unused = self._pictures.arrays(index)
+        """The image (H, W, 3) RGB and the teacher's class map (H, W)."""
+        image, unused = self._images.arrays(index)
         if index not in self._known:
-            image, _ = as_tensors(picture, unused)
-            self._known[index] = semantic_map(self._teacher, image)
-        return picture, self._known[index]
+            pixels, _ = as_tensors(image, unused)
+            self._known[index] = semantic_map(self._teacher, pixels)
+        return image, self._known[index]
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return as_tensors(*self.arrays(index))

@@ -27,7 +27,7 @@ CITYSCAPES_METRICS: Mapping[str, str] = {
     "category_iou": "category IoU ↑",
     "category_iiou": "category iIoU ↑",
 }
-CITYSCAPES_PICTURES = 500
+CITYSCAPES_IMAGES = 500
 
 ANOMALY_METRICS: Mapping[str, str] = {"auroc": "AuROC ↑", "ap": "AuPRC ↑", "fpr95": "FPR95 ↓"}
 LOWER_IS_BETTER = frozenset({"fpr95"})
@@ -38,7 +38,7 @@ ANOMALY_SETS: Mapping[str, str] = {
     "fishyscapes_static": "fs_static",
     "fishyscapes_lost_and_found": "FS_LostFound_full",
 }
-ANOMALY_PICTURES: Mapping[str, int] = {
+ANOMALY_IMAGES: Mapping[str, int] = {
     "road_anomaly_21": 10,
     "road_obstacle_21": 30,
     "road_anomaly": 60,
@@ -75,7 +75,7 @@ _SCRAMBLED = (
     "and 0.9996, printed as AuPRC on RoadObstacle21, is an FPR95 in the conclusion."
 )
 _SETS = (
-    "RoadAnomaly21 and RoadObstacle21 are the public validation pictures (10 and 30), not the "
+    "RoadAnomaly21 and RoadObstacle21 are the public validation images (10 and 30), not the "
     "hidden test sets; the score is msp, 1 − max class score."
 )
 _COUNTS = (
@@ -92,13 +92,13 @@ NOTES: Mapping[str, tuple[str, ...]] = {
     "3.2": (_SCRAMBLED, _SETS),
     "3.3": (
         _SCRAMBLED,
-        "FS_LostFound_full is Fishyscapes' validation set of 100 pictures, not all of Lost and "
+        "FS_LostFound_full is Fishyscapes' validation set of 100 images, not all of Lost and "
         "Found.",
     ),
     "3.4": (_SETS, _COUNTS),
     "3.5": (
         _COUNTS,
-        "FS_LostFound_full is Fishyscapes' validation set of 100 pictures, not all of Lost and "
+        "FS_LostFound_full is Fishyscapes' validation set of 100 images, not all of Lost and "
         "Found.",
     ),
     "3.6": (

@@ -18,7 +18,7 @@ from mask2kan.modeling.mask2kan import Mask2KAN
 from ..config.recipes import recipe
 from ..config.train_config import TrainConfig
 from ..data import open_anomaly, open_split
-from ..data.base import LabelledPictures
+from ..data.base import LabelledImages
 from ..engine.trainer import Trainer
 from ..evaluation.job_folder import JobFolder
 from ..evaluation.measure import evenly_spread, measure_scores
@@ -53,7 +53,7 @@ TRIALS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {**EAGER, "grid_update_steps": REPEATED},
     ),
 }
-QUERY_PICTURES = 25
+QUERY_IMAGES = 25
 
 
 def trial_config(trial: str, init: str, data: str, steps: int, seed: int) -> TrainConfig:
@@ -65,10 +65,10 @@ def trial_config(trial: str, init: str, data: str, steps: int, seed: int) -> Tra
 
 
 def measure(
-    model: Mask2KAN, pictures: LabelledPictures, anomalies: str, score: str
+    model: Mask2KAN, images: LabelledImages, anomalies: str, score: str
 ) -> dict[str, float]:
     """Validation mIoU, and AP of a score."""
-    validation = validate(model.eval(), pictures, 0)
+    validation = validate(model.eval(), images, 0)
     assert validation is not None
     predictor = Predictor(model, "cpu", "float32")
     ranked = measure_scores(predictor, open_anomaly(anomalies), scores=(score,))
@@ -83,15 +83,15 @@ def run_trial(config: TrainConfig, folder: Path, anomalies: str, score: str) -> 
     if trainer.interrupted:
         raise KeyboardInterrupt
     model = load_model(folder / "last.safetensors", device="cpu")
-    pictures = open_split(config.data, "val")
-    chosen = evenly_spread(pictures, QUERY_PICTURES)
-    queries = collect_queries(model, (pictures[index][0] for index in chosen))
+    images = open_split(config.data, "val")
+    chosen = evenly_spread(images, QUERY_IMAGES)
+    queries = collect_queries(model, (images[index][0] for index in chosen))
     activity = head_activity(model.transformer_decoder.mask_embed, queries)
-    found = measure(model, pictures, anomalies, score)
+    found = measure(model, images, anomalies, score)
     found["curvature"] = activity.curvature
     found |= {f"share {index}": share for index, share in enumerate(activity.spline_shares)}
     if activity.spline_shares:
-        zeroed = measure(without_splines(model), pictures, anomalies, score)
+        zeroed = measure(without_splines(model), images, anomalies, score)
         found |= {f"zeroed {name}": value for name, value in zeroed.items()}
     return found
 

@@ -23,7 +23,7 @@ from ..data import open_anomaly, open_split, usual_split
 from ..engine.run_folder import provenance
 from ..engine.trainer import Trainer
 from ..evaluation.job_folder import JobFolder
-from ..evaluation.measure import Pictures, ScoreMeter, class_meter, measure, predictions_of
+from ..evaluation.measure import Images, ScoreMeter, class_meter, measure, predictions_of
 from ..evaluation.saved_scores import content_of
 from ..models.build import equal_width, head_parameters
 from ..objectives.trunk_cache import TrunkCache
@@ -39,7 +39,7 @@ class Plan:
 
     Attributes:
         mode: ``head_only`` or ``full``.
-        data: labelled pictures.
+        data: labelled images.
         trunks: checkpoints whose trunk the heads are trained on, by a short name; one empty name
             in ``full`` mode.
         seeds: how many.
@@ -47,7 +47,7 @@ class Plan:
         rates: learning rates to choose from.
         tuning_steps: of the runs that choose the rate.
         anomalies: sets to measure.
-        limit: pictures per set; None for all.
+        limit: images per set; None for all.
         split: whose class maps are measured; empty for the usual one, which is CamVid's test and
             others' val.
 
@@ -106,7 +106,7 @@ class Study:
 
     def __init__(self, plan: Plan, out: Path) -> None:
         self.plan = plan
-        self._pictures = open_split(plan.data, plan.split or usual_split(plan.data))
+        self._images = open_split(plan.data, plan.split or usual_split(plan.data))
         self._anomalies = {name: open_anomaly(name) for name in plan.anomalies}
         weights = {name: content_of(checkpoint) for name, checkpoint in plan.trunks.items()}
         self.folder = JobFolder(out, {**dataclasses.asdict(plan), "weights": weights})
@@ -203,22 +203,22 @@ class Study:
         return best
 
     def _measure(self, weights: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        """Every metric of several heads, their common trunk computed once per picture."""
+        """Every metric of several heads, their common trunk computed once per image."""
         models = {head: load_model(path, device="auto") for head, path in weights.items()}
         together = Comparison(*(Predictor(model, dtype="float32") for model in models.values()))
         found: dict[str, dict[str, Any]] = {
             head: {"head_parameters": head_parameters(model.config)}
             for head, model in models.items()
         }
-        overlap = {head: class_meter(self._pictures, model) for head, model in models.items()}
+        overlap = {head: class_meter(self._images, model) for head, model in models.items()}
         predict, meters = predictions_of(together), [[meter] for meter in overlap.values()]
-        measure(predict, self._pictures, self._chosen(self._pictures), meters, disable=True)
+        measure(predict, self._images, self._chosen(self._images), meters, disable=True)
         for head, meter in overlap.items():
             found[head]["miou"] = meter.compute()["miou"]
-        for name, pictures in self._anomalies.items():
+        for name, images in self._anomalies.items():
             ranked = {head: ScoreMeter(Prediction.anomaly) for head in models}
             predict, each = predictions_of(together, SCORES), [[one] for one in ranked.values()]
-            measure(predict, pictures, self._chosen(pictures), each, disable=True)
+            measure(predict, images, self._chosen(images), each, disable=True)
             for head, one in ranked.items():
                 for score, evaluator in one.evaluators.items():
                     figures = evaluator.compute()
@@ -226,8 +226,8 @@ class Study:
                         found[head][f"{name}/{score}/{figure}"] = figures[figure]
         return found
 
-    def _chosen(self, pictures: Pictures) -> range:
-        return range(len(pictures.names))[: self.plan.limit]
+    def _chosen(self, images: Images) -> range:
+        return range(len(images.names))[: self.plan.limit]
 
 
 def _cell(trunk: str, head: str, seed: int) -> str:

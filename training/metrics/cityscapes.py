@@ -55,7 +55,7 @@ Scores = dict[str, float | None]
 
 
 class CityscapesEvaluator:
-    """Counts pixels and weighted objects over any number of pictures.
+    """Counts pixels and weighted objects over any number of images.
 
     Attributes:
         confusion: (19, 20) pixels, row = true class, column = predicted class, the last one void;
@@ -77,7 +77,7 @@ class CityscapesEvaluator:
         label_ids: npt.ArrayLike,
         instance_ids: npt.ArrayLike,
     ) -> None:
-        """Add one picture.
+        """Add one image.
 
         Args:
             prediction_train_ids: (H, W) classes 0 to 18; 255 where none is claimed, which misses
@@ -134,7 +134,7 @@ class CityscapesEvaluator:
             self.objects[row] += weight * sizes[instance]
 
     def compute(self) -> dict[str, Any]:
-        """Figures over all pictures so far; more may be added afterwards.
+        """Figures over all images so far; more may be added afterwards.
 
         Returns:
             ``iou``, ``iiou``, ``category_iou``, ``category_iiou``: means over the classes or

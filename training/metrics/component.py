@@ -10,7 +10,7 @@ components. At each tau in 0.25, 0.30, ... 0.75 a component with sIoU >= tau is 
 others are false negatives, and a segment with PPV < tau is a false positive; F1* is the mean of the
 eleven F1.
 
-The threshold is known only after the last picture, so every picture's scores wait in a temporary
+The threshold is known only after the last image, so every image's scores wait in a temporary
 file.
 """
 
@@ -42,8 +42,8 @@ class Track(NamedTuple):
 TRACKS = {"anomaly": Track(500, 100), "obstacle": Track(50, 10)}
 
 
-class _Picture(NamedTuple):
-    """Where a picture lies in the file, in bytes."""
+class _Image(NamedTuple):
+    """Where an image lies in the file, in bytes."""
 
     shape: tuple[int, int]
     scores: int
@@ -51,7 +51,7 @@ class _Picture(NamedTuple):
 
 
 class ComponentEvaluator:
-    """Keeps pictures until a threshold is known.
+    """Keeps images until a threshold is known.
 
     Args:
         track: the sizes.
@@ -68,7 +68,7 @@ class ComponentEvaluator:
         self._track = track
         self._dtype = dtype
         self._file = SpillFile(folder)
-        self._pictures: list[_Picture] = []
+        self._images: list[_Image] = []
 
     def add(
         self,
@@ -76,14 +76,14 @@ class ComponentEvaluator:
         anomalous: npt.NDArray[np.bool_],
         void: npt.NDArray[np.bool_],
     ) -> None:
-        """Take one picture: (H, W) finite scores, the pixels that are anomalous, those void."""
+        """Take one image: (H, W) finite scores, the pixels that are anomalous, those void."""
         # NaN stands for void: it is above no threshold. One bit per pixel says anomalous.
         kept = scores.astype(self._dtype)
         kept[void] = np.nan
         start = self._file.append(kept)
         bits = self._file.append(np.packbits(anomalous))
         height, width = scores.shape
-        self._pictures.append(_Picture((height, width), start, bits))
+        self._images.append(_Image((height, width), start, bits))
 
     def compute(self, threshold: float) -> dict[str, Any]:
         """Figures at a threshold; a pixel is anomalous if score > threshold.
@@ -97,7 +97,7 @@ class ComponentEvaluator:
             in [0, 1], NaN where there is nothing to average; ``tp``, ``fp``, ``fn``: counts by
             tau in per cent.
         """
-        overlaps = [self._overlaps(picture, threshold) for picture in self._pictures]
+        overlaps = [self._overlaps(image, threshold) for image in self._images]
         siou = np.concatenate([np.empty(0), *(pair[0] for pair in overlaps)])
         ppv = np.concatenate([np.empty(0), *(pair[1] for pair in overlaps)])
         tp = [int((siou >= tau).sum()) for tau in TAUS]
@@ -117,12 +117,12 @@ class ComponentEvaluator:
             "fn": dict(zip(keys, fn, strict=True)),
         }
 
-    def _overlaps(self, picture: _Picture, threshold: float) -> tuple[Doubles, Doubles]:
-        height, width = picture.shape
+    def _overlaps(self, image: _Image, threshold: float) -> tuple[Doubles, Doubles]:
+        height, width = image.shape
         count = height * width
-        scores = self._file.read(picture.scores, count, self._dtype).reshape(picture.shape)
-        bits = self._file.read(picture.anomalous, (count + 7) // 8, np.uint8)
-        anomalous = np.unpackbits(bits, count=count).reshape(picture.shape).astype(bool)
+        scores = self._file.read(image.scores, count, self._dtype).reshape(image.shape)
+        bits = self._file.read(image.anomalous, (count + 7) // 8, np.uint8)
+        anomalous = np.unpackbits(bits, count=count).reshape(image.shape).astype(bool)
         flagged = scores > self._dtype(threshold)
         return segment_overlaps(flagged, anomalous, np.isnan(scores), self._track)
 
@@ -133,7 +133,7 @@ def segment_overlaps(
     void: npt.NDArray[np.bool_],
     track: Track,
 ) -> tuple[Doubles, Doubles]:
-    """The sIoU of every true component and the PPV of every segment of one picture.
+    """The sIoU of every true component and the PPV of every segment of one image.
 
     Args:
         flagged: (H, W) pixels called anomalous; none of them void.
@@ -148,7 +148,7 @@ def segment_overlaps(
     new_ids = np.zeros(len(segment_sizes), np.int64)
     new_ids[kept] = np.arange(1, len(kept) + 1)
     # The benchmark asks the size of the background too (everything that is no anomaly), so in a
-    # picture with hardly any it becomes void.
+    # image with hardly any it becomes void.
     counts = ~void & (truth_sizes >= track.min_truth)[truth]
     pairs = truth[counts].astype(np.int64) * (len(kept) + 1) + new_ids[segments[counts]]
     table = np.bincount(pairs, minlength=len(truth_sizes) * (len(kept) + 1))

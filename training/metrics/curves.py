@@ -1,4 +1,4 @@
-"""The exact curves: every distinct score of every picture is a threshold, no bins.
+"""The exact curves: every distinct score of every image is a threshold, no bins.
 
 AP is a sum of steps and AUROC a sum of trapezoids, as scikit-learn's ``average_precision_score``
 and ``roc_auc_score`` have them. FPR95 is the false-positive rate where that same ROC curve,
@@ -49,12 +49,12 @@ class ExactCurve:
         self.anomalous = SortedScores(folder, run_length=run_length, block_length=block_length)
 
     def add(self, known: Floats, anomalous: Floats) -> None:
-        """Take one picture's scores, two 1-D arrays."""
+        """Take one image's scores, two 1-D arrays."""
         self.known.add(known)
         self.anomalous.add(anomalous)
 
     def summary(self) -> CurveSummary:
-        """Figures over all pictures so far.
+        """Figures over all images so far.
 
         Raises:
             ConfigError: when there is no anomalous or no known pixel.
@@ -67,7 +67,7 @@ class ExactCurve:
         return integral.summary()
 
     def rates(self, count: int) -> tuple[Rates, Rates]:
-        """True and false positives along the curve, for a picture of it.
+        """True and false positives along the curve, for an image of it.
 
         Args:
             count: about how many points at most; the curve itself may have millions.
@@ -176,7 +176,7 @@ def check_both_kinds(known: int, anomalous: int) -> None:
         missing = "known (label 0)" if anomalous else "anomalous (label 1)"
         raise ConfigError(
             f"No {missing} pixels among the {known + anomalous} valid ones; both kinds are "
-            "needed to rank them. Check the labels, or add pictures."
+            "needed to rank them. Check the labels, or add images."
         )
 
 

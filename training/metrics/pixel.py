@@ -1,7 +1,7 @@
 """Quality of an anomaly score: AP, AUROC, FPR95, best F1, and the metrics of whole components.
 
-Two protocols. "exact" ranks every pixel of every picture together, without bins (``curves``).
-"smiyc" is the SegmentMeIfYouCan benchmark's own: float16 scores, thresholds binned per picture
+Two protocols. "exact" ranks every pixel of every image together, without bins (``curves``).
+"smiyc" is the SegmentMeIfYouCan benchmark's own: float16 scores, thresholds binned per image
 (``smiyc``); use it to compare with figures of that benchmark, and "exact" for all else. With a
 track, the pixels above the best-F1 threshold of the protocol at hand are compared as segments
 (``component``).
@@ -31,11 +31,11 @@ PROTOCOLS = ("exact", "smiyc")
 
 
 class AnomalyEvaluator:
-    """Collects scores and labels of any number of pictures and ranks all pixels together.
+    """Collects scores and labels of any number of images and ranks all pixels together.
 
     Memory stays bounded (below 200 MB, for hundreds of megapixels too); what does not fit lies in
     temporary files. Disk per pixel: "exact" four bytes, and as much again with a track; "smiyc"
-    nothing, and two bytes with a track. "smiyc" also holds some 20 kB of counts per picture.
+    nothing, and two bytes with a track. "smiyc" also holds some 20 kB of counts per image.
 
     Args:
         protocol: ``exact``, or ``smiyc``, which rounds scores to float16 as the benchmark stores
@@ -65,7 +65,7 @@ class AnomalyEvaluator:
             self._components = ComponentEvaluator(TRACKS[track], kept, folder)
 
     def update(self, score: npt.ArrayLike, label: npt.ArrayLike) -> None:
-        """Add one picture. One without anomalies counts; one that is all void changes nothing.
+        """Add one image. One without anomalies counts; one that is all void changes nothing.
 
         Args:
             score: (H, W) floating point, higher = more anomalous; ranked as float32 or, in
@@ -77,7 +77,7 @@ class AnomalyEvaluator:
             NumericsError: for NaN or infinite scores, or ones beyond float16 in ``smiyc``.
             Mask2KANError: when the disk has no room.
         """
-        scores, labels = checked_picture(score, label)
+        scores, labels = checked_image(score, label)
         if isinstance(self._curve, BinnedCurve):
             halves = half_precision(scores)
             self._curve.add(halves[labels == KNOWN], halves[labels == ANOMALY])
@@ -87,7 +87,7 @@ class AnomalyEvaluator:
             self._components.add(scores, labels == ANOMALY, labels == VOID)
 
     def compute(self) -> dict[str, Any]:
-        """Metrics over all pictures so far; more may be added afterwards.
+        """Metrics over all images so far; more may be added afterwards.
 
         Returns:
             ``ap``, ``auroc``, ``fpr95``, ``best_f1`` in [0, 1] and ``best_f1_threshold`` in the
@@ -112,7 +112,7 @@ class AnomalyEvaluator:
         return results
 
     def points(self, count: int = 1000) -> dict[str, npt.NDArray[np.float64]]:
-        """The ROC and precision-recall curves, for a picture of them.
+        """The ROC and precision-recall curves, for an image of them.
 
         Args:
             count: about how many points at most.
@@ -155,7 +155,7 @@ class AnomalyEvaluator:
         }
 
 
-def checked_picture(
+def checked_image(
     score: npt.ArrayLike, label: npt.ArrayLike
 ) -> tuple[Floats, npt.NDArray[np.integer[Any]]]:
     """Scores as float32 and labels, both (H, W), or a clear error.
@@ -169,7 +169,7 @@ def checked_picture(
     if scores.ndim != 2 or scores.shape != labels.shape:
         raise ConfigError(
             f"Score of shape {scores.shape} and label of shape {labels.shape}; both must be the "
-            "same (H, W). Resize the score to the label, or take it at the picture's own size."
+            "same (H, W). Resize the score to the label, or take it at the image's own size."
         )
     if scores.dtype.kind != "f" or labels.dtype.kind not in "uib":
         raise ConfigError(
@@ -182,7 +182,7 @@ def checked_picture(
     if bad:
         raise NumericsError(
             f"{bad} of {scores.size} scores are NaN or infinite; a ranking of them means nothing. "
-            "Check the weights and the picture the score was computed from."
+            "Check the weights and the image the score was computed from."
         )
     labels = labels.astype(np.int64) if labels.dtype.kind == "b" else labels
     others = set(np.unique(labels).tolist()) - {KNOWN, ANOMALY, VOID}

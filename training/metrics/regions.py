@@ -20,14 +20,14 @@ SMALLEST_OBJECT = 50  # pixels
 
 
 class RegionCounter:
-    """Counts over pictures."""
+    """Counts over images."""
 
     def __init__(self) -> None:
         self.objects = self.found = 0
         self.false: list[int] = []
 
     def update(self, anomalous: NDArray[np.bool_], label: NDArray[np.uint8], smallest: int) -> None:
-        """Add a picture.
+        """Add an image.
 
         Args:
             anomalous: (H, W), score at or above the threshold.
@@ -45,7 +45,7 @@ class RegionCounter:
         self.false.append(int((~touching & known).sum()))
 
     def compute(self) -> dict[str, float]:
-        """Give ``objects``, ``found``, and per picture ``false_median`` and ``false_mean``."""
+        """Give ``objects``, ``found``, and per image ``false_median`` and ``false_mean``."""
         return {
             "objects": self.objects,
             "found": self.found,

@@ -14,7 +14,7 @@ VOID = 255
 
 
 class SegmentationEvaluator:
-    """Counts pixels by true and predicted class over any number of pictures.
+    """Counts pixels by true and predicted class over any number of images.
 
     Args:
         num_classes: K.
@@ -29,7 +29,7 @@ class SegmentationEvaluator:
         self.confusion = np.zeros((num_classes, num_classes), np.int64)
 
     def update(self, prediction: npt.ArrayLike, label: npt.ArrayLike) -> None:
-        """Add one picture (or a batch).
+        """Add one image (or a batch).
 
         Args:
             prediction: (..., H, W) integers in [0, K).
@@ -50,7 +50,7 @@ class SegmentationEvaluator:
         self.confusion += counts.reshape(self.num_classes, self.num_classes)
 
     def compute(self) -> dict[str, Any]:
-        """Metrics over all pictures so far.
+        """Metrics over all images so far.
 
         Returns:
             ``miou``: mean IoU of the classes that occur in the ground truth; ``iou``: K values,

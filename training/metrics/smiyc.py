@@ -1,15 +1,15 @@
-"""The curves of the SegmentMeIfYouCan benchmark: binned per picture, then merged.
+"""The curves of the SegmentMeIfYouCan benchmark: binned per image, then merged.
 
 Definitions: Chan et al., "SegmentMeIfYouCan", 2021, and the benchmark's published evaluation
 (SegmentMeIfYouCan/road-anomaly-benchmark). Scores are float16, because the benchmark stores them
-so. Every picture has thresholds of its own: 384 quantiles of its anomalous scores and 384 of its
-known ones. The counts between two thresholds are moved to the lower one, all pictures' thresholds
+so. Every image has thresholds of its own: 384 quantiles of its anomalous scores and 384 of its
+known ones. The counts between two thresholds are moved to the lower one, all images' thresholds
 are put in order, and their counts summed from the highest down. On that curve AP is a sum of steps,
 AUROC a sum of trapezoids, FPR95 the rate at the first point with a true-positive rate of at least
 0.95, and the threshold with the best F1 is the highest of the best.
 
 Two things to know of it. Bins flatter or harm a score a little: expect differences of about 0.001
-to the exact curve. And where several pictures have the same highest score, the benchmark takes one
+to the exact curve. And where several images have the same highest score, the benchmark takes one
 of them, whichever its unstable sort brings first, as a point of its own; so do we, with the same
 sort. With scores that saturate at one value AP moves by some per cent with NumPy's version and the
 processor, here as there: rank such scores with the protocol "exact".
@@ -44,7 +44,7 @@ class BinnedSummary(NamedTuple):
 
 
 class _Bins(NamedTuple):
-    """One picture: thresholds descending, and the pixels from each up to the one above."""
+    """One image: thresholds descending, and the pixels from each up to the one above."""
 
     threshold: Doubles
     anomalous: Counts
@@ -52,21 +52,21 @@ class _Bins(NamedTuple):
 
 
 class BinnedCurve:
-    """Counts of all pictures between their own thresholds; some 20 kB per picture."""
+    """Counts of all images between their own thresholds; some 20 kB per image."""
 
     def __init__(self) -> None:
-        self._pictures: list[_Bins] = []
+        self._images: list[_Bins] = []
         self._known = self._anomalous = 0
 
     def add(self, known: Halves, anomalous: Halves) -> None:
-        """Take one picture's scores, two 1-D arrays of finite float16; none of both is fine."""
+        """Take one image's scores, two 1-D arrays of finite float16; none of both is fine."""
         if len(known) or len(anomalous):
-            self._pictures.append(_binned(known, anomalous))
+            self._images.append(_binned(known, anomalous))
             self._known += len(known)
             self._anomalous += len(anomalous)
 
     def summary(self) -> BinnedSummary:
-        """Figures over all pictures so far.
+        """Figures over all images so far.
 
         Raises:
             ConfigError: when there is no anomalous or no known pixel.
@@ -94,7 +94,7 @@ class BinnedCurve:
     def _merged(self) -> tuple[Doubles, Counts, Counts]:
         """The curve's points from the origin on: threshold, true and false positives."""
         threshold, anomalous, known = (
-            np.concatenate(parts) for parts in zip(*self._pictures, strict=True)
+            np.concatenate(parts) for parts in zip(*self._images, strict=True)
         )
         order = np.argsort(threshold)[::-1]  # NumPy's default, as in the benchmark: see above
         threshold = threshold[order]

@@ -1,6 +1,6 @@
 """Any number of scores, in order, in a bounded amount of memory.
 
-Exact ranking metrics need every score sorted. A hundred 2048x1024 pictures are 0.8 GB of float32
+Exact ranking metrics need every score sorted. A hundred 2048x1024 images are 0.8 GB of float32
 per score, so the values are kept as sorted runs in a temporary file and merged block by block when
 they are read. Four bytes of disk per score; memory is one run plus the blocks, which shrink as the
 runs become many.

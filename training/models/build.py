@@ -19,9 +19,9 @@ from mask2kan.modeling.heads import build_mask_embed
 from mask2kan.modeling.mask2kan import Mask2KAN, create_model
 
 from ..config.train_config import PARTS, TrainConfig
-from ..data import LabelledPictures, find_data, open_split
+from ..data import LabelledImages, find_data, open_split
 from ..data.mixture import Mixture
-from ..data.unlabelled import PREFIX, UnlabelledPictures
+from ..data.unlabelled import PREFIX, UnlabelledImages
 from .pair import KAN_OPTIONS, HeadPair, Trained, lead, load_pair
 
 HEAD = "transformer_decoder.mask_embed"
@@ -31,7 +31,7 @@ HEAD_OPTIONS = ("mask_embed", "mask_embed_width", *KAN_OPTIONS)
 logger = logging.getLogger(__name__)
 
 
-def open_pictures(config: TrainConfig, split: str) -> LabelledPictures:
+def open_images(config: TrainConfig, split: str) -> LabelledImages:
     """A split of the run's data.
 
     Raises:
@@ -44,15 +44,15 @@ def open_pictures(config: TrainConfig, split: str) -> LabelledPictures:
             f"{config.data} has no labels, and {config.name} learns from labels; only "
             "distillation does without."
         )
-    return UnlabelledPictures(config.data.removeprefix(PREFIX), split)
+    return UnlabelledImages(config.data.removeprefix(PREFIX), split)
 
 
-def build_model(config: TrainConfig, pictures: LabelledPictures, *, pretrained: bool) -> Trained:
+def build_model(config: TrainConfig, images: LabelledImages, *, pretrained: bool) -> Trained:
     """The model before its first step, on the processor.
 
     Args:
         config: of the run.
-        pictures: the training split; decides the classes.
+        images: the training split; decides the classes.
         pretrained: whether to load ImageNet weights; a resumed run overwrites them anyway.
 
     Raises:
@@ -69,11 +69,11 @@ def build_model(config: TrainConfig, pictures: LabelledPictures, *, pretrained: 
         model = load_pair(config.init)
         # of the weights it starts from; they would make the KAN run otherwise than the MLP
         model.kan.calibration, model.kan.settings, model.kan.card = {}, None, {}
-        _require_classes(lead(model).class_names, pictures, config)
+        _require_classes(lead(model).class_names, images, config)
     elif config.init:
-        model = _from_checkpoint(config, pictures)
+        model = _from_checkpoint(config, images)
     else:
-        model = _from_scratch(config, pictures, pretrained=pretrained)
+        model = _from_scratch(config, images, pretrained=pretrained)
         model = HeadPair(model) if config.heads else model
     if not config.full_precision_backbone:
         lead(model).full_precision_backbone = False
@@ -86,7 +86,7 @@ def build_model(config: TrainConfig, pictures: LabelledPictures, *, pretrained: 
     return model
 
 
-def _from_scratch(config: TrainConfig, pictures: LabelledPictures, *, pretrained: bool) -> Mask2KAN:
+def _from_scratch(config: TrainConfig, images: LabelledImages, *, pretrained: bool) -> Mask2KAN:
     if config.trainable == "heads" or config.objective == "distillation" or config.fresh:
         raise ConfigError(
             f"Recipe {config.name} starts from a checkpoint; name it with --init (a file, a "
@@ -94,9 +94,9 @@ def _from_scratch(config: TrainConfig, pictures: LabelledPictures, *, pretrained
         )
     options = dict(config.model_options)
     if "num_classes" not in options:
-        options |= _classes_of(pictures)
+        options |= _classes_of(images)
     names = tuple(options.get("class_names") or class_names_for(int(options["num_classes"])))
-    _require_classes(names, pictures, config)
+    _require_classes(names, images, config)
     weights: Path | bool = False
     if pretrained and config.pretrained_backbone not in ("", "random"):
         weights = _backbone_weights(config.pretrained_backbone)
@@ -120,7 +120,7 @@ def _backbone_weights(name: str) -> Path | bool:
         ) from error
 
 
-def _from_checkpoint(config: TrainConfig, pictures: LabelledPictures) -> Mask2KAN:
+def _from_checkpoint(config: TrainConfig, images: LabelledImages) -> Mask2KAN:
     model = load_model(config.init, device="cpu")
     wanted = {key: value for key, value in config.model_options.items() if key in HEAD_OPTIONS}
     before = model.config
@@ -133,10 +133,10 @@ def _from_checkpoint(config: TrainConfig, pictures: LabelledPictures) -> Mask2KA
             "add mask_embed to fresh to make it anew."
         )
     if "class_embed" in config.fresh:
-        changed = dataclasses.replace(changed, **_classes_of(pictures))
+        changed = dataclasses.replace(changed, **_classes_of(images))
     if config.objective == "segmentation":
         names = changed.class_names or class_names_for(changed.num_classes)
-        _require_classes(names, pictures, config)
+        _require_classes(names, images, config)
     model.config = changed
     decoder = model.transformer_decoder
     if "mask_embed" in config.fresh:
@@ -151,34 +151,32 @@ def _from_checkpoint(config: TrainConfig, pictures: LabelledPictures) -> Mask2KA
     return model
 
 
-def _classes_of(pictures: LabelledPictures) -> dict[str, Any]:
+def _classes_of(images: LabelledImages) -> dict[str, Any]:
     """The options of a model that tells a data set's classes apart."""
     return {
-        "num_classes": pictures.num_classes,
-        "class_names": tuple(pictures.class_names),
-        "palette": tuple(pictures.palette),
+        "num_classes": images.num_classes,
+        "class_names": tuple(images.class_names),
+        "palette": tuple(images.palette),
     }
 
 
-def _require_classes(
-    names: tuple[str, ...], pictures: LabelledPictures, config: TrainConfig
-) -> None:
-    if len(names) == pictures.num_classes or meanings_of(tuple(pictures.class_names), names):
+def _require_classes(names: tuple[str, ...], images: LabelledImages, config: TrainConfig) -> None:
+    if len(names) == images.num_classes or meanings_of(tuple(images.class_names), names):
         return
     hint = "add class_embed to fresh" if config.init else "leave model.num_classes unset"
     raise ConfigError(
-        f"The model has {len(names)} classes and {config.data} has {pictures.num_classes}; they "
+        f"The model has {len(names)} classes and {config.data} has {images.num_classes}; they "
         f"must be equal: {hint}, or train on other data."
     )
 
 
-def in_classes_of(model: Trained, pictures: LabelledPictures) -> LabelledPictures:
-    """Pictures labelled in a model's classes, with groups where theirs are coarser."""
+def in_classes_of(model: Trained, images: LabelledImages) -> LabelledImages:
+    """Images labelled in a model's classes, with groups where theirs are coarser."""
     names = lead(model).class_names
-    if not meanings_of(tuple(pictures.class_names), names):
-        return pictures
+    if not meanings_of(tuple(images.class_names), names):
+        return images
     palette = tuple((int(r), int(g), int(b)) for r, g, b in lead(model).palette)
-    return Mixture([(1.0, pictures)], (names, palette))
+    return Mixture([(1.0, images)], (names, palette))
 
 
 def choose_trainable(model: Trained, which: str) -> None:

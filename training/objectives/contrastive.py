@@ -12,7 +12,7 @@ averaged over the pixels of either kind, and the two averages added, as Mask2Ano
   class is certain, an outlier nothing when the score reaches the margin. Void pixels are left out.
 
 S_c = Σ_q p_qc m_q are the class scores (see ``mask2kan.inference.scores``). Departs from that code:
-S is computed at the masks' own size and its maximum enlarged to the picture's with the corners'
+S is computed at the masks' own size and its maximum enlarged to the image's with the corners'
 edges, not their centres, aligned, like every other mask here.
 
 Legend: B batch, Q queries, K classes, H W label size, h w mask size.
@@ -52,11 +52,11 @@ def negative_likelihood(pred_logits: Tensor, pred_masks: Tensor, form: Form) -> 
 
 
 def at_pixels(l_n: Tensor, size: tuple[int, int]) -> Tensor:
-    """l_n enlarged to the pictures, without what the model padded them by.
+    """l_n enlarged to the images, without what the model padded them by.
 
     Args:
-        l_n: (B, h, w) over the padded pictures.
-        size: (H, W) of the pictures.
+        l_n: (B, h, w) over the padded images.
+        size: (H, W) of the images.
 
     Returns:
         (B, H, W).

@@ -6,7 +6,7 @@ uncertain places; every decoder layer and the learnable queries are supervised t
 The thesis adds λ1 times the KAN regularisation (eq. 2.6-2.9) and, for outlier training, λ2
 times a contrastive term; ``total`` is where such terms join.
 
-Departs from the original: a picture draws one set of uniform points per step, from a stream of its
+Departs from the original: an image draws one set of uniform points per step, from a stream of its
 own, and each of its masks in each layer chooses the uncertain ones among them for itself, where
 the original draws anew for every mask and layer: the expected loss is the same, and reading all
 masks at the same points takes a third of the time. The class loss is averaged over the queries of
@@ -16,7 +16,7 @@ so do pasted outliers. Void that says nothing (``IGNORED``) counts nowhere. A la
 of classes: its probability is then that of its classes together.
 
 Shapes: S predicted sets (decoder layers), B batch, Q queries, K classes, G groups, T masks of a
-picture, n matched pairs of a picture in a set, N of all pictures, P points, R drawn points.
+image, n matched pairs of an image in a set, N of all images, P points, R drawn points.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def semantic_targets(labels: Tensor) -> list[dict[str, Tensor]]:
     Returns:
         B targets as ``training.objectives.matcher.Target`` has them.
     """
-    pictures = torch.arange(len(labels), device=labels.device)[:, None]
-    values = (labels.flatten(1) + pictures * (VOID + 1)).flatten()
+    images = torch.arange(len(labels), device=labels.device)[:, None]
+    values = (labels.flatten(1) + images * (VOID + 1)).flatten()
     counts = torch.bincount(values, minlength=len(labels) * (VOID + 1)).view(len(labels), -1)
     targets = []
     for label, present in zip(labels, counts.cpu(), strict=True):
@@ -76,7 +76,7 @@ class SetCriterion(nn.Module):
         num_classes: K, without the no-object class.
         class_weight, mask_weight, dice_weight: of the losses and of the matching costs.
         no_object_weight: of the no-object class in the cross-entropy.
-        num_points: P, points per matched mask, and per picture in the matching.
+        num_points: P, points per matched mask, and per image in the matching.
         oversample_ratio: candidates for uncertain points, as a multiple of P.
         importance_ratio: share of P that are uncertain points; the others are uniform.
         regularization_weight: λ1 of the KAN's regularisation.
@@ -133,7 +133,7 @@ class SetCriterion(nn.Module):
         Args:
             outputs: each head's ``pred_logits`` (B, Q, K+1), ``pred_masks`` (B, Q, h, w) and
                 ``aux_outputs``, as many everywhere.
-            targets: B pictures' ground truth, see ``semantic_targets``.
+            targets: B images' ground truth, see ``semantic_targets``.
             draws: gives (B, P, 2) uniform points for P, such as ``PointDraws``; torch's own stream
                 when absent.
 
@@ -190,7 +190,7 @@ class SetCriterion(nn.Module):
         """Weighted cross-entropy of each set: (S,)."""
         nothing = len(self.class_weights) - 1
         expected = torch.full(logits.shape[:3], nothing, dtype=torch.int64, device=logits.device)
-        pictures = torch.cat(
+        images = torch.cat(
             [torch.full_like(match.query, b) for b, match in enumerate(matches)], dim=1
         )
         found = [
@@ -198,7 +198,7 @@ class SetCriterion(nn.Module):
         ]
         sets = torch.arange(len(logits), device=logits.device)[:, None]
         queries = torch.cat([match.query for match in matches], dim=1)
-        expected[sets, pictures, queries] = torch.cat(found, dim=1)
+        expected[sets, images, queries] = torch.cat(found, dim=1)
         weight = self.class_weights[expected]
         if self.members is None:
             loss = F.cross_entropy(
@@ -231,18 +231,18 @@ class SetCriterion(nn.Module):
 
         Args:
             masks: S tensors (B, Q, h, w).
-            targets: of B pictures.
-            matches: of B pictures.
+            targets: of B images.
+            matches: of B images.
             drawn: (B, R, 2) uniform points, see ``uncertain_points``.
         """
         counts = [match.query.shape[1] for match in matches]
         count = torch.tensor(float(sum(len(target["labels"]) for target in targets)))
         num_masks = mean_over_processes(count.to(drawn.device)).clamp(min=1.0)
-        pictures = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        pictures = pictures.to(drawn.device)
+        images = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        images = images.to(drawn.device)
         queries = torch.cat([match.query for match in matches], dim=1)
         chosen = torch.stack(
-            [one[pictures, query].float() for one, query in zip(masks, queries, strict=True)]
+            [one[images, query].float() for one, query in zip(masks, queries, strict=True)]
         )
         # Without any match still a function of the masks: every parameter gets a (zero) gradient.
         losses = drawn.new_zeros(2, len(masks)) + (0.0 if any(counts) else chosen.sum())
@@ -265,20 +265,20 @@ class SetCriterion(nn.Module):
         matches: Sequence[Match],
         drawn: Tensor,
     ) -> Tensor:
-        """Sums over the matched masks of some pictures: (2, S), cross-entropy and dice.
+        """Sums over the matched masks of some images: (2, S), cross-entropy and dice.
 
         Args:
-            predicted: (S, N, h, w) float32 logits of the matched queries, picture by picture.
-            targets: of B pictures.
-            matches: of B pictures.
+            predicted: (S, N, h, w) float32 logits of the matched queries, image by image.
+            targets: of B images.
+            matches: of B images.
             drawn: (B, R, 2) uniform points.
         """
         weights = point_weights(targets, drawn)
         slots = _Slots.of([match.query.shape[1] for match in matches], drawn.device)
         chosen = self._choose(predicted.detach(), drawn, slots, weights)
         index = torch.cat([match.mask for match in matches], dim=1)
-        truth = sample_masks(padded_masks(targets), drawn)[slots.picture, index].gather(2, chosen)
-        picked = slots.picture[:, None].expand_as(chosen)
+        truth = sample_masks(padded_masks(targets), drawn)[slots.image, index].gather(2, chosen)
+        picked = slots.image[:, None].expand_as(chosen)
         points = drawn[picked, chosen]  # (S, N, P, 2)
         values = point_sample(predicted.flatten(0, 1)[:, None], points.flatten(0, 1))
         values = values[:, 0].view_as(truth)
@@ -302,44 +302,44 @@ class SetCriterion(nn.Module):
         slots: _Slots,
         weights: Tensor | None,
     ) -> Tensor:
-        """Uncertain points of every matched mask: (S, N, P) indices into its picture's.
+        """Uncertain points of every matched mask: (S, N, P) indices into its image's.
 
-        The masks of a picture are read together, those of several padded to one number of masks.
+        The masks of an image are read together, those of several padded to one number of masks.
         """
         sets, size = len(predicted), predicted.shape[-2:]
         maps = predicted.transpose(0, 1)  # (N, S, h, w)
         padded = maps[None]
         if len(drawn) > 1:
             padded = predicted.new_zeros(len(drawn), slots.most, sets, *size)
-            padded[slots.picture, slots.place] = maps
+            padded[slots.image, slots.place] = maps
         chosen = uncertain_points(
             padded.flatten(1, 2), drawn, self.num_points, self._important, weights
         )
-        by_mask: Tensor = chosen.unflatten(1, (-1, sets))[slots.picture, slots.place]
+        by_mask: Tensor = chosen.unflatten(1, (-1, sets))[slots.image, slots.place]
         return by_mask.transpose(0, 1)
 
 
 class _Slots(NamedTuple):
-    """Where the N matched masks of some pictures belong.
+    """Where the N matched masks of some images belong.
 
     Attributes:
-        picture: (N,) its index.
-        place: (N,) the mask's place among its picture's.
-        most: masks of any picture.
+        image: (N,) its index.
+        place: (N,) the mask's place among its image's.
+        most: masks of any image.
     """
 
-    picture: Tensor
+    image: Tensor
     place: Tensor
     most: int
 
     @classmethod
     def of(cls, counts: Sequence[int], device: torch.device) -> _Slots:
-        """Of so many masks per picture."""
-        picture = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        """Of so many masks per image."""
+        image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
         place = torch.cat([torch.arange(count) for count in counts])
-        return cls(picture.to(device), place.to(device), max(counts))
+        return cls(image.to(device), place.to(device), max(counts))
 
 
-def _draw(pictures: int, device: torch.device, num_points: int) -> Tensor:
+def _draw(images: int, device: torch.device, num_points: int) -> Tensor:
     """(B, P, 2) uniform points in [0, 1] from torch's own stream."""
-    return torch.rand(pictures, num_points, 2, device=device)
+    return torch.rand(images, num_points, 2, device=device)

@@ -1,6 +1,6 @@
 """What a loss needs to be the same on one process and on many.
 
-Shared counts, and random numbers that belong to a picture instead of a process.
+Shared counts, and random numbers that belong to an image instead of a process.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 
 class PointDraws:
-    """Uniform points of the pictures of a batch, each picture with a stream of its own.
+    """Uniform points of the images of a batch, each image with a stream of its own.
 
     Crop n of a run draws the same points whatever batch or process it is in.
 
     Args:
         seed: of the run.
-        numbers: of the crops, one per picture of the batch.
+        numbers: of the crops, one per image of the batch.
         device: where the points are wanted.
     """
 

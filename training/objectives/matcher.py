@@ -4,15 +4,15 @@ Costs are Mask2Former's (Cheng et al., CVPR 2022): minus the class probability, 
 cross-entropy and the dice distance of the masks at uniformly drawn points.
 
 Departs from the original: the predictions of all layers are matched in one go on one set of
-points per picture (a fresh set per step), because thirty small matchings cost more in overhead
+points per image (a fresh set per step), because thirty small matchings cost more in overhead
 than in arithmetic; and a non-finite cost stops with a message that says whose it is, where the
 original lets the assignment solver fail. Pixels that say nothing count in no cost.
 
-Pictures are worked on together on a GPU, where many small kernels cost more than their arithmetic,
-and one by one on a CPU, whose cache then holds a whole picture (``together``).
+Images are worked on together on a GPU, where many small kernels cost more than their arithmetic,
+and one by one on a CPU, whose cache then holds a whole image (``together``).
 
 Shapes: S predicted sets (decoder layers), B batch, Q queries, K classes, G groups of classes, T
-masks of a picture, or the most of any picture where several are padded to one size, P points.
+masks of an image, or the most of any image where several are padded to one size, P points.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mask2kan.errors import NumericsError
 from .point_sampling import MapTable, sample_masks
 
 Target = Mapping[str, Tensor]
-"""One picture's ground truth.
+"""One image's ground truth.
 
 ``labels`` (T,) int64, classes and groups (see ``training.data.label_space``), and ``masks`` (T, h,
 w) bool; also ``ignored`` (h, w) bool where some of its pixels say nothing.
@@ -42,26 +42,26 @@ _PIECE = 1024  # points
 
 
 class Match(NamedTuple):
-    """Who answers for what in one picture: pairs n = min(Q, T) in each of S predicted sets.
+    """Who answers for what in one image: pairs n = min(Q, T) in each of S predicted sets.
 
     Attributes:
         query: (S, n) int64 indices of queries, rising.
-        mask: (S, n) int64 indices of the picture's ground-truth masks.
+        mask: (S, n) int64 indices of the image's ground-truth masks.
     """
 
     query: Tensor
     mask: Tensor
 
 
-def together(pictures: int, device: torch.device) -> list[slice]:
-    """Which pictures of a batch to work on at once: all on a GPU, one by one on a CPU."""
+def together(images: int, device: torch.device) -> list[slice]:
+    """Which images of a batch to work on at once: all on a GPU, one by one on a CPU."""
     if device.type != "cpu":
-        return [slice(0, pictures)] if pictures else []
-    return [slice(b, b + 1) for b in range(pictures)]
+        return [slice(0, images)] if images else []
+    return [slice(b, b + 1) for b in range(images)]
 
 
 def padded_masks(targets: Sequence[Target]) -> Tensor:
-    """Ground-truth masks of several pictures, empty ones added: (B, T, h, w) bool."""
+    """Ground-truth masks of several images, empty ones added: (B, T, h, w) bool."""
     if len(targets) == 1:
         return targets[0]["masks"][None]
     return nn.utils.rnn.pad_sequence([target["masks"] for target in targets], batch_first=True)
@@ -73,11 +73,11 @@ def point_weights(targets: Sequence[Target], points: Tensor) -> Tensor | None:
     There a true mask would fade out, though nobody said that it ends.
 
     Args:
-        targets: of B pictures.
+        targets: of B images.
         points: (B, P, 2).
 
     Returns:
-        (B, P) of 1 and 0, or None where every pixel of every picture counts.
+        (B, P) of 1 and 0, or None where every pixel of every image counts.
     """
     if not any("ignored" in target for target in targets):
         return None
@@ -95,7 +95,7 @@ class HungarianMatcher:
 
     Attributes:
         class_weight, mask_weight, dice_weight: of the three costs.
-        num_points: points per picture at which masks are compared.
+        num_points: points per image at which masks are compared.
     """
 
     class_weight: float = 2.0
@@ -112,20 +112,20 @@ class HungarianMatcher:
         points: Tensor | None = None,
         members: Tensor | None = None,
     ) -> list[Match]:
-        """Match every predicted set of every picture.
+        """Match every predicted set of every image.
 
         Args:
             logits: (S, B, Q, K+1) class logits.
             masks: S tensors (B, Q, h, w) of mask logits.
-            targets: B pictures' ground truth; a picture may have no mask at all.
+            targets: B images' ground truth; an image may have no mask at all.
             points: (B, P, 2) where to compare, (x, y) in [0, 1]; drawn uniformly when absent.
             members: (K+G, K) bool, which classes a label stands for; None where it is a class.
 
         Returns:
-            One match per picture.
+            One match per image.
 
         Raises:
-            NumericsError: when a cost is not finite, naming the tensor, layer and picture.
+            NumericsError: when a cost is not finite, naming the tensor, layer and image.
         """
         if points is None:
             points = torch.rand(len(targets), self.num_points, 2, device=logits.device)
@@ -140,13 +140,13 @@ class HungarianMatcher:
         tables = _padded_rows(costs, max(counts, default=0)).cpu()
         _require_finite(tables, counts, logits, masks)
         pairs = [
-            [linear_sum_assignment(table[:, :count]) for table in of_picture]
-            for of_picture, count in zip(tables.numpy(), counts, strict=True)
+            [linear_sum_assignment(table[:, :count]) for table in of_image]
+            for of_image, count in zip(tables.numpy(), counts, strict=True)
         ]
         sizes = [min(count, logits.shape[2]) for count in counts]
         found = [
-            torch.from_numpy(np.stack([np.stack(pair) for pair in of_picture], 1))  # (2, S, n)
-            for of_picture in pairs
+            torch.from_numpy(np.stack([np.stack(pair) for pair in of_image], 1))  # (2, S, n)
+            for of_image in pairs
         ]
         both = torch.cat(found, dim=2).to(logits.device) if found else torch.empty(2, 0, 0)
         return [Match(*part) for part in both.split(sizes, dim=2)] if found else []
@@ -159,7 +159,7 @@ class HungarianMatcher:
         points: Tensor,
         some: slice,
     ) -> Tensor:
-        """Cost of every query of some pictures for every ground-truth mask: (B, S, Q, T)."""
+        """Cost of every query of some images for every ground-truth mask: (B, S, Q, T)."""
         labels = nn.utils.rnn.pad_sequence(
             [target["labels"] for target in targets], batch_first=True
         )
@@ -206,7 +206,7 @@ class HungarianMatcher:
 
 
 def _padded_rows(costs: Sequence[Tensor], masks: int) -> Tensor:
-    """Costs of all pictures as one tensor, (B, S, Q, T) each, to leave the GPU in one transfer."""
+    """Costs of all images as one tensor, (B, S, Q, T) each, to leave the GPU in one transfer."""
     return torch.cat([F.pad(cost, (0, masks - cost.shape[-1])) for cost in costs])
 
 
@@ -216,16 +216,16 @@ def _require_finite(
     """Stop with the place of the first number that is not finite in (B, S, Q, T) costs."""
     if torch.isfinite(costs).all():
         return
-    picture, layer = torch.nonzero(~torch.isfinite(costs))[0, :2].tolist()
-    place = f"layer output {layer}, picture {picture} of the batch"
+    image, layer = torch.nonzero(~torch.isfinite(costs))[0, :2].tolist()
+    place = f"layer output {layer}, image {image} of the batch"
     for name, tensor in (("pred_logits", logits), ("pred_masks", masks)):
-        broken = int((~torch.isfinite(tensor[layer][picture])).sum())
+        broken = int((~torch.isfinite(tensor[layer][image])).sum())
         if broken:
             raise NumericsError(
                 f"Matching failed: {name} of {place} has {broken} non-finite values; expected "
                 "finite numbers. Lower the learning rate, or train in float32."
             )
     raise NumericsError(
-        f"Matching failed: the cost of {place} ({counts[picture]} masks) is not finite although "
+        f"Matching failed: the cost of {place} ({counts[image]} masks) is not finite although "
         "its predictions are; they are too large."
     )

@@ -130,9 +130,9 @@ class SegmentationObjective(nn.Module):
 
 
 def _framed(labels: Tensor) -> Tensor:
-    """(B, H, W) labels padded with void, right and below, as the model pads pictures.
+    """(B, H, W) labels padded with void, right and below, as the model pads images.
 
-    Predicted masks cover the padded picture, so ground-truth masks must too: a point is a share of
+    Predicted masks cover the padded image, so ground-truth masks must too: a point is a share of
     the whole.
     """
     height, width = labels.shape[-2:]

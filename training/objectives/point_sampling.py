@@ -2,14 +2,14 @@
 
 Losses and matching costs of mask classification are computed on a few thousand points per mask:
 uniform ones for the matching, and mostly uncertain ones for the losses (PointRend, Kirillov et
-al., CVPR 2020, as Mask2Former uses it). A point is (x, y) in [0, 1] over the whole picture, so
+al., CVPR 2020, as Mask2Former uses it). A point is (x, y) in [0, 1] over the whole image, so
 predictions and ground truth of different sizes are read at the same place without resizing.
 
 Departs from the original in one way: where many maps are read at the same points, they are read
 together (``MapTable``), and ground-truth masks straight from the boolean tensor
 (``sample_masks``). The numbers are those of ``point_sample``.
 
-Shapes: B pictures, N masks, P points, H W mask size.
+Shapes: B images, N masks, P points, H W mask size.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def point_sample(features: Tensor, points: Tensor) -> Tensor:
 
 
 class MapTable:
-    """Many maps of several pictures, to be read at points that a picture's maps share.
+    """Many maps of several images, to be read at points that an image's maps share.
 
     A point is a weighted sum of four rows of a table with one column per map, so that memory is
     read in rows, which is several times as fast as reading every map at every point by itself.
@@ -47,18 +47,18 @@ class MapTable:
     """
 
     def __init__(self, maps: Sequence[Tensor]) -> None:
-        pictures = len(maps[0])
+        images = len(maps[0])
         self.height, self.width = maps[0].shape[-2:]
         columns = [some.shape[1] for some in maps]
         padded = torch.zeros(
-            pictures, self.height + 3, self.width + 3, sum(columns), device=maps[0].device
+            images, self.height + 3, self.width + 3, sum(columns), device=maps[0].device
         )  # float32: what the maps of half types are compared in
         inside = padded[:, 1 : self.height + 1, 1 : self.width + 1]
         for place, some in zip(inside.split(columns, dim=-1), maps, strict=True):
             place.copy_(some.detach().permute(0, 2, 3, 1))
         self._rows = padded.flatten(0, 2)
         area = (self.height + 3) * (self.width + 3)
-        self._first = torch.arange(pictures, device=padded.device)[:, None] * area
+        self._first = torch.arange(images, device=padded.device)[:, None] * area
         self._corners = torch.tensor([0, 1, self.width + 3, self.width + 4], device=padded.device)
 
     def at(self, points: Tensor) -> Tensor:

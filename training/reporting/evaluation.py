@@ -17,7 +17,7 @@ def result_table(result: Mapping[str, Any]) -> Table:
     Args:
         result: from ``training.evaluate``.
     """
-    count = f"{result['pictures']} pictures"
+    count = f"{result['images']} images"
     if "scores" in result:
         title = f"{result['data']}: {count}, {result['prevalence']:.4f} of the area anomalous"
         rows = [
@@ -44,6 +44,6 @@ def _regions_in_words(result: Mapping[str, Any]) -> str:
     regions = result["regions"]
     return (
         f"at the calibrated threshold of {result['settings']['score']}: {regions['found']} of "
-        f"{regions['objects']} objects at least half covered; false regions per picture: median "
+        f"{regions['objects']} objects at least half covered; false regions per image: median "
         f"{regions['false_median']:g}, mean {regions['false_mean']:.1f}"
     )

@@ -1,4 +1,4 @@
-"""Pictures of numbers: loss curves, confusion matrices."""
+"""Images of numbers: loss curves, confusion matrices."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STYLE: dict[Any, Any] = {
 LARGEST_MATRIX = 30  # classes whose names are readable on the axes
 
 styled = mpl.rc_context(STYLE)
-"""Decorator: draw in the style all pictures of numbers share."""
+"""Decorator: draw in the style all images of numbers share."""
 
 
 def figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, NDArray[Any]]:

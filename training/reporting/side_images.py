@@ -1,6 +1,6 @@
-"""One picture per evaluated input: photo, class map, anomaly score and the truth, two by two.
+"""One image per evaluated input: photo, class map, anomaly score and the truth, two by two.
 
-The file name begins with the picture's own figure, so that a folder sorted by name shows the
+The file name begins with the image's own figure, so that a folder sorted by name shows the
 worst first.
 """
 
@@ -23,8 +23,8 @@ ANOMALY_COLOR = (255, 40, 40)
 VOID_COLOR = (0, 0, 0)
 
 
-class SidePictures:
-    """Writes a PNG per picture; called by the evaluation.
+class SideImages:
+    """Writes a PNG per image; called by the evaluation.
 
     Args:
         folder: where to; made when absent.

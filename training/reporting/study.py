@@ -1,4 +1,4 @@
-"""A study's results as a table and a picture.
+"""A study's results as a table and an image.
 
 ``study.md``: per trunk and head, mean and 95 % interval over the seeds, and the paired differences
 of the KAN from either MLP with the paired t-test's p. The test's metrics are named in advance: mIoU
@@ -21,7 +21,7 @@ from .statistics import holm, mean_of, paired_difference
 
 HEAD_NAMES = {"kan": "KAN", "mlp": "MLP", "mlp_equal": "MLP, equal size"}
 COLOURS = {"kan": ORANGE, "mlp": BLUE, "mlp_equal": GREEN}
-SHOWN_SCORES = ("msp", "entropy", "rba")  # in the picture; the table has all
+SHOWN_SCORES = ("msp", "entropy", "rba")  # in the image; the table has all
 PRIMARY_SCORE = "msp"  # the thesis's
 LOWER_IS_BETTER = "fpr95"
 

@@ -25,9 +25,9 @@ def test_twenty_steps_on_synthetic_streets_take_under_two_minutes_and_open_in_th
     )
     assert time.monotonic() - start < 120
     checkpoint = str(tmp_path / "last.safetensors")
-    picture = next((ROOT / "examples").glob("street_*.webp"))
+    image = next((ROOT / "examples").glob("street_*.webp"))
     summary, files = Handlers(ModelService(device="cpu")).compare(
-        {"path": str(picture)}, checkpoint, "mask2former_road", "msp"
+        {"path": str(image)}, checkpoint, "mask2former_road", "msp"
     )
     assert summary["left"]["model"] == checkpoint
     assert any("left_semantic" in name for name in files)

@@ -209,8 +209,8 @@ def test_graphs_give_what_plain_calls_give(dtype: str) -> None:
     plain = Predictor(model, "cuda", dtype)
     graphs = Predictor(model, "cuda", dtype, graphs=True)
     for seed, size in enumerate([(64, 128), (96, 96), (64, 128), (128, 64)] * 2):
-        picture = photo(*size, seed)
-        one, other = plain(picture), graphs(picture)
+        image = photo(*size, seed)
+        one, other = plain(image), graphs(image)
         np.testing.assert_allclose(other.pred_masks, one.pred_masks, rtol=0, atol=1e-3)
         np.testing.assert_allclose(other.class_scores, one.class_scores, rtol=0, atol=1e-3)
         assert {"model", "postprocess"} <= set(other.timings)
@@ -223,11 +223,11 @@ def test_auto_is_bfloat16_and_close(monkeypatch: pytest.MonkeyPatch) -> None:
     auto = Predictor(model, "cuda")
     assert auto.dtype == torch.bfloat16
     exact = Predictor(model, "cuda", "float32")
-    picture = photo(120, 200)
+    image = photo(120, 200)
     np.testing.assert_allclose(
-        auto(picture).class_scores, exact(picture).class_scores, rtol=0, atol=0.2
+        auto(image).class_scores, exact(image).class_scores, rtol=0, atol=0.2
     )
-    assert {"backbone", "pixel_decoder", "transformer_decoder"} <= set(auto(picture).timings)
+    assert {"backbone", "pixel_decoder", "transformer_decoder"} <= set(auto(image).timings)
 
 
 def test_convolutions_are_laid_out_for_the_card() -> None:
@@ -249,7 +249,7 @@ def test_comparison_shares_on_the_card() -> None:
         np.testing.assert_allclose(prediction.pred_masks, alone.pred_masks, rtol=0, atol=1e-4)
 
 
-def test_out_of_memory_makes_the_picture_smaller() -> None:
+def test_out_of_memory_makes_the_image_smaller() -> None:
     model = create_model("mask2former_swin_t", **TINY).cuda()
     predictor = Predictor(model, "cuda", "float32", max_side=4096)
     total = torch.cuda.get_device_properties(0).total_memory

@@ -25,9 +25,9 @@ class Tree:
 
     Attributes:
         data: what the check is called with.
-        first: picture and label of the first pair of the first split.
-        other: a picture of another split, or None where there is one part only.
-        images: the folder of the first split's pictures.
+        first: image and label of the first pair of the first split.
+        other: an image of another split, or None where there is one part only.
+        images: the folder of the first split's images.
         splits: of a segmentation set, empty for an anomaly set.
         per_split: pairs in a split.
         odd: a value that stands for nothing, None where all values mean something.
@@ -66,29 +66,29 @@ def mask(*values: int) -> np.ndarray:
 
 
 def _split_folders(root: Path, splits: tuple[str, ...], values: tuple[int, ...]) -> list[Path]:
-    seed, pictures = 0, []
+    seed, images = 0, []
     for split in splits:
         for name in ("a", "b"):
             seed += 1
-            pictures.append(save(root / split / "images" / f"{name}.png", photo(seed)))
+            images.append(save(root / split / "images" / f"{name}.png", photo(seed)))
             save(root / split / "labels" / f"{name}.png", mask(*values))
-    return pictures
+    return images
 
 
 def camvid(root: Path) -> Tree:
-    pictures = _split_folders(root, ("train", "val", "test"), (0, 10, 11))
+    files = _split_folders(root, ("train", "val", "test"), (0, 10, 11))
     label = root / "train" / "labels" / "a.png"
     images = root / "train" / "images"
     splits = ("train", "val", "test")
-    return Tree(f"camvid={root}", (pictures[0], label), images, pictures[2], splits)
+    return Tree(f"camvid={root}", (files[0], label), images, files[2], splits)
 
 
 def folder(root: Path) -> Tree:
-    pictures = _split_folders(root, ("train", "val"), (0, 1, 255))
+    files = _split_folders(root, ("train", "val"), (0, 1, 255))
     (root / "classes.txt").write_text("cat 255 0 0\nbig dog 0 0 255\n")
     label = root / "train" / "labels" / "a.png"
     images = root / "train" / "images"
-    return Tree(str(root), (pictures[0], label), images, pictures[2], ("train", "val"), odd=2)
+    return Tree(str(root), (files[0], label), images, files[2], ("train", "val"), odd=2)
 
 
 def ade20k(root: Path) -> Tree:
@@ -105,31 +105,31 @@ def ade20k(root: Path) -> Tree:
 
 
 def cityscapes(root: Path) -> Tree:
-    pictures, labels = [], []
+    files, labels = [], []
     for seed, (split, city) in enumerate(
         (("train", "aachen"), ("train", "bochum"), ("val", "lindau"), ("val", "lindau"))
     ):
         name = f"{city}_00000{seed}_000019"
         stem = root / "gtFine" / split / city / f"{name}_gtFine"
-        pictures.append(
+        files.append(
             save(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", photo(seed))
         )
         labels.append(save(Path(f"{stem}_labelIds.png"), mask(0, 7, 33)))
         save(Path(f"{stem}_color.png"), photo(seed))
         save(Path(f"{stem}_instanceIds.png"), mask(0, 7, 33).astype(np.uint16) * 700)
         Path(f"{stem}_polygons.json").write_text("{}")
-    first = (pictures[0], labels[0])
-    images = pictures[0].parent
-    return Tree(str(root), first, images, pictures[2], ("train", "val"), odd=34, void=0, known=7)
+    first = (files[0], labels[0])
+    images = files[0].parent
+    return Tree(str(root), first, images, files[2], ("train", "val"), odd=34, void=0, known=7)
 
 
 def _masks(root: Path, values: tuple[int, ...], suffix: str, ending: str = "") -> tuple[Path, Path]:
-    pictures, labels = [], []
+    images, labels = [], []
     for seed in range(2):
         stem = f"validation{seed:04}" if ending else str(seed)
-        pictures.append(save(root / "images" / f"{stem}{suffix}", photo(seed)))
+        images.append(save(root / "images" / f"{stem}{suffix}", photo(seed)))
         labels.append(save(root / "labels_masks" / f"{stem}{ending}.png", mask(*values)))
-    return pictures[0], labels[0]
+    return images[0], labels[0]
 
 
 def smiyc_anomaly(root: Path) -> Tree:
@@ -165,7 +165,7 @@ def road_anomaly(root: Path) -> Tree:
 
 def lost_and_found(root: Path) -> Tree:
     name = "04_Maurener_Weg_8_000000_0000"
-    pictures = [
+    images = [
         save(root / "leftImg8bit/test/04_Maurener_Weg_8" / f"{name}{n}_leftImg8bit.png", photo(n))
         for n in (30, 60)
     ]
@@ -176,8 +176,8 @@ def lost_and_found(root: Path) -> Tree:
     save(folder / f"{name}30_gtCoarse_color.png", photo(1))
     return Tree(
         f"lost_and_found={root}",
-        (pictures[0], labels[0]),
-        pictures[0].parent,
+        (images[0], labels[0]),
+        images[0].parent,
         odd=201,
         void=0,
         known=1,
@@ -199,14 +199,14 @@ def fishyscapes_static(root: Path) -> Tree:
     name = "frankfurt_000001_00000"
     folder = root / "cityscapes" / "leftImg8bit" / "val" / "frankfurt"
     root = root / "fs_val_v3"
-    pictures, labels = [], []
+    images, labels = [], []
     for n in range(2):
-        pictures.append(save(folder / f"{name}{n}_leftImg8bit.png", photo(n)))
+        images.append(save(folder / f"{name}{n}_leftImg8bit.png", photo(n)))
         labels.append(save(root / f"000{n}_{name}{n}_labels.png", mask(0, 1, 255)))
         overlay = np.zeros((*SIZE, 3), np.int64)
         overlay[mask(0, 1, 0) == 1] = (300, -300, 5)
         np.savez_compressed(root / f"000{n}_{name}{n}_rgb.npz", rgb=overlay)
-    return Tree(f"fishyscapes_static={root}", (pictures[0], labels[0]), folder, odd=None)
+    return Tree(f"fishyscapes_static={root}", (images[0], labels[0]), folder, odd=None)
 
 
 def camvid_anomaly(root: Path) -> Tree:

@@ -1,4 +1,4 @@
-"""The benchmark command: its figures, its restarts, its pictures; and evaluation on Cityscapes."""
+"""The benchmark command: its figures, its restarts, its images; and evaluation on Cityscapes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from mask2kan import create_model, load_model
 from mask2kan.checkpoints import save_model
-from mask2kan.errors import CheckpointError, ConfigError, PictureError
+from mask2kan.errors import CheckpointError, ConfigError, ImageError
 from mask2kan.inference.predictor import Predictor
 from mask2kan.modeling.classes import CITYSCAPES
 from tests.tiny_models import BACKBONES, TINY
@@ -48,8 +48,8 @@ def test_figures_are_the_evaluator_s_and_the_tables_find_them(checkpoints, tmp_p
     out = tmp_path / "benchmark"
     assert main([*checkpoints, *SETS, "--out", str(out), "--device", "cpu"]) == 0
     text = capsys.readouterr().out
-    pictures = open_anomaly("synthetic_anomaly")
-    chosen = np.linspace(0, len(pictures.names) - 1, 3).round().astype(int)
+    images = open_anomaly("synthetic_anomaly")
+    chosen = np.linspace(0, len(images.names) - 1, 3).round().astype(int)
     for path, (name, _) in zip(checkpoints, checkpoint_names(checkpoints), strict=True):
         found = json.loads((out / name / "benchmark.json").read_text())
         assert found["recipe"] == name.removesuffix("_best")
@@ -57,8 +57,8 @@ def test_figures_are_the_evaluator_s_and_the_tables_find_them(checkpoints, tmp_p
         for score in ("msp", "rba"):
             direct = AnomalyEvaluator()
             for index in chosen:
-                picture, label = pictures.arrays(int(index))
-                direct.update(predictor(picture).anomaly(score), label)
+                image, label = images.arrays(int(index))
+                direct.update(predictor(image).anomaly(score), label)
             expected = direct.compute()
             stored = found["sets"]["synthetic_anomaly"]["scores"][score]
             for key in ("ap", "auroc", "fpr95", "best_f1"):
@@ -112,27 +112,27 @@ def test_scores_of_other_weights_are_refused(checkpoints, tmp_path, capsys):
     assert f"{plan} is damaged" in capsys.readouterr().err
 
 
-def test_a_broken_picture_is_listed_and_the_others_are_kept(
+def test_a_broken_image_is_listed_and_the_others_are_kept(
     checkpoints, tmp_path, capsys, monkeypatch
 ):
     score = Scorer.__call__
 
     def broken(self, task):
         if task[1] == 0:
-            raise PictureError("no picture")
+            raise ImageError("no image")
         return score(self, task)
 
     command = [checkpoints[0], *SETS, "--out", str(tmp_path), "--device", "cpu"]
     monkeypatch.setattr(Scorer, "__call__", broken)
     assert main(command) == 1
     error = capsys.readouterr().err
-    assert "synthetic_anomaly, picture 0: no picture" in error
-    assert "error: 1 of 3 pictures could not be scored" in error
+    assert "synthetic_anomaly, image 0: no image" in error
+    assert "error: 1 of 3 images could not be scored" in error
     assert len(list(tmp_path.rglob("*.npz"))) == 2
     assert not (tmp_path / "benchmark.md").exists()
 
 
-def test_scores_of_other_pictures_are_refused(checkpoints, tmp_path):
+def test_scores_of_other_images_are_refused(checkpoints, tmp_path):
     def benchmark(folder):
         plan = ScoringPlan(
             checkpoints=(("best", checkpoints[0]),),
@@ -196,11 +196,11 @@ def test_a_track_has_component_figures(checkpoints, tmp_path, capsys):
         (root / folder).mkdir(parents=True)
     for index in range(2):
         name = f"validation_{index}"
-        picture = rng.integers(0, 255, (96, 128, 3), dtype=np.uint8)
+        image = rng.integers(0, 255, (96, 128, 3), dtype=np.uint8)
         label = np.zeros((96, 128), np.uint8)
         label[20:50, 30:70] = 1
         label[90:] = 255
-        Image.fromarray(picture).save(root / "images" / f"{name}.webp", lossless=True)
+        Image.fromarray(image).save(root / "images" / f"{name}.webp", lossless=True)
         Image.fromarray(label).save(root / "labels_masks" / f"{name}_labels_semantic.png")
     command = [checkpoints[0], "--root", str(tmp_path), "--protocol", "smiyc", "--scores", "msp"]
     assert main([*command, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
@@ -232,16 +232,16 @@ def test_checkpoints_of_one_name_get_their_folders_too():
     assert [name for name, _ in named] == ["a_best", "b_best", "org_name"]
 
 
-def test_cityscapes_figures_and_pictures_lie_beside_the_run(checkpoints, tmp_path, capsys):
+def test_cityscapes_figures_and_images_lie_beside_the_run(checkpoints, tmp_path, capsys):
     rng = np.random.default_rng(0)
     for index in range(2):
         stem = f"town_{index:06d}_000019"
-        picture = rng.integers(0, 255, (64, 128, 3), dtype=np.uint8)
+        image = rng.integers(0, 255, (64, 128, 3), dtype=np.uint8)
         labels = np.repeat(np.repeat(rng.choice([7, 11, 23, 24, 26], (4, 8)), 16, 0), 16, 1)
         instances = np.where(labels >= 24, labels * 1000, labels)
         place = tmp_path / "gtFine" / "val" / "town" / stem
         for path, values in (
-            (tmp_path / "leftImg8bit" / "val" / "town" / f"{stem}_leftImg8bit.png", picture),
+            (tmp_path / "leftImg8bit" / "val" / "town" / f"{stem}_leftImg8bit.png", image),
             (place.with_name(f"{stem}_gtFine_labelIds.png"), labels.astype(np.uint8)),
             (place.with_name(f"{stem}_gtFine_instanceIds.png"), instances.astype(np.int32)),
         ):
@@ -252,13 +252,13 @@ def test_cityscapes_figures_and_pictures_lie_beside_the_run(checkpoints, tmp_pat
     assert evaluate.main([*command, "--out", str(out)]) == 0
     assert "category_iiou" in capsys.readouterr().out
     found = json.loads((out / "evaluation.json").read_text())
-    pictures, name, split = open_labelled(str(tmp_path))
+    images, name, split = open_labelled(str(tmp_path))
     assert (name, split) == ("cityscapes", "val")
     predictor = Predictor(load_model(checkpoints[0], device="cpu"), "cpu", "float32")
     direct = CityscapesEvaluator()
     for index in range(2):
-        semantic = predictor(pictures.arrays(index)[0]).semantic
-        direct.update(semantic, pictures.label_ids(index), pictures.instance_ids(index))
+        semantic = predictor(images.arrays(index)[0]).semantic
+        direct.update(semantic, images.label_ids(index), images.instance_ids(index))
     expected = direct.compute()
     for key in ("iou", "iiou", "category_iou", "category_iiou"):
         assert found[key] == pytest.approx(expected[key])

@@ -1,4 +1,4 @@
-"""The evaluation command on small pictures and a tiny model."""
+"""The evaluation command on small images and a tiny model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CamVid and RoadAnomaly in their layouts, three pictures of 48x64 each."""
+    """CamVid and RoadAnomaly in their layouts, three images of 48x64 each."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     for index in range(3):
@@ -84,8 +84,8 @@ def test_segmentation_command(
     for index in range(3):
         label = np.array(Image.open(data / "camvid" / "test" / "labels" / f"{index}.png"))
         label[label == 11] = 255
-        picture = data / "camvid" / "test" / "images" / f"{index}.png"
-        expected.update(predictor(picture).semantic, label)
+        image = data / "camvid" / "test" / "images" / f"{index}.png"
+        expected.update(predictor(image).semantic, label)
     assert result["miou"] == pytest.approx(expected.compute()["miou"], abs=1e-12)
     assert list(result["iou_per_class"]) == list(CAMVID)
     assert result["pictures"] == 3
@@ -117,8 +117,8 @@ def test_anomaly_command(
 ) -> None:
     out = tmp_path / "road.json"
     arguments = [str(checkpoint), "--data", "road_anomaly", "--root", str(data), "--limit", "2"]
-    pictures = ["--pictures", str(tmp_path / "pictures"), "--score", "rba"]
-    assert evaluate.main([*arguments, *pictures, "--json", str(out)]) == 0
+    images = ["--pictures", str(tmp_path / "pictures"), "--score", "rba"]
+    assert evaluate.main([*arguments, *images, "--json", str(out)]) == 0
     result = json.loads(out.read_text())
     predictor = Predictor(load_model(str(checkpoint), device="cpu"), "cpu", dtype="float32")
     expected = AnomalyEvaluator()
@@ -181,19 +181,19 @@ def test_calibration_is_written_and_true(checkpoint: Path, data: Path, tmp_path:
     model = load_model(str(out), device="cpu")
     assert tuple(model.calibration) == SCORES
     predictor = Predictor(model, device="cpu", dtype="float32")
-    pictures = CamVidAnomaly(data / "camvid")
+    images = CamVidAnomaly(data / "camvid")
     for score in ("msp", "energy"):
         values, labels = [], []
         for index in range(3):
-            picture, label = pictures.arrays(index)
-            values.append(predictor(picture).anomaly(score).ravel())
+            image, label = images.arrays(index)
+            values.append(predictor(image).anomaly(score).ravel())
             labels.append(label.ravel())
         value, label = np.concatenate(values), np.concatenate(labels)
         found = model.calibration[score]
         assert found["range"] == pytest.approx(np.percentile(value, [0.5, 99.5]), abs=1e-5)
         assert 0.045 < (value[label == 0] >= found["fpr05"]).mean() <= 0.05
         assert (value[label == 1] >= found["tpr95"]).mean() == pytest.approx(0.95, abs=0.01)
-        assert "3 pictures" in found["data"]
+        assert "3 images" in found["data"]
     # The weights themselves are what they were, bit by bit, in the same small type.
     before = load_model(str(checkpoint), device="cpu").state_dict()
     for name, value_after in model.state_dict().items():

@@ -19,8 +19,8 @@ from training.experiments.kan_ablation.report import summarize
 from training.experiments.published import (
     ABLATION,
     ANOMALY,
+    ANOMALY_IMAGES,
     ANOMALY_METRICS,
-    ANOMALY_PICTURES,
     ANOMALY_SETS,
     ANOMALY_TABLES,
     BACKBONES,
@@ -49,7 +49,7 @@ def benchmark(recipe: str, **sets: tuple[float, float, float]) -> dict[str, Any]
         "protocol": "exact",
         "sets": {
             name: {
-                "pictures": ANOMALY_PICTURES[name],
+                "pictures": ANOMALY_IMAGES[name],
                 "scores": {"msp": dict(zip(ANOMALY_METRICS, figures, strict=True)), "rba": {}},
             }
             for name, figures in sets.items()
@@ -103,7 +103,7 @@ def test_without_results_only_the_thesis_stands(capsys: pytest.CaptureFixture[st
 def test_segmentation_in_percent_over_seeds_with_the_better_head_bold(tmp_path: Path) -> None:
     write(tmp_path / "a" / "evaluation.json", evaluation("thesis_swin_t_kan", 0.80))
     write(tmp_path / "b" / "deep" / "evaluation.json", evaluation("thesis_swin_t_kan", 0.82))
-    write(tmp_path / "c" / "evaluation.json", evaluation("thesis_swin_t_mlp", 0.805, pictures=20))
+    write(tmp_path / "c" / "evaluation.json", evaluation("thesis_swin_t_mlp", 0.805, images=20))
     write(tmp_path / "d" / "evaluation.json", evaluation("thesis_swin_l_kan", 0.9))
     # the same folder twice and one inside it: a file counts once
     text = build(find([tmp_path, tmp_path, tmp_path / "a"]))[0].markdown()
@@ -115,7 +115,7 @@ def test_segmentation_in_percent_over_seeds_with_the_better_head_bold(tmp_path: 
     assert row(text, "Swin-L (KAN)", "thesis") == ["–"] * 4
     assert row(text, "Swin-L (KAN)", "ours")[0] == "90.00"
     assert "Swin-L (MLP)" not in text
-    assert "Swin-T (MLP) was measured on 20 of the 500 pictures of Cityscapes" in text
+    assert "Swin-T (MLP) was measured on 20 of the 500 images of Cityscapes" in text
     assert text.count("was measured on") == 1
 
 
@@ -150,7 +150,7 @@ def test_every_ablation_has_its_table(tmp_path: Path) -> None:
     assert [table.label for table in found] == ["tab:3.6", "tab:3.6-1"]
     first = found[0].markdown()
     assert first.startswith(
-        "### Table 3.6: KAN ablation on digits (1,797 pictures), 3 seeds, 3 epochs, λ = 0.1 "
+        "### Table 3.6: KAN ablation on digits (1,797 images), 3 seeds, 3 epochs, λ = 0.1 "
     )
     assert row(first, "Default")[2:] == ["0.9700 ± 0.0100"] + ["–"] * 4 + ["0.9471", "–"]
     # differences 0.01, 0.005, 0.005: mean 1/150, standard error 1/600, t(2) = 4, t quantile 4.3027
@@ -199,7 +199,7 @@ TEXT = json.dumps(GOOD)
         ("benchmark.json", TEXT.replace("0.2", "20"), "msp.ap is 20; it must"),
         ("benchmark.json", TEXT.replace("0.2", "true"), "msp.ap is True; it must"),
         ("benchmark.json", TEXT.replace('"fpr95"', '"fpr"'), "msp.fpr95 is missing"),
-        ("benchmark.json", TEXT.replace("60", "true"), "pictures is True; expected int"),
+        ("benchmark.json", TEXT.replace("60", "true"), "images is True; expected int"),
         ("evaluation.json", {"data": "cityscapes"}, "recipe is None; expected str"),
         ("evaluation.json", evaluation("thesis_r50_kan", 79.1), "iou is 79.1; it must"),
         ("ablation.json", ablation(default=[0.9]) | {"summary": []}, "empty summary"),

@@ -1,4 +1,4 @@
-"""What goes wrong around a run: faulty data, unreadable pictures, a full disk, absent trackers."""
+"""What goes wrong around a run: faulty data, unreadable images, a full disk, absent trackers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from mask2kan import load_model
-from mask2kan.errors import PictureError, WriteError
+from mask2kan.errors import ImageError, WriteError
 from tests.tiny_runs import TINY, tiny_trainer
 from training.data import CamVid
 from training.engine.run_folder import RunFolder
@@ -29,15 +29,15 @@ def _one_thread():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def _camvid(root, pictures=4):
+def _camvid(root, images=4):
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for folder in ("images", "labels"):
             (root / split / folder).mkdir(parents=True)
-        for n in range(pictures):
-            picture = rng.integers(0, 255, (96, 128, 3), dtype=np.uint8)
+        for n in range(images):
+            image = rng.integers(0, 255, (96, 128, 3), dtype=np.uint8)
             label = rng.integers(0, 11, (96, 128), dtype=np.uint8)
-            Image.fromarray(picture).save(root / split / "images" / f"{split}{n}.png")
+            Image.fromarray(image).save(root / split / "images" / f"{split}{n}.png")
             Image.fromarray(label).save(root / split / "labels" / f"{split}{n}.png")
     return root
 
@@ -59,13 +59,13 @@ def test_faults_of_the_data_are_listed_before_the_first_step(tmp_path, capsys, m
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_picture_that_breaks_while_training_stops_the_run_by_its_name(tmp_path, workers):
+def test_a_image_that_breaks_while_training_stops_the_run_by_its_name(tmp_path, workers):
     root = _camvid(tmp_path / "camvid")
     trainer = tiny_trainer(tmp_path / "run", f"data=camvid={root}", f"workers={workers}")
-    assert isinstance(trainer.train_pictures, CamVid)
+    assert isinstance(trainer.train_images, CamVid)
     for path in (root / "train" / "images").iterdir():
         path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(PictureError, match=r"train\d\.png: damaged-picture") as caught:
+    with pytest.raises(ImageError, match=r"train\d\.png: damaged-image") as caught:
         trainer.fit()
     assert "Traceback" not in str(caught.value)
 
@@ -129,7 +129,7 @@ def test_an_absent_tracker_is_one_line_and_a_failure(tmp_path, capsys, monkeypat
     assert "pip install trackio" in capsys.readouterr().err
 
 
-def test_pictures_of_a_run(tmp_path):
+def test_images_of_a_run(tmp_path):
     trainer = tiny_trainer(tmp_path, "steps=2", "eval_every=1", draw=True)
     trainer.fit()
     for name in ("curves.png", "confusion.png"):

@@ -1,4 +1,4 @@
-"""ADE20K in the form of SceneParse150: 20,210 / 2,000 pictures of scenes, 150 classes (BSD).
+"""ADE20K in the form of SceneParse150: 20,210 / 2,000 images of scenes, 150 classes (BSD).
 
 Zhou et al., "Scene parsing through ADE20K dataset". Layout of ``ADEChallengeData2016``:
 
@@ -6,7 +6,7 @@ Zhou et al., "Scene parsing through ADE20K dataset". Layout of ``ADEChallengeDat
     <root>/annotations/{training,validation}/<name>.png    0 void; 1 wall … 150 flag
 
 The classes become 0 … 149. ``train`` is ``training`` and ``val`` is ``validation``; no labels of
-the test pictures are published.
+the test images are published.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from mask2kan.modeling.classes import ADE20K, palette_for
 
-from ..base import Scan, SegmentationPictures
+from ..base import Scan, SegmentationImages
 from ..reading import VOID, LabelValues
 
 SPLIT_FOLDERS = MappingProxyType({"train": "training", "val": "validation"})
@@ -27,8 +27,8 @@ VALUES = LabelValues(
 )
 
 
-class ADE20KPictures(SegmentationPictures):
-    """One split of ADE20K; see ``SegmentationPictures``."""
+class ADE20KImages(SegmentationImages):
+    """One split of ADE20K; see ``SegmentationImages``."""
 
     title = "ADE20K"
     folders = ("ade20k", "ADE20K", "ADEChallengeData2016")
@@ -41,9 +41,9 @@ class ADE20KPictures(SegmentationPictures):
     def scan(cls, root: Path, split: str) -> Scan:
         """What a folder holds of a split."""
         scan = Scan(f"{cls.title} {split} at {root}")
-        pictures, labels = (
+        images, labels = (
             scan.index(root / "images" / SPLIT_FOLDERS[split]),
             scan.index(root / "annotations" / SPLIT_FOLDERS[split]),
         )
-        scan.match(pictures, labels, VALUES, expected="annotations/…/{key}.png")
+        scan.match(images, labels, VALUES, expected="annotations/…/{key}.png")
         return scan.finish(root / "images" / SPLIT_FOLDERS[split])

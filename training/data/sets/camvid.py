@@ -1,11 +1,11 @@
-"""CamVid: 367 / 101 / 233 labelled road pictures, 480x360, 11 classes (CC BY-NC 4.0).
+"""CamVid: 367 / 101 / 233 labelled road images, 480x360, 11 classes (CC BY-NC 4.0).
 
 Brostow et al., "Semantic object classes in video", in the split and classes of SegNet. Layout:
 
     <root>/{train,val,test}/images/<name>.{png,webp,jpg}
     <root>/{train,val,test}/labels/<name>.png    0 sky … 10 bicyclist; 11 or 255 void
 
-Pictures are decoded once and kept in memory (190 MB for ``train``).
+Images are decoded once and kept in memory (190 MB for ``train``).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 
 from mask2kan.modeling.classes import CAMVID
 
-from ..base import Scan, SegmentationPictures, class_labels
+from ..base import Scan, SegmentationImages, class_labels
 from ..reading import VOID, Array
 
 FILE_VOID = 11
 SPLIT_MARKS = tuple(
-    f"{split}/{part}" for split in SegmentationPictures.splits for part in ("images", "labels")
+    f"{split}/{part}" for split in SegmentationImages.splits for part in ("images", "labels")
 )
 
 
-class CamVid(SegmentationPictures):
-    """One split of CamVid; see ``SegmentationPictures``."""
+class CamVid(SegmentationImages):
+    """One split of CamVid; see ``SegmentationImages``."""
 
     title = "CamVid"
     folders = ("camvid", "CamVid")
@@ -37,7 +37,7 @@ class CamVid(SegmentationPictures):
         self._decoded: dict[int, tuple[Array, Array]] = {}
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """As in ``PairedPictures``; the same arrays every time, so do not write."""
+        """As in ``PairedImages``; the same arrays every time, so do not write."""
         if index not in self._decoded:
             self._decoded[index] = super().arrays(index)
         return self._decoded[index]
@@ -47,6 +47,6 @@ class CamVid(SegmentationPictures):
         """What a folder holds of a split."""
         scan = Scan(f"{cls.title} {split} at {root}")
         reader = class_labels(len(CAMVID), void=(FILE_VOID, VOID))
-        pictures, labels = scan.index(root / split / "images"), scan.index(root / split / "labels")
-        scan.match(pictures, labels, reader, expected="labels/{key}.png")
+        images, labels = scan.index(root / split / "images"), scan.index(root / split / "labels")
+        scan.match(images, labels, reader, expected="labels/{key}.png")
         return scan.finish(root / split)

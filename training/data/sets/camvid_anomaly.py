@@ -1,19 +1,19 @@
 """Classes of CamVid's original 32 that its 11 leave out, as anomalies.
 
-OtherMoving, Child and CartLuggagePram have no class among the 11; on the validation pictures they
+OtherMoving, Child and CartLuggagePram have no class among the 11; on the validation images they
 are anomalies (0.8 % of the area). They are not unseen: in training they are void, which is
 background of every mask, so a model trained on CamVid learns that no class explains them (the
-maximum softmax score inside void of the training pictures has an AUROC of .99). Figures here are
+maximum softmax score inside void of the training images has an AUROC of .99). Figures here are
 those of outliers a model was shown, without their label. What else is void in the 11 classes (Void,
-Archway) stays void, as do classes that no validation picture shows and the 11 do not name; all
+Archway) stays void, as do classes that no validation image shows and the 11 do not name; all
 others are known.
 
     <root>/val/images/<name>.{png,webp,jpg}
     <root>/val/labels_32class/<name>.png       RGB, the one data set here whose labels are colours
     <root>/val/label_colors_32class.txt        "red green blue name" per line
 
-Pictures without a 32-class label are left out. The labels are 960x720 and the pictures 480x360:
-labels are resized to the picture by nearest neighbour, so that no mixed colours appear.
+Images without a 32-class label are left out. The labels are 960x720 and the images 480x360:
+labels are resized to the image by nearest neighbour, so that no mixed colours appear.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LABELS, COLORS = "labels_32class", "label_colors_32class.txt"
 
 
 class CamVidAnomaly(AnomalySet):
-    """CamVid's validation pictures and where the classes it leaves out are; see ``AnomalySet``."""
+    """CamVid's validation images and where the classes it leaves out are; see ``AnomalySet``."""
 
     title = "CamVid val"
     folders = ("camvid", "CamVid", "camvid_anomaly")
@@ -56,10 +56,10 @@ class CamVidAnomaly(AnomalySet):
             meaning = _meaning_of_colors(folder / COLORS)
         except ConfigError as error:
             scan.faults.append(Fault(folder / COLORS, "class-list", str(error)))
-        pictures = scan.index(folder / "images")
+        images = scan.index(folder / "images")
         labels = scan.index(folder / LABELS)
         reason = "no 32-class label"
-        scan.match(pictures, labels, LabelColors(meaning), expected="", optional=reason)
+        scan.match(images, labels, LabelColors(meaning), expected="", optional=reason)
         return scan.finish(folder)
 
 
@@ -74,7 +74,7 @@ class LabelColors:
     meaning: Mapping[int, int]
 
     def __call__(self, path: Path, content: bytes, size: Size | None) -> Array:
-        """See ``LabelReader``; the label is resized to the picture."""
+        """See ``LabelReader``; the label is resized to the image."""
         rgb = _decode_rgb(path, content, size)
         channels = rgb.astype(np.int32)
         codes = channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
@@ -95,12 +95,12 @@ class LabelColors:
 
 
 def _decode_rgb(path: Path, content: bytes, size: Size | None) -> NDArray[np.uint8]:
-    """(H, W, 3), at the picture's size where that is known."""
+    """(H, W, 3), at the image's size where that is known."""
     rgb = load_png(path, content, "a PNG of colours").convert("RGB")
     if size is not None:
         if rgb.width * size[0] != rgb.height * size[1]:
             message = (
-                f"is {rgb.width}x{rgb.height}; expected the proportions of its picture's "
+                f"is {rgb.width}x{rgb.height}; expected the proportions of its image's "
                 f"{size[1]}x{size[0]}"
             )
             raise FaultError(Fault(path, "size-mismatch", message))

@@ -1,4 +1,4 @@
-"""Cityscapes, fine labels: 2,975 / 500 / 1,525 street pictures, 2048x1024, 19 classes.
+"""Cityscapes, fine labels: 2,975 / 500 / 1,525 street images, 2048x1024, 19 classes.
 
 Cordts et al., "The Cityscapes dataset for semantic urban scene understanding". Layout:
 
@@ -23,12 +23,12 @@ from mask2kan.errors import ConfigError
 from mask2kan.modeling.classes import CITYSCAPES
 
 from ...metrics.cityscapes_labels import TRAIN_ID_OF_LABEL_ID
-from ..base import Pair, Scan, SegmentationPictures, class_labels
+from ..base import Pair, Scan, SegmentationImages, class_labels
 from ..faults import Fault, FaultError
 from ..folders import any_exists
 from ..reading import Array, LabelValues, decode_label, load_png, read_file
 
-PICTURE, IDS, TRAIN_IDS = "_leftImg8bit", "_gtFine_labelIds", "_gtFine_labelTrainIds"
+IMAGE, IDS, TRAIN_IDS = "_leftImg8bit", "_gtFine_labelIds", "_gtFine_labelTrainIds"
 INSTANCES = "_gtFine_instanceIds"
 COMPANIONS = ("_gtFine_color.png", f"{INSTANCES}.png", "_gtFine_instanceTrainIds.png", ".json")
 NUM_IDS = 34
@@ -39,8 +39,8 @@ LABEL_IDS = LabelValues(
 )
 
 
-class Cityscapes(SegmentationPictures):
-    """One split of Cityscapes; see ``SegmentationPictures``."""
+class Cityscapes(SegmentationImages):
+    """One split of Cityscapes; see ``SegmentationImages``."""
 
     title = "Cityscapes"
     folders = ("cityscapes", "Cityscapes")
@@ -49,7 +49,7 @@ class Cityscapes(SegmentationPictures):
 
     @classmethod
     def recognised(cls, root: Path) -> bool:
-        """Whether its labels are there, or its pictures and not Lost and Found's labels."""
+        """Whether its labels are there, or its images and not Lost and Found's labels."""
         return any_exists(root, "gtFine") or (
             any_exists(root, "leftImg8bit") and not any_exists(root, "gtCoarse")
         )
@@ -58,12 +58,12 @@ class Cityscapes(SegmentationPictures):
     def scan(cls, root: Path, split: str) -> Scan:
         """What a folder holds of a split."""
         scan = Scan(f"{cls.title} {split} at {root}")
-        pictures = scan.index(root / "leftImg8bit" / split, (PICTURE,), nested=True)
+        images = scan.index(root / "leftImg8bit" / split, (IMAGE,), nested=True)
         labels = scan.index(
             root / "gtFine" / split, (IDS, TRAIN_IDS), nested=True, companions=COMPANIONS
         )
         expected = f"gtFine/{split}/{{key}}{IDS}.png"
-        scan.match(pictures, labels, LABEL_IDS, expected=expected)
+        scan.match(images, labels, LABEL_IDS, expected=expected)
         train_ids = class_labels(len(CITYSCAPES))
         scan.pairs = [
             pair._replace(reader=train_ids) if pair.label.stem.endswith(TRAIN_IDS) else pair

@@ -26,18 +26,18 @@ import numpy as np
 from mask2kan.modeling.classes import CITYSCAPES
 
 from ..augmentation import IGNORED
-from ..base import Scan, SegmentationPictures, class_labels
+from ..base import Scan, SegmentationImages, class_labels
 from ..reading import VOID, Array
 from .camvid import SPLIT_MARKS
 
 GAP = 3  # pixels; void bands up to this wide are filled
-SHOWN_SIZE = (512, 256)  # (width, height): the pictures are 2:1
+SHOWN_SIZE = (512, 256)  # (width, height): the images are 2:1
 BONNET = 0.90  # of the height; the network saw a car's bonnet below
 _NAMES = tuple(CITYSCAPES)
 _PERSON, _RIDER = _NAMES.index("person"), _NAMES.index("rider")
 
 
-class _RecoveredCityscapes(SegmentationPictures):
+class _RecoveredCityscapes(SegmentationImages):
     """Cityscapes' classes, with labels that leave out what nobody looked at."""
 
     class_names = _NAMES
@@ -47,13 +47,13 @@ class _RecoveredCityscapes(SegmentationPictures):
     @classmethod
     def _scan(cls, folder: Path, split: str) -> Scan:
         scan = Scan(f"{cls.title} {split} at {folder}")
-        pictures, labels = scan.index(folder / "images"), scan.index(folder / "labels")
-        scan.match(pictures, labels, class_labels(len(CITYSCAPES)), expected="labels/{key}.png")
+        images, labels = scan.index(folder / "images"), scan.index(folder / "labels")
+        scan.match(images, labels, class_labels(len(CITYSCAPES)), expected="labels/{key}.png")
         return scan.finish(folder)
 
 
 class Cityscapes256(_RecoveredCityscapes):
-    """One split of Cityscapes at 256x256; see ``SegmentationPictures``."""
+    """One split of Cityscapes at 256x256; see ``SegmentationImages``."""
 
     title = "Cityscapes at 256x256"
     folders = ("cityscapes256",)
@@ -61,12 +61,12 @@ class Cityscapes256(_RecoveredCityscapes):
     splits = ("train", "val")
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """As in ``PairedPictures``, 256 x 512."""
-        picture, label = super().arrays(index)
+        """As in ``PairedImages``, 256 x 512."""
+        image, label = super().arrays(index)
         label = fill_gaps(label, GAP)
         label = np.where(label == VOID, np.uint8(IGNORED), label)
         label[label == _RIDER] = len(CITYSCAPES)
-        wide = cv2.resize(picture, SHOWN_SIZE, interpolation=cv2.INTER_LINEAR)
+        wide = cv2.resize(image, SHOWN_SIZE, interpolation=cv2.INTER_LINEAR)
         wide_label = cv2.resize(label, SHOWN_SIZE, interpolation=cv2.INTER_NEAREST_EXACT)
         return wide.astype(np.uint8, copy=False), wide_label.astype(np.uint8, copy=False)
 
@@ -90,15 +90,15 @@ class CityscapesClips(_RecoveredCityscapes):
     splits = ("train",)
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """As in ``PairedPictures``."""
-        picture, label = super().arrays(index)
+        """As in ``PairedImages``."""
+        image, label = super().arrays(index)
         label = np.where(label == VOID, np.uint8(IGNORED), label)
         label[int(BONNET * label.shape[0]) :] = IGNORED
-        return picture, label
+        return image, label
 
     @classmethod
     def recognised(cls, root: Path) -> bool:
-        """Whether it is named so and holds pictures and labels."""
+        """Whether it is named so and holds images and labels."""
         return "clips" in root.resolve().name and super().recognised(root)
 
     @classmethod

@@ -1,16 +1,16 @@
-"""Fishyscapes' validation data: Lost&Found (100 pictures) and Static (30), 2048x1024.
+"""Fishyscapes' validation data: Lost&Found (100 images) and Static (30), 2048x1024.
 
-Blum et al., "The Fishyscapes benchmark". Both downloads are labels to pictures that come from
-elsewhere, named ``<number>_<name of the picture>``:
+Blum et al., "The Fishyscapes benchmark". Both downloads are labels to images that come from
+elsewhere, named ``<number>_<name of the image>``:
 
     fishyscapes_lostandfound/<number>_<name>_labels.png
     <Lost and Found>/leftImg8bit/{train,test}/<sequence>/<name>_leftImg8bit.png
 
     fs_val_v3/<number>_<name>_labels.png        (also v2 and v1: other blending)
-    fs_val_v3/<number>_<name>_rgb.npz           'rgb', what to add to the picture, signed
+    fs_val_v3/<number>_<name>_rgb.npz           'rgb', what to add to the image, signed
     <Cityscapes>/leftImg8bit/val/<city>/<name>_leftImg8bit.png
 
-Labels: 0 known, 1 anomaly, all other values void. The pictures are looked for in ``leftImg8bit`` in
+Labels: 0 known, 1 anomaly, all other values void. The images are looked for in ``leftImg8bit`` in
 the folder of the labels or beside it, and in ``lost_and_found`` or ``cityscapes`` beside it and
 where data lies. Mask2Anomaly's ``FS_LostFound_full`` and ``fs_static`` hold the same, complete
 (``training.data.sets.mask_folders``).
@@ -31,13 +31,13 @@ from ..reading import VOID, LabelValues
 from .lost_and_found import FOLDERS as LOST_AND_FOUND_FOLDERS
 from .mask_folders import AnomalySet, scan_masks
 
-LABELS, OVERLAY, PICTURE = "_labels", "_rgb.npz", "_leftImg8bit"
+LABELS, OVERLAY, IMAGE = "_labels", "_rgb.npz", "_leftImg8bit"
 VALUES = LabelValues(dict.fromkeys(range(256), VOID) | {0: KNOWN, 1: ANOMALY}, "any 8-bit value")
 _NUMBERED = re.compile(r"\d+_(?P<name>.+)")
 
 
 class _Fishyscapes(AnomalySet):
-    """What the two have in common: labels to the pictures of another data set."""
+    """What the two have in common: labels to the images of another data set."""
 
     source: ClassVar[tuple[str, ...]]
     source_splits: ClassVar[tuple[str, ...]]
@@ -55,22 +55,22 @@ class _Fishyscapes(AnomalySet):
             return scan_masks(cls.title, root, VALUES)
         scan = Scan(f"{cls.title} at {root}")
         labels = scan.index(root, (LABELS,), companions=(OVERLAY,))
-        source = _pictures_folder(root, cls.source)
+        source = _images_folder(root, cls.source)
         everything: dict[str, Path] = {}
         if source is None:
-            message = f"no leftImg8bit of {cls.source[0]} in it or beside it; expected its pictures"
+            message = f"no leftImg8bit of {cls.source[0]} in it or beside it; expected its images"
             scan.faults.append(Fault(root, "missing-folder", message))
         else:
             for split in (one for one in cls.source_splits if exists(source / one)):
-                everything |= scan.index(source / split, (PICTURE,), nested=True)
+                everything |= scan.index(source / split, (IMAGE,), nested=True)
         by_name = {key.rpartition("/")[2]: path for key, path in everything.items()}
         wanted = {key: _NUMBERED.fullmatch(key) for key in labels}
-        pictures = {
+        images = {
             key: by_name[found["name"]]
             for key, found in wanted.items()
             if found is not None and found["name"] in by_name
         }
-        scan.match(pictures, labels, VALUES, expected=f"{{key}}{LABELS}.png")
+        scan.match(images, labels, VALUES, expected=f"{{key}}{LABELS}.png")
         if cls.overlays:
             _add_overlays(scan, root)
         return scan.finish(root)
@@ -106,7 +106,7 @@ def _has_labels(root: Path) -> bool:
         return False
 
 
-def _pictures_folder(root: Path, names: Sequence[str]) -> Path | None:
+def _images_folder(root: Path, names: Sequence[str]) -> Path | None:
     """The first ``leftImg8bit`` there is, None for none."""
     named = [place / name for place in (root.parent, *data_places()) for name in names]
     tried = [place / "leftImg8bit" for place in (root, *named, root.parent)]
@@ -119,5 +119,5 @@ def _add_overlays(scan: Scan, root: Path) -> None:
         if exists(overlay):
             scan.pairs[place] = pair._replace(overlay=overlay)
         else:
-            message = f"no {overlay.name}; expected what to add to the picture"
+            message = f"no {overlay.name}; expected what to add to the image"
             scan.faults.append(Fault(overlay, "damaged-overlay", message))

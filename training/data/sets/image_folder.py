@@ -1,4 +1,4 @@
-"""A plain folder of pictures and masks: how to train on data of one's own.
+"""A plain folder of images and masks: how to train on data of one's own.
 
     <root>/classes.txt                          one class per line, in the order of the values
     <root>/{train,val}/images/<name>.{png,jpg,webp}
@@ -6,7 +6,7 @@
     <root>/test/…                               the same, if there is one
 
 A line of ``classes.txt`` is a name, or a name and its colour (``name red green blue``, 0 to 255);
-either all lines have a colour or none. Pictures may be of any size and are decoded when asked for.
+either all lines have a colour or none. Images may be of any size and are decoded when asked for.
 Without ``classes.txt`` the same folders are read as CamVid.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from mask2kan.errors import ConfigError
 from mask2kan.modeling.classes import palette_for
 
-from ..base import Color, Scan, SegmentationPictures, class_labels
+from ..base import Color, Scan, SegmentationImages, class_labels
 from ..faults import Fault
 from ..folders import exists
 
@@ -25,8 +25,8 @@ CLASS_LIST = "classes.txt"
 MAX_CLASSES = 254  # 254 stands for pasted outliers while training, 255 for void
 
 
-class ImageFolder(SegmentationPictures):
-    """One split of a folder of pictures and masks; see ``SegmentationPictures``."""
+class ImageFolder(SegmentationImages):
+    """One split of a folder of images and masks; see ``SegmentationImages``."""
 
     title = "Folder of images and labels"
     marks = (CLASS_LIST,)
@@ -44,8 +44,8 @@ class ImageFolder(SegmentationPictures):
         except ConfigError as error:
             scan.faults.append(Fault(root / CLASS_LIST, "class-list", str(error)))
             count = MAX_CLASSES  # the other faults are still worth knowing
-        pictures, labels = scan.index(root / split / "images"), scan.index(root / split / "labels")
-        scan.match(pictures, labels, class_labels(count), expected="labels/{key}.png")
+        images, labels = scan.index(root / split / "images"), scan.index(root / split / "labels")
+        scan.match(images, labels, class_labels(count), expected="labels/{key}.png")
         return scan.finish(root / split)
 
     @classmethod

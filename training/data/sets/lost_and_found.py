@@ -20,7 +20,7 @@ from ..base import Scan
 from ..reading import VOID, LabelValues
 from .mask_folders import AnomalySet
 
-PICTURE, IDS = "_leftImg8bit", "_gtCoarse_labelIds"
+IMAGE, IDS = "_leftImg8bit", "_gtCoarse_labelIds"
 COMPANIONS = (
     "_gtCoarse_color.png",
     "_gtCoarse_instanceIds.png",
@@ -47,7 +47,7 @@ class LostAndFound(AnomalySet):
     def scan(cls, root: Path) -> Scan:
         """What a folder holds."""
         scan = Scan(f"{cls.title} at {root}")
-        pictures = scan.index(root / "leftImg8bit" / SPLIT, (PICTURE,), nested=True)
+        images = scan.index(root / "leftImg8bit" / SPLIT, (IMAGE,), nested=True)
         labels = scan.index(root / "gtCoarse" / SPLIT, (IDS,), nested=True, companions=COMPANIONS)
-        scan.match(pictures, labels, VALUES, expected=f"gtCoarse/{SPLIT}/{{key}}{IDS}.png")
+        scan.match(images, labels, VALUES, expected=f"gtCoarse/{SPLIT}/{{key}}{IDS}.png")
         return scan.finish(root / "leftImg8bit" / SPLIT)

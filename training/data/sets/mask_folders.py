@@ -1,11 +1,11 @@
-"""Anomaly data sets as a folder of pictures beside a folder of masks.
+"""Anomaly data sets as a folder of images beside a folder of masks.
 
 This is the layout that Mask2Anomaly's evaluation reads, for all its five data sets:
 
     <set>/images/<n>.{png,webp,jpg}
     <set>/labels_masks/<n>.png
 
-    <set>               pictures   values of the masks
+    <set>               images   values of the masks
     RoadAnomaly21       png        0 known, 1 anomaly, 255 void
     RoadObsticle21      webp       the same (the name is spelt so)
     fs_static           jpg        the same
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ...metrics.pixel import ANOMALY, KNOWN
-from ..base import PairedPictures, Scan
+from ..base import PairedImages, Scan
 from ..reading import VOID, LabelReader, LabelValues
 
 SMIYC_MASK = "_labels_semantic"
@@ -31,8 +31,8 @@ ZERO_ONE = LabelValues(
 ZERO_TWO = LabelValues({0: KNOWN, 2: ANOMALY, VOID: VOID}, "0 (known), 2 (anomaly) and 255 (void)")
 
 
-class AnomalySet(PairedPictures):
-    """Pictures and where their anomalies are: labels 0 known, 1 anomaly, 255 void.
+class AnomalySet(PairedImages):
+    """Images and where their anomalies are: labels 0 known, 1 anomaly, 255 void.
 
     Args:
         root: folder of the data set.
@@ -41,7 +41,7 @@ class AnomalySet(PairedPictures):
         track: of SegmentMeIfYouCan, which decides how small components may be; None for neither.
 
     Raises:
-        ConfigError: when pictures or labels are missing.
+        ConfigError: when images or labels are missing.
     """
 
     track: ClassVar[str | None] = None
@@ -59,21 +59,21 @@ class AnomalySet(PairedPictures):
 def scan_masks(title: str, root: Path, reader: LabelReader) -> Scan:
     """Pairs of ``images`` and ``labels_masks``.
 
-    In SegmentMeIfYouCan's downloads only the pictures named ``validation…`` have a mask; the others
+    In SegmentMeIfYouCan's downloads only the images named ``validation…`` have a mask; the others
     are the test set, and are left out.
     """
     scan = Scan(f"{title} at {root}")
-    pictures = scan.index(root / "images")
+    images = scan.index(root / "images")
     labels = scan.index(
         root / "labels_masks", (SMIYC_MASK, ""), companions=(f"{SMIYC_MASK}_color.png",)
     )
     if any(path.stem.endswith(SMIYC_MASK) for path in labels.values()):
         hidden = {
             key: path
-            for key, path in pictures.items()
+            for key, path in images.items()
             if key not in labels and not key.startswith("validation")
         }
-        scan.match(hidden, {}, reader, expected="", optional="a test picture without a mask")
-        pictures = {key: path for key, path in pictures.items() if key not in hidden}
-    scan.match(pictures, labels, reader, expected="labels_masks/{key}.png")
+        scan.match(hidden, {}, reader, expected="", optional="a test image without a mask")
+        images = {key: path for key, path in images.items() if key not in hidden}
+    scan.match(images, labels, reader, expected="labels_masks/{key}.png")
     return scan.finish(root / "images")

@@ -19,7 +19,7 @@ import numpy as np
 from mask2kan.modeling.classes import CITYSCAPES
 
 from ..augmentation import IGNORED
-from ..base import Scan, SegmentationPictures, class_labels
+from ..base import Scan, SegmentationImages, class_labels
 from ..folders import any_exists
 from ..reading import VOID, Array, LabelReader
 from .mask_folders import ZERO_ONE, AnomalySet
@@ -27,8 +27,8 @@ from .mask_folders import ZERO_ONE, AnomalySet
 FOLDERS = ("rendered/street", "rendered_street")
 
 
-class RenderedStreets(SegmentationPictures):
-    """One split of the rendered streets; see ``SegmentationPictures``."""
+class RenderedStreets(SegmentationImages):
+    """One split of the rendered streets; see ``SegmentationImages``."""
 
     title = "Rendered streets"
     folders = FOLDERS
@@ -37,13 +37,13 @@ class RenderedStreets(SegmentationPictures):
     palette = tuple(CITYSCAPES.values())
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """As in ``PairedPictures``."""
-        picture, label = super().arrays(index)
-        return picture, np.where(label == VOID, np.uint8(IGNORED), label)
+        """As in ``PairedImages``."""
+        image, label = super().arrays(index)
+        return image, np.where(label == VOID, np.uint8(IGNORED), label)
 
     @classmethod
     def recognised(cls, root: Path) -> bool:
-        """Whether it holds the masks of the objects, or is named so and holds pictures."""
+        """Whether it holds the masks of the objects, or is named so and holds images."""
         named = "street" in root.resolve().name and any_exists(root, "images")
         return named or _recognised(root)
 
@@ -63,7 +63,7 @@ class RenderedAnomalies(AnomalySet):
 
     @classmethod
     def recognised(cls, root: Path) -> bool:
-        """Whether pictures with a mask of the object are there."""
+        """Whether images with a mask of the object are there."""
         return _recognised(root)
 
     @classmethod
@@ -80,11 +80,11 @@ def _scan(
     title: str, root: Path, labels: str, reader: LabelReader, chosen: Callable[[str], bool]
 ) -> Scan:
     scan = Scan(f"{title} at {root}")
-    pictures, found = (
+    images, found = (
         {key: path for key, path in scan.index(root / folder).items() if chosen(key)}
         for folder in ("images", labels)
     )
-    scan.match(pictures, found, reader, expected=f"{labels}/{{key}}.png")
+    scan.match(images, found, reader, expected=f"{labels}/{{key}}.png")
     return scan.finish(root)
 
 

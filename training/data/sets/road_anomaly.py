@@ -1,10 +1,10 @@
-"""RoadAnomaly (Lis et al., ICCV 2019, EPFL): web pictures of animals, rocks and cones on roads.
+"""RoadAnomaly (Lis et al., ICCV 2019, EPFL): web images of animals, rocks and cones on roads.
 
     <root>/frames/<name>.{jpg,webp,png}
     <root>/frames/<name>.labels/labels_semantic.png    0 known, 2 anomaly, 255 void
 
-The full set has 60 pictures of 1280x720; whatever part of it is there is used, so figures should
-say how many pictures they stand on. Mask2Anomaly's folder ``RoadAnomaly`` is read too
+The full set has 60 images of 1280x720; whatever part of it is there is used, so figures should
+say how many images they stand on. Mask2Anomaly's folder ``RoadAnomaly`` is read too
 (``training.data.sets.mask_folders``).
 """
 
@@ -20,7 +20,7 @@ FRAMES, LABELS, LABEL = "frames", ".labels", "labels_semantic.png"
 
 
 class RoadAnomaly(AnomalySet):
-    """Pictures and where their anomalies are; see ``AnomalySet``."""
+    """Images and where their anomalies are; see ``AnomalySet``."""
 
     title = "RoadAnomaly"
     folders = ("road_anomaly", "RoadAnomaly", "dataset_RoadAnomaly")
@@ -33,12 +33,12 @@ class RoadAnomaly(AnomalySet):
             return scan_masks(cls.title, root, ZERO_TWO)
         scan = Scan(f"{cls.title} at {root}")
         frames = root / FRAMES
-        pictures = scan.index(frames)
-        labels = {key: frames / f"{key}{LABELS}" / LABEL for key in pictures}
+        images = scan.index(frames)
+        labels = {key: frames / f"{key}{LABELS}" / LABEL for key in images}
         labels = {key: path for key, path in labels.items() if exists(path) or path.is_symlink()}
         for folder in sorted(frames.glob(f"*{LABELS}")):
             key = folder.name.removesuffix(LABELS)
-            if key not in pictures:
+            if key not in images:
                 labels[key] = folder / LABEL
-        scan.match(pictures, labels, ZERO_TWO, expected=f"{{key}}{LABELS}/{LABEL}")
+        scan.match(images, labels, ZERO_TWO, expected=f"{{key}}{LABELS}/{LABEL}")
         return scan.finish(frames)

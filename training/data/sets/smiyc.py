@@ -1,12 +1,12 @@
-"""SegmentMeIfYouCan: RoadAnomaly21 and RoadObstacle21, the validation pictures (10 and 30).
+"""SegmentMeIfYouCan: RoadAnomaly21 and RoadObstacle21, the validation images (10 and 30).
 
 Chan et al., "SegmentMeIfYouCan: a benchmark for anomaly segmentation". Layout of the downloads:
 
     dataset_AnomalyTrack/images/<id>.jpg     dataset_ObstacleTrack/images/<id>.webp
     <either>/labels_masks/<id>_labels_semantic.png    0 known, 1 anomaly or obstacle, 255 void
 
-Only ``validation…`` pictures have a mask; the test pictures beside them are left out. The folders
-``RoadAnomaly21`` and ``RoadObsticle21`` of Mask2Anomaly hold the same pictures, with masks named
+Only ``validation…`` images have a mask; the test images beside them are left out. The folders
+``RoadAnomaly21`` and ``RoadObsticle21`` of Mask2Anomaly hold the same images, with masks named
 like them (``training.data.sets.mask_folders``).
 """
 
@@ -16,7 +16,7 @@ from .mask_folders import AnomalySet
 
 
 class RoadAnomaly21(AnomalySet):
-    """Anomalies of any size anywhere in street pictures; see ``AnomalySet``."""
+    """Anomalies of any size anywhere in street images; see ``AnomalySet``."""
 
     title = "RoadAnomaly21"
     track = "anomaly"

@@ -2,7 +2,7 @@
 
 ``SyntheticStreets`` has CamVid's 11 or Cityscapes' 19 classes, ``SyntheticRooms`` ADE20K's 150;
 ``SyntheticAnomalies`` are streets with an object of a kind that no class has. There are no files:
-pictures are drawn when asked for, and picture i of a split is always the same.
+images are drawn when asked for, and image i of a split is always the same.
 
 Each class has its own colour (with noise and a varying light), so a working training reaches a
 high score in minutes; the figure means nothing beyond "training works".
@@ -20,7 +20,7 @@ from mask2kan.checks import require_choice
 from mask2kan.modeling.classes import ADE20K, CAMVID, CITYSCAPES, palette_for
 
 from ...metrics.pixel import ANOMALY, KNOWN
-from ..base import AnomalyPictures, Color, LabelledPictures
+from ..base import AnomalyImages, Color, LabelledImages
 from ..reading import VOID, Array, Size
 
 SPLITS = ("train", "val", "test")
@@ -31,7 +31,7 @@ SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLI
 
 @dataclasses.dataclass(frozen=True)
 class _Street:
-    """Which classes a street shows. Boxes are (class, height, width) as shares of the picture.
+    """Which classes a street shows. Boxes are (class, height, width) as shares of the image.
 
     Attributes:
         classes: name and colour of each.
@@ -102,12 +102,12 @@ def _cityscapes() -> _Street:
 _STREETS = {"camvid": _CAMVID, "cityscapes": _cityscapes()}
 
 
-class _Drawn(LabelledPictures):
-    """Procedural pictures, kept once drawn.
+class _Drawn(LabelledImages):
+    """Procedural images, kept once drawn.
 
     Args:
-        split: ``train``, ``val`` or ``test``; they hold different pictures.
-        length: number of pictures.
+        split: ``train``, ``val`` or ``test``; they hold different images.
+        length: number of images.
         size: (height, width).
 
     Raises:
@@ -122,7 +122,7 @@ class _Drawn(LabelledPictures):
         self._drawn: dict[int, tuple[Array, Array]] = {}
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """The picture (H, W, 3) RGB and its label (H, W), 255 = void, as bytes; do not write."""
+        """The image (H, W, 3) RGB and its label (H, W), 255 = void, as bytes; do not write."""
         if index not in self._drawn:
             rng = np.random.default_rng((self._seed, index))
             label = self._label(rng)
@@ -131,15 +131,15 @@ class _Drawn(LabelledPictures):
 
     @abc.abstractmethod
     def _label(self, rng: np.random.Generator) -> Array:
-        """Labels (H, W) of a picture, to be painted."""
+        """Labels (H, W) of an image, to be painted."""
 
 
 class SyntheticStreets(_Drawn):
     """Streets with the classes of CamVid or Cityscapes.
 
     Args:
-        split: ``train``, ``val`` or ``test``; they hold different pictures.
-        length: number of pictures.
+        split: ``train``, ``val`` or ``test``; they hold different images.
+        length: number of images.
         size: (height, width).
         classes: ``camvid`` or ``cityscapes``.
     """
@@ -180,15 +180,15 @@ class SyntheticRooms(_Drawn):
         return label
 
 
-class SyntheticAnomalies(AnomalyPictures):
+class SyntheticAnomalies(AnomalyImages):
     """Streets with one object of no class each: a checkered polygon on the ground.
 
     Args:
-        length: number of pictures.
+        length: number of images.
         size: (height, width).
 
     Attributes:
-        names: of the pictures.
+        names: of the images.
     """
 
     title = "Synthetic anomalies"
@@ -199,8 +199,8 @@ class SyntheticAnomalies(AnomalyPictures):
         self.names = [f"anomaly_{index:04d}" for index in range(length)]
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """The picture (H, W, 3) RGB and its label (H, W): 0 known, 1 anomaly, 255 void."""
-        picture, classes = self._streets.arrays(index)
+        """The image (H, W, 3) RGB and its label (H, W): 0 known, 1 anomaly, 255 void."""
+        image, classes = self._streets.arrays(index)
         rng = np.random.default_rng((len(SPLITS), index))
         height, width = classes.shape
         radius = height * rng.uniform(0.06, 0.15)
@@ -214,7 +214,7 @@ class SyntheticAnomalies(AnomalyPictures):
         rows, columns = np.indices(label.shape) // max(2, height // 60)
         checker = ((rows + columns) % 2 * 255).astype(np.uint8)
         colours = np.stack([checker, np.full_like(checker, 40), 255 - checker // 2], axis=-1)
-        out = picture.copy()
+        out = image.copy()
         out[label == ANOMALY] = colours[label == ANOMALY]
         return out, label
 
@@ -249,6 +249,6 @@ def _draw_street(size: Size, street: _Street, rng: np.random.Generator) -> Array
 def _paint(label: Array, palette: tuple[Color, ...], rng: np.random.Generator) -> Array:
     colours = np.zeros((256, 3), np.float32)
     colours[: len(palette)] = palette
-    picture = colours[label] * rng.uniform(0.6, 1.0) + rng.uniform(0, 40)
-    picture += rng.normal(0.0, 12.0, picture.shape)
-    return np.asarray(np.clip(picture, 0, 255), np.uint8)
+    image = colours[label] * rng.uniform(0.6, 1.0) + rng.uniform(0, 40)
+    image += rng.normal(0.0, 12.0, image.shape)
+    return np.asarray(np.clip(image, 0, 255), np.uint8)

@@ -25,7 +25,7 @@ from ...engine.optimizer import build_schedule
 from .digits import CLASSES, Digits
 from .experiments import Experiment
 
-GRID_UPDATE_ROWS = 2048  # training pictures a grid update looks at; all of scikit-learn's digits
+GRID_UPDATE_ROWS = 2048  # training images a grid update looks at; all of scikit-learn's digits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Protocol:
 
     Attributes:
         epochs: passes over the training part; the last, incomplete batch of each is left out.
-        batch_size: pictures per step.
+        batch_size: images per step.
         learning_rate: at the start.
         weight_decay: of AdamW, on all parameters; the thesis's (section 3.2).
         regularization: λ, factor of the thesis's eq. 2.7 on the spline weights (mean |w| and
@@ -96,7 +96,7 @@ class Part:
 def train(experiment: Experiment, digits: Digits, seed: int, protocol: Protocol) -> dict[str, Any]:
     """Train one network and measure it after its last epoch.
 
-    Split, order of the pictures and first weights depend on the seed alone, so that all experiments
+    Split, order of the images and first weights depend on the seed alone, so that all experiments
     of a seed see the same. The test part is looked at once, at the end; nothing is chosen by it.
 
     Returns:

@@ -1,6 +1,6 @@
 """Handwritten digits, for experiments that must be quick: scikit-learn's, and MNIST.
 
-``digits`` is ``sklearn.datasets.load_digits``: 1,797 pictures of 8x8 pixels with values 0 to 16,
+``digits`` is ``sklearn.datasets.load_digits``: 1,797 images of 8x8 pixels with values 0 to 16,
 part of the package. ``mnist`` reads LeCun's four idx files, plain or gzipped, from a folder;
 nothing is downloaded. Format of an idx file: two zero bytes, the type (8 = unsigned byte), the
 number of dimensions, each dimension as a big-endian 32-bit number, then the values.
@@ -30,7 +30,7 @@ MNIST_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-_MNIST_VALIDATION = 1 / 6  # of the 60,000: as many pictures as the test set has
+_MNIST_VALIDATION = 1 / 6  # of the 60,000: as many images as the test set has
 _UNSIGNED_BYTE = 8
 
 
@@ -45,14 +45,14 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Digits:
-    """Labelled pictures of digits as rows.
+    """Labelled images of digits as rows.
 
     Attributes:
         name: ``digits`` or ``mnist``.
         pixels: (N, P) uint8.
         white: the largest pixel value, 16 or 255.
         labels: (N,) int64 in [0, 10).
-        first_test: row from which on the pictures are an official test set; None where there is
+        first_test: row from which on the images are an official test set; None where there is
             no such set.
     """
 
@@ -90,13 +90,13 @@ class Digits:
 
 
 def scikit_digits() -> Digits:
-    """The 1,797 pictures that come with scikit-learn."""
+    """The 1,797 images that come with scikit-learn."""
     pixels, labels = load_digits(return_X_y=True)
     return Digits("digits", pixels.astype(np.uint8), 16, labels.astype(np.int64))
 
 
 def mnist(root: Path | None) -> Digits:
-    """MNIST from a folder; the 10,000 test pictures follow the 60,000 training pictures.
+    """MNIST from a folder; the 10,000 test images follow the 60,000 training images.
 
     Args:
         root: the folder of the four files of ``MNIST_FILES``, each as it is or with ``.gz``.
@@ -113,8 +113,8 @@ def mnist(root: Path | None) -> Digits:
     parts = [_mnist_part(root, *names) for names in MNIST_FILES.values()]
     if parts[0][0].shape[1] != parts[1][0].shape[1]:
         raise ConfigError(
-            f"The training pictures in {root} have {parts[0][0].shape[1]} pixels, the test "
-            f"pictures {parts[1][0].shape[1]}; take the four files from one source."
+            f"The training images in {root} have {parts[0][0].shape[1]} pixels, the test "
+            f"images {parts[1][0].shape[1]}; take the four files from one source."
         )
     pixels = np.concatenate([part[0] for part in parts])
     labels = np.concatenate([part[1] for part in parts]).astype(np.int64)
@@ -129,7 +129,7 @@ def _mnist_part(
     classes = read_idx(_present(root, labels), dimensions=1)
     if len(pixels) != len(classes):
         raise ConfigError(
-            f"{root / images} holds {len(pixels)} pictures, {labels} {len(classes)} labels; "
+            f"{root / images} holds {len(pixels)} images, {labels} {len(classes)} labels; "
             "take both from one source."
         )
     if classes.size and classes.max() >= CLASSES:
@@ -137,7 +137,7 @@ def _mnist_part(
     counts = np.bincount(classes, minlength=CLASSES)
     if counts.min() < LEAST_PER_CLASS:
         raise ConfigError(
-            f"{root / labels} holds only {counts.min()} pictures of the digit {counts.argmin()}; "
+            f"{root / labels} holds only {counts.min()} images of the digit {counts.argmin()}; "
             f"expected {LEAST_PER_CLASS} or more of each. Take the complete file."
         )
     return pixels.reshape(len(pixels), -1), classes

@@ -1,8 +1,8 @@
-"""An ablation's runs compared with the default, as a table and a picture.
+"""An ablation's runs compared with the default, as a table and an image.
 
-All experiments of a seed share split and order of the pictures, so that an experiment is compared
+All experiments of a seed share split and order of the images, so that an experiment is compared
 with the default seed by seed: mean difference, its 95 % interval and the paired t-test's
-p, as it is and adjusted for the number of experiments (Holm). The seeds divide the same pictures
+p, as it is and adjusted for the number of experiments (Holm). The seeds divide the same images
 again and again, so their results are not independent: the intervals are somewhat too narrow.
 """
 
@@ -108,7 +108,7 @@ def title_of(content: Mapping[str, Any]) -> str:
     data, protocol = content["settings"]["data"], content["settings"]["protocol"]
     count, epochs = content["summary"][0]["n"], protocol["epochs"]
     return (
-        f"KAN ablation on {data['name']} ({data['pictures']:,} pictures), "
+        f"KAN ablation on {data['name']} ({data['images']:,} images), "
         f"{count} seed{'s' * (count != 1)}, {epochs} epoch{'s' * (epochs != 1)}, "
         f"λ = {protocol['regularization']:g}"
     )

@@ -14,14 +14,14 @@ from mask2kan.outputs.tables import MISSING, Bold, Table, cell
 from ..kan_ablation.report import as_table, title_of
 from ..published import (
     ANOMALY,
+    ANOMALY_IMAGES,
     ANOMALY_METRICS,
-    ANOMALY_PICTURES,
     ANOMALY_SETS,
     ANOMALY_TABLES,
     BACKBONES,
     CITYSCAPES,
+    CITYSCAPES_IMAGES,
     CITYSCAPES_METRICS,
-    CITYSCAPES_PICTURES,
     HEADS,
     LOWER_IS_BETTER,
     NOTES,
@@ -150,13 +150,13 @@ def _our_cell(
 def _notes_on(measured: Sequence[Measurement]) -> list[str]:
     """How our figures came about, and what makes them differ from the thesis's conditions."""
     notes = [_READING] if measured else []
-    expected = {"cityscapes": CITYSCAPES_PICTURES, **ANOMALY_PICTURES}
+    expected = {"cityscapes": CITYSCAPES_IMAGES, **ANOMALY_IMAGES}
     for one in measured:
         name = f"{BACKBONES[one.model[0]]} ({HEADS[one.model[1]]})"
         data = ANOMALY_SETS.get(one.data, "Cityscapes")
-        if one.pictures != expected[one.data]:
+        if one.images != expected[one.data]:
             notes.append(
-                f"Ours: {name} was measured on {one.pictures} of the {expected[one.data]} pictures "
+                f"Ours: {name} was measured on {one.images} of the {expected[one.data]} images "
                 f"of {data}; do not compare."
             )
         if one.protocol != "exact":

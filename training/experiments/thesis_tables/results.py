@@ -2,14 +2,14 @@
 
 ``evaluation.json`` (Cityscapes; other data sets belong to no table)::
 
-    {"recipe": "thesis_swin_t_kan", "data": "cityscapes", "split": "val", "pictures": 500,
+    {"recipe": "thesis_swin_t_kan", "data": "cityscapes", "split": "val", "images": 500,
      "iou": 0.80, "iiou": 0.63, "category_iou": 0.91, "category_iiou": 0.81, ...}
 
 ``benchmark.json``, with the sets' names of ``training.experiments.published.ANOMALY_SETS``; of the
 scores only msp, the thesis's, is read::
 
     {"recipe": "thesis_swin_t_kan", "protocol": "exact", "sets": {"road_anomaly": {
-     "pictures": 60, "scores": {"msp": {"ap": 0.43, "auroc": 0.83, "fpr95": 0.70}, ...}}, ...}}
+     "images": 60, "scores": {"msp": {"ap": 0.43, "auroc": 0.83, "fpr95": 0.70}, ...}}, ...}}
 
 ``ablation.json`` is what ``training.ablation`` writes. Shares lie in [0, 1]; null is a figure that
 was not measured. Several files of one recipe are several seeds. Files of recipes that are not the
@@ -52,14 +52,14 @@ class Measurement:
     Attributes:
         model: backbone and head.
         data: ``cityscapes`` or a set of ``ANOMALY_SETS``.
-        pictures: how many were measured.
+        images: how many were measured.
         protocol: of the anomaly metrics; ``exact`` on Cityscapes.
         figures: by metric; a share, or None where it was not measured.
     """
 
     model: Model
     data: str
-    pictures: int
+    images: int
     protocol: str
     figures: Mapping[str, float | None]
 
@@ -157,8 +157,8 @@ def _read_evaluation(path: Path, fields: _Fields, results: Results) -> None:
         results.unused[path] = f"its split is {fields.content['split']!r}, the thesis's is val"
         return
     figures = {metric: fields.figure(metric) for metric in CITYSCAPES_METRICS}
-    pictures = fields.value("pictures", int)
-    results.measurements.append(Measurement(model, data, pictures, "exact", figures))
+    images = fields.value("pictures", int)
+    results.measurements.append(Measurement(model, data, images, "exact", figures))
 
 
 def _read_benchmark(path: Path, fields: _Fields, results: Results) -> None:
@@ -178,8 +178,8 @@ def _read_benchmark(path: Path, fields: _Fields, results: Results) -> None:
         measured = sets.inside(name)
         scores = measured.inside("scores").inside(THESIS_SCORE)
         figures = {metric: scores.figure(metric) for metric in ANOMALY_METRICS}
-        pictures = measured.value("pictures", int)
-        results.measurements.append(Measurement(model, name, pictures, protocol, figures))
+        images = measured.value("pictures", int)
+        results.measurements.append(Measurement(model, name, images, protocol, figures))
 
 
 def _read_ablation(path: Path, fields: _Fields, results: Results) -> None:

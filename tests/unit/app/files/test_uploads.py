@@ -12,7 +12,7 @@ import pytest
 from app.files import uploads
 from app.files.samples import FOLDER, sample_pictures, truth_of
 from app.files.uploads import given, name_of, read_truth, read_upload, stored
-from mask2kan.errors import PictureError
+from mask2kan.errors import ImageError
 
 EXAMPLE = sample_pictures()[0]
 
@@ -71,7 +71,7 @@ def test_everything_else_is_refused_in_the_same_words(
     ]
     monkeypatch.chdir(folder.parent)
     for path in paths:
-        with pytest.raises(PictureError) as caught:
+        with pytest.raises(ImageError) as caught:
             stored({"path": str(path)})
         assert str(caught.value) == uploads._NOT_HERE, path
 
@@ -88,7 +88,7 @@ def test_everything_else_is_refused_in_the_same_words(
     ],
 )
 def test_what_is_no_file_at_all(payload: Any, message: str) -> None:
-    with pytest.raises(PictureError, match=message):
+    with pytest.raises(ImageError, match=message):
         stored(payload)
 
 

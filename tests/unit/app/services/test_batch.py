@@ -40,8 +40,8 @@ from mask2kan.checkpoints import load_model, save_model
 from mask2kan.errors import (
     CheckpointError,
     ConfigError,
+    ImageError,
     OutOfMemoryError,
-    PictureError,
     WriteError,
 )
 from mask2kan.inference.predictor import Predictor
@@ -79,7 +79,7 @@ def service() -> ModelService:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     """Four pictures as an upload component describes them, and a broken one among them."""
     folder = tmp_path_factory.mktemp("pictures")
     files = []
@@ -124,11 +124,11 @@ def _run(
 @pytest.fixture(scope="module")
 def done(
     service: ModelService,
-    pictures: list[dict[str, str]],
+    images: list[dict[str, str]],
     models: tuple[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Batch:
-    return _run(service, pictures, models, tmp_path_factory.mktemp("run"))
+    return _run(service, images, models, tmp_path_factory.mktemp("run"))
 
 
 def test_a_broken_file_has_its_reason_and_the_batch_goes_on(done: Batch) -> None:
@@ -144,17 +144,17 @@ def test_a_broken_file_has_its_reason_and_the_batch_goes_on(done: Batch) -> None
 
 
 def test_the_numbers_are_those_of_the_summary(
-    done: Batch, pictures: list[dict[str, str]], models: tuple[str, str]
+    done: Batch, images: list[dict[str, str]], models: tuple[str, str]
 ) -> None:
     table = list(csv.DictReader(io.StringIO((done.folder / CSV_NAME).read_text("utf-8"))))
     assert len(table) == 5
     for side, path in zip(("left", "right"), models, strict=True):
         predictor = Predictor(load_model(path, device="cpu"), device="cpu")
-        for told, picture in zip(table, pictures, strict=True):
+        for told, image in zip(table, images, strict=True):
             if told["error"]:
                 assert told[f"{side}_anomalous_share"] == told["width"] == ""
                 continue
-            prediction = predictor(picture["path"])
+            prediction = predictor(image["path"])
             expected, scores = Analysis(prediction).summary(), prediction.anomaly("msp")
             assert told["seconds"] == ""
             assert (told["width"], told["height"]) == (str(WIDTH), str(HEIGHT))
@@ -171,7 +171,7 @@ def test_the_numbers_are_those_of_the_summary(
 
 
 def test_the_zip_holds_every_pictures_files_and_the_csv(
-    done: Batch, pictures: list[dict[str, str]], models: tuple[str, str]
+    done: Batch, images: list[dict[str, str]], models: tuple[str, str]
 ) -> None:
     with zipfile.ZipFile(done.folder / ZIP_NAME) as archive:
         assert archive.testzip() is None
@@ -181,7 +181,7 @@ def test_the_zip_holds_every_pictures_files_and_the_csv(
         assert archive.read(CSV_NAME) == (done.folder / CSV_NAME).read_bytes()
         summary = json.loads(archive.read("004_road_3/summary.json"))
         predictor = Predictor(load_model(models[0], device="cpu"), device="cpu")
-        prediction = predictor(pictures[3]["path"])
+        prediction = predictor(images[3]["path"])
         analysis = Analysis(prediction)
         truth = analysis.summary()
         assert summary["name"] == "road 3.png"
@@ -230,10 +230,10 @@ class Fresh:
     def turn(self, *_: Any) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
-    def answers(self, sources: Sequence[str], picture: np.ndarray, score: str) -> list[Answer]:
+    def answers(self, sources: Sequence[str], image: np.ndarray, score: str) -> list[Answer]:
         gc.collect()
         self.alive.append(sum(reference() is not None for reference in self.given))
-        predictions = [Predictor(self.model, device="cpu")(picture) for _ in sources]
+        predictions = [Predictor(self.model, device="cpu")(image) for _ in sources]
         self.given += [weakref.ref(prediction) for prediction in predictions]
         return [
             Answer(source, self.model.config, prediction)
@@ -242,10 +242,10 @@ class Fresh:
 
 
 def test_no_pictures_results_stay_in_memory_until_the_next(
-    models: tuple[str, str], pictures: list[dict[str, str]], tmp_path: Path
+    models: tuple[str, str], images: list[dict[str, str]], tmp_path: Path
 ) -> None:
     fresh = Fresh(models[0])
-    good = [pictures[index] for index in (0, 1, 3, 4)]
+    good = [images[index] for index in (0, 1, 3, 4)]
     _run(fresh, [*good, *good], models, tmp_path)
     assert len(fresh.alive) == 8
     # Names of the picture before last until it is replaced, never more.
@@ -333,7 +333,7 @@ def test_a_video_that_breaks_off_says_so(
 def test_what_cannot_be_a_batch_is_refused_before_anything_is_computed(
     files: Any, said: str
 ) -> None:
-    with pytest.raises(PictureError, match=said):
+    with pytest.raises(ImageError, match=said):
         items_of(files)
 
 
@@ -341,7 +341,7 @@ def test_frames_count_towards_the_limit(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(batch_module, "MAX_PICTURES", 10)
     path = _video(tmp_path / "clip.avi")
     assert len(items_of([{"path": str(path)}])) == 8
-    with pytest.raises(PictureError, match="16 pictures or more, at most 10"):
+    with pytest.raises(ImageError, match="16 pictures or more, at most 10"):
         items_of([{"path": str(path)}] * 2)
 
 
@@ -354,7 +354,7 @@ def test_a_video_that_is_refused_is_counted_once(
 
     def refuse(source: Path, **_: Any) -> int:
         counted.append(source)
-        raise PictureError("it is too long")
+        raise ImageError("it is too long")
 
     @contextlib.contextmanager
     def turn() -> Iterator[None]:
@@ -365,14 +365,14 @@ def test_a_video_that_is_refused_is_counted_once(
     items = items_of([{"path": str(path)}] * 3, turn)
     assert [item.fault for item in items] == ["it is too long"] * 3
     assert len(counted) == len(turns) == 1
-    with pytest.raises(PictureError, match="too long"):
+    with pytest.raises(ImageError, match="too long"):
         read_item(items[0])
 
 
 def test_a_missing_model_ends_the_batch_and_what_is_done_can_be_had(
-    service: ModelService, models: tuple[str, str], pictures: list[dict[str, str]], tmp_path: Path
+    service: ModelService, models: tuple[str, str], images: list[dict[str, str]], tmp_path: Path
 ) -> None:
-    items = items_of(pictures[:1])
+    items = items_of(images[:1])
     batch = Batch(tmp_path / "batch", items)
     with pytest.raises(CheckpointError, match="nowhere"):
         list(run_batch(service, items, models[0], "/nowhere/model.safetensors", "msp", batch))
@@ -380,7 +380,7 @@ def test_a_missing_model_ends_the_batch_and_what_is_done_can_be_had(
 
 
 def test_too_little_memory_for_one_picture_is_its_own_matter(
-    models: tuple[str, str], pictures: list[dict[str, str]], tmp_path: Path
+    models: tuple[str, str], images: list[dict[str, str]], tmp_path: Path
 ) -> None:
     class Short(Fresh):
         def answers(self, *arguments: Any, **options: Any) -> list[Answer]:
@@ -389,7 +389,7 @@ def test_too_little_memory_for_one_picture_is_its_own_matter(
                 raise OutOfMemoryError("Not enough memory for this picture.")
             return super().answers(*arguments, **options)
 
-    rows = _run(Short(models[0]), [pictures[index] for index in (0, 1, 3)], models, tmp_path).rows
+    rows = _run(Short(models[0]), [images[index] for index in (0, 1, 3)], models, tmp_path).rows
     assert [row.error for row in rows] == ["", "Not enough memory for this picture.", ""]
     assert rows[1].size == (HEIGHT, WIDTH)
 
@@ -402,9 +402,9 @@ def test_an_unknown_score_is_refused(service: ModelService, tmp_path: Path) -> N
 
 
 def test_a_finished_batch_takes_nothing_and_its_files_are_whole(
-    service: ModelService, models: tuple[str, str], pictures: list[dict[str, str]], tmp_path: Path
+    service: ModelService, models: tuple[str, str], images: list[dict[str, str]], tmp_path: Path
 ) -> None:
-    items = items_of(pictures)
+    items = items_of(images)
     batch = Batch(tmp_path / "batch", items)
     steps = run_batch(service, items, *models, "msp", batch)
     next(steps)
@@ -422,7 +422,7 @@ def test_a_finished_batch_takes_nothing_and_its_files_are_whole(
 
 
 def test_a_batch_finished_while_a_picture_is_computed_drops_that_picture(
-    models: tuple[str, str], pictures: list[dict[str, str]], tmp_path: Path
+    models: tuple[str, str], images: list[dict[str, str]], tmp_path: Path
 ) -> None:
     started, go_on = threading.Event(), threading.Event()
 
@@ -435,7 +435,7 @@ def test_a_batch_finished_while_a_picture_is_computed_drops_that_picture(
             return found
 
     service: Any = Waiting(models[0])
-    batch = Batch(tmp_path / "batch", items_of(pictures))
+    batch = Batch(tmp_path / "batch", items_of(images))
     rows: list[BatchRow] = []
     thread = threading.Thread(
         target=lambda: rows.extend(run_batch(service, batch.items, *models, "msp", batch))
@@ -490,10 +490,10 @@ def test_names_make_safe_folders_and_cells(tmp_path: Path) -> None:
 
 
 def test_the_endpoint_returns_rows_csv_and_zip_and_keeps_no_thumbnails(
-    service: ModelService, models: tuple[str, str], pictures: list[dict[str, str]]
+    service: ModelService, models: tuple[str, str], images: list[dict[str, str]]
 ) -> None:
     handlers = BatchHandlers(service)
-    rows, table, archive = handlers.batch(pictures, *models, "msp", "models disagree")
+    rows, table, archive = handlers.batch(images, *models, "msp", "models disagree")
     assert table is not None
     assert archive is not None
     apart = [
@@ -508,22 +508,22 @@ def test_the_endpoint_returns_rows_csv_and_zip_and_keeps_no_thumbnails(
     names = sorted(path.name for path in Path(table).parent.iterdir())
     assert names == [CSV_NAME, ZIP_NAME]
     with pytest.raises(ConfigError, match="order"):
-        handlers.batch(pictures, *models, "msp", "backwards")
+        handlers.batch(images, *models, "msp", "backwards")
 
 
 def test_the_chosen_picture_is_one_of_the_visitors_own(
-    done: Batch, pictures: list[dict[str, str]], service: ModelService
+    done: Batch, images: list[dict[str, str]], service: ModelService
 ) -> None:
     choose = BatchHandlers(service).choose
     row = done.rows[3]
     assert row.thumbnail is not None
     path, update = choose(done, _selected(f"/elsewhere/{row.thumbnail.name}"))
-    assert path == pictures[3]["path"]
+    assert path == images[3]["path"]
     assert "road 3.png" in update["value"]
     for said in ("/etc/passwd", "003.jpg", None, 7):
-        with pytest.raises(PictureError, match="no longer kept"):
+        with pytest.raises(ImageError, match="no longer kept"):
             choose(done, _selected(said))
-    with pytest.raises(PictureError, match="no longer kept"):
+    with pytest.raises(ImageError, match="no longer kept"):
         choose(None, _selected("001.jpg"))
 
 
@@ -550,7 +550,7 @@ def test_a_yielding_callbacks_errors_are_spoken_at_its_steps() -> None:
     def steps() -> Any:
         try:
             yield 1
-            raise PictureError("The second one is broken.")
+            raise ImageError("The second one is broken.")
         finally:
             closed.append(True)
 

@@ -23,7 +23,7 @@ from mask2kan.errors import CheckpointError
 from tests.fake_hub import FakeHub
 from tests.tiny_models import tiny
 
-PICTURE = np.zeros((64, 64, 3), np.uint8)
+IMAGE = np.zeros((64, 64, 3), np.uint8)
 SECONDS = 30
 
 
@@ -52,8 +52,8 @@ def served(checkpoints: list[str], tmp_path: Path) -> Iterator[FakeHub]:
 
 
 def ask(service: ModelService, *sources: str, seed: int = 0) -> list[service_module.Answer]:
-    picture = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    return service.answers(sources, picture, "msp")
+    image = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    return service.answers(sources, image, "msp")
 
 
 # ---------------------------------------------------------------- the Hub
@@ -63,7 +63,7 @@ def test_an_absent_model_is_fetched_then_used(service: ModelService, served: Fak
     served.bytes_per_second = 1e6
     told: list[tuple[float, str]] = []
     [answer] = service.answers(
-        ["someone/tiny"], PICTURE, "msp", lambda share, text: told.append((share, text))
+        ["someone/tiny"], IMAGE, "msp", lambda share, text: told.append((share, text))
     )
     assert answer.source == "someone/tiny"
     assert answer.device == "cpu"
@@ -79,7 +79,7 @@ def test_what_is_here_is_used_without_asking_the_hub(
 ) -> None:
     service.fetch("someone/tiny")
     asked = len(served.requests)
-    assert service.answers(["someone/tiny"], PICTURE, "msp", pytest.fail)
+    assert service.answers(["someone/tiny"], IMAGE, "msp", pytest.fail)
     assert len(served.requests) == asked
 
 
@@ -161,10 +161,10 @@ def test_others_compute_while_a_model_is_fetched(
     served.bytes_per_second = 3e6
     waits = threading.Thread(
         target=pytest.raises,
-        args=(CheckpointError, service.answers, ["someone/large"], PICTURE, "msp"),
+        args=(CheckpointError, service.answers, ["someone/large"], IMAGE, "msp"),
     )
     waits.start()
-    assert service.answers([checkpoints[0]], PICTURE, "msp")
+    assert service.answers([checkpoints[0]], IMAGE, "msp")
     assert waits.is_alive()
     served.bytes_per_second = None
     waits.join(SECONDS)
@@ -177,7 +177,7 @@ def test_every_waiting_visitor_hears_why_it_failed(service: ModelService, served
             service.fetch("someone/nothing")
     served.down = True
     with pytest.raises(CheckpointError, match="needs the network"):
-        service.answers(["someone/tiny"], PICTURE, "msp")
+        service.answers(["someone/tiny"], IMAGE, "msp")
 
 
 def test_what_is_no_repository_is_not_asked_for(service: ModelService, served: FakeHub) -> None:
@@ -194,9 +194,9 @@ def test_a_typed_path_that_is_no_file_is_not_opened(service: ModelService, tmp_p
     for source in (tmp_path / "model.safetensors", "/dev/zero"):
         assert service.catalog.find(str(source)).bytes == 0
         with pytest.raises(CheckpointError, match="no regular file"):
-            service.answers([str(source)], PICTURE, "msp")
+            service.answers([str(source)], IMAGE, "msp")
     with pytest.raises(CheckpointError, match=r"no \.safetensors"):
-        service.answers([str(tmp_path)], PICTURE, "msp")
+        service.answers([str(tmp_path)], IMAGE, "msp")
 
 
 @pytest.mark.parametrize(

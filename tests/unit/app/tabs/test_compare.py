@@ -42,7 +42,7 @@ from app.tabs.kan import KanHandlers
 from app.tabs.models import ModelsHandlers
 from app.web import viewer
 from mask2kan.checkpoints import save_model
-from mask2kan.errors import CheckpointError, ConfigError, OutOfMemoryError, PictureError
+from mask2kan.errors import CheckpointError, ConfigError, ImageError, OutOfMemoryError
 from mask2kan.inference.predictor import Predictor
 from tests.tiny_models import tiny
 
@@ -68,7 +68,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pictures") / "noise.png"
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
@@ -80,19 +80,19 @@ def _unpacked(file: dict[str, Any], dtype: str) -> np.ndarray:
 
 
 def _look(
-    handlers: Handlers, picture: Any, models: list[str], score: str = "msp", truth: Any = None
+    handlers: Handlers, image: Any, models: list[str], score: str = "msp", truth: Any = None
 ) -> dict[str, Any]:
-    value = handlers.look(picture, truth, "void", models[0], models[1], score, "")
+    value = handlers.look(image, truth, "void", models[0], models[1], score, "")
     assert value is not None
     return value
 
 
 def test_the_viewer_gets_the_predictors_labels_and_scores(
-    service: ModelService, models: list[str], picture: Path
+    service: ModelService, models: list[str], image: Path
 ) -> None:
-    value = _look(Handlers(service), {"path": str(picture)}, models)
+    value = _look(Handlers(service), {"path": str(image)}, models)
     assert value["size"] == [HEIGHT, WIDTH]
-    prediction = Predictor(service_module.load_model(models[0], device="cpu"), "cpu")(picture)
+    prediction = Predictor(service_module.load_model(models[0], device="cpu"), "cpu")(image)
     side = value["sides"][0]
     assert np.array_equal(
         _unpacked(side["labels"], "u1").reshape(HEIGHT, WIDTH), prediction.semantic
@@ -120,11 +120,11 @@ def test_no_picture_empties_the_viewer(service: ModelService) -> None:
 
 
 def test_what_was_packed_once_is_used_again(
-    service: ModelService, models: list[str], picture: Path
+    service: ModelService, models: list[str], image: Path
 ) -> None:
     handlers = Handlers(service)
     first, again, other = (
-        _look(handlers, {"path": str(picture)}, models, score) for score in ("msp", "msp", "rba")
+        _look(handlers, {"path": str(image)}, models, score) for score in ("msp", "msp", "rba")
     )
     assert first["run"] != again["run"]
     assert first["sides"] == again["sides"]
@@ -132,11 +132,11 @@ def test_what_was_packed_once_is_used_again(
 
 
 def test_packed_results_keep_no_maps_in_memory(
-    service: ModelService, models: list[str], picture: Path
+    service: ModelService, models: list[str], image: Path
 ) -> None:
     """Sixteen of them would be gigabytes: which answers stay is the service's choice."""
     handlers = Handlers(service)
-    _look(handlers, {"path": str(picture)}, models)
+    _look(handlers, {"path": str(image)}, models)
     kept = [weakref.ref(answer) for answer in service._answers.values()]
     assert len(kept) == 2
     service._answers.clear()
@@ -151,19 +151,19 @@ def test_an_event_that_says_something_else_is_refused_in_words(
     handlers, event = Handlers(service), gr.EventData(None, said)
     with pytest.raises(ConfigError, match="There is no example"):
         handlers.open_example("a", "b", "msp", event)
-    with pytest.raises(PictureError, match="not sent as a file"):
+    with pytest.raises(ImageError, match="not sent as a file"):
         handlers.look_at_given("a", "b", "msp", event)
     with pytest.raises(ConfigError, match="Choose a model"):
         ModelsHandlers(service).chosen_in_list(event)
 
 
 def test_events_name_a_picture_an_example_and_a_model(
-    service: ModelService, models: list[str], picture: Path
+    service: ModelService, models: list[str], image: Path
 ) -> None:
     handlers = Handlers(service)
-    event = gr.EventData(None, {"path": str(picture), "name": "../mine.png"})
+    event = gr.EventData(None, {"path": str(image), "name": "../mine.png"})
     path, _, example, shown = handlers.look_at_given(*models[:2], "msp", event)
-    assert (path, example) == (str(picture), "")
+    assert (path, example) == (str(image), "")
     assert shown is not None
     event = gr.EventData(None, {"name": sample_pictures()[0].stem})
     assert handlers.open_example(*models[:2], "msp", event)[0] == str(sample_pictures()[0])
@@ -172,34 +172,34 @@ def test_events_name_a_picture_an_example_and_a_model(
 
 
 def test_files_that_were_cleaned_up_are_packed_anew(
-    service: ModelService, models: list[str], picture: Path
+    service: ModelService, models: list[str], image: Path
 ) -> None:
     handlers = Handlers(service)
-    first = _look(handlers, {"path": str(picture)}, models)
+    first = _look(handlers, {"path": str(image)}, models)
     content = Path(first["sides"][1]["scores"]["path"]).read_bytes()
     Path(first["sides"][1]["scores"]["path"]).unlink()
-    again = _look(handlers, {"path": str(picture)}, models)
+    again = _look(handlers, {"path": str(image)}, models)
     assert Path(again["sides"][1]["scores"]["path"]).read_bytes() == content
 
 
 def test_ground_truth_travels_as_it_is_meant(
-    service: ModelService, models: list[str], picture: Path, tmp_path: Path
+    service: ModelService, models: list[str], image: Path, tmp_path: Path
 ) -> None:
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[:10], mask[10:12] = 255, 1
     path = tmp_path / "truth.png"
     Image.fromarray(mask).save(path)
     handlers = Handlers(service)
-    value = _look(handlers, {"path": str(picture)}, models, truth={"path": str(path)})
+    value = _look(handlers, {"path": str(image)}, models, truth={"path": str(path)})
     assert np.array_equal(_unpacked(value["truth"], "u1").reshape(HEIGHT, WIDTH), mask)
     Image.fromarray(np.where(mask == 255, 255, 0).astype(np.uint8)).save(path)
     value = handlers.look(
-        {"path": str(picture)}, {"path": str(path)}, "anomaly", *models[:2], "msp", ""
+        {"path": str(image)}, {"path": str(path)}, "anomaly", *models[:2], "msp", ""
     )
     assert set(_unpacked(value["truth"], "u1")) == {0, 1}
     Image.fromarray(mask[1:]).save(path)
-    with pytest.raises(PictureError, match=f"{WIDTH}.{HEIGHT}"):
-        _look(handlers, {"path": str(picture)}, models, truth={"path": str(path)})
+    with pytest.raises(ImageError, match=f"{WIDTH}.{HEIGHT}"):
+        _look(handlers, {"path": str(image)}, models, truth={"path": str(path)})
 
 
 def test_a_large_picture_is_shown_by_every_nth_pixel() -> None:
@@ -229,12 +229,12 @@ def test_a_sampled_result_says_so_and_is_exported_with_regions_to_scale(
 
 
 def test_a_shown_result_answers_why_and_is_exported(
-    service: ModelService, models: list[str], picture: Path
+    service: ModelService, models: list[str], image: Path
 ) -> None:
     handlers = Handlers(service)
-    value = _look(handlers, {"path": str(picture), "orig_name": "noise.png"}, models, "entropy")
+    value = _look(handlers, {"path": str(image), "orig_name": "noise.png"}, models, "entropy")
     told = handlers.explain_run({"run": value["run"], "x": 7, "y": 5})
-    prediction = Predictor(service_module.load_model(models[1], device="cpu"), "cpu")(picture)
+    prediction = Predictor(service_module.load_model(models[1], device="cpu"), "cpu")(image)
     assert told["right"]["value"] == pytest.approx(
         float(prediction.anomaly("entropy")[5, 7]), abs=1e-6
     )
@@ -263,13 +263,13 @@ def test_a_shown_result_answers_why_and_is_exported(
 def test_pictures_are_decoded_one_at_a_time(
     service: ModelService,
     models: list[str],
-    picture: Path,
+    image: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever asks for it: events in the queue, and what pages ask for beside it."""
     busy, most = 0, 0
-    decode = uploads.read_picture
+    decode = uploads.read_image
 
     def counted(source: Any) -> Any:
         nonlocal busy, most
@@ -280,16 +280,16 @@ def test_pictures_are_decoded_one_at_a_time(
         busy -= 1
         return pixels
 
-    payload = {"path": str(picture)}
+    payload = {"path": str(image)}
     handlers, kan, batch = Handlers(service), KanHandlers(service), BatchHandlers(service)
     run = _look(handlers, payload, models)["run"]
     edge = {"run": kan.see(payload, models[0])["run"], "layer": 0, "input": 0, "output": 0}
     monkeypatch.setattr(uploads, "read_picture", counted)
     monkeypatch.setattr(batch_module, "read_picture", counted)
     monkeypatch.setattr(batch_tab, "read_item", lambda item: counted(item.path))
-    shown = Batch(tmp_path / "shown", [BatchItem("clip", picture, 0)], thumbnails=False)
-    shown.add(BatchRow(1, "clip", thumbnail=picture), None)
-    event: Any = SimpleNamespace(value={"image": {"path": str(picture)}})
+    shown = Batch(tmp_path / "shown", [BatchItem("clip", image, 0)], thumbnails=False)
+    shown.add(BatchRow(1, "clip", thumbnail=image), None)
+    event: Any = SimpleNamespace(value={"image": {"path": str(image)}})
     asked: list[Callable[[], Any]] = [
         lambda: batch.choose(shown, event),
         lambda: handlers.explain_run({"run": run, "x": 1, "y": 1}),
@@ -308,7 +308,7 @@ def test_the_oldest_runs_are_forgotten() -> None:
     runs = Runs()
     for number in range(1001):
         runs.add(str(number), Run({"path": str(number)}, ("a", "b"), "msp"))
-    assert runs.find("1000").picture == {"path": "1000"}
+    assert runs.find("1000").image == {"path": "1000"}
     assert runs.find("1")
     with pytest.raises(ConfigError, match="no longer kept"):
         runs.find("0")
@@ -317,9 +317,9 @@ def test_the_oldest_runs_are_forgotten() -> None:
 
 
 def test_the_same_picture_is_not_computed_twice(
-    service: ModelService, models: list[str], picture: Path
+    service: ModelService, models: list[str], image: Path
 ) -> None:
-    pixels = read_upload({"path": str(picture)})
+    pixels = read_upload({"path": str(image)})
     first = service.answers([models[0]], pixels, "msp")[0]
     again = service.answers([models[0]], pixels.copy(), "entropy")[0]
     assert again is first
@@ -399,10 +399,10 @@ def test_another_runtime_error_is_not_called_a_lack_of_memory(
 
 
 def test_compare_and_segment_deliver_summary_and_files(
-    service: ModelService, models: list[str], picture: Path
+    service: ModelService, models: list[str], image: Path
 ) -> None:
     handlers = Handlers(service)
-    payload = {"path": str(picture)}
+    payload = {"path": str(image)}
     summary, files = handlers.compare(payload, models[0], models[1], "rba")
     assert set(summary) == {"left", "right"}
     assert summary["left"]["score"] == "rba"
@@ -443,16 +443,16 @@ def test_no_model_is_a_clear_mistake(service: ModelService, source: str | None) 
 def test_an_upload_that_is_no_picture_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "page.jpg"
     path.write_text("<html>", encoding="utf-8")
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         read_upload({"path": str(path)})
     assert str(tmp_path) not in str(caught.value)
 
 
 def test_examples_are_pictures_with_ground_truth_of_the_same_size() -> None:
-    pictures = sample_pictures()
-    assert sum(path.name.startswith("street") for path in pictures) == 6
-    assert sum(path.name.startswith("room") for path in pictures) == 2
-    for path in pictures:
+    images = sample_pictures()
+    assert sum(path.name.startswith("street") for path in images) == 6
+    assert sum(path.name.startswith("room") for path in images) == 2
+    for path in images:
         assert path.stat().st_size < 200_000
         labels = np.asarray(Image.open(FOLDER / f"{path.stem}_class.png"))
         anomaly = np.asarray(Image.open(FOLDER / f"{path.stem}_anomaly.png"))

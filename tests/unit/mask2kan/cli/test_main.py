@@ -1,4 +1,4 @@
-"""The command line end to end, on tiny checkpoints and small pictures."""
+"""The command line end to end, on tiny checkpoints and small images."""
 
 import json
 
@@ -48,7 +48,7 @@ def checkpoints(tmp_path_factory):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -61,13 +61,13 @@ def run(*arguments):
     return main([str(argument) for argument in arguments])
 
 
-def test_predict_writes_what_the_prediction_holds(checkpoints, pictures, tmp_path, capsys):
+def test_predict_writes_what_the_prediction_holds(checkpoints, images, tmp_path, capsys):
     out = tmp_path / "out"
-    picture = pictures / "a.png"
-    assert run("predict", picture, "--model", checkpoints[0], "--device", "cpu", "--out", out) == 0
+    image = images / "a.png"
+    assert run("predict", image, "--model", checkpoints[0], "--device", "cpu", "--out", out) == 0
     names = ["semantic.png", "overlay.png", "score16.png", "score.npz"]
     assert {p.name for p in out.iterdir()} == {*(f"a_{name}" for name in names), "a.json"}
-    prediction = Predictor(load_model(checkpoints[0], device="cpu"), device="cpu")(picture)
+    prediction = Predictor(load_model(checkpoints[0], device="cpu"), device="cpu")(image)
     labels = Image.open(out / "a_semantic.png")
     assert labels.mode == "L"
     np.testing.assert_array_equal(np.asarray(labels), prediction.semantic)
@@ -86,16 +86,16 @@ def test_predict_writes_what_the_prediction_holds(checkpoints, pictures, tmp_pat
     assert summary["threshold"] == 0.55
     assert summary["threshold_from"] == "fpr05"
     assert summary["calibrated"] is True
-    assert summary["picture"] == str(picture)
+    assert summary["picture"] == str(image)
     assert summary["files"] == [f"a_{name}" for name in names]
     assert {"decode", "backbone", "postprocess"} <= set(summary["milliseconds"])
     assert "fpr05" in capsys.readouterr().out
 
 
-def test_compare_two_models_on_a_folder(checkpoints, pictures, tmp_path):
+def test_compare_two_models_on_a_folder(checkpoints, images, tmp_path):
     out = tmp_path / "out"
     sides = ["--left", checkpoints[0], "--right", checkpoints[1], "--right-threshold", "0.2"]
-    assert run("compare", pictures, *sides, "--score", "msp", "--out", out) == 0
+    assert run("compare", images, *sides, "--score", "msp", "--out", out) == 0
     assert {p.name for p in out.iterdir()} == {"a", "b"}
     expected = {
         f"{side}_{name}"
@@ -112,10 +112,10 @@ def test_compare_two_models_on_a_folder(checkpoints, pictures, tmp_path):
     assert Image.open(out / "a" / "comparison.png").size[0] > 1000
 
 
-def test_goes_on_past_a_bad_picture_and_fails_at_the_end(checkpoints, pictures, tmp_path, capsys):
-    (pictures / "aa.jpg").write_text("this is text")
+def test_goes_on_past_a_bad_image_and_fails_at_the_end(checkpoints, images, tmp_path, capsys):
+    (images / "aa.jpg").write_text("this is text")
     out = tmp_path / "out"
-    assert run("predict", pictures, "--model", checkpoints[0], "--out", out) == 1
+    assert run("predict", images, "--model", checkpoints[0], "--out", out) == 1
     assert {p.stem for p in out.glob("*.json")} == {"a", "b"}
     assert not list(out.glob("aa*"))
     errors = capsys.readouterr().err.strip().splitlines()
@@ -123,17 +123,17 @@ def test_goes_on_past_a_bad_picture_and_fails_at_the_end(checkpoints, pictures, 
     assert errors[0].endswith(
         "Can't read this image: it is a text file. Use JPEG, PNG or WebP up to 40 MP."
     )
-    assert errors[1] == "1 of 3 pictures failed."
+    assert errors[1] == "1 of 3 images failed."
 
 
-def test_what_is_no_picture_in_spite_of_its_name_is_passed_over(
-    checkpoints, pictures, tmp_path, capsys
+def test_what_is_no_image_in_spite_of_its_name_is_passed_over(
+    checkpoints, images, tmp_path, capsys
 ):
-    (pictures / "._a.png").write_bytes(b"Mac OS X")
-    (pictures / "folder.png").mkdir()
-    (pictures / "gone.png").symlink_to("nowhere.png")
+    (images / "._a.png").write_bytes(b"Mac OS X")
+    (images / "folder.png").mkdir()
+    (images / "gone.png").symlink_to("nowhere.png")
     out = tmp_path / "out"
-    assert run("predict", pictures, "--model", checkpoints[0], "--out", out) == 0
+    assert run("predict", images, "--model", checkpoints[0], "--out", out) == 0
     assert {p.name for p in out.glob("*.json")} == {"a.json", "b.json"}
     assert capsys.readouterr().err == ""
 
@@ -151,7 +151,7 @@ def test_info_reads_a_checkpoint_once(checkpoints, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["predict", "missing.png", "--model", "KAN"], "No picture at 'missing.png'"),
+        (["predict", "missing.png", "--model", "KAN"], "No image at 'missing.png'"),
         (["predict", "PICTURE", "--model", "missing.pth"], "missing.pth"),
         (["predict", "PICTURE", "--model", "KAN", "--max-side", "3"], "max_side is 3"),
         (["predict", "PICTURE", "--model", "KAN", "--device", "abacus"], "Unknown device"),
@@ -163,11 +163,11 @@ def test_info_reads_a_checkpoint_once(checkpoints, monkeypatch, capsys):
     ],
 )
 def test_bad_input_is_one_line_and_a_non_zero_status(
-    checkpoints, pictures, tmp_path, capsys, arguments, message
+    checkpoints, images, tmp_path, capsys, arguments, message
 ):
     cut = tmp_path / "CUT"
     cut.write_bytes(checkpoints[0].read_bytes()[:5000])
-    names = {"KAN": checkpoints[0], "PICTURE": pictures / "a.png", "CUT": cut}
+    names = {"KAN": checkpoints[0], "PICTURE": images / "a.png", "CUT": cut}
     out = tmp_path / "out"
     extra = ["--out", out] if arguments[0] == "predict" else []
     assert run(*(names.get(argument, argument) for argument in arguments), *extra) == 1
@@ -235,7 +235,7 @@ def test_repeated_names_do_not_overwrite(tmp_path):
     assert unique_stems(paths) == ["road", "road_2", "ROAD_3", "sea"]
 
 
-def test_nothing_half_written(tmp_path, monkeypatch, checkpoints, pictures):
+def test_nothing_half_written(tmp_path, monkeypatch, checkpoints, images):
     target = tmp_path / "deep" / "file.bin"
     write_bytes(target, b"old")
     with pytest.raises(TypeError):
@@ -244,13 +244,13 @@ def test_nothing_half_written(tmp_path, monkeypatch, checkpoints, pictures):
     assert [path.name for path in target.parent.iterdir()] == ["file.bin"]
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where the folder should be")
-    prediction = Predictor(load_model(checkpoints[1], device="cpu"))(pictures / "a.png")
+    prediction = Predictor(load_model(checkpoints[1], device="cpu"))(images / "a.png")
     with pytest.raises(WriteError, match="Can't write"):
         write_results(Analysis(prediction), blocked, "left")
 
 
-def test_summary_regions_and_areas(checkpoints, pictures):
-    prediction = Predictor(load_model(checkpoints[0], device="cpu"))(pictures / "a.png")
+def test_summary_regions_and_areas(checkpoints, images):
+    prediction = Predictor(load_model(checkpoints[0], device="cpu"))(images / "a.png")
     score = np.zeros((40, 52), np.float32)
     score[5:15, 10:20] = 0.8
     score[30:32, 30:45] = 0.6
@@ -277,14 +277,14 @@ def test_summary_regions_and_areas(checkpoints, pictures):
 
 
 def test_settings_are_told_and_files_hold_the_plain_and_the_smoothed_score(
-    pictures, tmp_path, capsys
+    images, tmp_path, capsys
 ):
     assert run("info", "mask2kan_road") == 0
     assert "run with: msp at 480 + 640 + 960 px, smoothed by 1.2 %" in capsys.readouterr().out
     out = tmp_path / "out"
-    picture = pictures / "a.png"
-    assert run("predict", picture, "--model", "mask2kan_road", "--device", "cpu", "--out", out) == 0
-    prediction = Predictor(load_model("mask2kan_road", device="cpu"), device="cpu")(picture)
+    image = images / "a.png"
+    assert run("predict", image, "--model", "mask2kan_road", "--device", "cpu", "--out", out) == 0
+    prediction = Predictor(load_model("mask2kan_road", device="cpu"), device="cpu")(image)
     stored = np.load(out / "a_score.npz", allow_pickle=False)
     np.testing.assert_allclose(stored["score"], prediction.anomaly("msp"), atol=1e-5)
     np.testing.assert_allclose(stored["smoothed"], prediction.anomaly_map("msp"), atol=1e-5)

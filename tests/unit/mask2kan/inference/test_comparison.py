@@ -31,7 +31,7 @@ def tiny(name, seed):
 
 
 @pytest.fixture
-def picture():
+def image():
     return np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
 
 
@@ -70,12 +70,12 @@ def calls_of(models):
         (("pixel_decoder",), ()),
     ],
 )
-def test_bit_equal_and_computed_once(pair, picture, parts, shared, flip):
+def test_bit_equal_and_computed_once(pair, image, parts, shared, flip):
     copy_part(pair, *parts)
     predictors = [Predictor(model, "cpu", "float32", flip=flip) for model in pair]
-    alone = [predictor(picture) for predictor in predictors]
+    alone = [predictor(image) for predictor in predictors]
     counts = calls_of(pair)
-    together = Comparison(*predictors)(picture)
+    together = Comparison(*predictors)(image)
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one.pred_logits, other.pred_logits)
         np.testing.assert_array_equal(one.pred_masks, other.pred_masks)
@@ -90,7 +90,7 @@ def test_bit_equal_and_computed_once(pair, picture, parts, shared, flip):
     assert "backbone" in together[0].timings
 
 
-def test_a_shared_trunk_is_run_as_the_predictor_runs_it(pair, picture, monkeypatch):
+def test_a_shared_trunk_is_run_as_the_predictor_runs_it(pair, image, monkeypatch):
     """Compiled predictors share a compiled trunk, and nothing with a plain one."""
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     copy_part(pair, "backbone", "pixel_decoder")
@@ -98,25 +98,25 @@ def test_a_shared_trunk_is_run_as_the_predictor_runs_it(pair, picture, monkeypat
         Predictor(model, "cpu", "float32", compile=compiled)
         for model, compiled in zip((*pair, pair[0]), (True, True, False), strict=True)
     ]
-    together = Comparison(*predictors)(picture)
+    together = Comparison(*predictors)(image)
     both = ("backbone", "pixel_decoder")
     assert [prediction.shared for prediction in together] == [(), both, ()]
     for prediction, predictor in zip(together, predictors, strict=True):
-        np.testing.assert_array_equal(prediction.pred_masks, predictor(picture).pred_masks)
+        np.testing.assert_array_equal(prediction.pred_masks, predictor(image).pred_masks)
 
 
-def test_each_picture_is_seen_anew(pair, picture):
+def test_each_image_is_seen_anew(pair, image):
     copy_part(pair, "backbone", "pixel_decoder")
     comparison = Comparison(*(Predictor(model, "cpu", "float32") for model in pair))
-    comparison(picture)
-    other = 255 - picture
+    comparison(image)
+    other = 255 - image
     for prediction, predictor in zip(comparison(other), comparison.predictors, strict=True):
         np.testing.assert_array_equal(prediction.pred_masks, predictor(other).pred_masks)
 
 
-def test_a_model_short_of_memory_does_not_take_the_trunk_of_a_larger_picture(pair, monkeypatch):
+def test_a_model_short_of_memory_does_not_take_the_trunk_of_a_larger_image(pair, monkeypatch):
     copy_part(pair, "backbone", "pixel_decoder")
-    picture = np.random.default_rng(1).integers(0, 256, (200, 400, 3), dtype=np.uint8)
+    image = np.random.default_rng(1).integers(0, 256, (200, 400, 3), dtype=np.uint8)
     decode = pair[1].transformer_decoder.forward
 
     def hungry(features, *, with_aux):
@@ -125,29 +125,29 @@ def test_a_model_short_of_memory_does_not_take_the_trunk_of_a_larger_picture(pai
         return decode(features, with_aux=with_aux)
 
     monkeypatch.setattr(pair[1].transformer_decoder, "forward", hungry)
-    one, other = Comparison(*(Predictor(model, "cpu", "float32") for model in pair))(picture)
+    one, other = Comparison(*(Predictor(model, "cpu", "float32") for model in pair))(image)
     assert one.compute_size == (200, 400)
     assert other.compute_size == (140, 280)
     assert other.shared == ()
-    smaller = Predictor(pair[1], "cpu", "float32", max_side=280)(picture)
+    smaller = Predictor(pair[1], "cpu", "float32", max_side=280)(image)
     np.testing.assert_array_equal(other.pred_masks, smaller.pred_masks)
 
 
-def test_same_weights_under_different_settings_are_not_shared(pair, picture):
+def test_same_weights_under_different_settings_are_not_shared(pair, image):
     copy_part(pair, "backbone", "pixel_decoder")
     settings = [("float32", 2048), ("bfloat16", 2048), ("float32", 64)]
     predictors = [
         Predictor(pair[0], "cpu", dtype, max_side=max_side) for dtype, max_side in settings
     ]
-    together = Comparison(*predictors)(picture)
+    together = Comparison(*predictors)(image)
     assert [prediction.shared for prediction in together] == [(), (), ()]
     for prediction, predictor in zip(together, predictors, strict=True):
-        np.testing.assert_array_equal(prediction.pred_masks, predictor(picture).pred_masks)
+        np.testing.assert_array_equal(prediction.pred_masks, predictor(image).pred_masks)
 
 
-def test_one_alone_is_not_hashed(pair, picture, monkeypatch):
+def test_one_alone_is_not_hashed(pair, image, monkeypatch):
     monkeypatch.setattr(TrunkHashes, "of", None)
-    [prediction] = Comparison(Predictor(pair[0], "cpu", "float32"))(picture)
+    [prediction] = Comparison(Predictor(pair[0], "cpu", "float32"))(image)
     assert prediction.shared == ()
 
 

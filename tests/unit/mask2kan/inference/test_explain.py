@@ -129,7 +129,7 @@ def rebuilt(step, score, views):
 
 
 def check_pixel(prediction, looks, x, y, **options):
-    """Every claim of an explanation, against (p, m) of the whole picture per view."""
+    """Every claim of an explanation, against (p, m) of the whole image per view."""
     p = np.array([look[0] for look in looks])
     m = np.array([look[1][:, y, x] for look in looks])
     sums = np.einsum("vqc,vq->vc", p[..., :-1], m)
@@ -198,7 +198,7 @@ def test_the_parts_give_every_score(size, views):
 
 
 @pytest.mark.parametrize("views", [1, 2])
-def test_a_picture_computed_smaller_is_explained_at_full_size(views):
+def test_a_image_computed_smaller_is_explained_at_full_size(views):
     prediction = made_up((150, 333), views, computed=(29, 64))
     looks = dense_views(prediction)
     for x, y in some_pixels((150, 333), 8):
@@ -209,19 +209,19 @@ def test_a_picture_computed_smaller_is_explained_at_full_size(views):
     "options", [{}, {"flip": True}, {"max_side": 48}, {"flip": True, "max_side": 48}]
 )
 def test_predictions_of_a_model(model, options):
-    picture = photo(60, 90)
-    prediction = Predictor(model, device="cpu", **options)(picture)
+    image = photo(60, 90)
+    prediction = Predictor(model, device="cpu", **options)(image)
     looks = dense_views(prediction)
     for x, y in some_pixels(prediction.size, 4):
         check_pixel(prediction, looks, x, y)
 
 
-def test_the_second_view_is_that_of_the_flipped_picture(model):
-    """Expected from two predictions without flip, one of the mirrored picture."""
-    picture = photo(40, 52)
+def test_the_second_view_is_that_of_the_flipped_image(model):
+    """Expected from two predictions without flip, one of the mirrored image."""
+    image = photo(40, 52)
     plain = Predictor(model, device="cpu")
-    both = Predictor(model, device="cpu", flip=True)(picture)
-    one, other = plain(picture), plain(picture[:, ::-1].copy())
+    both = Predictor(model, device="cpu", flip=True)(image)
+    one, other = plain(image), plain(image[:, ::-1].copy())
     looks = [
         dense(item.pred_logits, item.pred_masks, (40, 52), (40, 52), mirrored=mirrored)
         for item, mirrored in ((one, False), (other, True))
@@ -296,7 +296,7 @@ def test_refined_predictions_are_explained_plainly_and_say_so():
 
 
 def area_means(mask, computed, size):
-    """The integral of a piecewise constant picture over the thumbnail's pixels, axis by axis."""
+    """The integral of a piecewise constant image over the thumbnail's pixels, axis by axis."""
     for axis, (length, parts) in enumerate(zip(computed, size, strict=True)):
         values = np.moveaxis(mask, axis, 0).repeat(4, axis=0)[:length]
         integral = np.concatenate([np.zeros_like(values[:1]), values.cumsum(axis=0)])
@@ -318,7 +318,7 @@ def area_means(mask, computed, size):
     ],
 )
 @pytest.mark.parametrize("views", [1, 2])
-def test_thumbnails_show_the_mask_of_the_picture_without_padding(size, computed, expected, views):
+def test_thumbnails_show_the_mask_of_the_image_without_padding(size, computed, expected, views):
     prediction = made_up(size, views, computed=computed)
     found = explain_pixel(prediction, 0, 0, num_queries=3)
     for part in found.queries:
@@ -373,7 +373,7 @@ def test_json_holds_everything_unrounded(score):
 
 
 @pytest.mark.parametrize("pixel", [(-1, 0), (0, -1), (52, 0), (0, 40), (1.5, 0), (0, float("nan"))])
-def test_pixels_outside_the_picture_are_refused(pixel):
+def test_pixels_outside_the_image_are_refused(pixel):
     with pytest.raises(ConfigError, match="52 × 40 pixels.*0 to 51.*0 to 39"):
         explain_pixel(made_up((40, 52)), *pixel)
 
@@ -393,8 +393,8 @@ def test_what_else_cannot_be_explained():
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_street_with_a_sofa(flip):
     model = load_model("mask2kan_road", device="cpu")
-    picture = ROOT / "examples" / "street_1_sofa.webp"
-    prediction = Predictor(model, device="cpu", dtype="float32", flip=flip)(picture)
+    image = ROOT / "examples" / "street_1_sofa.webp"
+    prediction = Predictor(model, device="cpu", dtype="float32", flip=flip)(image)
     prediction.prepare(SCORES)
     looks = dense_views(prediction)
     for x, y in some_pixels(prediction.size, 20):

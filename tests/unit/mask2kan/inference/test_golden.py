@@ -76,8 +76,8 @@ def test_checkpoint_in_the_originals_layout_gives_the_originals_answer(shared, t
     assert model.class_names[0] == "road"
     assert len(model.class_names) == 19
 
-    picture = golden_rules(shared).input_image(meta["height"], meta["width"])
-    images = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+    image = golden_rules(shared).input_image(meta["height"], meta["width"])
+    images = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         output = model(images, with_aux=False)
         logits, masks = output["pred_logits"][0], output["pred_masks"][0]

@@ -60,14 +60,14 @@ def test_heads_are_measured_layer_by_layer():
 
 def test_queries_are_those_after_every_layer():
     model = tiny("mask2kan")
-    pictures = [torch.rand(3, 64, 96) for _ in range(2)]
-    rows = collect_queries(model, pictures)
+    images = [torch.rand(3, 64, 96) for _ in range(2)]
+    rows = collect_queries(model, images)
     layers, queries = model.config.num_decoder_layers, model.config.num_queries
     assert rows.shape == (2 * layers * queries, model.config.hidden_dim)
     assert not model.transformer_decoder.mask_embed._forward_pre_hooks
     with torch.no_grad():
         last = model.transformer_decoder.mask_embed(rows[-queries:])
-        expected = model(pictures[-1][None])["pred_masks"]
-        features, _ = model.trunk(pictures[-1][None])
+        expected = model(images[-1][None])["pred_masks"]
+        features, _ = model.trunk(images[-1][None])
         found = torch.einsum("qc,bchw->bqhw", last, features)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

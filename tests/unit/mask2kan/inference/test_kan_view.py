@@ -96,7 +96,7 @@ def test_the_curve_is_the_layers_own_forward(options, edge):
     order = layer.spline_order
     assert view.inner == (view.knots[order], view.knots[order + layer.grid_size])
 
-    # the picture's activations: what the layers before make of its queries
+    # the image's activations: what the layers before make of its queries
     with torch.no_grad():
         arriving = inputs if edge[0] == 0 else kan.layers[0](inputs)
     np.testing.assert_allclose(view.activations, arriving[:, edge[1]], atol=1e-6)
@@ -128,11 +128,11 @@ def test_a_layer_says_how_much_its_splines_do():
     assert layer_views(kan, inputs[:1])[0].spline_share == 0
 
 
-def test_an_edge_without_a_picture_and_as_json():
+def test_an_edge_without_a_image_and_as_json():
     kan, inputs = make_kan()
     bare = edge_view(kan, 1, 2, 3)
-    pictureless = ("activations", "values", "norm", "outside_inner", "outside_knots")
-    assert all(getattr(bare, name) is None for name in pictureless)
+    imageless = ("activations", "values", "norm", "outside_inner", "outside_knots")
+    assert all(getattr(bare, name) is None for name in imageless)
     assert bare.x.shape == (200,)
     full = edge_view(kan, 1, 2, 3, inputs)
     for view in (bare, full):

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from mask2kan.errors import (
     BackendError,
     ConfigError,
+    ImageError,
     NumericsError,
     OutOfMemoryError,
-    PictureError,
 )
 from mask2kan.inference import postprocess
 from mask2kan.inference.predictor import Predictor
@@ -46,12 +46,12 @@ def photo(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def reference(model, picture, computed=None):
+def reference(model, image, computed=None):
     """The originals' postprocessing around a plain forward: (K, H, W)."""
-    images = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
+    images = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
         output = model.eval()(images, with_aux=False)
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     masks = output["pred_masks"]
     padded = [4 * side for side in masks.shape[2:]]
     masks = F.interpolate(masks, size=padded, mode="bilinear", align_corners=False)
@@ -62,9 +62,9 @@ def reference(model, picture, computed=None):
 
 @pytest.mark.parametrize("size", [(64, 96), (50, 77), (1, 1), (1, 200), (33, 31)])
 def test_no_resize_and_the_originals_padding(model, size):
-    picture = photo(*size)
-    prediction = Predictor(model, device="cpu", dtype="float32")(picture)
-    expected, output = reference(model, picture)
+    image = photo(*size)
+    prediction = Predictor(model, device="cpu", dtype="float32")(image)
+    expected, output = reference(model, image)
     assert prediction.size == prediction.compute_size == size
     np.testing.assert_allclose(prediction.class_scores, expected, atol=1e-5)
     np.testing.assert_array_equal(prediction.semantic, prediction.class_scores.argmax(0))
@@ -77,16 +77,16 @@ def test_no_resize_and_the_originals_padding(model, size):
 
 
 def test_every_source_gives_the_same(model, tmp_path):
-    picture = photo(40, 52)
+    image = photo(40, 52)
     path = tmp_path / "road.png"
-    Image.fromarray(picture).save(path)
+    Image.fromarray(image).save(path)
     predictor = Predictor(model, device="cpu")
-    expected = predictor(picture).anomaly("rba")
+    expected = predictor(image).anomaly("rba")
     for source in (path, str(path), path.read_bytes(), Image.open(path)):
         np.testing.assert_array_equal(predictor(source).anomaly("rba"), expected)
 
 
-def test_larger_pictures_are_computed_at_max_side_and_say_so(model):
+def test_larger_images_are_computed_at_max_side_and_say_so(model):
     prediction = Predictor(model, device="cpu", max_side=64)(photo(100, 333))
     assert prediction.compute_size == (19, 64)
     assert prediction.size == (100, 333)
@@ -100,7 +100,7 @@ def test_larger_pictures_are_computed_at_max_side_and_say_so(model):
 
 
 def test_over_40_megapixels_is_refused(model):
-    with pytest.raises(PictureError, match="megapixels"):
+    with pytest.raises(ImageError, match="megapixels"):
         Predictor(model, device="cpu")(np.broadcast_to(np.uint8(0), (6000, 7000, 3)))
 
 
@@ -131,9 +131,9 @@ SEVERAL = InferenceSettings(sides=(32, 48, 4096), score="rba", sigma=0.02, small
 
 
 def test_settings_average_class_scores_over_sizes(model):
-    picture = photo(40, 52)
-    found = Predictor(model, device="cpu", settings=SEVERAL)(picture)
-    each = [Predictor(model, device="cpu", max_side=side)(picture) for side in (48, 32)]
+    image = photo(40, 52)
+    found = Predictor(model, device="cpu", settings=SEVERAL)(image)
+    each = [Predictor(model, device="cpu", max_side=side)(image) for side in (48, 32)]
     mean = np.mean([one.class_scores for one in each], axis=0)
     np.testing.assert_allclose(found.class_scores, mean, atol=1e-5)
     np.testing.assert_array_equal(found.semantic, mean.argmax(0))
@@ -154,19 +154,19 @@ def test_thresholds_see_the_smoothed_map_and_figures_the_plain_one(model):
 
 
 def test_settings_are_the_checkpoints_unless_native_is_asked_for(model, monkeypatch):
-    picture = photo(40, 52)
-    native = Predictor(model, device="cpu")(picture)
+    image = photo(40, 52)
+    native = Predictor(model, device="cpu")(image)
     assert native.settings == InferenceSettings()
     monkeypatch.setattr(model, "settings", SEVERAL)
-    assert Predictor(model, device="cpu")(picture).settings == SEVERAL
-    again = Predictor(model, device="cpu", settings="native")(picture)
+    assert Predictor(model, device="cpu")(image).settings == SEVERAL
+    again = Predictor(model, device="cpu", settings="native")(image)
     np.testing.assert_array_equal(again.class_scores, native.class_scores)
     assert again.anomaly_map("msp") is again.anomaly("msp")
     assert not any("only a start" in note for note in again.notes)
     monkeypatch.setattr(model, "calibration", {"msp": {"range": [0.0, 1.0], "fpr05": 0.5}})
-    again = Predictor(model, device="cpu", settings="native")(picture)
+    again = Predictor(model, device="cpu", settings="native")(image)
     assert any("only a start" in note for note in again.notes)
-    own = Predictor(model, device="cpu")(picture)
+    own = Predictor(model, device="cpu")(image)
     assert not any("only a start" in note for note in own.notes)
     with pytest.raises(ConfigError, match="Unknown settings 'best'"):
         Predictor(model, device="cpu", settings="best")
@@ -181,17 +181,17 @@ def test_settings_that_cannot_be_run_are_refused(field, value):
         InferenceSettings(**{field: value})
 
 
-def test_flip_averages_with_the_mirrored_picture(model):
-    picture = photo(40, 52)
+def test_flip_averages_with_the_mirrored_image(model):
+    image = photo(40, 52)
     plain = Predictor(model, device="cpu")
-    both = Predictor(model, device="cpu", flip=True)(picture)
-    one, other = plain(picture), plain(picture[:, ::-1].copy())
+    both = Predictor(model, device="cpu", flip=True)(image)
+    one, other = plain(image), plain(image[:, ::-1].copy())
     mean = (one.class_scores + other.class_scores[:, :, ::-1]) / 2
     np.testing.assert_allclose(both.class_scores, mean, atol=1e-5)
     np.testing.assert_allclose(both.anomaly("msp"), 1 - mean.max(0), atol=1e-5)
     np.testing.assert_array_equal(both.pred_logits, one.pred_logits)
     assert "flipped" in both.notes[0]
-    mirrored = Predictor(model, device="cpu", flip=True)(picture[:, ::-1].copy())
+    mirrored = Predictor(model, device="cpu", flip=True)(image[:, ::-1].copy())
     np.testing.assert_allclose(mirrored.anomaly(), both.anomaly()[:, ::-1], atol=1e-5)
 
 
@@ -207,9 +207,9 @@ def test_refine_is_a_default_that_anomaly_can_override(model):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", torch.bfloat16])
 def test_lower_precision_is_close(model, dtype):
-    picture = photo(64, 64)
-    exact = Predictor(model, device="cpu", dtype="float32")(picture)
-    lower = Predictor(model, device="cpu", dtype=dtype)(picture)
+    image = photo(64, 64)
+    exact = Predictor(model, device="cpu", dtype="float32")(image)
+    lower = Predictor(model, device="cpu", dtype=dtype)(image)
     assert lower.pred_logits.dtype == np.float32
     assert 0 < np.abs(lower.class_scores - exact.class_scores).max() < 0.2
 
@@ -271,7 +271,7 @@ SHORTAGES = [
 
 @pytest.mark.parametrize("error", SHORTAGES, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_picture_too_large_for_memory_is_computed_smaller_and_says_so(error, flip):
+def test_a_image_too_large_for_memory_is_computed_smaller_and_says_so(error, flip):
     model = Hungry(room=200 * 400, error=error)
     prediction = Predictor(model, device="cpu", flip=flip)(photo(400, 800))
     looks = 2 if flip else 1
@@ -301,13 +301,13 @@ def test_other_errors_of_the_model_are_not_taken_for_a_lack_of_memory():
 
 
 def test_one_model_in_many_threads(model):
-    pictures = [photo(40, 52, seed) for seed in range(4)]
-    alone = [Predictor(model, device="cpu")(picture).anomaly() for picture in pictures]
+    images = [photo(40, 52, seed) for seed in range(4)]
+    alone = [Predictor(model, device="cpu")(image).anomaly() for image in images]
     results = {}
 
     def work(index):
         predictor = Predictor(model, device="cpu")
-        results[index] = [predictor(pictures[index]) for _ in range(3)]
+        results[index] = [predictor(images[index]) for _ in range(3)]
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
     for thread in threads:

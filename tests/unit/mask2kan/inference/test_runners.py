@@ -166,14 +166,14 @@ def recorder(monkeypatch):
     return Recorder(monkeypatch)
 
 
-def pictures(height, width, seed):
+def made(height, width, seed):
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
 def test_graphs_are_recorded_once_per_size_and_results_outlive_the_next_call(recorder):
     model = tiny("mask2kan", "mobilenetv2")
     run = GraphRun(RecordedRun(model, recorder))
-    inputs = [pictures(32, 64, 0), pictures(32, 64, 1), pictures(64, 32, 2), pictures(32, 64, 3)]
+    inputs = [made(32, 64, 0), made(32, 64, 1), made(64, 32, 2), made(32, 64, 3)]
     with torch.inference_mode():
         found = [forward(run, images) for images in inputs]
         expected = [forward(PlainRun(model), images) for images in inputs]
@@ -190,15 +190,15 @@ def test_features_outlive_the_next_call(recorder):
     model = tiny("mask2kan", "mobilenetv2")
     run = GraphRun(RecordedRun(model, recorder))
     with torch.inference_mode():
-        first = run.trunk(pictures(32, 64, 0))
+        first = run.trunk(made(32, 64, 0))
         kept = first.mask_features.clone()
-        run.trunk(pictures(32, 64, 1))
+        run.trunk(made(32, 64, 1))
     assert torch.equal(first.mask_features, kept)
 
 
 def test_weights_changed_in_place_count_and_moved_ones_are_recorded_anew(recorder):
     model = tiny("mask2former", "mobilenetv2")
-    run, images = GraphRun(RecordedRun(model, recorder)), pictures(32, 64, 0)
+    run, images = GraphRun(RecordedRun(model, recorder)), made(32, 64, 0)
     with torch.inference_mode():
         before = forward(run, images)
         model.transformer_decoder.class_embed.bias.add_(1)
@@ -213,14 +213,14 @@ def test_weights_changed_in_place_count_and_moved_ones_are_recorded_anew(recorde
 
 def test_other_precision_is_another_graph_and_only_the_last_few_are_kept(recorder):
     model = tiny("mask2former", "mobilenetv2")
-    run, images = GraphRun(RecordedRun(model, recorder)), pictures(32, 64, 0)
+    run, images = GraphRun(RecordedRun(model, recorder)), made(32, 64, 0)
     with torch.inference_mode():
         forward(run, images)
         with torch.autocast("cpu", torch.bfloat16):
             forward(run, images)
         assert len(recorder.pools) == 4
         for width in range(96, 96 + 16 * runners._GRAPHS_KEPT, 32):
-            forward(run, pictures(32, width, 0))
+            forward(run, made(32, width, 0))
     assert len(run._recorded) == runners._GRAPHS_KEPT
     run.release()
     with torch.inference_mode():

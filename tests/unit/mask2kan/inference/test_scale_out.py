@@ -1,4 +1,4 @@
-"""Many pictures: resumed, one broken among them, and the same bytes with Ray as without."""
+"""Many images: resumed, one broken among them, and the same bytes with Ray as without."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from PIL import Image
 
 from mask2kan.checkpoints import save_model
 from mask2kan.cli.main import main
-from mask2kan.errors import BackendError, ConfigError, PictureError
+from mask2kan.errors import BackendError, ConfigError, ImageError
 from mask2kan.inference import scale_out
 from mask2kan.inference.scale_out import run_actors, run_here
 from tests.tiny_models import tiny
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -32,10 +32,10 @@ def pictures(tmp_path):
 
 
 @pytest.fixture
-def command(tmp_path, pictures):
+def command(tmp_path, images):
     save_model(tiny("mask2kan", "mobilenetv2"), tmp_path / "tiny.safetensors")
     options = ["--model", str(tmp_path / "tiny.safetensors"), "--device", "cpu"]
-    return ["predict", str(pictures), *options, "--dtype", "float32", "--out"]
+    return ["predict", str(images), *options, "--dtype", "float32", "--out"]
 
 
 def contents(folder):
@@ -48,7 +48,7 @@ def contents(folder):
 
 def half(number):
     if number == 3:
-        raise PictureError("three is odd")
+        raise ImageError("three is odd")
     return number // 2
 
 
@@ -73,19 +73,19 @@ def test_resume_does_what_is_missing(command, tmp_path, capsys):
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     capsys.readouterr()
     assert main([*command, str(out), "--resume"]) == 0
-    assert "2 of 3 pictures were done before" in capsys.readouterr().out
+    assert "2 of 3 images were done before" in capsys.readouterr().out
     assert contents(out) == whole
     for path in out.iterdir():
         assert path.name.startswith("b") or path.stat().st_mtime_ns == before[path.name]
 
 
-def test_resume_redoes_what_other_settings_or_pictures_made(command, pictures, tmp_path, capsys):
+def test_resume_redoes_what_other_settings_or_images_made(command, images, tmp_path, capsys):
     out = tmp_path / "out"
 
     def done_before(*options):
         capsys.readouterr()
         assert main([*command, str(out), "--resume", *options]) == 0
-        return capsys.readouterr().out.count("pictures were done before")
+        return capsys.readouterr().out.count("images were done before")
 
     assert not done_before()
     assert not done_before("--score", "entropy")
@@ -96,16 +96,16 @@ def test_resume_redoes_what_other_settings_or_pictures_made(command, pictures, t
     save_model(other, tmp_path / "tiny.safetensors")
     assert not done_before("--score", "entropy")
     (out / "a.json").write_text("[1")  # cut off
-    Image.new("RGB", (64, 40)).save(pictures / "b.png")
-    os.utime(pictures / "b.png", (0, 0))  # another picture, though an older one
+    Image.new("RGB", (64, 40)).save(images / "b.png")
+    os.utime(images / "b.png", (0, 0))  # another image, though an older one
     assert main([*command, str(out), "--resume", "--score", "entropy"]) == 0
-    assert "1 of 3 pictures were done before" in capsys.readouterr().out
+    assert "1 of 3 images were done before" in capsys.readouterr().out
     (out / "c_overlay.png").unlink()
     assert main([*command, str(out), "--resume", "--score", "entropy"]) == 0
     assert (out / "c_overlay.png").is_file()
 
 
-def test_resume_does_not_take_a_namesake_for_a_picture(command, pictures, tmp_path, capsys):
+def test_resume_does_not_take_a_namesake_for_a_image(command, images, tmp_path, capsys):
     other = tmp_path / "other" / "a.png"
     other.parent.mkdir()
     Image.new("RGB", (64, 40)).save(other)
@@ -116,12 +116,12 @@ def test_resume_does_not_take_a_namesake_for_a_picture(command, pictures, tmp_pa
     assert json.loads((out / "a.json").read_text())["picture"] == str(other)
 
 
-def test_one_broken_picture_does_not_stop_the_others(command, pictures, tmp_path, capsys):
-    (pictures / "b.png").write_bytes(b"nothing")
+def test_one_broken_image_does_not_stop_the_others(command, images, tmp_path, capsys):
+    (images / "b.png").write_bytes(b"nothing")
     assert main([*command, str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert "b.png" in error
-    assert "1 of 3 pictures failed." in error
+    assert "1 of 3 images failed." in error
     assert {path.name for path in (tmp_path / "out").glob("*.json")} == {"a.json", "c.json"}
 
 
@@ -154,10 +154,10 @@ def two_cores(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_cores")
-def test_ray_writes_the_same_bytes_and_reports_the_broken_picture(
-    command, pictures, tmp_path, capsys, monkeypatch
+def test_ray_writes_the_same_bytes_and_reports_the_broken_image(
+    command, images, tmp_path, capsys, monkeypatch
 ):
-    (pictures / "b.png").write_bytes(b"nothing")
+    (images / "b.png").write_bytes(b"nothing")
     assert main([*command, str(tmp_path / "here")]) == 1
     here = capsys.readouterr().err
     monkeypatch.chdir(tmp_path)  # a relative folder is the same one for the actors
@@ -170,9 +170,9 @@ def test_ray_writes_the_same_bytes_and_reports_the_broken_picture(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_cores")
-def test_a_model_that_actors_cannot_load_is_one_error(pictures, tmp_path, capfd):
+def test_a_model_that_actors_cannot_load_is_one_error(images, tmp_path, capfd):
     missing = str(tmp_path / "missing.safetensors")
-    command = ["predict", str(pictures), "--model", missing, "--out", str(tmp_path / "out")]
+    command = ["predict", str(images), "--model", missing, "--out", str(tmp_path / "out")]
     assert main([*command, "--ray", "--workers", "1"]) == 1
     error = capfd.readouterr().err
     assert error.count(f"Can't load {missing}: no such file") == 1

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2kan.errors import PictureError
-from mask2kan.media.images import find_pictures, list_images, read_picture
+from mask2kan.errors import ImageError
+from mask2kan.media.images import find_images, list_images, read_image
 
 
 def photo(height=17, width=31, seed=0):
@@ -44,7 +44,7 @@ def test_lossless_formats_from_bytes_path_pil_and_array(format, tmp_path):
     path = tmp_path / "road.bin"
     path.write_bytes(data)
     for source in (data, path, str(path), Image.fromarray(pixels), pixels):
-        read = read_picture(source)
+        read = read_image(source)
         assert read.dtype == np.uint8
         assert read.flags.writeable
         assert not np.shares_memory(read, pixels)
@@ -54,7 +54,7 @@ def test_lossless_formats_from_bytes_path_pil_and_array(format, tmp_path):
 def test_webp_and_jpeg_are_close():
     pixels = np.full((32, 48, 3), (200, 90, 40), dtype=np.uint8)
     for format in ("JPEG", "WEBP"):
-        read = read_picture(encoded(Image.fromarray(pixels), format, quality=95))
+        read = read_image(encoded(Image.fromarray(pixels), format, quality=95))
         assert np.abs(read.astype(int) - pixels).max() <= 4
 
 
@@ -76,7 +76,7 @@ def test_exif_orientation(orientation):
     exif[0x0112] = orientation
     for format in ("PNG", "TIFF"):
         data = encoded(Image.fromarray(np.ascontiguousarray(stored)), format, exif=exif)
-        np.testing.assert_array_equal(read_picture(data), pixels)
+        np.testing.assert_array_equal(read_image(data), pixels)
 
 
 def test_damaged_or_impossible_exif_is_ignored():
@@ -84,8 +84,8 @@ def test_damaged_or_impossible_exif_is_ignored():
     exif = Image.Exif()
     exif[0x0112] = 99
     image = Image.fromarray(pixels)
-    np.testing.assert_array_equal(read_picture(encoded(image, exif=exif)), pixels)
-    np.testing.assert_array_equal(read_picture(encoded(image, exif=b"Exif\0\0garbage")), pixels)
+    np.testing.assert_array_equal(read_image(encoded(image, exif=exif)), pixels)
+    np.testing.assert_array_equal(read_image(encoded(image, exif=b"Exif\0\0garbage")), pixels)
 
 
 def test_orientation_survives_damage_to_another_tag_and_leaves_the_image_given_alone():
@@ -95,9 +95,9 @@ def test_orientation_survives_damage_to_another_tag_and_leaves_the_image_given_a
     damaged[17] = 0  # the maker's type is now none that Pillow can write back
     pixels = photo()
     data = encoded(Image.fromarray(pixels), exif=bytes(damaged))
-    np.testing.assert_array_equal(read_picture(data), np.rot90(pixels, -1))
+    np.testing.assert_array_equal(read_image(data), np.rot90(pixels, -1))
     with Image.open(io.BytesIO(data)) as image:
-        np.testing.assert_array_equal(read_picture(image), np.rot90(pixels, -1))
+        np.testing.assert_array_equal(read_image(image), np.rot90(pixels, -1))
         assert image.size == (31, 17)
 
 
@@ -106,7 +106,7 @@ def test_sixteen_bit_is_scaled_not_saturated():
     gray = eight[..., 0]
     wide = gray.astype(np.uint16) * 257
     for format in ("PNG", "TIFF"):
-        read = read_picture(encoded(Image.fromarray(wide), format))
+        read = read_image(encoded(Image.fromarray(wide), format))
         np.testing.assert_array_equal(read, np.repeat(gray[..., None], 3, axis=2))
     body = zlib.compress(
         b"".join(b"\0" + row.astype(">u2").tobytes() for row in eight.astype(np.uint16) * 257)
@@ -116,14 +116,14 @@ def test_sixteen_bit_is_scaled_not_saturated():
     for kind, content in [*chunks, (b"IEND", b"")]:
         crc = zlib.crc32(kind + content)
         data += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
-    np.testing.assert_array_equal(read_picture(data), eight)
+    np.testing.assert_array_equal(read_image(data), eight)
 
 
 def test_transparency_is_composited_on_white():
     rgba = np.dstack([photo(), np.full((17, 31), 255, np.uint8)])
     rgba[0, :, 3] = 0
     rgba[1, :, 3] = 128
-    read = read_picture(encoded(Image.fromarray(rgba)))
+    read = read_image(encoded(Image.fromarray(rgba)))
     assert (read[0] == 255).all()
     blended = np.rint((rgba[1, :, :3].astype(float) * 128 + 255 * 127) / 255)
     assert np.abs(read[1] - blended).max() <= 1
@@ -135,17 +135,17 @@ def test_palette_bilevel_gray_alpha_and_cmyk():
     palette = Image.fromarray(pixels).quantize(64)
     expected = np.asarray(palette.convert("RGB"))
     for format in ("PNG", "GIF"):
-        np.testing.assert_array_equal(read_picture(encoded(palette, format)), expected)
+        np.testing.assert_array_equal(read_image(encoded(palette, format)), expected)
     bits = pixels[..., 0] > 100
     np.testing.assert_array_equal(
-        read_picture(encoded(Image.fromarray(bits))), np.repeat(bits[..., None] * 255, 3, axis=2)
+        read_image(encoded(Image.fromarray(bits))), np.repeat(bits[..., None] * 255, 3, axis=2)
     )
     gray_alpha = Image.merge("LA", [Image.fromarray(pixels[..., 0]), Image.new("L", (31, 17), 255)])
     np.testing.assert_array_equal(
-        read_picture(encoded(gray_alpha)), np.repeat(pixels[..., :1], 3, axis=2)
+        read_image(encoded(gray_alpha)), np.repeat(pixels[..., :1], 3, axis=2)
     )
     flat = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
-    read = read_picture(encoded(flat, "JPEG", quality=95))
+    read = read_image(encoded(flat, "JPEG", quality=95))
     assert np.abs(read.astype(int) - (255, 0, 0)).max() <= 6
 
 
@@ -153,7 +153,7 @@ def test_palette_with_a_transparent_entry():
     image = Image.new("P", (4, 4), 1)
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((0, 0), 0)
-    read = read_picture(encoded(image, transparency=0))
+    read = read_image(encoded(image, transparency=0))
     np.testing.assert_array_equal(read[0, 0], (255, 255, 255))
     np.testing.assert_array_equal(read[1, 1], (0, 0, 255))
 
@@ -163,25 +163,25 @@ def test_first_frame_of_an_animation(format):
     frames = [Image.new("RGB", (9, 7), color) for color in ("red", "lime", "blue")]
     options = {"lossless": True} if format == "WEBP" else {}
     data = encoded(frames[0], format, save_all=True, append_images=frames[1:], **options)
-    np.testing.assert_array_equal(read_picture(data), np.asarray(frames[0]))
+    np.testing.assert_array_equal(read_image(data), np.asarray(frames[0]))
 
 
 def test_limits_are_read_from_the_header():
     started = time.perf_counter()
-    with pytest.raises(PictureError, match=r"60\.0 megapixels \(10000 × 6000\).*up to 40 MP"):
-        read_picture(png_header(10_000, 6_000))
-    with pytest.raises(PictureError, match="2500 megapixels"):
-        read_picture(png_header(50_000, 50_000))
+    with pytest.raises(ImageError, match=r"60\.0 megapixels \(10000 × 6000\).*up to 40 MP"):
+        read_image(png_header(10_000, 6_000))
+    with pytest.raises(ImageError, match="2500 megapixels"):
+        read_image(png_header(50_000, 50_000))
     assert time.perf_counter() - started < 1
-    with pytest.raises(PictureError, match=r"40\.0 megapixels \(8001 × 5000\)"):
-        read_picture(png_header(8001, 5000))
-    with pytest.raises(PictureError, match="megapixels"):
-        read_picture(np.broadcast_to(np.uint8(0), (8000, 6000, 3)))
+    with pytest.raises(ImageError, match=r"40\.0 megapixels \(8001 × 5000\)"):
+        read_image(png_header(8001, 5000))
+    with pytest.raises(ImageError, match="megapixels"):
+        read_image(np.broadcast_to(np.uint8(0), (8000, 6000, 3)))
 
 
 def test_just_inside_the_limit():
     data = encoded(Image.new("1", (8000, 5000)))
-    assert read_picture(data).shape == (5000, 8000, 3)
+    assert read_image(data).shape == (5000, 8000, 3)
 
 
 @pytest.mark.parametrize(
@@ -189,19 +189,19 @@ def test_just_inside_the_limit():
     [
         (b"", "empty"),
         (b"x", "text file"),
-        (b"this is not a picture\n" * 20, "text file"),
+        (b"this is not an image\n" * 20, "text file"),
         (b"<html><body></body></html>", "text file"),
         (b"%PDF-1.7 ...", "PDF"),
         (b"%!PS-Adobe-3.0 EPSF", "PostScript"),
         (b"\0\0\0\x18ftypheic\0\0", "HEIC"),
-        (bytes(range(256)), "not a picture in a known format"),
+        (bytes(range(256)), "not an image in a known format"),
         (png_header(0, 10), "."),
         (png_header(2**31 - 1, 3), "megapixels"),
     ],
 )
-def test_what_is_no_picture_says_so_in_one_line(data, reason):
-    with pytest.raises(PictureError, match=f"^Can't read this image: .*{reason}") as caught:
-        read_picture(data)
+def test_what_is_no_image_says_so_in_one_line(data, reason):
+    with pytest.raises(ImageError, match=f"^Can't read this image: .*{reason}") as caught:
+        read_image(data)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith("Use JPEG, PNG or WebP up to 40 MP.")
 
@@ -210,28 +210,28 @@ def test_what_is_no_picture_says_so_in_one_line(data, reason):
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
 def test_truncated(format, share):
     data = encoded(Image.fromarray(photo(120, 160)), format)
-    with pytest.raises(PictureError, match=r"damaged|known format|text file"):
-        read_picture(data[: int(len(data) * share)])
+    with pytest.raises(ImageError, match=r"damaged|known format|text file"):
+        read_image(data[: int(len(data) * share)])
 
 
 def test_bad_checksum():
     data = bytearray(encoded(Image.fromarray(photo(120, 160))))
     data[60] ^= 0xFF
-    with pytest.raises(PictureError, match="damaged"):
-        read_picture(bytes(data))
+    with pytest.raises(ImageError, match="damaged"):
+        read_image(bytes(data))
 
 
 def test_files_that_cannot_be_opened(tmp_path):
-    with pytest.raises(PictureError, match="there is no file"):
-        read_picture(tmp_path / "missing.png")
-    with pytest.raises(PictureError, match="is not a file"):
-        read_picture(tmp_path)
-    with pytest.raises(PictureError, match=r"^Can't read this image"):
-        read_picture("a\0b.png")
-    with pytest.raises(PictureError, match=r"^Can't read this image"):
-        read_picture("x" * 3000 + ".png")
-    with pytest.raises(PictureError, match="is not a file"):
-        read_picture("/dev/zero")
+    with pytest.raises(ImageError, match="there is no file"):
+        read_image(tmp_path / "missing.png")
+    with pytest.raises(ImageError, match="is not a file"):
+        read_image(tmp_path)
+    with pytest.raises(ImageError, match=r"^Can't read this image"):
+        read_image("a\0b.png")
+    with pytest.raises(ImageError, match=r"^Can't read this image"):
+        read_image("x" * 3000 + ".png")
+    with pytest.raises(ImageError, match="is not a file"):
+        read_image("/dev/zero")
 
 
 @pytest.mark.parametrize(
@@ -244,23 +244,23 @@ def test_files_that_cannot_be_opened(tmp_path):
     ],
 )
 def test_arrays_of_another_kind(array):
-    with pytest.raises(PictureError, match=r"expected uint8 of \(H, W, 3\)"):
-        read_picture(array)
+    with pytest.raises(ImageError, match=r"expected uint8 of \(H, W, 3\)"):
+        read_image(array)
 
 
 def test_other_types():
-    with pytest.raises(PictureError, match="NoneType"):
-        read_picture(None)
+    with pytest.raises(ImageError, match="NoneType"):
+        read_image(None)
 
 
 def test_float_and_32_bit_pixels_are_refused():
-    with pytest.raises(PictureError, match="floating-point"):
-        read_picture(encoded(Image.fromarray(np.full((4, 4), np.nan, np.float32)), "TIFF"))
-    with pytest.raises(PictureError, match="32-bit"):
-        read_picture(encoded(Image.fromarray(np.full((4, 4), 70_000, np.int32)), "TIFF"))
+    with pytest.raises(ImageError, match="floating-point"):
+        read_image(encoded(Image.fromarray(np.full((4, 4), np.nan, np.float32)), "TIFF"))
+    with pytest.raises(ImageError, match="32-bit"):
+        read_image(encoded(Image.fromarray(np.full((4, 4), 70_000, np.int32)), "TIFF"))
 
 
-def test_mutants_give_a_picture_or_a_picture_error():
+def test_mutants_give_a_image_or_a_image_error():
     """Random damage never comes out as any other exception, and never takes long."""
     rng = random.Random(0)
     image = Image.fromarray(photo(40, 50))
@@ -270,8 +270,8 @@ def test_mutants_give_a_picture_or_a_picture_error():
         for _ in range(rng.randint(1, 8)):
             data[rng.randrange(min(len(data), rng.choice([60, len(data)])))] = rng.randrange(256)
         started = time.process_time()
-        with contextlib.suppress(PictureError):
-            assert read_picture(bytes(data)).ndim == 3
+        with contextlib.suppress(ImageError):
+            assert read_image(bytes(data)).ndim == 3
         assert time.process_time() - started < 2
 
 
@@ -296,23 +296,23 @@ def test_only_what_can_be_an_image_is_listed(tmp_path):
     assert [path.name for path in list_images(tmp_path)] == ["a.PNG", "c.gif", "linked.png"]
     assert [path.name for path in list_images(tmp_path, suffixes=(".gif",))] == ["c.gif"]
     hidden = tmp_path / ".thumbnails"  # asked for by its name
-    assert list_images(hidden) == find_pictures([str(hidden)]) == [hidden / "a.png"]
-    assert [path.name for path in find_pictures([f"{tmp_path}/*.png"])] == ["linked.png"]
+    assert list_images(hidden) == find_images([str(hidden)]) == [hidden / "a.png"]
+    assert [path.name for path in find_images([f"{tmp_path}/*.png"])] == ["linked.png"]
 
 
-def test_find_pictures(tmp_path):
+def test_find_images(tmp_path):
     for name in ("b.png", "a.JPG", "notes.txt", "c.webp"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "sub").mkdir()
-    names = [path.name for path in find_pictures([str(tmp_path)])]
+    names = [path.name for path in find_images([str(tmp_path)])]
     assert names == ["a.JPG", "b.png", "c.webp"]
-    assert [p.name for p in find_pictures([f"{tmp_path}/*.png", str(tmp_path)])] == [
+    assert [p.name for p in find_images([f"{tmp_path}/*.png", str(tmp_path)])] == [
         "b.png",
         "a.JPG",
         "c.webp",
     ]
-    assert find_pictures([str(tmp_path / "notes.txt")]) == [Path(tmp_path / "notes.txt")]
-    with pytest.raises(PictureError, match=r"No picture at '.*\*\.gif'"):
-        find_pictures([f"{tmp_path}/*.gif"])
-    with pytest.raises(PictureError, match="No picture at"):
-        find_pictures([str(tmp_path / "sub")])
+    assert find_images([str(tmp_path / "notes.txt")]) == [Path(tmp_path / "notes.txt")]
+    with pytest.raises(ImageError, match=r"No image at '.*\*\.gif'"):
+        find_images([f"{tmp_path}/*.gif"])
+    with pytest.raises(ImageError, match="No image at"):
+        find_images([str(tmp_path / "sub")])

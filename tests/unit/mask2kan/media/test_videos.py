@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2kan.errors import PictureError
+from mask2kan.errors import ImageError
 from mask2kan.media import videos
 from mask2kan.media.videos import count_frames, is_video, read_frames
 
@@ -133,23 +133,23 @@ def test_what_is_no_video_is_refused(tmp_path: Path, name: str, content: bytes, 
     path = tmp_path / name
     path.write_bytes(content)
     for ask in (count_frames, lambda path: list(read_frames(path))):
-        with pytest.raises(PictureError, match=said) as caught:
+        with pytest.raises(ImageError, match=said) as caught:
             ask(path)
         assert "\n" not in str(caught.value)
         assert str(tmp_path) not in str(caught.value)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="no such file"):
+    with pytest.raises(ImageError, match="no such file"):
         next(read_frames(tmp_path / "nothing.mp4"))
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "gif", "tiff", "avif"])
-def test_a_picture_is_no_video(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"picture.{suffix}"
+def test_a_image_is_no_video(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"image.{suffix}"
     Image.new("RGB", (16, 16)).save(path)
     assert not is_video(path)
-    with pytest.raises(PictureError, match="not a video"):
+    with pytest.raises(ImageError, match="not a video"):
         next(read_frames(path))
 
 
@@ -166,7 +166,7 @@ def test_limits(
     video: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: float, said: str
 ) -> None:
     monkeypatch.setattr(videos, limit, value)
-    with pytest.raises(PictureError, match=said):
+    with pytest.raises(ImageError, match=said):
         next(read_frames(video))
 
 
@@ -207,6 +207,6 @@ def test_a_video_leads_to_no_other_file(
     monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "threads;1")
     (tmp_path / name).write_bytes(content)
     Image.new("RGB", (64, 48)).save(tmp_path / sibling, "PNG")
-    with pytest.raises(PictureError):
+    with pytest.raises(ImageError):
         count_frames(tmp_path / name)
     assert os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] == "threads;1"

@@ -13,6 +13,6 @@ HEIGHT, WIDTH = 60, 90
 @pytest.fixture(scope="session")
 def predictions() -> list[tuple[str, Prediction]]:
     """A tiny KAN and a tiny MLP on the same noise, with a title each."""
-    picture = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     models = [("a KAN", "mask2kan"), ("an MLP", "mask2former")]
-    return [(title, Predictor(tiny(name, "mobilenetv2"), "cpu")(picture)) for title, name in models]
+    return [(title, Predictor(tiny(name, "mobilenetv2"), "cpu")(image)) for title, name in models]

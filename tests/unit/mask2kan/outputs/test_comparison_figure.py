@@ -117,7 +117,7 @@ def test_wide_and_tall_images_have_pages(size: tuple[int, int]) -> None:
     assert 1 < height < 32
 
 
-def test_a_page_refuses_another_pictures_truth(analyses: Named) -> None:
+def test_a_page_refuses_another_images_truth(analyses: Named) -> None:
     with pytest.raises(ConfigError, match="sizes must be equal"):
         comparison_page(analyses, truth=np.ones((5, 5), np.uint8))
 

@@ -1,4 +1,4 @@
-"""Pictures of maps: exact colours, fixed ranges, no NaN, no division by zero."""
+"""Images of maps: exact colours, fixed ranges, no NaN, no division by zero."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_heat_map_uses_the_given_range_only():
     score = np.array([[-5, -1, 0, 1, 9]], np.float32)
     drawn = drawing.heat_map(score, -1, 1)
     np.testing.assert_array_equal(drawn[0], table[[0, 0, 128, 255, 255]])
-    # the same value has the same colour in every picture
+    # the same value has the same colour in every image
     alone = drawing.heat_map(np.zeros((2, 2), np.float32), -1, 1)
     assert (alone == drawn[0, 2]).all()
 
@@ -69,16 +69,16 @@ def test_outline_surrounds_regions_and_leaves_the_rest():
     assert (drawn[27:34, 47:54] == 200).all()
     assert (image == 200).all()
     assert (drawing.outline(image, mask[:, ::-1] & False) == 200).all()
-    # a region that fills the picture still gets its line
+    # a region that fills the image still gets its line
     assert (drawing.outline(image, np.ones_like(mask), (255, 0, 0))[0] == (255, 0, 0)).all()
 
 
-def test_outline_of_another_picture_is_refused():
+def test_outline_of_another_image_is_refused():
     with pytest.raises(ConfigError, match="sizes must be equal"):
         drawing.outline(np.zeros((4, 6, 3), np.uint8), np.zeros((6, 4), bool))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (3, 2)])
-def test_outline_of_tiny_pictures(size):
+def test_outline_of_tiny_images(size):
     image = np.zeros((*size, 3), np.uint8)
     assert drawing.outline(image, np.ones(size, bool)).shape == image.shape

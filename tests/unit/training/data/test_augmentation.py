@@ -1,4 +1,4 @@
-"""How large a picture becomes before it is cropped, by each recipe's rule."""
+"""How large an image becomes before it is cropped, by each recipe's rule."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def _heights(augmentation, size, count=400):
         ("mask2former_ade20k_swin_b", (512, 683), (320, 1280)),
         # its longer side at most 2048: a panorama four times as wide as high stops at 512
         ("mask2former_ade20k_swin_t", (300, 1200), (256, 512)),
-        # the thesis: the picture within the crop of 340x680, 0.1 to 2 times
+        # the thesis: the image within the crop of 340x680, 0.1 to 2 times
         ("thesis_swin_t_kan", (1024, 2048), (34, 680)),
         ("thesis_swin_t_kan", (1024, 1024), (34, 680)),
     ],
 )
-def test_heights_of_pictures_by_recipe(name, size, expected):
+def test_heights_of_images_by_recipe(name, size, expected):
     heights = _heights(recipe(name).augmentation, size)
     assert heights.min() == pytest.approx(expected[0], rel=0.05)
     assert heights.max() == pytest.approx(expected[1], rel=0.05)

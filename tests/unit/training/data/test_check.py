@@ -23,7 +23,7 @@ from training.data.faults import NOTES, RULES, Fault
 
 ROOT = Path(__file__).resolve().parents[4]
 NESTED = ("cityscapes", "lost_and_found", "fishyscapes_lost_and_found", "fishyscapes_static")
-# Labels of these name the pictures; a picture without one is no part of them.
+# Labels of these name the images; an image without one is no part of them.
 LABELS_LEAD = ("fishyscapes_lost_and_found", "fishyscapes_static", "camvid_anomaly")
 
 
@@ -61,10 +61,10 @@ def missing_label(tree: Tree, kind: str) -> Expected:
     return {(tree.first[0], "missing-label")}
 
 
-def missing_picture(tree: Tree, kind: str) -> Expected:
+def missing_image(tree: Tree, kind: str) -> Expected:
     tree.first[0].unlink()
     label = tree.first[1]
-    return {(label, "missing-picture")}
+    return {(label, "missing-image")}
 
 
 def another_size(tree: Tree, kind: str) -> Expected:
@@ -129,10 +129,10 @@ def no_anomaly(tree: Tree, kind: str) -> Expected:
     return {(labels[0].parent, "no-anomaly")}
 
 
-def cut_picture(tree: Tree, kind: str) -> Expected:
+def cut_image(tree: Tree, kind: str) -> Expected:
     content = tree.first[0].read_bytes()
     tree.first[0].write_bytes(content[: len(content) // 2])
-    return {(tree.first[0], "damaged-picture")}
+    return {(tree.first[0], "damaged-image")}
 
 
 def cut_label(tree: Tree, kind: str) -> Expected:
@@ -141,14 +141,14 @@ def cut_label(tree: Tree, kind: str) -> Expected:
     return {(tree.first[1], "damaged-label")}
 
 
-def text_as_picture(tree: Tree, kind: str) -> Expected:
-    tree.first[0].write_text("this is no picture, but words\n")
-    return {(tree.first[0], "not-a-picture")}
+def text_as_image(tree: Tree, kind: str) -> Expected:
+    tree.first[0].write_text("this is no image, but words\n")
+    return {(tree.first[0], "not-an-image")}
 
 
 def page_as_label(tree: Tree, kind: str) -> Expected:
     tree.first[1].write_text("<!doctype html><title>404</title>")
-    return {(tree.first[1], "not-a-picture")}
+    return {(tree.first[1], "not-an-image")}
 
 
 def empty_files(tree: Tree, kind: str) -> Expected:
@@ -164,12 +164,12 @@ def in_two_splits(tree: Tree, kind: str) -> Expected:
 
 
 def looping_label(tree: Tree, kind: str) -> Expected:
-    picture, label = tree.first
+    image, label = tree.first
     label.unlink()
     label.symlink_to(label.name)
     expected = {(label, "symlink-loop")}
     if kind not in (*LABELS_LEAD, "road_anomaly"):
-        expected.add((picture, "missing-label"))
+        expected.add((image, "missing-label"))
     return expected
 
 
@@ -196,7 +196,7 @@ ANY_VALUE = (
 # What is planted, and the kinds of data set that cannot have it.
 PLANTED: dict[Callable[[Tree, str], Expected], tuple[str, ...]] = {
     missing_label: LABELS_LEAD,
-    missing_picture: (),
+    missing_image: (),
     another_size: (),
     value_out_of_range: ANY_VALUE,
     size_and_value: (*ANY_VALUE, *COLOURS),
@@ -208,9 +208,9 @@ PLANTED: dict[Callable[[Tree, str], Expected], tuple[str, ...]] = {
     jpeg_label: ("road_anomaly",),  # the name is fixed
     all_void: (),
     no_anomaly: SEGMENTATION,
-    cut_picture: (),
+    cut_image: (),
     cut_label: (),
-    text_as_picture: (),
+    text_as_image: (),
     page_as_label: (),
     empty_files: (),
     in_two_splits: tuple(name for name in TREES if name not in SEGMENTATION),
@@ -251,7 +251,7 @@ def test_clean_sets_are_clean(tree: Tree, capsys: pytest.CaptureFixture[str]) ->
     assert "0 faults in " in capsys.readouterr().out
 
 
-def test_a_split_without_pictures(tree: Tree, request: pytest.FixtureRequest) -> None:
+def test_a_split_without_images(tree: Tree, request: pytest.FixtureRequest) -> None:
     kind = kind_of(request)
     scans = (
         [check._scan_anomalies(tree.data)]
@@ -260,11 +260,11 @@ def test_a_split_without_pictures(tree: Tree, request: pytest.FixtureRequest) ->
     )
     for pair in scans[0].pairs:
         pair.label.unlink()
-        pair.picture.unlink()
+        pair.image.unlink()
         if kind == "road_anomaly":
             pair.label.parent.rmdir()
-    for picture in tree.images.iterdir():
-        picture.unlink()
+    for image in tree.images.iterdir():
+        image.unlink()
     assert [fault.rule for fault in check_data(tree.data)] == ["empty-split"]
 
 
@@ -275,7 +275,7 @@ def test_a_missing_folder(tree: Tree, request: pytest.FixtureRequest) -> None:
     shutil.rmtree(folder)
     faults = check_data(tree.data)
     assert [fault.rule for fault in faults].count("missing-folder") == 1
-    assert {fault.rule for fault in faults} <= {"missing-folder", "missing-picture"}
+    assert {fault.rule for fault in faults} <= {"missing-folder", "missing-image"}
 
 
 def test_what_is_ignored_is_noted(tree: Tree) -> None:
@@ -290,7 +290,7 @@ def test_what_is_ignored_is_noted(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("kind", [name for name in TREES if name not in SEGMENTATION])
-def test_pictures_without_an_anomaly_are_noted(kind: str, tmp_path: Path) -> None:
+def test_images_without_an_anomaly_are_noted(kind: str, tmp_path: Path) -> None:
     tree = TREES[kind](tmp_path)
     save(tree.first[1], fill(tree.known))
     report = inspect_data(tree.data)
@@ -319,7 +319,7 @@ def test_lists_of_classes(tmp_path: Path) -> None:
     assert "class-list" in {fault.rule for fault in check_data(tree.data)}
 
 
-def test_two_pictures_of_one_name(tmp_path: Path) -> None:
+def test_two_images_of_one_name(tmp_path: Path) -> None:
     tree = TREES["camvid"](tmp_path)
     double = save(tree.first[0].with_suffix(".webp"), fill((1, 2, 3))[: SIZE[0], : SIZE[1]])
     assert [(f.path, f.rule) for f in check_data(tree.data)] == [(double, "duplicate-name")]

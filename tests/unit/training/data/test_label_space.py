@@ -19,8 +19,8 @@ from training.data.sets.cityscapes256 import BONNET, fill_gaps
 NAMES = tuple(CITYSCAPES)
 
 
-def _written(folder, name, picture, label, labels="labels"):
-    for part, array, ending in (("images", picture, "webp"), (labels, label, "png")):
+def _written(folder, name, image, label, labels="labels"):
+    for part, array, ending in (("images", image, "webp"), (labels, label, "png")):
         (folder / part).mkdir(parents=True, exist_ok=True)
         Image.fromarray(array).save(folder / part / f"{name}.{ending}")
 
@@ -83,14 +83,14 @@ def test_a_mixture_is_written_with_weights():
 
 
 def test_crops_of_a_mixture_follow_the_weights_and_the_seed():
-    pictures = open_split("3 synthetic:cityscapes + 1 synthetic", "train")
-    assert isinstance(pictures, Mixture)
-    assert len(pictures) == 128
-    chosen = [pictures.choose(np.random.default_rng(n)) for n in range(2000)]
+    images = open_split("3 synthetic:cityscapes + 1 synthetic", "train")
+    assert isinstance(images, Mixture)
+    assert len(images) == 128
+    chosen = [images.choose(np.random.default_rng(n)) for n in range(2000)]
     assert 0.22 < np.mean([index >= 64 for index in chosen]) < 0.28
-    crops = [TrainingCrops(pictures, Augmentation(crop=(32, 32)), 20, 3) for _ in range(2)]
+    crops = [TrainingCrops(images, Augmentation(crop=(32, 32)), 20, 3) for _ in range(2)]
     assert all(np.array_equal(crops[0][n].label, crops[1][n].label) for n in range(20))
-    later = TrainingCrops(pictures, Augmentation(crop=(32, 32)), 20, 3, start=7)
+    later = TrainingCrops(images, Augmentation(crop=(32, 32)), 20, 3, start=7)
     assert np.array_equal(later[0].label, crops[0][7].label)
 
 
@@ -105,8 +105,8 @@ def test_a_mixture_in_finer_classes_keeps_its_weights():
 
 
 def test_other_splits_of_a_mixture_are_the_first_parts():
-    pictures = open_split("1 synthetic:cityscapes + 1 synthetic", "val")
-    assert tuple(pictures.class_names) == NAMES
+    images = open_split("1 synthetic:cityscapes + 1 synthetic", "val")
+    assert tuple(images.class_names) == NAMES
 
 
 def test_sets_that_do_not_fit_are_refused():
@@ -137,13 +137,13 @@ def test_cityscapes256_is_shown_wide_and_its_void_says_nothing(tmp_path):
     label[:100], label[100:120] = VOID, NAMES.index("rider")
     for split in ("train", "val"):
         _written(root / split, "0001", np.full((256, 256, 3), 90, np.uint8), label)
-    pictures = open_split(f"cityscapes256={root}", "train")
-    picture, shown = pictures.arrays(0)
-    assert picture.shape == (256, 512, 3)
+    images = open_split(f"cityscapes256={root}", "train")
+    image, shown = images.arrays(0)
+    assert image.shape == (256, 512, 3)
     assert shown.shape == (256, 512)
     assert (shown[:99] == IGNORED).all()
     assert (shown[105:115] == 19).all()
-    assert [NAMES[c] for c in pictures.groups[0]] == ["person", "rider"]
+    assert [NAMES[c] for c in images.groups[0]] == ["person", "rider"]
     assert (shown[130:] == 13).all()
     assert tuple(open_split(root, "val").class_names) == NAMES  # told by its name alone
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2kan.errors import ConfigError, PictureError
+from mask2kan.errors import ConfigError, ImageError
 from training.data import Augmentation, SyntheticStreets
 from training.data.augmentation import OUTLIER
 from training.data.crops import TrainingCrops
@@ -20,25 +20,25 @@ from training.data.outliers import (
     open_source,
 )
 
-PICTURE = np.full((120, 160, 3), 7, np.uint8)
+IMAGE = np.full((120, 160, 3), 7, np.uint8)
 LABEL = np.full((120, 160), 3, np.uint8)
 
 
 def _paste(exposure, seed=0):
-    return OutlierPaster(exposure)(PICTURE, LABEL, np.random.default_rng(seed))
+    return OutlierPaster(exposure)(IMAGE, LABEL, np.random.default_rng(seed))
 
 
 def test_an_object_is_pasted_and_marked_and_the_rest_stays():
     exposure = OutlierExposure("procedural", probability=1.0, scale=(0.2, 0.4))
-    picture, label = _paste(exposure)
+    image, label = _paste(exposure)
     marked = label == OUTLIER
     rows, columns = np.flatnonzero(marked.any(1)), np.flatnonzero(marked.any(0))
     longest = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
     assert 0.2 * 120 - 2 <= longest <= 0.4 * 120 + 1
     assert (label[~marked] == 3).all()
-    assert (picture[~marked] == 7).all()
-    assert (picture[marked] != 7).any(-1).mean() > 0.9
-    assert (PICTURE == 7).all()
+    assert (image[~marked] == 7).all()
+    assert (image[marked] != 7).any(-1).mean() > 0.9
+    assert (IMAGE == 7).all()
     assert (LABEL == 3).all()
 
 
@@ -53,7 +53,7 @@ def test_the_same_seed_gives_the_same_paste():
 def test_probability():
     paster = OutlierPaster(OutlierExposure("procedural", probability=0.2))
     rng = np.random.default_rng(0)
-    pasted = sum((paster(PICTURE, LABEL, rng)[1] == OUTLIER).any() for _ in range(400))
+    pasted = sum((paster(IMAGE, LABEL, rng)[1] == OUTLIER).any() for _ in range(400))
     assert 50 <= pasted <= 110  # 80 ± 4 standard deviations of 8
 
 
@@ -76,13 +76,13 @@ def _cut_out(path, size=(30, 20)):
 
 def test_cut_outs_keep_their_own_size(tmp_path):
     _cut_out(tmp_path / "one.png")
-    picture, label = _paste(OutlierExposure(f"cutouts:{tmp_path}", probability=1.0))
+    image, label = _paste(OutlierExposure(f"cutouts:{tmp_path}", probability=1.0))
     marked = label == OUTLIER
     assert marked.sum() == 20 * 12
-    assert (picture[marked] == (200, 10, 10)).all()
+    assert (image[marked] == (200, 10, 10)).all()
 
 
-def test_an_object_larger_than_the_picture_is_shrunk(tmp_path):
+def test_an_object_larger_than_the_image_is_shrunk(tmp_path):
     Image.fromarray(np.full((400, 10, 4), 255, np.uint8)).save(tmp_path / "wide.png")
     rgba = np.full((400, 300, 4), 255, np.uint8)
     rgba[0, 0, 3] = 0
@@ -128,7 +128,7 @@ def _coco(root, size=(480, 500)):
     return root
 
 
-def test_coco_pictures_with_road_classes_small_ones_and_crowds_are_left_out(tmp_path):
+def test_coco_images_with_road_classes_small_ones_and_crowds_are_left_out(tmp_path):
     objects = CocoObjects(_coco(tmp_path))
     assert objects._names == ["bear.jpg", "two_bears.jpg"]
     sizes = {objects.draw(np.random.default_rng(seed)).alpha.shape for seed in range(20)}
@@ -165,13 +165,13 @@ def test_unusable_sources_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="No COCO at"):
         OutlierPaster(OutlierExposure(f"coco:{tmp_path}"))
     Image.new("RGB", (20, 20)).save(tmp_path / "opaque.png")
-    with pytest.raises(PictureError, match=r"opaque\.png has no outline"):
+    with pytest.raises(ImageError, match=r"opaque\.png has no outline"):
         _paste(OutlierExposure(f"cutouts:{tmp_path}", probability=1.0))
     Image.new("RGBA", (7000, 7000)).save(tmp_path / "opaque.png")
-    with pytest.raises(PictureError, match=r"opaque\.png has 7000 x 7000 pixels"):
+    with pytest.raises(ImageError, match=r"opaque\.png has 7000 x 7000 pixels"):
         _paste(OutlierExposure(f"cutouts:{tmp_path}", probability=1.0))
-    (tmp_path / "opaque.png").write_bytes(b"no picture")
-    with pytest.raises(PictureError, match=r"Can't read the cut-out .*opaque\.png"):
+    (tmp_path / "opaque.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"Can't read the cut-out .*opaque\.png"):
         _paste(OutlierExposure(f"cutouts:{tmp_path}", probability=1.0))
     root = _coco(tmp_path / "coco")
     (root / "annotations" / "instances_train2017.json").write_text("{}")
@@ -190,7 +190,7 @@ def test_values_that_mean_nothing_are_refused(values):
 def test_procedural_objects_are_solid_and_varied():
     drawn = [ProceduralObjects().draw(np.random.default_rng(seed)) for seed in range(6)]
     for cut_out in drawn:
-        assert cut_out.picture.shape[:2] == cut_out.alpha.shape
+        assert cut_out.image.shape[:2] == cut_out.alpha.shape
         assert 0.2 < (cut_out.alpha > 0).mean() < 1
     assert len({cut_out.alpha.shape for cut_out in drawn}) > 1
 
@@ -199,14 +199,14 @@ def test_an_object_stands_on_the_ground_at_a_size_that_fits_its_row():
     names = ("sky", "road")
     label = np.zeros((200, 300), np.uint8)
     label[80:] = 1
-    picture = np.full((200, 300, 3), 7, np.uint8)
+    image = np.full((200, 300, 3), 7, np.uint8)
     exposure = OutlierExposure(
         "procedural", probability=1.0, ground=("road",), metres=(1.3, 1.3), feather=1.0
     )
     paster = OutlierPaster(exposure, names)
     heights = {}
     for seed in range(60):
-        _, out = paster(picture, label, np.random.default_rng(seed))
+        _, out = paster(image, label, np.random.default_rng(seed))
         rows = np.flatnonzero((out == OUTLIER).any(1))
         columns = np.flatnonzero((out == OUTLIER).any(0))
         inside = columns.size and columns[0] > 0 and columns[-1] < 299
@@ -222,9 +222,9 @@ def test_an_object_stands_on_the_ground_at_a_size_that_fits_its_row():
 def test_without_ground_nothing_stands():
     exposure = OutlierExposure("procedural", probability=1.0, ground=("road",))
     label = np.zeros((50, 60), np.uint8)
-    picture = np.zeros((50, 60, 3), np.uint8)
-    out, same = OutlierPaster(exposure, ("sky", "road"))(picture, label, np.random.default_rng(0))
-    assert out is picture
+    image = np.zeros((50, 60, 3), np.uint8)
+    out, same = OutlierPaster(exposure, ("sky", "road"))(image, label, np.random.default_rng(0))
+    assert out is image
     assert same is label
     with pytest.raises(ConfigError, match="Unknown class of outliers.ground 'raod'"):
         OutlierPaster(OutlierExposure("procedural", ground=("raod",)), ("sky", "road"))
@@ -242,11 +242,11 @@ def test_what_is_no_cut_out_in_spite_of_its_name_is_passed_over(tmp_path):
         assert source.draw(np.random.default_rng(seed)).alpha.all()
 
 
-def test_a_damaged_coco_picture_is_named(tmp_path):
+def test_a_damaged_coco_image_is_named(tmp_path):
     root = _coco(tmp_path)
     for path in (root / "train2017").iterdir():
-        path.write_bytes(b"no picture")
-    with pytest.raises(PictureError, match=r"train2017/.*: not-a-picture"):
+        path.write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"train2017/.*: not-an-image"):
         _paste(OutlierExposure(f"coco:{root}", probability=1.0))
 
 
@@ -256,5 +256,5 @@ def test_cut_outs_can_be_left_out_by_name(tmp_path):
         rgba[5:15, 5:15] = (shade, shade, shade, 255)
         Image.fromarray(rgba).save(tmp_path / f"{name}.png")
     source = open_source(f"cutouts:{tmp_path}", ("soapbox",))
-    shades = {int(source.draw(np.random.default_rng(n)).picture[0, 0, 0]) for n in range(20)}
+    shades = {int(source.draw(np.random.default_rng(n)).image[0, 0, 0]) for n in range(20)}
     assert shades == {10}

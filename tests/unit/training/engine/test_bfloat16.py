@@ -1,4 +1,4 @@
-"""bfloat16 holds: on real pictures the bundled pair says what it says in float32.
+"""bfloat16 holds: on real images the bundled pair says what it says in float32.
 
 Autocast on a processor without bfloat16 instructions computes the same roundings, only slower, so
 this needs no special machine.
@@ -17,30 +17,30 @@ from training.evaluation.measure import measure_scores
 from training.metrics import SegmentationEvaluator
 
 
-def pictures_of(opening, *arguments):
+def images_of(opening, *arguments):
     try:
         return opening(*arguments)
     except ConfigError as error:
-        pytest.skip(f"needs the CamVid pictures: {error}")
+        pytest.skip(f"needs the CamVid images: {error}")
 
 
-def every(pictures, count):
-    return [round(i * (len(pictures.names) - 1) / (count - 1)) for i in range(count)]
+def every(images, count):
+    return [round(i * (len(images.names) - 1) / (count - 1)) for i in range(count)]
 
 
 def in_both(name, count):
     """Share of pixels of the same class, and mIoU and AUROC by dtype."""
     test, anomalies = (
-        pictures_of(open_split, "camvid", "test"),
-        pictures_of(open_anomaly, "camvid_anomaly"),
+        images_of(open_split, "camvid", "test"),
+        images_of(open_anomaly, "camvid_anomaly"),
     )
     model = load_model(name, device="cpu")
     predictors = {dtype: Predictor(model, "cpu", dtype) for dtype in ("float32", "bfloat16")}
     evaluators = {dtype: SegmentationEvaluator(len(model.class_names)) for dtype in predictors}
     same = pixels = 0
     for index in every(test, count):
-        picture, label = test.arrays(index)
-        maps = {dtype: predictor(picture).semantic for dtype, predictor in predictors.items()}
+        image, label = test.arrays(index)
+        maps = {dtype: predictor(image).semantic for dtype, predictor in predictors.items()}
         for dtype, found in maps.items():
             evaluators[dtype].update(found, label)
         same += int((maps["float32"] == maps["bfloat16"]).sum())
@@ -50,7 +50,7 @@ def in_both(name, count):
     for dtype, predictor in predictors.items():
         ranked = measure_scores(predictor, anomalies, limit=count).evaluators
         auroc[dtype] = {score: one.compute()["auroc"] for score, one in ranked.items()}
-    print(f"\n{name}: {count} pictures, same class {same / pixels:.4%}, mIoU {miou}, AUROC {auroc}")
+    print(f"\n{name}: {count} images, same class {same / pixels:.4%}, mIoU {miou}, AUROC {auroc}")
     return same / pixels, miou, auroc
 
 
@@ -64,7 +64,7 @@ def assert_holds(name, count, auroc_tolerance):
 @pytest.mark.parametrize("name", list_weights(bundled_only=True))
 @pytest.mark.parametrize("count", [5, pytest.param(50, marks=pytest.mark.slow)])
 def test_classes_and_anomalies_hold(name, count):
-    # the few anomalous pixels of a few pictures say less
+    # the few anomalous pixels of a few images say less
     assert_holds(name, count, auroc_tolerance=0.002 if count >= 50 else 0.01)
 
 

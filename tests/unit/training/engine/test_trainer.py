@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mask2kan.checkpoints import load_model
-from mask2kan.errors import CheckpointError, ConfigError, NumericsError, PictureError
+from mask2kan.errors import CheckpointError, ConfigError, ImageError, NumericsError
 from tests.tiny_runs import TINY, tiny_trainer
 from training.engine import trainer as trainer_module
 from training.engine.ema import WeightAverage
@@ -122,7 +122,7 @@ def test_a_resumed_run_forgets_what_was_logged_after_its_state(tmp_path):
     assert [line["step"] for line in again.run.metrics() if "val/miou" in line] == [1, 2, 3]
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [event.step for event in events.Scalars("val/miou")] == [1, 2, 3]
-    assert [event.step for event in events.Images("val/picture_prediction_truth")] == [1, 2, 3]
+    assert [event.step for event in events.Images("val/image_prediction_truth")] == [1, 2, 3]
 
 
 def test_a_run_of_the_code_before_goes_on(tmp_path):
@@ -177,13 +177,13 @@ def test_a_run_stopped_in_its_validation_validates_when_resumed(tmp_path, monkey
     whole = tiny_trainer(tmp_path / "whole")
     whole.fit()
     first = tiny_trainer(tmp_path / "parts")
-    read = first.val_pictures.arrays
+    read = first.val_images.arrays
 
     def asked_to_stop(index):
         first.interrupted = True
         return read(index)
 
-    monkeypatch.setattr(first.val_pictures, "arrays", asked_to_stop)
+    monkeypatch.setattr(first.val_images, "arrays", asked_to_stop)
     first.fit()
     monkeypatch.undo()
     assert first.step == 2
@@ -206,10 +206,10 @@ def test_the_finished_weights_outlive_a_validation_that_fails(tmp_path, monkeypa
     trainer = tiny_trainer(tmp_path, "steps=2", "eval_every=2")
 
     def broken(index):
-        raise PictureError("no picture")
+        raise ImageError("no image")
 
-    monkeypatch.setattr(trainer.val_pictures, "arrays", broken)
-    with pytest.raises(PictureError):
+    monkeypatch.setattr(trainer.val_images, "arrays", broken)
+    with pytest.raises(ImageError):
         trainer.fit()
     load_model(tmp_path / "last.safetensors", device="cpu")
     monkeypatch.undo()
@@ -239,9 +239,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path):
     with torch.no_grad():
         trainer.model.transformer_decoder.class_embed.bias.fill_(float("nan"))
     kept = trainer.model.pixel_decoder.mask_features.weight.clone()
-    with pytest.raises(
-        NumericsError, match=r"step 1, pictures train_\d+, train_\d+: .*pred_logits"
-    ):
+    with pytest.raises(NumericsError, match=r"step 1, images train_\d+, train_\d+: .*pred_logits"):
         trainer.fit()
     assert torch.equal(trainer.model.pixel_decoder.mask_features.weight, kept)
 

@@ -1,4 +1,4 @@
-"""The ablation of Table 3.6 on few pictures and small networks."""
+"""The ablation of Table 3.6 on few images and small networks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def digits() -> Digits:
 
 
 def write_mnist(folder: Path, *, packed: bool) -> dict[str, np.ndarray]:
-    """Six pictures of each digit for training and for testing, 4x5 pixels."""
+    """Six images of each digit for training and for testing, 4x5 pixels."""
     rng = np.random.default_rng(0)
     written = {}
     for part, (images, labels) in MNIST_FILES.items():
@@ -114,7 +114,7 @@ def one_short(path: Path) -> None:
         ("train-images-idx3-ubyte", cut, "cut short"),
         ("train-images-idx3-ubyte", other_kind, "begins with the bytes 89 50 4e 47"),
         ("train-images-idx3-ubyte", header_alone, "cut short within its header"),
-        ("train-images-idx3-ubyte", one_short, "holds 59 pictures"),
+        ("train-images-idx3-ubyte", one_short, "holds 59 images"),
         ("t10k-labels-idx1-ubyte", Path.unlink, "neither t10k-labels-idx1-ubyte nor"),
         (
             "t10k-labels-idx1-ubyte",
@@ -124,12 +124,12 @@ def one_short(path: Path) -> None:
         (
             "t10k-labels-idx1-ubyte",
             lambda path: save_idx(path, np.zeros(60, np.uint8)),
-            "only 0 pictures of the digit 1",
+            "only 0 images of the digit 1",
         ),
         (
             "t10k-images-idx3-ubyte",
             lambda path: save_idx(path, np.zeros((60, 4, 4), np.uint8)),
-            "have 20 pixels, the test pictures 16",
+            "have 20 pixels, the test images 16",
         ),
     ],
 )
@@ -234,7 +234,7 @@ def command(out: Path, *more: str) -> list[str]:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, digits: Digits) -> list[tuple[str, int]]:
-    """The command on few pictures and narrow networks; the runs it really trains."""
+    """The command on few images and narrow networks; the runs it really trains."""
     trained: list[tuple[str, int]] = []
 
     def train(experiment: object, data: Digits, seed: int, protocol: Protocol) -> object:
@@ -258,9 +258,9 @@ def test_the_command_writes_its_report_and_continues(
     assert content["provenance"]["commit"]
     assert content["provenance"]["versions"]["scikit-learn"]
     assert content["settings"]["protocol"]["epochs"] == 1
-    picture = np.asarray(Image.open(tmp_path / "ablation.png").convert("RGB"))
-    assert (picture[0, 0] == 255).all()
-    assert picture.std() > 10
+    image = np.asarray(Image.open(tmp_path / "ablation.png").convert("RGB"))
+    assert (image[0, 0] == 255).all()
+    assert image.std() > 10
 
     # one run is missing, an experiment is new: only these are trained
     (tmp_path / "runs" / "relu_1.json").unlink()

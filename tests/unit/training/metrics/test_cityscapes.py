@@ -40,7 +40,7 @@ def blocks(rng: np.random.Generator, choices: list[int], side: int) -> npt.NDArr
     return coarse.repeat(side, 0).repeat(side, 1)
 
 
-def random_picture(
+def random_image(
     rng: np.random.Generator, label_ids: list[int], classes: list[int], right: float = 0.5
 ) -> Picture:
     """Prediction (train ids), label ids, instance ids with single objects and groups."""
@@ -55,12 +55,12 @@ def random_picture(
     return prediction.astype(np.uint8), labels.astype(np.uint8), instances.astype(np.int32)
 
 
-def reference(script: ModuleType, folder: Path, pictures: list[Picture]) -> dict[str, object]:
-    """What the script answers for the pictures, written as files."""
+def reference(script: ModuleType, folder: Path, images: list[Picture]) -> dict[str, object]:
+    """What the script answers for the images, written as files."""
     predictions, truths = [], []
     ids = np.zeros(256, np.uint8)  # void is stored as 0, "unlabeled"
     ids[: len(LABEL_ID_OF_TRAIN_ID)] = LABEL_ID_OF_TRAIN_ID
-    for index, (prediction, labels, instances) in enumerate(pictures):
+    for index, (prediction, labels, instances) in enumerate(images):
         predictions.append(str(folder / f"{index}_pred.png"))
         truths.append(str(folder / f"{index}_gtFine_labelIds.png"))
         Image.fromarray(ids[prediction]).save(predictions[-1])
@@ -119,11 +119,11 @@ def test_figures_equal_the_script(
     script: ModuleType, tmp_path: Path, label_ids: list[int], classes: list[int]
 ) -> None:
     rng = np.random.default_rng(len(label_ids) * 100 + len(classes))
-    pictures = [random_picture(rng, label_ids, classes) for _ in range(3)]
+    images = [random_image(rng, label_ids, classes) for _ in range(3)]
     evaluator = CityscapesEvaluator()
-    for picture in pictures:
-        evaluator.update(*picture)
-    assert_same(evaluator.compute(), reference(script, tmp_path, pictures))
+    for image in images:
+        evaluator.update(*image)
+    assert_same(evaluator.compute(), reference(script, tmp_path, images))
 
 
 def test_labels_equal_the_script(script: ModuleType) -> None:
@@ -153,14 +153,14 @@ def test_small_and_large_objects_weigh_the_same() -> None:
     assert found["category_iou"] == found["category_iiou"] == 1.0
 
 
-def test_more_pictures_may_follow_a_result() -> None:
+def test_more_images_may_follow_a_result() -> None:
     rng = np.random.default_rng(1)
-    pictures = [random_picture(rng, EVERY_ID, EVERY_CLASS) for _ in range(4)]
+    images = [random_image(rng, EVERY_ID, EVERY_CLASS) for _ in range(4)]
     in_steps, at_once = CityscapesEvaluator(), CityscapesEvaluator()
-    for picture in pictures:
-        in_steps.update(*picture)
+    for image in images:
+        in_steps.update(*image)
         assert in_steps.compute() == in_steps.compute()
-        at_once.update(*picture)
+        at_once.update(*image)
     assert in_steps.compute() == at_once.compute()
 
 
@@ -177,7 +177,7 @@ def test_more_pictures_may_follow_a_result() -> None:
         (np.zeros((2, 2), int), np.full((2, 2), 7), np.full((2, 2), 7001), "7001.*person"),
     ],
 )
-def test_unusable_pictures_are_refused(
+def test_unusable_images_are_refused(
     prediction: npt.NDArray[np.int64],
     labels: npt.NDArray[np.int64],
     instances: npt.NDArray[np.int64],

@@ -13,7 +13,7 @@ from training.metrics import AnomalyEvaluator
 from training.metrics.component import TRACKS, ComponentEvaluator, Track
 
 Pixel = tuple[int, int]
-Picture = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
+Image = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
 # the benchmark's own floating point numbers: its 0.6 is the next above 0.6
 TAUS = dict(zip(range(25, 80, 5), np.linspace(0.25, 0.75, 11), strict=True))
 
@@ -40,7 +40,7 @@ def where(mask: npt.NDArray[np.bool_]) -> set[Pixel]:
 def overlaps(
     score: npt.NDArray[Any], label: npt.NDArray[np.uint8], threshold: float, track: Track
 ) -> tuple[list[float], list[float]]:
-    """Of one picture: sIoU of every true component, PPV of every segment."""
+    """Of one image: sIoU of every true component, PPV of every segment."""
     flagged = where((score > threshold) & (label != 255))
     segments = [s for s in components(flagged) if len(s) >= track.min_segment]
     everything = components(where(label == 1))
@@ -58,8 +58,8 @@ def overlaps(
     return siou, ppv
 
 
-def reference(pictures: list[Picture], threshold: float, track: Track) -> dict[str, Any]:
-    pairs = [overlaps(score, label, threshold, track) for score, label in pictures]
+def reference(images: list[Image], threshold: float, track: Track) -> dict[str, Any]:
+    pairs = [overlaps(score, label, threshold, track) for score, label in images]
     siou = [value for pair in pairs for value in pair[0]]
     ppv = [value for pair in pairs for value in pair[1]]
     counts: dict[str, dict[int, int]] = {"tp": {}, "fp": {}, "fn": {}}
@@ -73,7 +73,7 @@ def reference(pictures: list[Picture], threshold: float, track: Track) -> dict[s
     return {**means, **counts}
 
 
-def scene(rng: np.random.Generator, height: int, width: int, size: int) -> Picture:
+def scene(rng: np.random.Generator, height: int, width: int, size: int) -> Image:
     """Blobs whose places the score hits more or less; sizes from one pixel on."""
     label = np.zeros((height, width), np.uint8)
     hint = rng.normal(size=(height, width)) * 0.3
@@ -102,12 +102,12 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 def test_small_maps_equal_the_reference(seed: int) -> None:
     rng = np.random.default_rng(seed)
     track = Track(min_segment=int(rng.integers(1, 20)), min_truth=int(rng.integers(1, 20)))
-    pictures = [scene(rng, 30, 40, 14) for _ in range(3)]
+    images = [scene(rng, 30, 40, 14) for _ in range(3)]
     evaluator = ComponentEvaluator(track, np.float32)
-    for score, label in pictures:
+    for score, label in images:
         evaluator.add(score, label == 1, label == 255)
     for threshold in (0.5, 1.0, 1.7):
-        assert_same(evaluator.compute(threshold), reference(pictures, threshold, track))
+        assert_same(evaluator.compute(threshold), reference(images, threshold, track))
 
 
 @pytest.mark.parametrize("track", ["anomaly", "obstacle"])
@@ -116,16 +116,16 @@ def test_tracks_equal_the_reference(
     protocol: Literal["exact", "smiyc"], track: Literal["anomaly", "obstacle"]
 ) -> None:
     rng = np.random.default_rng(5)
-    pictures = [scene(rng, 90, 130, 50) for _ in range(4)]
+    images = [scene(rng, 90, 130, 50) for _ in range(4)]
     evaluator = AnomalyEvaluator(protocol, track)
-    for score, label in pictures:
+    for score, label in images:
         evaluator.update(score, label)
     found = evaluator.compute()
     threshold = found["best_f1_threshold"]
     if protocol == "smiyc":  # scores and threshold as float16
         threshold = float(np.float16(threshold))
-        pictures = [(score.astype(np.float16).astype(np.float32), la) for score, la in pictures]
-    expected = reference(pictures, threshold, TRACKS[track])
+        images = [(score.astype(np.float16).astype(np.float32), la) for score, la in images]
+    expected = reference(images, threshold, TRACKS[track])
     assert expected["tp"][25] > 0
     assert_same(found, expected)
 
@@ -181,14 +181,14 @@ def test_nothing_to_find_and_nothing_found() -> None:
 
 
 @pytest.mark.parametrize("protocol", ["exact", "smiyc"])
-def test_results_repeat_and_more_pictures_may_follow(protocol: Literal["exact", "smiyc"]) -> None:
+def test_results_repeat_and_more_images_may_follow(protocol: Literal["exact", "smiyc"]) -> None:
     rng = np.random.default_rng(3)
-    pictures = [scene(rng, 40 + 3 * index, 61, 30) for index in range(4)]  # of several sizes
+    images = [scene(rng, 40 + 3 * index, 61, 30) for index in range(4)]  # of several sizes
     in_steps = AnomalyEvaluator(protocol, "obstacle")
-    for last in range(len(pictures)):
-        in_steps.update(*pictures[last])
+    for last in range(len(images)):
+        in_steps.update(*images[last])
         at_once = AnomalyEvaluator(protocol, "obstacle")
-        for picture in pictures[: last + 1]:
-            at_once.update(*picture)
+        for image in images[: last + 1]:
+            at_once.update(*image)
         # repr, since NaN is unequal to itself
         assert repr(in_steps.compute()) == repr(in_steps.compute()) == repr(at_once.compute())

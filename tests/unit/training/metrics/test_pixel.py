@@ -22,34 +22,34 @@ from training.metrics import AnomalyEvaluator, sorted_scores
 from training.metrics.curves import ExactCurve
 from training.metrics.sorted_scores import RUN_LENGTH, SortedScores, merged_blocks
 
-Pictures = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]]
+Images = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]]
 
 
-def random_pictures(seed: int, levels: int | None, count: int = 5) -> Pictures:
+def random_images(seed: int, levels: int | None, count: int = 5) -> Images:
     """Scores with `levels` distinct values (None: nearly all distinct), labels with void."""
     rng = np.random.default_rng(seed)
-    pictures = []
+    images = []
     for _ in range(count):
         height, width = rng.integers(15, 35, 2)
         label = rng.choice([0, 1, 255], (height, width), p=[0.8, 0.1, 0.1]).astype(np.uint8)
         score = rng.normal(size=(height, width)) + 1.2 * (label == 1)
         if levels is not None:
             score = np.round(score * levels) / levels
-        pictures.append((score.astype(np.float32), label))
-    return pictures
+        images.append((score.astype(np.float32), label))
+    return images
 
 
-def pooled(pictures: Pictures) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    score = np.concatenate([s[la != 255] for s, la in pictures])
-    label = np.concatenate([la[la != 255] for _, la in pictures])
+def pooled(images: Images) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    score = np.concatenate([s[la != 255] for s, la in images])
+    label = np.concatenate([la[la != 255] for _, la in images])
     return score, label
 
 
-def evaluated(pictures: Pictures, run_length: int, block_length: int) -> AnomalyEvaluator:
+def evaluated(images: Images, run_length: int, block_length: int) -> AnomalyEvaluator:
     """An evaluator whose runs are small enough for many of them to be merged."""
     evaluator = AnomalyEvaluator()
     evaluator._curve = ExactCurve(run_length=run_length, block_length=block_length)
-    for score, label in pictures:
+    for score, label in images:
         evaluator.update(score, label)
     return evaluator
 
@@ -79,9 +79,9 @@ def reference_f1(
 def test_exact_metrics_equal_scikit_learn(
     levels: int | None, run_length: int, block_length: int
 ) -> None:
-    pictures = random_pictures(levels or 0, levels)
-    score, label = pooled(pictures)
-    found = evaluated(pictures, run_length, block_length).compute()
+    images = random_images(levels or 0, levels)
+    score, label = pooled(images)
+    found = evaluated(images, run_length, block_length).compute()
     f1, threshold = reference_f1(score, label)
     assert found["ap"] == pytest.approx(average_precision_score(label, score), abs=1e-9)
     assert found["auroc"] == pytest.approx(roc_auc_score(label, score), abs=1e-9)
@@ -91,7 +91,7 @@ def test_exact_metrics_equal_scikit_learn(
 
 
 def many_pixels(count: int, levels: int | None) -> Iterator[tuple[Any, Any]]:
-    """Pictures of a million pixels, a twentieth of them void."""
+    """Images of a million pixels, a twentieth of them void."""
     for seed in range(count):
         rng = np.random.default_rng(seed)
         label = rng.choice([0, 1, 255], (1000, 1000), p=[0.9, 0.05, 0.05]).astype(np.uint8)
@@ -120,7 +120,7 @@ def test_a_million_pixels_and_ten_equal_scikit_learn(count: int, levels: int | N
 
 
 def peak_bytes(count: int, run_length: int, side: int) -> int:
-    """Most memory NumPy held while pictures were added and evaluated."""
+    """Most memory NumPy held while images were added and evaluated."""
     rng = np.random.default_rng(0)
     score = rng.normal(size=(side, side)).astype(np.float32)
     label = rng.choice([0, 1, 255], (side, side)).astype(np.uint8)
@@ -137,10 +137,10 @@ def peak_bytes(count: int, run_length: int, side: int) -> int:
         tracemalloc.stop()
 
 
-def test_memory_does_not_grow_with_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sorted_scores, "MERGE_LENGTH", 1 << 14)
     few, many = (peak_bytes(count, run_length=1 << 14, side=128) for count in (8, 64))
-    # 64 pictures are 4 MB of scores; what is allowed to grow is a few objects per run and picture
+    # 64 images are 4 MB of scores; what is allowed to grow is a few objects per run and image
     assert many < 1.3 * few
     assert many < 4e6
 
@@ -183,20 +183,20 @@ def test_reference_values(shared: Path, case: int) -> None:
     assert {key: found[key] for key in entry["exact"]} == pytest.approx(entry["exact"], abs=1e-6)
 
 
-def test_more_pictures_may_follow_a_result() -> None:
-    pictures = random_pictures(3, 50)
-    evaluator = evaluated(pictures[:2], 500, 32)
+def test_more_images_may_follow_a_result() -> None:
+    images = random_images(3, 50)
+    evaluator = evaluated(images[:2], 500, 32)
     evaluator.compute()
-    for score, label in pictures[2:]:
+    for score, label in images[2:]:
         evaluator.update(score, label)
-    assert evaluator.compute() == evaluated(pictures, 500, 32).compute()
+    assert evaluator.compute() == evaluated(images, 500, 32).compute()
 
 
 @pytest.mark.parametrize("levels", [None, 4])
 def test_operating_points_keep_their_promise(levels: int | None) -> None:
-    pictures = random_pictures(7, levels)
-    score, label = pooled(pictures)
-    points = evaluated(pictures, 700, 64).operating_points()
+    images = random_images(7, levels)
+    score, label = pooled(images)
+    points = evaluated(images, 700, 64).operating_points()
     known, anomalous = score[label == 0], score[label == 1]
     assert points["range"] == pytest.approx(np.percentile(score, [0.5, 99.5]), abs=1e-6)
     assert (known >= points["fpr05"]).mean() <= 0.05
@@ -253,7 +253,7 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         (np.zeros((2, 2), int), np.zeros((2, 2)), ConfigError, "floating"),
     ],
 )
-def test_unusable_pictures_are_refused(
+def test_unusable_images_are_refused(
     score: npt.NDArray[np.float64],
     label: npt.NDArray[np.int64],
     error: type[Mask2KANError],

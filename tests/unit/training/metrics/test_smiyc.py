@@ -2,10 +2,10 @@
 
 ``ORIGINAL`` holds what the published code answers (SegmentMeIfYouCan/road-anomaly-benchmark, commit
 1c7804e: ``MetricPixelClassification`` with 768 percentile bins, then ``MetricSegment`` of the track
-at the threshold found) for ``pictures(...)`` cast to float16, run with NumPy 1.26. NumPy 2.4 gives
+at the threshold found) for ``images(...)`` cast to float16, run with NumPy 1.26. NumPy 2.4 gives
 the same but for ``siou`` of the first case, whose threshold is no float16: it compares the scores
 with the threshold as it was read from a file, unrounded. None of these cases has a highest score
-that several pictures share, where the benchmark's answer is a matter of its unstable sort. Equal to
+that several images share, where the benchmark's answer is a matter of its unstable sort. Equal to
 1e-9: the same sums of the same counts.
 """
 
@@ -27,11 +27,11 @@ from mask2kan.errors import ConfigError, NumericsError
 from training.metrics import AnomalyEvaluator
 from training.metrics.smiyc import quantiles
 
-Picture = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
+Image = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
 TAUS = list(range(25, 80, 5))
 
 
-def pictures(seed: int, count: int, height: int, width: int, kind: str) -> Iterator[Picture]:
+def images(seed: int, count: int, height: int, width: int, kind: str) -> Iterator[Image]:
     """Noise with anomalous rectangles and void borders; the legacy generator never changes."""
     rng = np.random.RandomState(seed)
     for index in range(count):
@@ -174,7 +174,7 @@ ORIGINAL: list[tuple[tuple[int, int, int, int, str], str, dict[str, Any]]] = [
 ]
 
 
-def evaluated(frames: Iterator[Picture], track: Any = None) -> dict[str, Any]:
+def evaluated(frames: Iterator[Image], track: Any = None) -> dict[str, Any]:
     evaluator = AnomalyEvaluator("smiyc", track)
     for score, label in frames:
         evaluator.update(score, label)
@@ -185,7 +185,7 @@ def evaluated(frames: Iterator[Picture], track: Any = None) -> dict[str, Any]:
 def test_figures_equal_the_benchmark(
     case: tuple[int, int, int, int, str], track: str, expected: dict[str, Any]
 ) -> None:
-    found = evaluated(pictures(*case), track)
+    found = evaluated(images(*case), track)
     for counts in ("tp", "fp", "fn"):
         assert list(found[counts]) == TAUS
         assert list(found.pop(counts).values()) == expected[counts]
@@ -227,16 +227,16 @@ def test_quantiles_equal_numpy(count: int, digits: int) -> None:
 
 def test_bins_come_close_to_the_exact_curve() -> None:
     exact = AnomalyEvaluator("exact")
-    for score, label in pictures(11, 6, 120, 160, "sigmoid"):
+    for score, label in images(11, 6, 120, 160, "sigmoid"):
         exact.update(score, label)
-    binned = evaluated(pictures(11, 6, 120, 160, "sigmoid"))
+    binned = evaluated(images(11, 6, 120, 160, "sigmoid"))
     for name, value in exact.compute().items():
         assert binned[name] == pytest.approx(value, abs=0.01), name
     assert binned["ap"] != pytest.approx(exact.compute()["ap"], abs=1e-9)
 
 
-def test_results_repeat_and_more_pictures_may_follow() -> None:
-    frames = list(pictures(4, 5, 90, 120, "sigmoid"))
+def test_results_repeat_and_more_images_may_follow() -> None:
+    frames = list(images(4, 5, 90, 120, "sigmoid"))
     evaluator = AnomalyEvaluator("smiyc", "obstacle")
     for score, label in frames[:2]:
         evaluator.update(score, label)
@@ -246,14 +246,14 @@ def test_results_repeat_and_more_pictures_may_follow() -> None:
     assert evaluator.compute() == evaluated(iter(frames), "obstacle")
 
 
-def test_a_picture_all_void_changes_nothing() -> None:
-    frames = list(pictures(5, 3, 60, 80, "sigmoid"))
+def test_a_image_all_void_changes_nothing() -> None:
+    frames = list(images(5, 3, 60, 80, "sigmoid"))
     void = (np.full((60, 80), 9, np.float32), np.full((60, 80), 255, np.uint8))
     assert evaluated(iter([void, *frames, void]), "anomaly") == evaluated(iter(frames), "anomaly")
 
 
-def test_pictures_of_several_sizes() -> None:
-    frames = [*pictures(6, 2, 61, 83, "sigmoid"), *pictures(7, 2, 90, 40, "sigmoid")]
+def test_images_of_several_sizes() -> None:
+    frames = [*images(6, 2, 61, 83, "sigmoid"), *images(7, 2, 90, 40, "sigmoid")]
     found = evaluated(iter(frames), "obstacle")
     assert 0 < found["siou"] < 1
     assert found["tp"][25] + found["fn"][25] > 2

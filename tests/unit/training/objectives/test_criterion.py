@@ -104,7 +104,7 @@ def test_point_losses_approach_dense_losses():
     torch.testing.assert_close(losses["loss_dice"], dice, rtol=0, atol=0.006)
 
 
-def test_a_picture_draws_the_same_points_in_any_batch():
+def test_a_image_draws_the_same_points_in_any_batch():
     outputs, targets = _outputs(3, 2), _targets([2, 3, 1])
     criterion = SetCriterion(K, num_points=64)
     together = criterion(outputs, targets, PointDraws(7, [10, 11, 12], torch.device("cpu")))
@@ -123,7 +123,7 @@ def test_a_picture_draws_the_same_points_in_any_batch():
         torch.testing.assert_close(together[key], weighted, rtol=1e-5, atol=1e-6)
 
 
-def test_pictures_together_cost_what_they_cost_one_by_one(monkeypatch):
+def test_images_together_cost_what_they_cost_one_by_one(monkeypatch):
     outputs, targets = _outputs(4, 3), _targets([2, 0, 3, 1])
     targets[2]["ignored"] = torch.rand(32, 32) > 0.7
     criterion = SetCriterion(K, num_points=64)
@@ -202,7 +202,7 @@ def test_every_layer_learns():
         assert output["pred_masks"].grad.abs().sum() > 0
 
 
-def test_pictures_without_masks_train_the_no_object_class_only():
+def test_images_without_masks_train_the_no_object_class_only():
     outputs = _outputs(2, 2)
     criterion = SetCriterion(K, num_points=64)
     losses = criterion(outputs, _targets([0, 0]))

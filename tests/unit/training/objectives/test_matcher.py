@@ -54,7 +54,7 @@ def test_matches_the_assignment_of_costs_computed_pair_by_pair():
 
 @pytest.fixture(params=["one by one", "together"])
 def gathering(request, monkeypatch):
-    """Work on pictures as a CPU does, and as a GPU does."""
+    """Work on images as a CPU does, and as a GPU does."""
     if request.param == "together":
         monkeypatch.setattr(matcher_module, "together", lambda count, _: [slice(0, count)])
 
@@ -104,7 +104,7 @@ def test_a_perfect_query_is_chosen():
 def test_non_finite_predictions_are_named(name, index):
     case = _case([2, 2], sets=2)
     case[index][1, 0] = float("nan")
-    with pytest.raises(NumericsError, match=f"{name} of layer output 1, picture 0"):
+    with pytest.raises(NumericsError, match=f"{name} of layer output 1, image 0"):
         HungarianMatcher(num_points=20)(*case)
 
 

@@ -142,17 +142,17 @@ def test_a_wider_head_is_saved_and_loaded(tmp_path):
     assert loaded.transformer_decoder.mask_embed.layers[0].weight.shape == (40, 32)
 
 
-def test_distillation_learns_the_old_head_from_pictures_alone(tmp_path):
+def test_distillation_learns_the_old_head_from_images_alone(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     from PIL import Image
 
     from training.data import SyntheticStreets
 
-    pictures = SyntheticStreets("train", 12)
-    for index, name in enumerate(pictures.names):
-        Image.fromarray(pictures.arrays(index)[0]).save(folder / f"{name}.png")
-    settings = [f"data=pictures:{folder}", "steps=20", "eval_every=20", "eval_pictures=1"]
+    images = SyntheticStreets("train", 12)
+    for index, name in enumerate(images.names):
+        Image.fromarray(images.arrays(index)[0]).save(folder / f"{name}.png")
+    settings = [f"data=images:{folder}", "steps=20", "eval_every=20", "eval_pictures=1"]
     settings += ["lr=3e-3", "grid_update_steps=(1,)"]
     trainer = _head_only(tmp_path / "run", "mask2former_road", *settings, name="distill_kan")
     start = {key: value.clone() for key, value in trainer.model.state_dict().items()}
@@ -212,7 +212,7 @@ def test_the_contrastive_term_joins_where_outliers_are_pasted(tmp_path):
         ("head_only_kan", ["fresh=()"], "add mask_embed to fresh"),
         ("head_only_kan", ["data=synthetic:ade20k"], "add class_embed to fresh"),
         ("camvid_kan", ["data=synthetic:cityscapes"], "model.num_classes unset"),
-        ("camvid_kan", ["data=pictures:/tmp"], "has no labels"),
+        ("camvid_kan", ["data=images:/tmp"], "has no labels"),
         ("camvid_kan", ["pretrained_backbone=gone.pth"], "pretrained_backbone=timm.*or random"),
     ],
 )
@@ -233,7 +233,7 @@ def test_another_label_set_gets_a_class_head_of_its_own(tmp_path):
 def test_a_head_of_finer_classes_learns_from_coarser_labels(tmp_path):
     settings = ["data=synthetic", "steps=1", "eval_every=1", "eval_pictures=1"]
     trainer = _head_only(tmp_path, "mask2former_road", *settings)
-    assert trainer.train_pictures.class_names == tuple(CITYSCAPES)
+    assert trainer.train_images.class_names == tuple(CITYSCAPES)
     trainer.fit()
     assert trainer._last_validation[""].confusion.shape == (len(CAMVID), len(CAMVID))
 
@@ -255,7 +255,7 @@ def test_a_thousand_head_only_steps_take_under_five_minutes(tmp_path, published)
 
 
 class _Painted(torch.nn.Module):
-    """In a model's place: masks that are exactly the truth, over the padded picture."""
+    """In a model's place: masks that are exactly the truth, over the padded image."""
 
     def __init__(self, labels):
         super().__init__()

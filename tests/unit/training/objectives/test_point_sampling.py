@@ -35,7 +35,7 @@ def test_sample_masks_equals_resampling_a_float_copy():
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_pictures_together_equal_each_by_itself():
+def test_images_together_equal_each_by_itself():
     torch.manual_seed(0)
     masks, maps = torch.rand(3, 5, 9, 13) > 0.5, torch.randn(3, 4, 9, 13)
     points = torch.rand(3, 70, 2)
@@ -68,7 +68,7 @@ def test_uncertain_points_lie_at_the_zero_crossing():
     points = drawn[chosen]
     distance = (points[..., 0] - 0.5).abs()
     # 300 of 1200 uniform candidates are the nearest quarter: within 1/8 of the middle.
-    # (At the picture's edge half of a pixel's neighbours are zero, so points look uncertain.)
+    # (At the image's edge half of a pixel's neighbours are zero, so points look uncertain.)
     edge = ((points - 0.5).abs() > 0.48).any(-1)
     assert distance[:, :300][~edge[:, :300]].max() < 0.16
     # The other 100 are uniform: their mean distance is 1/4.

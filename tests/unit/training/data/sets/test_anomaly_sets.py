@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2kan.errors import ConfigError, PictureError
+from mask2kan.errors import ConfigError, ImageError
 from training.data import ANOMALY_SETS, find_anomaly_sets, open_anomaly
 from training.data.sets.camvid_anomaly import CamVidAnomaly
 from training.data.sets.road_anomaly import RoadAnomaly
@@ -35,16 +35,16 @@ def road_anomaly(root: Path, label: list[list[object]]) -> RoadAnomaly:
 
 def test_road_anomaly_maps_two_to_anomaly(tmp_path: Path) -> None:
     data = road_anomaly(tmp_path, [[0, 2, 2], [255, 0, 0]])
-    picture, label = data.arrays(0)
+    image, label = data.arrays(0)
     assert data.names == ["a"]
-    assert picture.shape == (2, 3, 3)
+    assert image.shape == (2, 3, 3)
     assert label.tolist() == [[0, 1, 1], [255, 0, 0]]
 
 
 def test_road_anomaly_refuses_odd_labels(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="labels_semantic.png: label-range: holds 7 in 1 pixels"):
+    with pytest.raises(ImageError, match="labels_semantic.png: label-range: holds 7 in 1 pixels"):
         road_anomaly(tmp_path, [[0, 7, 2], [0, 0, 0]]).arrays(0)
-    with pytest.raises(PictureError, match="size-mismatch"):
+    with pytest.raises(ImageError, match="size-mismatch"):
         road_anomaly(tmp_path, [[0, 2]]).arrays(0)
     (tmp_path / "frames" / "a.labels" / "labels_semantic.png").unlink()
     with pytest.raises(ConfigError, match="missing-label"):
@@ -70,15 +70,15 @@ def test_camvid_held_out_classes_are_anomalies(tmp_path: Path) -> None:
             [[128, 64, 128], [192, 0, 128], [0, 0, 0]],
         ],
     )
-    picture, label = data.arrays(0)
-    assert data.names == ["a"]  # the picture without a label is left out
-    assert picture.shape == (2, 3, 3)
+    image, label = data.arrays(0)
+    assert data.names == ["a"]  # the image without a label is left out
+    assert image.shape == (2, 3, 3)
     assert label.tolist() == [[1, 1, 1], [0, 255, 255]]
 
 
 def test_camvid_refuses_unknown_colors(tmp_path: Path) -> None:
     data = camvid(tmp_path, [[[1, 2, 3]] * 3, [[128, 64, 128]] * 3])
-    with pytest.raises(PictureError, match=r"\[1, 2, 3\] in 3 pixels"):
+    with pytest.raises(ImageError, match=r"\[1, 2, 3\] in 3 pixels"):
         data.arrays(0)
     (tmp_path / "val" / "label_colors_32class.txt").write_text("128 64 128 Road\n")
     with pytest.raises(ConfigError, match="OtherMoving"):
@@ -88,15 +88,15 @@ def test_camvid_refuses_unknown_colors(tmp_path: Path) -> None:
 def test_real_data_sets(shared: Path) -> None:
     roads = open_anomaly("road_anomaly", shared / "data")
     assert len(roads) == 36
-    picture, label = roads.arrays(0)
-    assert picture.shape == (720, 1280, 3)
+    image, label = roads.arrays(0)
+    assert image.shape == (720, 1280, 3)
     assert set(np.unique(label)) == {0, 1}
     held_out = open_anomaly("camvid_anomaly", shared / "data")
     assert len(held_out) == 100
     shares = np.zeros(256)
     for index in range(0, 100, 10):
-        picture, label = held_out.arrays(index)
-        assert label.shape == picture.shape[:2] == (360, 480)
+        image, label = held_out.arrays(index)
+        assert label.shape == image.shape[:2] == (360, 480)
         shares += np.bincount(label.ravel(), minlength=256) / label.size / 10
     assert 0.002 < shares[1] < 0.02
     assert shares[255] < 0.05
@@ -124,9 +124,9 @@ def test_the_registry_finds_what_is_there(tmp_path: Path, monkeypatch: pytest.Mo
 def test_synthetic_anomalies_repeat_and_show_something_new() -> None:
     first, again = open_anomaly("synthetic_anomaly"), open_anomaly("synthetic_anomaly")
     for index in range(len(first.names)):
-        picture, label = first.arrays(index)
-        assert np.array_equal(picture, again.arrays(index)[0])
+        image, label = first.arrays(index)
+        assert np.array_equal(image, again.arrays(index)[0])
         assert set(np.unique(label)) == {0, 1, 255}
         assert 0.002 < (label == 1).mean() < 0.2
         # The checker's colours are no class's: pure contrast in red, little green.
-        assert set(np.unique(picture[label == 1][:, 0])) == {0, 255}
+        assert set(np.unique(image[label == 1][:, 0])) == {0, 255}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mask2kan.errors import ConfigError, PictureError
+from mask2kan.errors import ConfigError, ImageError
 from training.data import Augmentation, CamVid, SyntheticStreets, find_data, open_split
 from training.data.crops import TrainingCrops, collate, prepared
 
@@ -17,8 +17,8 @@ def _write_split(root, split="train", size=(24, 32), names=("b", "a")):
         (root / split / folder).mkdir(parents=True)
     for number, name in enumerate(names):
         label = np.arange(size[0] * size[1]).reshape(size).astype(np.uint8) % 12
-        picture = np.stack([label * 20, label * 20, np.full_like(label, number)], -1)
-        Image.fromarray(picture).save(root / split / "images" / f"{name}.png")
+        image = np.stack([label * 20, label * 20, np.full_like(label, number)], -1)
+        Image.fromarray(image).save(root / split / "images" / f"{name}.png")
         Image.fromarray(label).save(root / split / "labels" / f"{name}.png")
     return root
 
@@ -49,7 +49,7 @@ def test_wrong_folders_are_refused_with_the_remedy(tmp_path):
 def test_a_label_of_another_size_is_refused(tmp_path):
     _write_split(tmp_path)
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "train" / "labels" / "a.png")
-    with pytest.raises(PictureError, match=r"a.png: size-mismatch: is 5x5; .* 32x24"):
+    with pytest.raises(ImageError, match=r"a.png: size-mismatch: is 5x5; .* 32x24"):
         CamVid(tmp_path, "train")[0]
 
 
@@ -89,7 +89,7 @@ def test_the_real_camvid(shared):
     assert set(label.unique().tolist()) <= {*range(11), 255}
 
 
-def test_synthetic_pictures_repeat_and_splits_differ():
+def test_synthetic_images_repeat_and_splits_differ():
     first, again = SyntheticStreets("train"), SyntheticStreets("train")
     assert np.array_equal(first.arrays(3)[0], again.arrays(3)[0])
     assert not np.array_equal(first.arrays(3)[0], SyntheticStreets("val").arrays(3)[0])
@@ -101,10 +101,10 @@ def test_synthetic_pictures_repeat_and_splits_differ():
 def test_crops_have_the_size_and_stay_aligned(scale):
     label = np.repeat(np.repeat(np.arange(12, dtype=np.uint8).reshape(3, 4), 30, 0), 30, 1)
     label[label == 11] = 255
-    picture = np.repeat(label[..., None], 3, 2)
+    image = np.repeat(label[..., None], 3, 2)
     augment = Augmentation(crop=(64, 96), scale=scale, colour=0.0)
     for n in range(20):
-        out, out_label = augment(picture, label, np.random.default_rng(n))
+        out, out_label = augment(image, label, np.random.default_rng(n))
         assert out.shape == (64, 96, 3)
         assert out_label.shape == (64, 96)
         differs = (out[..., 0] != out_label) & (out_label != 255)
@@ -113,12 +113,12 @@ def test_crops_have_the_size_and_stay_aligned(scale):
         assert set(np.unique(out_label)) <= {*range(11), 255}
 
 
-def test_flip_moves_picture_and_label_together():
+def test_flip_moves_image_and_label_together():
     label = np.zeros((32, 32), np.uint8)
     label[:, :8] = 1
-    picture = np.repeat(label[..., None] * 100, 3, 2)
+    image = np.repeat(label[..., None] * 100, 3, 2)
     augment = Augmentation(crop=(32, 32), scale=(1.0, 1.0), flip=1.0, colour=0.0)
-    out, out_label = augment(picture, label, np.random.default_rng(0))
+    out, out_label = augment(image, label, np.random.default_rng(0))
     assert out_label[:, -8:].all()
     assert np.array_equal(out[..., 0], out_label * 100)
 
@@ -126,12 +126,12 @@ def test_flip_moves_picture_and_label_together():
 def test_no_class_fills_a_crop_where_that_can_be_avoided():
     label = np.zeros((100, 300), np.uint8)
     label[:, 200:] = np.arange(100) // 10
-    picture = np.zeros((100, 300, 3), np.uint8)
+    image = np.zeros((100, 300, 3), np.uint8)
     augment = Augmentation(crop=(50, 50), scale=(1.0, 1.0), class_focus=0.0, max_class_share=0.75)
     free = Augmentation(crop=(50, 50), scale=(1.0, 1.0), class_focus=0.0, max_class_share=1.0)
 
     def full(how):
-        crops = [how(picture, label, np.random.default_rng(n))[1] for n in range(100)]
+        crops = [how(image, label, np.random.default_rng(n))[1] for n in range(100)]
         return sum((crop == 0).mean() > 0.8 for crop in crops)
 
     assert full(free) > 50
@@ -141,41 +141,39 @@ def test_no_class_fills_a_crop_where_that_can_be_avoided():
 def test_focus_shows_rare_classes():
     label = np.zeros((200, 200), np.uint8)
     label[100:102, 100:102] = 7
-    picture = np.zeros((200, 200, 3), np.uint8)
+    image = np.zeros((200, 200, 3), np.uint8)
 
     def seen(focus):
         how = Augmentation(crop=(32, 32), scale=(1.0, 1.0), class_focus=focus)
-        return sum(
-            (how(picture, label, np.random.default_rng(n))[1] == 7).any() for n in range(100)
-        )
+        return sum((how(image, label, np.random.default_rng(n))[1] == 7).any() for n in range(100))
 
     assert seen(0.0) < 15
     assert seen(1.0) > 30
 
 
-def test_colour_changes_the_picture_only():
+def test_colour_changes_the_image_only():
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    image = rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)
     label = rng.integers(0, 11, (40, 40), dtype=np.uint8)
     how = Augmentation(crop=(40, 40), scale=(1.0, 1.0), flip=0.0, colour=0.4)
-    out, out_label = how(picture, label, rng)
+    out, out_label = how(image, label, rng)
     assert np.array_equal(out_label, label)
     assert out.dtype == np.uint8
-    assert not np.array_equal(out, picture)
+    assert not np.array_equal(out, image)
 
 
 def test_crop_n_depends_on_seed_and_n_alone():
-    pictures = open_split("synthetic", "train")
+    images = open_split("synthetic", "train")
     how = Augmentation(crop=(32, 48))
-    whole = TrainingCrops(pictures, how, length=100, seed=5)
-    later = TrainingCrops(pictures, how, length=100, seed=5, start=70)
+    whole = TrainingCrops(images, how, length=100, seed=5)
+    later = TrainingCrops(images, how, length=100, seed=5, start=70)
     assert len(later) == 30
     assert later[3].name == whole[73].name
-    assert np.array_equal(later[3].picture, whole[73].picture)
+    assert np.array_equal(later[3].image, whole[73].image)
     assert np.array_equal(later[3].label, whole[73].label)
-    other = TrainingCrops(pictures, how, length=100, seed=6)
+    other = TrainingCrops(images, how, length=100, seed=6)
     assert any(not np.array_equal(other[n].label, whole[n].label) for n in range(5))
-    assert sorted(whole[n].name for n in range(64)) == sorted(pictures.names)
+    assert sorted(whole[n].name for n in range(64)) == sorted(images.names)
 
 
 def test_batches_are_channels_last_and_scaled():

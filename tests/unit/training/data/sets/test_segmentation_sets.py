@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2kan.errors import ConfigError, PictureError
+from mask2kan.errors import ConfigError, ImageError
 from mask2kan.modeling.classes import ADE20K, CITYSCAPES
 from tests.unit.training.data_trees import TREES, mask, save
 from training.data import find_anomaly_sets, open_anomaly, open_split
@@ -35,8 +35,8 @@ def test_segmentation_sets(tmp_path, name, values, count):
         data = open_split(tree.data, split)
         assert len(data) == len(data.names) == 2
         assert data.num_classes == len(data.class_names) == len(data.palette) == count
-        picture, label = data.arrays(0)
-        assert picture.shape == (24, 32, 3)
+        image, label = data.arrays(0)
+        assert image.shape == (24, 32, 3)
         assert np.array_equal(label, mask(*values))
         image, target = data[0]
         assert image.shape == (3, 24, 32)
@@ -59,10 +59,10 @@ def test_anomaly_sets(tmp_path, name):
         expected = mask(255, 0, 1, 1)
     assert np.array_equal(data.arrays(0)[1], expected)
     with Image.open(tree.first[0]) as stored:
-        picture = np.asarray(stored.convert("RGB")).astype(int)
+        image = np.asarray(stored.convert("RGB")).astype(int)
     if name == "fishyscapes_static":  # signed differences, bounded to bytes
-        picture[expected == 1] += (300, -300, 5)
-    assert np.array_equal(data.arrays(0)[0], picture.clip(0, 255))
+        image[expected == 1] += (300, -300, 5)
+    assert np.array_equal(data.arrays(0)[0], image.clip(0, 255))
 
 
 def test_folders_are_found_by_what_they_are_called(tmp_path):
@@ -103,7 +103,7 @@ def test_cityscapes_ids_for_the_figures_over_instances(tmp_path):
     assert np.array_equal(data.instance_ids(0), mask(0, 7, 33).astype(int) * 700)
     label = data.pairs[0].label
     label.with_name(label.name.replace("labelIds", "instanceIds")).unlink()
-    with pytest.raises(PictureError, match="instanceIds.png"):
+    with pytest.raises(ImageError, match="instanceIds.png"):
         data.instance_ids(0)
 
 
@@ -147,7 +147,7 @@ def test_class_lists(tmp_path):
     assert open_split(tree.data, "train").palette == (CITYSCAPES["road"], CITYSCAPES["car"])
 
 
-def test_only_camvid_keeps_its_pictures(tmp_path):
+def test_only_camvid_keeps_its_images(tmp_path):
     for name in ("camvid", "folder", "ade20k", "cityscapes"):
         data = open_split(TREES[name](tmp_path / name).data, "train")
         assert (data.arrays(0)[0] is data.arrays(0)[0]) == (name == "camvid")
@@ -160,10 +160,10 @@ def test_a_file_that_breaks_while_training_is_named(tmp_path):
     for path in tree.first:
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(PictureError, match=f"{path}: damaged-"):
+        with pytest.raises(ImageError, match=f"{path}: damaged-"):
             data.arrays(0)
         path.unlink()
-        with pytest.raises(PictureError, match=f"{path}: broken-link"):
+        with pytest.raises(ImageError, match=f"{path}: broken-link"):
             data.arrays(0)
         path.write_bytes(whole)
 
@@ -194,6 +194,6 @@ def test_synthetic_twins():
         labels = [train.arrays(index)[1] for index in range(12)]
         seen = set(np.unique(np.stack(labels)).tolist())
         assert seen <= {*range(count), 255}
-        assert len(seen) >= min(count + 1, 80)  # of ADE20K's, a dozen are drawn per picture
+        assert len(seen) >= min(count + 1, 80)  # of ADE20K's, a dozen are drawn per image
     with pytest.raises(ConfigError, match="Unknown split 'dev'"):
         open_split("synthetic", "dev")
