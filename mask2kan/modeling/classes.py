@@ -110,11 +110,6 @@ def palette_for(class_names: tuple[str, ...]) -> tuple[Color, ...]:
 
 
 def meanings_of(class_names: tuple[str, ...], among: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Map the names of a coarser label set to those of a finer one; empty where unknown.
-
-    Args:
-        class_names: of the coarser set.
-        among: of the finer one.
-    """
+    """Map a coarser label set's names to a finer one's; empty for all but CamVid, Cityscapes."""
     coarser = class_names == tuple(CAMVID) and among == tuple(CITYSCAPES)
     return CAMVID_IN_CITYSCAPES if coarser else {}

@@ -19,14 +19,8 @@ EPSILON = 1e-6
 def sine_position_encoding(height: int, width: int, channels: int, device: torch.device) -> Tensor:
     """Encode every position of an (H, W) map, scaled to (0, 2π] along each axis.
 
-    Args:
-        height: H.
-        width: W.
-        channels: C, even; the first half encodes y, the second x.
-        device: where the result lives.
-
     Returns:
-        (1, H·W, C) float32, row-major.
+        (1, H·W, C) float32, row-major; the first half of C encodes y, the second x.
     """
     along_y = _axis_encoding(height, channels // 2, device)[:, None, :].expand(-1, width, -1)
     along_x = _axis_encoding(width, channels // 2, device)[None, :, :].expand(height, -1, -1)

@@ -40,13 +40,7 @@ _LEVELS_STEP = 8  # kernels are compiled for at most 8, 16, 24, ... levels
 
 
 def missing(device: torch.device, dtype: torch.dtype, head_size: int) -> str:
-    """Say why the kernels cannot run on a device and what to do; empty where they can.
-
-    Args:
-        device: a CUDA device.
-        dtype: of ``value``.
-        head_size: D.
-    """
+    """Say why the kernels cannot run on a device and what to do; empty where they can."""
     if device.type != "cuda":
         return f"they need a CUDA GPU, and the tensors are on {device.type}"
     if not torch.cuda.is_available():
@@ -81,13 +75,7 @@ def prepare(device: torch.device, dtype: torch.dtype, head_size: int) -> None:
 
 
 def compile_kernels(arch: str, dtype: torch.dtype, head_size: int, num_levels: int = 1) -> bytes:
-    """Compile both kernels for one architecture to machine code; needs no GPU.
-
-    Args:
-        arch: e.g. ``sm_90``.
-        dtype: of ``value``.
-        head_size: D.
-        num_levels: L, or more.
+    """Compile both kernels for an architecture, e.g. ``sm_90``, to machine code; needs no GPU.
 
     Raises:
         BackendError: when there is no compiler, or compiling fails.

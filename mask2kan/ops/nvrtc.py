@@ -57,12 +57,7 @@ def missing_compiler() -> str:
 
 
 def compile_cubin(source: str, arch: str, macros: Mapping[str, str]) -> bytes:
-    """Return machine code for one architecture: from memory, disk or the compiler.
-
-    Args:
-        source: CUDA C++ without includes.
-        arch: e.g. ``sm_90``.
-        macros: name to value.
+    """Return machine code of CUDA C++ without includes: from memory, disk or the compiler.
 
     Raises:
         BackendError: when there is no compiler, or compiling fails.

@@ -29,17 +29,7 @@ def ms_deform_attn_reference(
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
-    """Sample every level with ``grid_sample`` and sum. See :func:`mask2kan.ops.ms_deform_attn`.
-
-    Args:
-        value: (B, S, M, D), the levels one after another, each row by row.
-        spatial_shapes: (H, W) of each level.
-        sampling_locations: (B, Q, M, L, P, 2), (x, y), 0 and 1 at the outer edges of the map.
-        attention_weights: (B, Q, M, L, P).
-
-    Returns:
-        (B, Q, M * D) in the dtype of ``value``.
-    """
+    """Sample every level with ``grid_sample`` and sum, as :func:`mask2kan.ops.ms_deform_attn`."""
     batch, _, heads, channels = value.shape
     queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
     compute = torch.float64 if value.dtype == torch.float64 else torch.float32

@@ -22,14 +22,7 @@ from mask2kan.modeling.config import ModelConfig
 
 logger = logging.getLogger(__name__)
 
-_UNREADABLE = (
-    SafetensorError,
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    OSError,
-)
+_UNREADABLE = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError)
 
 # timm's names of the weights that ``pretrained_backbone=True`` downloads
 TIMM_WEIGHTS = {

@@ -5,7 +5,7 @@ Legend: I inputs, O outputs, G grid intervals, k spline order, N rows, P = G + k
 
 from __future__ import annotations
 
-import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,23 +21,14 @@ from mask2kan.runtime.precision import full_precision
 _EDGE_ELEMENTS = 1 << 23
 
 
-@dataclasses.dataclass(frozen=True)
-class EdgeCurve:
-    """One edge's function, sampled for plotting; float32 arrays.
+class EdgeCurve(NamedTuple):
+    """One edge's function at ``num_points`` places, for plotting."""
 
-    Attributes:
-        x: (num_points,) from the first knot to the last.
-        base: (num_points,) the base branch, weight included.
-        spline: (num_points,) the spline, scaler included.
-        total: (num_points,) their sum.
-        knots: (G + 2k + 1,); the spline space is complete between knots k and G + k.
-    """
-
-    x: npt.NDArray[np.float32]
-    base: npt.NDArray[np.float32]
-    spline: npt.NDArray[np.float32]
+    x: npt.NDArray[np.float32]  # from the first knot to the last
+    base: npt.NDArray[np.float32]  # the base branch, weight included
+    spline: npt.NDArray[np.float32]  # the spline, scaler included
     total: npt.NDArray[np.float32]
-    knots: npt.NDArray[np.float32]
+    knots: npt.NDArray[np.float32]  # (G + 2k + 1,); splines are complete from knot k to G + k
 
 
 @torch.no_grad()
@@ -66,11 +57,7 @@ def edge_curve(layer: KANLinear, input: int, output: int, num_points: int = 200)
 
 @torch.no_grad()
 def activation_norms(layer: KANLinear, x: Tensor) -> Tensor:
-    """Average the absolute value of every edge's function over data, base branch included.
-
-    Args:
-        layer: of the edges.
-        x: (..., I) inputs of the layer; no rows give zeros.
+    """Average every edge's |phi| over inputs (..., I) of the layer; none give zeros.
 
     Returns:
         (O, I).

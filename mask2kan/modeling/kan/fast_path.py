@@ -45,31 +45,18 @@ class FeatureTable(NamedTuple):
     P + 1 numbers: the activation's column, then one per function. Row 0 is 1 for the activation and
     0 else, row 1 + m has the functions' coefficients of u^m. So the features of an x are the sum of
     its cell's rows times (activation, 1, u, ..., u^k).
-
-    Attributes:
-        order: k.
-        knots: (G + 2k + 1, 1, I).
-        first_cell: (I,) int32, number of the feature's first cell among all I·C.
-        cells: (I·C, 2) left end and 1 / width; both 0 outside.
-        rows: (I·C·(k + 2), P + 1).
     """
 
     order: int
-    knots: Tensor
-    first_cell: Tensor
-    cells: Tensor
-    rows: Tensor
+    knots: Tensor  # (G + 2k + 1, 1, I)
+    first_cell: Tensor  # (I,) int32, number of a feature's first cell among all I·C
+    cells: Tensor  # (I·C, 2) left end and 1 / width; both 0 outside the knots
+    rows: Tensor  # (I·C·(k + 2), P + 1)
 
 
 @torch.no_grad()
 def feature_table(grid: Tensor, order: int, dtype: torch.dtype) -> FeatureTable:
-    """Tabulate the basis on a grid.
-
-    Args:
-        grid: (I, P + k + 1) knots, not decreasing along the second axis.
-        order: k, at least 1.
-        dtype: of the table; it is computed in float64.
-    """
+    """Tabulate the basis on an (I, P + k + 1) grid, in float64; stored in ``dtype``."""
     num_inputs, num_knots = grid.shape
     num_functions, num_cells = num_knots - 1 - order, num_knots + 1
     knots = grid.to(torch.float64)
@@ -103,16 +90,7 @@ def feature_table(grid: Tensor, order: int, dtype: torch.dtype) -> FeatureTable:
 
 
 def edge_features(x: Tensor, activated: Tensor, table: FeatureTable) -> Tensor:
-    """Compute ``KANLinear.edge_features`` by table lookup.
-
-    Args:
-        x: (N, I).
-        activated: (N, I), the base activation of x.
-        table: of the layer's grid.
-
-    Returns:
-        (N, I·(P + 1)): before each feature's functions, its activation.
-    """
+    """Compute ``KANLinear.edge_features`` of (N, I) by table lookup; ``activated`` is act(x)."""
     return cast(Tensor, _EdgeFeatures.apply(x, activated, table))
 
 
@@ -164,16 +142,7 @@ def _sum_of_rows(cell: Tensor, factors: list[Tensor], first: int, table: Feature
 
 
 def merge_weights(base: Tensor, spline: Tensor, scaler: Tensor | None) -> Tensor:
-    """Put base weights and scaled spline weights side by side, in the order of the features.
-
-    Args:
-        base: (O, I).
-        spline: (O, I, P).
-        scaler: (O, I), or None for 1.
-
-    Returns:
-        (O, I·(P + 1)).
-    """
+    """Put (O, I) base and scaled (O, I, P) spline weights side by side: (O, I·(P + 1))."""
     return cast(Tensor, _MergedWeights.apply(base, spline, scaler))
 
 

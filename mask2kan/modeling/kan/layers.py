@@ -283,12 +283,7 @@ class KAN(nn.Module):
         )
 
     def forward(self, x: Tensor, weights: Sequence[Tensor] | None = None) -> Tensor:
-        """(..., first size) to (..., last size).
-
-        Args:
-            x: inputs.
-            weights: ``edge_weights()``, where several calls share them.
-        """
+        """(..., first size) to (..., last size); ``weights`` are shared ``edge_weights()``."""
         for layer, weight in zip(self.layers, weights or self.edge_weights(), strict=True):
             x = layer(x, weight)
         return x
@@ -301,12 +296,7 @@ class KAN(nn.Module):
     def update_grid(self, x: Tensor, margin: float = 0.01) -> None:
         """Update every layer's grid with what reaches it once the layers before it are updated.
 
-        Args:
-            x: (..., first size).
-            margin: as of ``KANLinear.update_grid``.
-
-        Raises:
-            NumericsError: for data without rows or with values that are not finite.
+        As ``KANLinear.update_grid``; x is (..., first size).
         """
         for layer in self._kan_layers():
             layer.update_grid(x, margin)

@@ -10,7 +10,7 @@ Legend: I inputs, G grid intervals, k spline order, N rows, P = G + k functions 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +31,8 @@ def spline_basis(x: Tensor, grid: Tensor, order: int) -> Tensor:
     Returns:
         (..., I, P).
     """
-    num_inputs, num_knots = grid.shape
-    basis: Tensor = _SplineBasis.apply(x.reshape(-1, num_inputs), grid, order)
-    return basis.reshape(*x.shape, num_knots - 1 - order)
+    basis = _SplineBasis.apply(x.reshape(-1, grid.shape[0]), grid, order)
+    return cast(Tensor, basis.reshape(*x.shape, grid.shape[1] - 1 - order))
 
 
 class _SplineBasis(torch.autograd.Function):
