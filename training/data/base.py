@@ -271,7 +271,7 @@ def apply_overlay(image: Array, overlay: Path | None) -> Array:
     if overlay is None:
         return image
     try:
-        with np.load(overlay) as stored:
+        with overlay.open("rb") as file, np.load(file) as stored:  # which leaves bad files open
             difference = stored["rgb"].astype(np.int16)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         message = f"{error}; expected an .npz with the array 'rgb'"

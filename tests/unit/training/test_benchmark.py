@@ -243,7 +243,7 @@ def test_cityscapes_figures_and_images_lie_beside_the_run(checkpoints, tmp_path,
         for path, values in (
             (tmp_path / "leftImg8bit" / "val" / "town" / f"{stem}_leftImg8bit.png", image),
             (place.with_name(f"{stem}_gtFine_labelIds.png"), labels.astype(np.uint8)),
-            (place.with_name(f"{stem}_gtFine_instanceIds.png"), instances.astype(np.int32)),
+            (place.with_name(f"{stem}_gtFine_instanceIds.png"), instances.astype(np.uint16)),
         ):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(values).save(path)

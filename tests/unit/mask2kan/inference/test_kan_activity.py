@@ -25,7 +25,7 @@ def test_the_share_is_of_the_two_branches_variances():
     base = layer.activate(x) @ layer.base_weight.T
     spline = layer(x) - base
     expected = spline.var(0).sum() / (spline.var(0).sum() + base.var(0).sum())
-    assert spline_share(layer, x) == pytest.approx(float(expected), abs=1e-5)
+    assert spline_share(layer, x) == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_idle_splines_have_no_share_and_a_bare_spline_has_all():

@@ -194,7 +194,9 @@ def test_a_run_stopped_in_its_validation_validates_when_resumed(tmp_path, monkey
     logged = [
         [
             (line["step"], line["val/miou"])
-            for line in map(json.loads, (tmp_path / name / "metrics.jsonl").open())
+            for line in map(
+                json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+            )
             if "val/miou" in line
         ]
         for name in ("whole", "parts")

@@ -529,9 +529,9 @@ def test_weight_regulariser_is_equations_2_7_to_2_9():
         size = layer.spline_weight.detach().abs().numpy()
         activation += size.mean()
         entropy += plain_entropy(size.mean(-1))
-    assert float(network.regularization_loss(1.0, 0.0)) == pytest.approx(activation, rel=1e-5)
-    assert float(network.regularization_loss(0.0, 1.0)) == pytest.approx(entropy, rel=1e-5)
-    assert float(network.regularization_loss(2.0, 3.0)) == pytest.approx(
+    assert network.regularization_loss(1.0, 0.0).item() == pytest.approx(activation, rel=1e-5)
+    assert network.regularization_loss(0.0, 1.0).item() == pytest.approx(entropy, rel=1e-5)
+    assert network.regularization_loss(2.0, 3.0).item() == pytest.approx(
         2 * activation + 3 * entropy, rel=1e-5
     )
 
