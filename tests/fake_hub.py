@@ -29,6 +29,9 @@ _TREE = re.compile(r"^/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>.+)$")
 _FILE = re.compile(r"^/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)$")
 _RANGE = re.compile(r"^bytes=(\d+)-(\d*)$")
 _PIECE_SECONDS = 0.02
+_PATIENCE = 120  # seconds, for what only a hang makes come true
+# The client's limits, by constant and variable: it has to wait while a body waits here.
+PATIENT = {name: str(_PATIENCE) for name in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")}
 
 
 class FakeHub:
@@ -49,6 +52,7 @@ class FakeHub:
         cuts: for the next large bodies, after how many bytes the connection breaks.
         requests: (method, path) of all that was asked.
         sent: bytes of large files that have left.
+        halfway: set while a body waits in its middle; see ``pause``.
     """
 
     def __init__(
@@ -69,6 +73,11 @@ class FakeHub:
         self.cuts: list[int] = []
         self.requests: list[tuple[str, str]] = []
         self.sent = 0
+        self.halfway = threading.Event()
+        self._may_go_on = threading.Event()
+        self._may_go_on.set()
+        self._sending = 0
+        self._changed = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, self))
         self._server.daemon_threads = True
         self._server.block_on_close = False
@@ -84,9 +93,36 @@ class FakeHub:
 
     def close(self) -> None:
         """Stop answering; a second time does nothing."""
+        self.resume()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def pause(self) -> None:
+        """From now on, bodies of large files wait in their middle."""
+        self.halfway.clear()
+        self._may_go_on.clear()
+
+    def resume(self) -> None:
+        """Send the rest of what waits, and what is asked for from now on as a whole."""
+        self._may_go_on.set()
+
+    def wait_until_quiet(self) -> None:
+        """Return once no body of a large file is on its way: all have arrived or are unwanted."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: not self._sending, _PATIENCE)
+
+    @contextmanager
+    def _body(self) -> Iterator[None]:
+        """Count a large body while it is on its way."""
+        with self._changed:
+            self._sending += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._sending -= 1
+                self._changed.notify_all()
 
     def count(self, method: str, ending: str = "") -> int:
         """How often something was asked for."""
@@ -114,6 +150,8 @@ class FakeHub:
             patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
             patch.setattr(constants, "HF_HUB_CACHE", str(cache))
             patch.setattr(constants, "HF_HUB_OFFLINE", False)
+            for limit in PATIENT:
+                patch.setattr(constants, limit, _PATIENCE)
             yield self
 
 
@@ -259,18 +297,24 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(body[: self.hub.cuts.pop(0)])
                 self.close_connection = True
             elif large:
-                self._trickle(body)
+                with self.hub._body():
+                    self._trickle(body)
             else:
                 self.wfile.write(body)
 
     def _trickle(self, body: bytes) -> None:
         """In small pieces, as slowly as asked; the speed may change on the way."""
-        sent = 0
+        sent, middle = 0, len(body) // 2
         while sent < len(body):
             speed = self.hub.bytes_per_second
             piece = len(body) if speed is None else max(1, int(speed * _PIECE_SECONDS))
+            if sent < middle:
+                piece = min(piece, middle - sent)
             self.wfile.write(body[sent : sent + piece])
             sent += piece
             self.hub.sent += piece
             if speed is not None:
                 time.sleep(_PIECE_SECONDS)
+            if sent == middle and not self.hub._may_go_on.is_set():
+                self.hub.halfway.set()
+                self.hub._may_go_on.wait()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from tests.fake_hub import FakeHub
 from tests.tiny_models import tiny
 
 IMAGE = np.zeros((64, 64, 3), np.uint8)
-SECONDS = 30
+SECONDS = 120  # only against hanging
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +59,15 @@ def ask(service: ModelService, *sources: str, seed: int = 0) -> list[service_mod
 
 
 def test_an_absent_model_is_fetched_then_used(service: ModelService, served: FakeHub) -> None:
-    served.bytes_per_second = 1e6
+    served.pause()
     told: list[tuple[float, str]] = []
-    [answer] = service.answers(
-        ["someone/tiny"], IMAGE, "msp", lambda share, text: told.append((share, text))
-    )
+
+    def tell(share: float, text: str) -> None:
+        told.append((share, text))
+        if share > 0:
+            served.resume()
+
+    [answer] = service.answers(["someone/tiny"], IMAGE, "msp", tell)
     assert answer.source == "someone/tiny"
     assert answer.device == "cpu"
     assert answer.dtype in ("float32", "bfloat16")
@@ -96,18 +99,22 @@ def test_a_newer_version_is_another_model(service: ModelService, served: FakeHub
 
 
 def test_two_visitors_share_one_download(service: ModelService, served: FakeHub) -> None:
-    served.bytes_per_second = 6e6
+    served.pause()
     told: dict[int, list[float]] = {0: [], 1: []}
+
+    def tell(who: int, share: float) -> None:
+        told[who].append(share)
+        if all(any(shares) for shares in told.values()):
+            served.resume()
+
     visitors = [
         threading.Thread(
-            target=service.fetch,
-            args=("someone/large", lambda share, _, who=who: told[who].append(share)),
+            target=service.fetch, args=("someone/large", lambda share, _, who=who: tell(who, share))
         )
         for who in told
     ]
     for visitor in visitors:
         visitor.start()
-        time.sleep(0.3)
     for visitor in visitors:
         visitor.join(SECONDS)
     assert served.count("GET", "model.safetensors") == 1
@@ -127,12 +134,13 @@ def leave(share: float, _: str) -> None:
 def test_one_visitor_leaving_does_not_stop_the_other(
     service: ModelService, served: FakeHub
 ) -> None:
-    served.bytes_per_second = 6e6
+    served.pause()
     stays = threading.Thread(target=service.fetch, args=("someone/large",))
     stays.start()
     with pytest.raises(Leaves):
         service.fetch("someone/large", leave)
     assert stays.is_alive()
+    served.resume()
     stays.join(SECONDS)
     assert served.count("GET", "model.safetensors") == 1
     assert cache_state("someone/large").state == "cached"
@@ -141,16 +149,15 @@ def test_one_visitor_leaving_does_not_stop_the_other(
 def test_the_last_one_leaving_stops_the_download(
     service: ModelService, served: FakeHub, tmp_path: Path
 ) -> None:
-    served.bytes_per_second = 1e6
+    served.pause()
     with pytest.raises(Leaves):
         service.fetch("someone/large", leave)
-    deadline = time.monotonic() + SECONDS
-    while any(thread.name.startswith("fetch ") for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    served.resume()
+    for thread in threading.enumerate():
+        if thread.name.startswith("fetch "):
+            thread.join(SECONDS)
     assert cache_state("someone/large").state == "absent"
     assert not list((tmp_path / "cache").rglob("*.incomplete"))
-    served.bytes_per_second = None
     service.fetch("someone/large")
     assert cache_state("someone/large").state == "cached"
 
@@ -158,15 +165,16 @@ def test_the_last_one_leaving_stops_the_download(
 def test_others_compute_while_a_model_is_fetched(
     service: ModelService, served: FakeHub, checkpoints: list[str]
 ) -> None:
-    served.bytes_per_second = 3e6
+    served.pause()
     waits = threading.Thread(
         target=pytest.raises,
         args=(CheckpointError, service.answers, ["someone/large"], IMAGE, "msp"),
     )
     waits.start()
+    assert served.halfway.wait(SECONDS)
     assert service.answers([checkpoints[0]], IMAGE, "msp")
     assert waits.is_alive()
-    served.bytes_per_second = None
+    served.resume()
     waits.join(SECONDS)
     assert not waits.is_alive()
 

@@ -255,7 +255,7 @@ def test_summary_regions_and_areas(checkpoints, images):
     score[5:15, 10:20] = 0.8
     score[30:32, 30:45] = 0.6
     score[39, 0] = 0.9
-    prediction._anomaly["msp", False] = score
+    prediction._maps.anomaly["msp", False] = score
     summary = Analysis(prediction, "msp", 0.5, min_region_pixels=5).summary()
     assert summary["regions_found"] == 2
     first, second = summary["regions"]
@@ -270,7 +270,7 @@ def test_summary_regions_and_areas(checkpoints, images):
     json.dumps(summary, allow_nan=False)
     many = np.zeros((40, 52), np.float32)
     many[::2, ::2] = 1
-    prediction._anomaly["msp", False] = many
+    prediction._maps.anomaly["msp", False] = many
     summary = Analysis(prediction, "msp", 0.5, min_region_pixels=0).summary()
     assert summary["regions_found"] == 520
     assert len(summary["regions"]) == MAX_REGIONS

@@ -4,13 +4,12 @@ import contextlib
 import io
 import random
 import struct
-import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from mask2kan.errors import ImageError
 from mask2kan.media.images import find_images, list_images, read_image
@@ -166,13 +165,12 @@ def test_first_frame_of_an_animation(format):
     np.testing.assert_array_equal(read_image(data), np.asarray(frames[0]))
 
 
-def test_limits_are_read_from_the_header():
-    started = time.perf_counter()
+def test_limits_are_read_from_the_header(monkeypatch):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
     with pytest.raises(ImageError, match=r"60\.0 megapixels \(10000 × 6000\).*up to 40 MP"):
         read_image(png_header(10_000, 6_000))
     with pytest.raises(ImageError, match="2500 megapixels"):
         read_image(png_header(50_000, 50_000))
-    assert time.perf_counter() - started < 1
     with pytest.raises(ImageError, match=r"40\.0 megapixels \(8001 × 5000\)"):
         read_image(png_header(8001, 5000))
     with pytest.raises(ImageError, match="megapixels"):
@@ -261,7 +259,7 @@ def test_float_and_32_bit_pixels_are_refused():
 
 
 def test_mutants_give_a_image_or_a_image_error():
-    """Random damage never comes out as any other exception, and never takes long."""
+    """Random damage never comes out as any other exception, nor as an image beyond the limit."""
     rng = random.Random(0)
     image = Image.fromarray(photo(40, 50))
     originals = [encoded(image, f) for f in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM")]
@@ -269,10 +267,10 @@ def test_mutants_give_a_image_or_a_image_error():
         data = bytearray(rng.choice(originals))
         for _ in range(rng.randint(1, 8)):
             data[rng.randrange(min(len(data), rng.choice([60, len(data)])))] = rng.randrange(256)
-        started = time.process_time()
         with contextlib.suppress(ImageError):
-            assert read_image(bytes(data)).ndim == 3
-        assert time.process_time() - started < 2
+            height, width, channels = read_image(bytes(data)).shape
+            assert channels == 3
+            assert height * width <= 40_000_000
 
 
 def set_traps(folder):
