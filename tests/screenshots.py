@@ -18,10 +18,19 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 from tqdm import tqdm
 
-from tests.browser.steps import EXAMPLES, WAIT, move, open_example, open_tab, set_view, settle
+from tests.browser.steps import (
+    EXAMPLES,
+    explain,
+    move,
+    open_example,
+    open_tab,
+    set_view,
+    settle,
+    visit,
+)
 from tests.serving import ROOT, serving
 
 README = ROOT / "app" / "screenshots"
@@ -46,10 +55,7 @@ def _explanation(page: Page) -> None:
     _overview(page)
     truth = np.asarray(Image.open(EXAMPLES[0].with_name(f"{EXAMPLE}_anomaly.png")))
     y, x = (int(np.quantile(where, 0.35)) for where in np.nonzero(truth == 1))
-    where = page.evaluate("([x, y]) => window.mask2kan.locate(x, y, 0)", [x, y])
-    page.mouse.click(where["x"], where["y"])
-    page.wait_for_selector(".m2k-why[data-x]")
-    page.wait_for_timeout(300)
+    explain(page, x, y)
 
 
 def _introduction(page: Page) -> None:
@@ -70,17 +76,18 @@ def _batch(page: Page) -> None:
     page.set_input_files("#batch-files input[type=file]", [str(path) for path in EXAMPLES])
     page.click("#batch-run")
     page.wait_for_function(
-        f"document.querySelectorAll('#batch-gallery img').length === {len(EXAMPLES)}",
-        timeout=2 * WAIT,
+        f"document.querySelectorAll('#batch-gallery img').length === {len(EXAMPLES)}"
     )
-    page.wait_for_timeout(1500)
+    # The buttons of both files come with the end of the batch.
+    page.wait_for_selector("#batch-zip")
+    page.wait_for_function("[...document.images].every((image) => image.complete)")
 
 
 def _kan(page: Page) -> None:
     open_example(page, _nth(EXAMPLE))
     open_tab(page, "KAN")
     page.click("#kan-show")
-    page.wait_for_selector(".kan-plot .total", timeout=WAIT)
+    page.wait_for_selector(".kan-plot .total")
 
 
 def _models(page: Page) -> None:
@@ -130,12 +137,8 @@ def image(
         theme: light or dark.
         part: selector of an element, ``page`` for all of the page; None for what the window shows.
     """
-    context = browser.new_context(viewport={"width": width, "height": height})
-    context.add_init_script("localStorage.setItem('mask2kan.tour', 'yes')")
-    try:
-        page = context.new_page()
-        page.goto(f"{url}/?__theme={theme}")
-        page.wait_for_selector("#examples-road img")
+    viewport: ViewportSize = {"width": width, "height": height}
+    with visit(browser, f"{url}/?__theme={theme}", viewport=viewport) as page:
         VIEWS[view](page)
         page.mouse.move(1, 1)
         settle(page)
@@ -144,8 +147,6 @@ def image(
         else:
             taken = page.locator(part or "").first.screenshot()
         return Image.open(io.BytesIO(taken))
-    finally:
-        context.close()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -113,4 +113,4 @@ def serving(
         yield running
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=120)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, ViewportSize, expect, sync_playwright
 
+from tests.browser.steps import TIMEOUT, visit
 from tests.serving import App, serving, tiny_models
+
+WIDE: ViewportSize = {"width": 1440, "height": 1000}
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +24,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 @pytest.fixture(scope="session")
 def playwright() -> Iterator[Playwright]:
+    expect.set_options(timeout=TIMEOUT)
     with sync_playwright() as running:
         yield running
 
@@ -44,28 +47,16 @@ def browser(playwright: Playwright, chromium: str) -> Iterator[Browser]:
     running.close()
 
 
-@contextlib.contextmanager
-def _opened(browser: Browser, app: App) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1440, "height": 1000})
-    context.add_init_script("localStorage.setItem('mask2kan.tour', 'yes')")  # not the first visit
-    opened = context.new_page()
-    opened.goto(app.url)
-    opened.wait_for_selector("#examples-road img")
-    opened.wait_for_function("window.mask2kan")  # the viewer listens
-    yield opened
-    context.close()
-
-
 @pytest.fixture
 def page(browser: Browser, app: App) -> Iterator[Page]:
     """The app's page in a wide window, loaded, with nothing chosen yet."""
-    with _opened(browser, app) as opened:
+    with visit(browser, app.url, viewport=WIDE) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
 def _shared(browser: Browser, app: App) -> Iterator[Page]:
-    with _opened(browser, app) as opened:
+    with visit(browser, app.url, viewport=WIDE) as opened:
         yield opened
 
 
@@ -75,7 +66,7 @@ def viewer(_shared: Page) -> Page:
 
     Loading a page takes seconds; tests that only look at results need not do it.
     """
-    _shared.set_viewport_size({"width": 1440, "height": 1000})
+    _shared.set_viewport_size(WIDE)
     _shared.mouse.move(1, 1)
     _shared.evaluate("() => window.mask2kan.reset()")
     return _shared

@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Browser, Download, Locator, Page
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.webp"))
-READY = ".m2k[data-state=ready]"
-WAIT = 60_000
+# Milliseconds until a wait counts as hanging, the same for all: how long something takes is never
+# what a browser test is about.
+TIMEOUT = 180_000
+TOAST = "[data-testid=toast-body]"
+
+
+@contextlib.contextmanager
+def window(browser: Browser, **options: Any) -> Iterator[Page]:
+    """An empty page in a context of its own.
+
+    Args:
+        browser: what opens it.
+        options: of the context.
+    """
+    context = browser.new_context(**options)
+    context.set_default_timeout(TIMEOUT)
+    try:
+        yield context.new_page()
+    finally:
+        context.close()
+
+
+@contextlib.contextmanager
+def visit(browser: Browser, url: str, *, first: bool = False, **options: Any) -> Iterator[Page]:
+    """The app's page in a window of its own, loaded, with nothing chosen yet.
+
+    Args:
+        browser: what opens it.
+        url: of the app.
+        first: whether it is the visitor's first time, which brings the walkthrough.
+        options: of the context.
+    """
+    with window(browser, **options) as page:
+        if not first:
+            page.add_init_script("localStorage.setItem('mask2kan.tour', 'yes')")
+        page.goto(url)
+        page.wait_for_selector("#examples-road img")
+        page.wait_for_function("window.mask2kan")  # the viewer listens
+        yield page
 
 
 def open_example(page: Page, nth: int = 0) -> str:
@@ -36,7 +75,6 @@ def wait_ready(page: Page, before: str | None = None) -> str:
           return state === 'ready' && run !== before && drawn === run;
         }""",
         arg=before,
-        timeout=WAIT,
     )
     return str(page.get_attribute(".m2k", "data-run"))
 
@@ -51,7 +89,6 @@ def read(page: Page, side: str, name: str) -> float:
     page.wait_for_function(
         """([selector, name]) => document.querySelector(selector).dataset[name] !== ''""",
         arg=[selector, name],
-        timeout=WAIT,
     )
     return float(
         page.evaluate("([s, n]) => document.querySelector(s).dataset[n]", [selector, name])
@@ -94,22 +131,39 @@ def open_tab(page: Page, name: str) -> None:
     settle(page)
 
 
+def explain(page: Page, x: int, y: int) -> None:
+    """Click a pixel of the first pane and wait for what is said about it."""
+    page.locator(".m2k-pane").first.scroll_into_view_if_needed()
+    where = page.evaluate("([x, y]) => window.mask2kan.locate(x, y, 0)", [x, y])
+    page.mouse.click(where["x"], where["y"])
+    page.wait_for_selector(f".m2k-why[data-x='{x}'][data-y='{y}']")
+
+
 def downloaded(page: Page, kind: str) -> list[Path]:
     """Press an entry of the download menu; returns the saved files by their names."""
     page.click(".m2k-menu[data-menu=download] summary")
-    saved: list[Any] = []
+    saved: list[Download] = []
 
-    def keep(item: Any) -> None:
+    def keep(item: Download) -> None:
         saved.append(item)
 
     page.on("download", keep)
+    # The page saves by clicking links: they say how many files there will be.
+    page.evaluate(
+        """() => {
+          window.links = 0;
+          document.onclick = ({ target }) => { window.links += Boolean(target.download); };
+        }"""
+    )
     page.click(f"[data-download={kind}]")
     page.wait_for_function(
-        """(kind) => !document.querySelector(`[data-download=${kind}]`).ariaBusy""",
+        """(kind) => window.links && !document.querySelector(`[data-download=${kind}]`).ariaBusy""",
         arg=kind,
-        timeout=WAIT,
     )
-    page.wait_for_timeout(800)
+    links = page.evaluate("window.links")
+    while len(saved) < links:
+        with page.expect_download():
+            pass
     page.remove_listener("download", keep)
     page.keyboard.press("Escape")
     page.mouse.click(2, 2)
@@ -123,10 +177,12 @@ def downloaded(page: Page, kind: str) -> list[Path]:
 
 
 def error_text(page: Page) -> str:
-    page.wait_for_selector("[data-testid=toast-body]", timeout=WAIT)
-    return page.inner_text("[data-testid=toast-body]")
+    """The words of the message that is shown; it goes away by itself, so they are taken at once."""
+    words = page.wait_for_function("(toast) => document.querySelector(toast)?.innerText", arg=TOAST)
+    return str(words.json_value())
 
 
 def close_error(page: Page) -> None:
-    page.click("[data-testid=toast-close]")
-    page.wait_for_selector("[data-testid=toast-body]", state="detached")
+    """Close the message, unless it has gone by itself."""
+    page.evaluate("() => document.querySelector('[data-testid=toast-close]')?.click()")
+    page.wait_for_selector(TOAST, state="detached")

@@ -14,7 +14,7 @@ import axe_playwright_python
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.browser.steps import WAIT, open_example, open_tab, set_view, settle
+from tests.browser.steps import open_example, open_tab, set_view, settle, visit
 
 if TYPE_CHECKING:
     from tests.serving import App
@@ -49,33 +49,34 @@ def check(page: Page, state: str) -> None:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_nothing_serious_in_any_state_of_the_page(browser: Browser, app: App, theme: str) -> None:
-    context = browser.new_context(viewport={"width": 1440, "height": 1000})
-    page = context.new_page()
-    page.goto(f"{app.url}/?__theme={theme}")
-    page.wait_for_selector("#examples-road img")
-    check(page, "empty")
-    open_example(page)
-    page.wait_for_selector(".m2k-tour")
-    check(page, "introduction")
-    page.click("[data-tour=skip]")
-    for view in ("swipe", "difference", "side", "overview"):
-        set_view(page, view)
-        check(page, view)
-    page.locator(".m2k-surface").first.press("Enter")
-    page.wait_for_selector(".m2k-why[data-x]")
-    check(page, "explanation")
-    for menu in ("layers", "download"):
-        page.click(f".m2k-menu[data-menu={menu}] summary")
-        check(page, f"menu {menu}")
-        page.keyboard.press("Escape")
-    open_tab(page, "Batch")
-    check(page, "batch")
-    open_tab(page, "KAN")
-    page.click("#kan-show")
-    page.wait_for_selector(".kan-plot .total", timeout=WAIT)
-    check(page, "kan")
-    open_tab(page, "Models")
-    page.locator("#models-list [data-source]").first.click()
-    settle(page)
-    check(page, "models")
-    context.close()
+    with visit(
+        browser,
+        f"{app.url}/?__theme={theme}",
+        first=True,
+        viewport={"width": 1440, "height": 1000},
+    ) as page:
+        check(page, "empty")
+        open_example(page)
+        page.wait_for_selector(".m2k-tour")
+        check(page, "introduction")
+        page.click("[data-tour=skip]")
+        for view in ("swipe", "difference", "side", "overview"):
+            set_view(page, view)
+            check(page, view)
+        page.locator(".m2k-surface").first.press("Enter")
+        page.wait_for_selector(".m2k-why[data-x]")
+        check(page, "explanation")
+        for menu in ("layers", "download"):
+            page.click(f".m2k-menu[data-menu={menu}] summary")
+            check(page, f"menu {menu}")
+            page.keyboard.press("Escape")
+        open_tab(page, "Batch")
+        check(page, "batch")
+        open_tab(page, "KAN")
+        page.click("#kan-show")
+        page.wait_for_selector(".kan-plot .total")
+        check(page, "kan")
+        open_tab(page, "Models")
+        page.locator("#models-list [data-source]").first.click()
+        settle(page)
+        check(page, "models")

@@ -25,9 +25,9 @@ from app.services.models import Answer, ModelService
 from app.tabs.batch import batch_tab
 from app.web.theme import CSS, theme
 from mask2kan.checkpoints import save_model
+from tests.browser.steps import TIMEOUT, close_error, window
 from tests.tiny_models import calibrated, tiny
 
-WAIT = 60_000  # milliseconds
 PICTURES = 8
 CAPTIONS = "#batch-gallery .caption-label"
 ORDER = "#batch-order input"
@@ -55,7 +55,7 @@ class Gate(ModelService):
     ) -> list[Answer]:
         self.asked += 1
         if self.asked == self.closed_at:
-            assert self.opened.wait(WAIT / 1000)
+            assert self.opened.wait(TIMEOUT / 1000)
         return super().answers(sources, image, score, **options)
 
 
@@ -142,18 +142,16 @@ def tab(
 @pytest.fixture
 def page(browser: Browser, tab: str, service: Gate) -> Iterator[Page]:
     service.open()
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    opened = context.new_page()
-    opened.goto(tab)
-    opened.wait_for_selector("#batch-files input[type=file]", state="attached")
-    yield opened
-    service.open()
-    context.close()
+    with window(browser, viewport={"width": 1280, "height": 900}) as opened:
+        opened.goto(tab)
+        opened.wait_for_selector("#batch-files input[type=file]", state="attached")
+        yield opened
+        service.open()
 
 
 def _upload(page: Page, paths: Sequence[Path]) -> None:
     page.set_input_files("#batch-files input[type=file]", [str(path) for path in paths])
-    expect(page.locator("#batch-files .file")).to_have_count(len(paths), timeout=WAIT)
+    expect(page.locator("#batch-files .file")).to_have_count(len(paths))
 
 
 def _shares(page: Page) -> list[tuple[float, float]]:
@@ -190,15 +188,16 @@ def test_a_run_shows_progress_sorts_and_delivers(
     page.click("#batch-run")
     told = page.locator("#batch-note [role=progressbar]")
     expect(told).to_have_attribute(
-        "aria-label", re.compile(rf"4 of {PICTURES} · about \d+ s left"), timeout=WAIT
+        "aria-label", re.compile(rf"4 of {PICTURES} · about \d+ (s|min) left")
     )
     expect(page.locator("#batch-run")).to_be_disabled()
     expect(page.locator("#batch-cancel")).to_be_visible()
-    assert 1 <= page.locator(CAPTIONS).count() <= 3
+    expect(page.locator(CAPTIONS).first).to_be_visible()
+    assert page.locator(CAPTIONS).count() <= 3
     _screenshot(page, "running")
     service.open()
     expect(page.locator("#batch-note")).to_contain_text(
-        re.compile(rf"{PICTURES} of {PICTURES} pictures in \d+ s"), timeout=WAIT
+        re.compile(rf"{IMAGES} of {IMAGES} pictures in \d+ (s|min)")
     )
     expect(page.locator(CAPTIONS)).to_have_count(PICTURES)
     expect(page.locator("#batch-run")).to_be_enabled()
@@ -245,11 +244,9 @@ def test_cancel_stops_and_a_new_run_works(
     _upload(page, images)
     page.click("#batch-run")
     told = page.locator("#batch-note [role=progressbar]")
-    expect(told).to_have_attribute("aria-label", re.compile("4 of"), timeout=WAIT)
+    expect(told).to_have_attribute("aria-label", re.compile("4 of"))
     page.click("#batch-cancel")
-    expect(page.locator("#batch-note")).to_contain_text(
-        f"Stopped after 3 of {PICTURES} pictures", timeout=WAIT
-    )
+    expect(page.locator("#batch-note")).to_contain_text(f"Stopped after 3 of {PICTURES} pictures")
     expect(page.locator(CAPTIONS)).to_have_count(3)
     table = _downloaded(page, "#batch-csv", tmp_path)
     assert len(table.read_text("utf-8").splitlines()) == 4
@@ -257,22 +254,17 @@ def test_cancel_stops_and_a_new_run_works(
         assert len(file.namelist()) == 5 * 3 + 1
     _screenshot(page, "cancelled")
 
-    # The picture that was being looked at is the last one asked for.
-    service.open()
-    page.wait_for_timeout(1500)
-    assert service.asked == 4
-    expect(page.locator(CAPTIONS)).to_have_count(3)
-    other = browser.new_context().new_page()
-    other.goto(tab)
-    other.wait_for_selector("#batch-run")
-    expect(other.locator(CAPTIONS)).to_have_count(0)  # nobody sees another's results
-    other.context.close()
+    with window(browser) as other:
+        other.goto(tab)
+        other.wait_for_selector("#batch-run")
+        expect(other.locator(CAPTIONS)).to_have_count(0)  # nobody sees another's results
 
+    service.open()
     page.click("#batch-run")
-    expect(page.locator("#batch-note")).to_contain_text(
-        f"{PICTURES} of {PICTURES} pictures in", timeout=WAIT
-    )
+    expect(page.locator("#batch-note")).to_contain_text(f"{IMAGES} of {IMAGES} pictures in")
     expect(page.locator(CAPTIONS)).to_have_count(PICTURES)
+    # Of the run before, the picture that was being looked at is the last one that was asked for.
+    assert service.asked == 4 + PICTURES
 
 
 def test_a_broken_file_is_told_and_a_picture_can_be_opened(
@@ -282,7 +274,7 @@ def test_a_broken_file_is_told_and_a_picture_can_be_opened(
     broken.write_text("this is not a picture", encoding="utf-8")
     _upload(page, [images[0], broken, images[1]])
     page.click("#batch-run")
-    expect(page.locator("#batch-note")).to_contain_text("2 of 3 pictures", timeout=WAIT)
+    expect(page.locator("#batch-note")).to_contain_text("2 of 3 pictures")
     expect(page.locator("#batch-note")).to_contain_text("1 could not be computed")
     expect(page.locator(CAPTIONS)).to_have_count(2)
     expect(page.locator("#batch-table")).to_contain_text("it is a text file")
@@ -300,14 +292,14 @@ def test_without_files_and_with_a_wrong_model_there_is_one_clear_line(
     page: Page, images: list[Path]
 ) -> None:
     page.click("#batch-run")
-    expect(page.locator(".toast-body")).to_contain_text("add pictures or a video", timeout=WAIT)
+    expect(page.locator(".toast-body")).to_contain_text("add pictures or a video")
     expect(page.locator("#batch-run")).to_be_enabled()
-    page.click("[data-testid=toast-close]")
+    close_error(page)
     _upload(page, images[:2])
     page.get_by_label("Right").fill("/nowhere/model.safetensors")
     page.keyboard.press("Enter")
     page.click("#batch-run")
-    expect(page.locator(".toast-body")).to_contain_text("/nowhere/model", timeout=WAIT)
+    expect(page.locator(".toast-body")).to_contain_text("/nowhere/model")
     expect(page.locator("#batch-run")).to_be_enabled()
     expect(page.locator("#batch-note")).to_contain_text("Stopped before the first")
     expect(page.locator("#batch-csv")).to_have_count(0)
@@ -345,20 +337,15 @@ def test_the_tab_fits_the_window(
     browser: Browser, tab: str, service: Gate, images: list[Path], width: int, theme_name: str
 ) -> None:
     service.open()
-    context = browser.new_context(viewport={"width": width, "height": 800})
-    opened = context.new_page()
-    opened.goto(f"{tab}/?__theme={theme_name}")
-    opened.wait_for_selector("#batch-run")
-    _screenshot(opened, f"empty_{width}_{theme_name}")
-    assert opened.evaluate("document.documentElement.scrollWidth") <= width
-    _upload(opened, images)
-    opened.click("#batch-run")
-    expect(opened.locator("#batch-note")).to_contain_text(
-        f"{PICTURES} of {PICTURES} pictures in", timeout=WAIT
-    )
-    opened.locator("#batch-gallery button:has(img)").first.click()
-    expect(opened.locator("#batch-open")).to_be_visible()
-    opened.wait_for_timeout(300)
-    _screenshot(opened, f"results_{width}_{theme_name}")
-    assert opened.evaluate("document.documentElement.scrollWidth") <= width
-    context.close()
+    with window(browser, viewport={"width": width, "height": 800}) as opened:
+        opened.goto(f"{tab}/?__theme={theme_name}")
+        opened.wait_for_selector("#batch-run")
+        _screenshot(opened, f"empty_{width}_{theme_name}")
+        assert opened.evaluate("document.documentElement.scrollWidth") <= width
+        _upload(opened, images)
+        opened.click("#batch-run")
+        expect(opened.locator("#batch-note")).to_contain_text(f"{IMAGES} of {IMAGES} pictures in")
+        opened.locator("#batch-gallery button:has(img)").first.click()
+        expect(opened.locator("#batch-open")).to_be_visible()
+        _screenshot(opened, f"results_{width}_{theme_name}")
+        assert opened.evaluate("document.documentElement.scrollWidth") <= width

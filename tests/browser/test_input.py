@@ -15,19 +15,23 @@ from playwright.sync_api import Browser, Page, Playwright
 
 from tests.browser.steps import (
     EXAMPLES,
-    WAIT,
+    TOAST,
     close_error,
     error_text,
     move,
     open_example,
     read,
     set_view,
+    settle,
     upload,
+    visit,
     wait_ready,
 )
 
 if TYPE_CHECKING:
     from tests.serving import App
+
+CLIPBOARD = ["clipboard-read", "clipboard-write"]
 
 
 def _two_colours(width: int = 320, height: int = 200) -> bytes:
@@ -47,7 +51,7 @@ def photo_of(page: Page) -> tuple[np.ndarray, np.ndarray]:
               s.dispatchEvent(new Event('input')); }""",
             layer,
         )
-    page.wait_for_timeout(100)
+    settle(page)
     colours = page.evaluate(
         """() => {
           const canvas = document.querySelector('.m2k-surface canvas');
@@ -107,28 +111,20 @@ def test_drag_and_drop_on_the_viewer_replaces_the_picture(page: Page) -> None:
 
 def test_paste_anywhere(browser: Browser, app: App) -> None:
     """A real clipboard, and the keys people press."""
-    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
-    page = context.new_page()
-    page.goto(app.url)
-    page.wait_for_selector("#examples-road img")
-    _copy(page, _two_colours())
-    page.click("#title")
-    page.keyboard.press("Control+V")
-    wait_ready(page)
-    assert_red_then_blue(page)
-    context.close()
+    with visit(browser, app.url, permissions=CLIPBOARD) as page:
+        _copy(page, _two_colours())
+        page.click("#title")
+        page.keyboard.press("Control+V")
+        wait_ready(page)
+        assert_red_then_blue(page)
 
 
 def test_paste_with_the_fields_own_button(browser: Browser, app: App) -> None:
-    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
-    page = context.new_page()
-    page.goto(app.url)
-    page.wait_for_selector("#examples-road img")
-    _copy(page, _two_colours())
-    page.click('#picture button[aria-label="Paste from clipboard"]')
-    wait_ready(page)
-    assert_red_then_blue(page)
-    context.close()
+    with visit(browser, app.url, permissions=CLIPBOARD) as page:
+        _copy(page, _two_colours())
+        page.click('#picture button[aria-label="Paste from clipboard"]')
+        wait_ready(page)
+        assert_red_then_blue(page)
 
 
 def _copy(page: Page, content: bytes) -> None:
@@ -158,17 +154,14 @@ def test_a_webcam_snapshot_is_not_mirrored(
             f"--use-file-for-fake-video-capture={film}",
         ],
     )
-    context = browser.new_context(permissions=["camera"])
-    page = context.new_page()
-    page.goto(app.url)
-    page.click('#picture button[aria-label="Capture from camera"]')
-    page.get_by_text("Click to Access Webcam").click()
-    page.wait_for_function("document.querySelector('#picture video')?.videoWidth > 0", timeout=WAIT)
-    page.wait_for_timeout(500)
-    page.click('#picture button[aria-label="capture photo"]')
-    wait_ready(page)
-    assert page.get_attribute(".m2k", "data-size") == "480x640"
-    assert_red_then_blue(page)
+    with visit(browser, app.url, permissions=["camera"]) as page:
+        page.click('#picture button[aria-label="Capture from camera"]')
+        page.get_by_text("Click to Access Webcam").click()
+        page.wait_for_function("document.querySelector('#picture video')?.currentTime > 0")
+        page.click('#picture button[aria-label="capture photo"]')
+        wait_ready(page)
+        assert page.get_attribute(".m2k", "data-size") == "480x640"
+        assert_red_then_blue(page)
     browser.close()
 
 
@@ -238,28 +231,31 @@ def test_a_link_restores_example_models_thresholds_and_view(
     assert asked["left"] == [str(app.models[0])]
     shown = {side: read(page, side, "threshold") for side in ("left", "right")}
     size = page.get_attribute(".m2k", "data-size")
-    context = browser.new_context(viewport={"width": 1440, "height": 1000})
-    other = context.new_page()
-    other.goto(link)
-    wait_ready(other)
-    assert other.get_attribute(".m2k", "data-view") == "swipe"
-    assert other.get_attribute(".m2k", "data-size") == size
-    for side, value in shown.items():
-        assert read(other, side, "threshold") == pytest.approx(value, abs=2e-5)
-    assert other.evaluate("() => window.mask2kan.link()").split("&tl")[0] == link.split("&tl")[0]
-    context.close()
+    with visit(browser, link, viewport={"width": 1440, "height": 1000}) as other:
+        wait_ready(other)
+        assert other.get_attribute(".m2k", "data-view") == "swipe"
+        assert other.get_attribute(".m2k", "data-size") == size
+        for side, value in shown.items():
+            assert read(other, side, "threshold") == pytest.approx(value, abs=2e-5)
+        again = other.evaluate("() => window.mask2kan.link()")
+        assert again.partition("&tl")[0] == link.partition("&tl")[0]
 
 
 def test_a_link_with_nonsense_is_a_plain_page(browser: Browser, app: App) -> None:
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(f"{app.url}/?example=../../etc/passwd&score=shine&view=none&tl=x")
-    page.wait_for_selector("#examples-road img")
-    page.wait_for_timeout(1000)
-    assert page.get_attribute(".m2k", "data-state") == "empty"
-    assert page.locator("[data-testid=toast-body]").count() == 0
-    open_example(page)
-    context.close()
+    link = f"{app.url}/?example=../../etc/passwd&score=shine&view=none&tl=x"
+    with visit(browser, link) as page:
+        page.evaluate(
+            """(toast) => {
+              window.toasts = 0;
+              const look = () => { window.toasts += document.querySelectorAll(toast).length; };
+              new MutationObserver(look).observe(document.body, { childList: true, subtree: true });
+              look();
+            }""",
+            TOAST,
+        )
+        assert page.get_attribute(".m2k", "data-state") == "empty"
+        open_example(page)  # waits for the models behind what the link asked for
+        assert page.evaluate("window.toasts") == 0
 
 
 def test_a_forged_upload_path_is_refused(page: Page) -> None:

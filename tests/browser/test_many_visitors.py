@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from playwright.sync_api import Browser
 
 from mask2kan.checkpoints import load_model
 from mask2kan.inference.predictor import Predictor
-from tests.browser.steps import WAIT
+from tests.browser.steps import TIMEOUT, visit, wait_ready
 
 if TYPE_CHECKING:
     from tests.serving import App
@@ -98,23 +99,29 @@ def test_nobody_sees_anothers_result_and_memory_returns(app: App, images: list[P
 def test_the_page_shows_the_place_in_the_queue(
     browser: Browser, app: App, images: list[Path], tmp_path: Path
 ) -> None:
-    """While others are being served, a visitor of the page sees where they stand."""
-    large = [tmp_path / f"large_{shade}.png" for shade in range(4)]
+    """While others keep being served, a visitor of the page sees where they stand."""
+    large = [tmp_path / f"large_{shade}.png" for shade in range(3)]
     for shade, path in enumerate(large):
         Image.fromarray(np.full((1024, 2048, 3), 50 * shade, np.uint8)).save(path)
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(app.url)
-    page.wait_for_selector("#examples-road img")
-    client = Client(app.url, download_files=False, verbose=False, analytics_enabled=False)
-    jobs = [client.submit(handle_file(path), api_name="/compare") for path in large]
-    page.wait_for_timeout(300)
-    page.click("#examples-road img >> nth=0")
-    page.wait_for_function(
-        r"() => /queue: \d+\/\d+/.test(document.querySelector('#viewer').innerText)", timeout=WAIT
-    )
-    page.wait_for_selector(".m2k[data-state=ready]", timeout=4 * WAIT, state="attached")
-    for job in jobs:
-        job.result()
-    client.close()
-    context.close()
+    served, seen = threading.Event(), threading.Event()
+
+    def ask(path: Path) -> None:
+        client = Client(app.url, download_files=False, verbose=False, analytics_enabled=False)
+        while not seen.is_set():
+            client.predict(handle_file(path), api_name="/compare")
+            served.set()
+        client.close()
+
+    with visit(browser, app.url) as page, ThreadPoolExecutor(len(large)) as others:
+        jobs = [others.submit(ask, path) for path in large]
+        try:
+            assert served.wait(TIMEOUT / 1000)
+            page.click("#examples-road img >> nth=0")
+            page.wait_for_function(
+                r"() => /queue: \d+\/\d+/.test(document.querySelector('#viewer').innerText)"
+            )
+        finally:
+            seen.set()
+        wait_ready(page)
+        for job in jobs:
+            job.result()

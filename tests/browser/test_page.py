@@ -10,25 +10,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, Request, ViewportSize
 
 from tests.browser.steps import (
-    WAIT,
     close_error,
     error_text,
+    explain,
     open_example,
     open_tab,
     read,
     set_view,
     settle,
     upload,
+    visit,
     wait_ready,
+    window,
 )
 
 if TYPE_CHECKING:
     from tests.serving import App
 
 TABS = ("Batch", "KAN", "Models")
+STREAMS = re.compile(r"/gradio_api/(heartbeat/|queue/data\?)")  # stay open as long as the page
 
 
 def test_one_click_on_an_example_shows_both_models(page: Page) -> None:
@@ -52,9 +55,7 @@ def test_another_score_is_shown_without_running_the_models_again(page: Page, app
     page.click("#score input")
     page.get_by_role("option", name="Entropy").click()
     wait_ready(page, before)
-    where = page.evaluate("() => window.mask2kan.locate(400, 300, 0)")
-    page.mouse.click(where["x"], where["y"])
-    page.wait_for_selector(".m2k-why[data-x]")
+    explain(page, 400, 300)
     assert "Entropy" in page.inner_text(".m2k-why-side[data-side=left]")
     assert app.model_runs() == runs
 
@@ -118,7 +119,7 @@ def test_a_model_chosen_on_its_page_is_compared(page: Page) -> None:
     before = open_example(page)
     open_tab(page, "Models")
     page.locator("#models-list [data-source]").nth(1).click()
-    page.wait_for_selector("#models-list li:nth-child(2) [aria-pressed=true]", timeout=WAIT)
+    page.wait_for_selector("#models-list li:nth-child(2) [aria-pressed=true]")
     page.click("#models-use-left")
     open_tab(page, "Compare")
     wait_ready(page, before)
@@ -130,7 +131,7 @@ def test_the_functions_of_a_kan(page: Page, app: App) -> None:
     open_example(page)
     open_tab(page, "KAN")
     page.click("#kan-show")
-    page.wait_for_selector(".kan[data-state=ready]", timeout=WAIT)
+    page.wait_for_selector(".kan[data-state=ready]")
     page.wait_for_selector(".kan-plot .total")
     assert page.locator(".kan-edges li").count() == 12
     assert page.locator(".kan-plot .dot").count() == 12  # the model's queries
@@ -159,9 +160,7 @@ def test_a_picture_of_a_batch_opens_in_the_comparison(page: Page, tmp_path: Path
         "#batch-files input[type=file]", [tmp_path / "one.png", tmp_path / "two.png"]
     )
     page.click("#batch-run")
-    page.wait_for_function(
-        "document.querySelectorAll('#batch-gallery img').length === 2", timeout=WAIT
-    )
+    page.wait_for_function("document.querySelectorAll('#batch-gallery img').length === 2")
     page.locator("#batch-gallery img").first.click()
     page.click("#batch-open")
     wait_ready(page)
@@ -176,37 +175,33 @@ def test_the_page_fits_its_window(
 ) -> None:
     """No sideways scrolling, whatever is shown; MASK2KAN_SCREENSHOTS keeps the pictures."""
     folder = Path(os.environ.get("MASK2KAN_SCREENSHOTS", tmp_path))
-    context = browser.new_context(viewport={"width": width, "height": 900})
-    context.add_init_script("localStorage.setItem('mask2kan.tour', 'yes')")
-    page = context.new_page()
-    page.goto(f"{app.url}/?__theme={theme}")
-    page.wait_for_selector("#examples-road img")
-    open_example(page)
-    assert page.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
-    for view in ("swipe", "difference", "side", "overview"):
-        set_view(page, view)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, view
-        tops = [pane.bounding_box() for pane in page.locator(".m2k-pane").all()]
-        assert all(box and box["width"] > 120 for box in tops)
-        page.screenshot(path=folder / f"{view}_{width}_{theme}.png", full_page=True)
-    for menu in ("layers", "download"):
-        page.click(f".m2k-menu[data-menu={menu}] summary")
-        settle(page)
-        sheet = page.locator(f".m2k-menu[data-menu={menu}] .m2k-sheet").bounding_box()
-        assert sheet
-        assert 0 <= sheet["x"] <= width - sheet["width"], menu
-        page.keyboard.press("Escape")
-    page.locator(".m2k-surface").first.press("Enter")
-    page.wait_for_selector(".m2k-why[data-x]")
-    for tab in TABS:
-        open_tab(page, tab)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
-        page.screenshot(path=folder / f"{tab.lower()}_{width}_{theme}.png", full_page=True)
-    context.close()
+    viewport: ViewportSize = {"width": width, "height": 900}
+    with visit(browser, f"{app.url}/?__theme={theme}", viewport=viewport) as page:
+        open_example(page)
+        assert page.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
+        for view in ("swipe", "difference", "side", "overview"):
+            set_view(page, view)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, view
+            tops = [pane.bounding_box() for pane in page.locator(".m2k-pane").all()]
+            assert all(box and box["width"] > 120 for box in tops)
+            page.screenshot(path=folder / f"{view}_{width}_{theme}.png", full_page=True)
+        for menu in ("layers", "download"):
+            page.click(f".m2k-menu[data-menu={menu}] summary")
+            settle(page)
+            sheet = page.locator(f".m2k-menu[data-menu={menu}] .m2k-sheet").bounding_box()
+            assert sheet
+            assert 0 <= sheet["x"] <= width - sheet["width"], menu
+            page.keyboard.press("Escape")
+        page.locator(".m2k-surface").first.press("Enter")
+        page.wait_for_selector(".m2k-why[data-x]")
+        for tab in TABS:
+            open_tab(page, tab)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+            page.screenshot(path=folder / f"{tab.lower()}_{width}_{theme}.png", full_page=True)
 
 
 def test_what_was_seen_before_is_not_computed_again(page: Page, app: App) -> None:
-    """How soon it is there is a matter of the machine: ``test_start.py`` prints it."""
+    """How soon it is there is a matter of the machine: ``benchmarks/app.py`` prints it."""
     open_example(page, 3)
     open_example(page, 4)
     runs = app.model_runs()
@@ -218,19 +213,30 @@ def test_what_was_seen_before_is_not_computed_again(page: Page, app: App) -> Non
 
 def test_nothing_comes_from_elsewhere_and_little_from_here(browser: Browser, app: App) -> None:
     """Every request of a first visit goes to the app; what is not Gradio's own stays small."""
-    context = browser.new_context()
-    page = context.new_page()
     weight: dict[str, int] = {}
-    page.on(
-        "requestfinished",
-        lambda request: weight.__setitem__(request.url, request.sizes()["responseBodySize"]),
-    )
-    page.goto(app.url)
-    page.wait_for_selector("#examples-road img")
-    page.wait_for_timeout(1500)
+    underway: set[Request] = set()
+
+    def begin(request: Request) -> None:
+        underway.add(request)
+
+    def end(request: Request) -> None:
+        underway.remove(request)
+        weight[request.url] = request.sizes()["responseBodySize"]
+
+    with window(browser) as page:
+        page.on("request", begin)
+        page.on("requestfinished", end)
+        page.goto(app.url)
+        page.wait_for_selector("#examples-road img")
+        page.wait_for_function(
+            "window.mask2kan && [...document.images].every((image) => image.complete)"
+        )
+        page.evaluate("document.fonts.ready")
+        while any(not STREAMS.search(request.url) for request in underway):
+            with page.expect_event("requestfinished"):
+                pass
     elsewhere = [url for url in weight if not url.startswith((app.url, "data:", "blob:"))]
     assert elsewhere == []
     ours = {url: size for url, size in weight.items() if "/assets/" not in url}
     assert sum(ours.values()) <= 1_500_000, ours
     assert any("viewer/main.js" in url for url in ours)
-    context.close()

@@ -344,7 +344,7 @@ def test_warming_loads_and_survives_a_bad_name(
     service: ModelService, models: list[str], loads: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        service.warm(["/nowhere/model.safetensors", models[0]]).join(timeout=60)
+        service.warm(["/nowhere/model.safetensors", models[0]]).join(timeout=300)
     assert "/nowhere/model.safetensors" in caplog.text
     assert loads[-1] == models[0]
 

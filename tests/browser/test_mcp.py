@@ -1,8 +1,4 @@
-"""``python app.py`` on the bundled models, as its users start it: how soon, and as an MCP server.
-
-The times are those of a machine with nothing else to do; they are looked at with
-``pytest -m slow tests/browser/test_start.py``.
-"""
+"""``python app.py`` on the bundled models as an MCP server."""
 
 from __future__ import annotations
 
@@ -12,7 +8,6 @@ import base64
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,12 +16,9 @@ from typing import Any
 import pytest
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
-from playwright.sync_api import Browser
 
-from tests.browser.steps import EXAMPLES, open_example
+from tests.browser.steps import EXAMPLES
 from tests.serving import ROOT, App, serving
-
-ROADS = 6
 
 
 @pytest.fixture(scope="module")
@@ -91,35 +83,3 @@ def test_without_the_package_the_mcp_server_says_what_to_install(tmp_path: Path)
     assert done.returncode == 2
     assert "pip install" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-def test_how_soon_the_app_is_ready(tmp_path: Path) -> None:
-    """From the second start on: the first one compiles Python's modules."""
-    waits = []
-    for _ in range(3):
-        start = time.monotonic()
-        with serving(tmp_path):
-            waits.append(time.monotonic() - start)
-    print(f"ready after {', '.join(f'{wait:.1f}' for wait in waits)} s")
-
-
-@pytest.mark.slow
-def test_how_soon_the_bundled_models_answer(browser: Browser, bundled: App) -> None:
-    """From the click on an example to both results drawn, first seen and seen before."""
-    page = browser.new_page(viewport={"width": 1440, "height": 1000})
-    page.goto(bundled.url)
-    page.wait_for_selector("#examples-road img")
-    page.wait_for_timeout(5000)  # models are warm
-    rounds, runs = [], []
-    for _ in range(2):
-        spent = []
-        for nth in range(ROADS):
-            start = time.monotonic()
-            open_example(page, nth)
-            spent.append(round(time.monotonic() - start, 2))
-        rounds.append(sorted(spent))
-        runs.append(bundled.model_runs())
-    print(f"first {rounds[0]} s, again {rounds[1]} s")
-    assert runs[0] == runs[1]  # what was seen before is not computed again
-    page.close()
