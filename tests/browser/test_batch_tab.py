@@ -197,7 +197,7 @@ def test_a_run_shows_progress_sorts_and_delivers(
     _screenshot(page, "running")
     service.open()
     expect(page.locator("#batch-note")).to_contain_text(
-        re.compile(rf"{IMAGES} of {IMAGES} pictures in \d+ (s|min)")
+        re.compile(rf"{PICTURES} of {PICTURES} pictures in \d+ (s|min)")
     )
     expect(page.locator(CAPTIONS)).to_have_count(PICTURES)
     expect(page.locator("#batch-run")).to_be_enabled()
@@ -261,7 +261,7 @@ def test_cancel_stops_and_a_new_run_works(
 
     service.open()
     page.click("#batch-run")
-    expect(page.locator("#batch-note")).to_contain_text(f"{IMAGES} of {IMAGES} pictures in")
+    expect(page.locator("#batch-note")).to_contain_text(f"{PICTURES} of {PICTURES} pictures in")
     expect(page.locator(CAPTIONS)).to_have_count(PICTURES)
     # Of the run before, the picture that was being looked at is the last one that was asked for.
     assert service.asked == 4 + PICTURES
@@ -344,7 +344,9 @@ def test_the_tab_fits_the_window(
         assert opened.evaluate("document.documentElement.scrollWidth") <= width
         _upload(opened, images)
         opened.click("#batch-run")
-        expect(opened.locator("#batch-note")).to_contain_text(f"{IMAGES} of {IMAGES} pictures in")
+        expect(opened.locator("#batch-note")).to_contain_text(
+            f"{PICTURES} of {PICTURES} pictures in"
+        )
         opened.locator("#batch-gallery button:has(img)").first.click()
         expect(opened.locator("#batch-open")).to_be_visible()
         _screenshot(opened, f"results_{width}_{theme_name}")
