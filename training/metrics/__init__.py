@@ -1,4 +1,4 @@
-"""How good a model is: per-class overlap for segmentation, ranking quality for anomaly scores."""
+"""Metrics: per-class overlap for segmentation, ranking quality for anomaly scores."""
 
 from .cityscapes import CityscapesEvaluator
 from .pixel import AnomalyEvaluator

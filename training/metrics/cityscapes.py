@@ -1,15 +1,12 @@
-"""Cityscapes' own figures: IoU and iIoU over 19 classes and over 7 categories.
+"""Cityscapes' own metrics: IoU and iIoU over 19 classes and over 7 categories.
 
-The definitions are those of the data set's evaluation script for pixel-level semantic labelling
-(``cityscapesscripts``, Cordts et al., 2016, section 4.1); the thesis calls the figures over
-categories ``IoU_sup`` and ``iIoU_sup``. Void pixels count for nothing. iIoU replaces the pixels
-found and missed by those of single objects, each weighted by (average size of its class) / (its
-own size), so that small objects count as much as large ones; the false positives stay pixels,
-since they belong to no object. A group that nobody told apart (instance id below 1000) is no
-object. Only the eight classes and the two categories (human, vehicle) with objects have an iIoU.
+As in ``cityscapesscripts`` (Cordts et al., 2016, section 4.1); the thesis calls those over
+categories ``IoU_sup`` and ``iIoU_sup``. Void counts for nothing. iIoU takes true positives and
+misses from single objects, each weighted by (average size of its class) / (its own size); false
+positives stay pixels. Groups (instance id below 1000) are no objects, and only eight classes and
+two categories (human, vehicle) have objects.
 
-It departs from the script in the input alone: arrays of train ids in place of files of label ids,
-and ``None`` in place of NaN for what is undefined.
+Departs from the script in the input (arrays of train ids) and in None for undefined values.
 """
 
 from __future__ import annotations
@@ -58,8 +55,8 @@ class CityscapesEvaluator:
     """Counts pixels and weighted objects over any number of images.
 
     Attributes:
-        confusion: (19, 20) pixels, row = true class, column = predicted class, the last one void;
-            pixels whose truth is void are in none.
+        confusion: (19, 20) pixels by true and predicted class, the last column void; true void is
+            left out.
         found: (19,) weighted pixels of objects that were given their class.
         found_category: (19,) the same, given any class of their category.
         objects: (19,) weighted pixels of all objects.
@@ -77,16 +74,15 @@ class CityscapesEvaluator:
         label_ids: npt.ArrayLike,
         instance_ids: npt.ArrayLike,
     ) -> None:
-        """Add one image.
+        """Add one image of (H, W) integers.
 
         Args:
-            prediction_train_ids: (H, W) classes 0 to 18; 255 where none is claimed, which misses
-                the pixel but is no false positive.
-            label_ids: (H, W) of ``*_gtFine_labelIds.png``, 0 to 33.
-            instance_ids: (H, W) of ``*_gtFine_instanceIds.png``.
+            prediction_train_ids: 0 to 18, or 255 for none: a miss, but no false positive.
+            label_ids: 0 to 33, of ``*_gtFine_labelIds.png``.
+            instance_ids: of ``*_gtFine_instanceIds.png``.
 
         Raises:
-            ConfigError: for shapes that differ, are not (H, W), or for values outside these sets.
+            ConfigError: for other shapes or values.
         """
         prediction = _checked("Prediction", prediction_train_ids)
         labels = _checked("Label ids", label_ids)
@@ -134,41 +130,39 @@ class CityscapesEvaluator:
             self.objects[row] += weight * sizes[instance]
 
     def compute(self) -> dict[str, Any]:
-        """Figures over all images so far; more may be added afterwards.
+        """Return the metrics over all images so far; more may follow.
 
         Returns:
-            ``iou``, ``iiou``, ``category_iou``, ``category_iiou``: means over the classes or
-            categories where the figure is defined. ``iou_per_class``, ``iiou_per_class``,
-            ``iou_per_category``, ``iiou_per_category``: by name. All in [0, 1]; None where
-            undefined (nothing to find and nothing claimed, or no objects in that class).
+            ``iou``, ``iiou``, ``category_iou``, ``category_iiou``: means of the defined values of
+            ``iou_per_class``, ``iiou_per_class``, ``iou_per_category``, ``iiou_per_category`` (by
+            name). All in [0, 1]; None where undefined (nothing true or predicted, or no objects).
 
         Raises:
             ConfigError: when no pixel was valid.
         """
         if not self.confusion.sum():
             raise ConfigError("No labelled pixels: all of them were void, or none was given.")
-        classes = np.arange(NUM_CLASSES)
-        categories = [np.flatnonzero(at == _CATEGORY_OF_CLASS) for at in range(len(CATEGORIES))]
-        per_class = {CLASSES[at]: self._figures(np.array([at]), self.found) for at in classes}
+        per_class = {
+            name: self._scores(np.array([train_id]), self.found)
+            for train_id, name in enumerate(CLASSES)
+        }
         per_category = {
-            name: self._figures(members, self.found_category)
-            for name, members in zip(CATEGORIES, categories, strict=True)
+            name: self._scores(np.flatnonzero(category == _CATEGORY_OF_CLASS), self.found_category)
+            for category, name in enumerate(CATEGORIES)
         }
         results: dict[str, Any] = {}
-        for prefix, group, figures in (
-            ("", "class", per_class),
-            ("category_", "category", per_category),
-        ):
+        groups = (("", "class", per_class), ("category_", "category", per_category))
+        for prefix, group, pairs in groups:
             for which, name in enumerate(("iou", "iiou")):
-                scores = {key: pair[which] for key, pair in figures.items()}
+                scores = {key: pair[which] for key, pair in pairs.items()}
                 results[f"{prefix}{name}"] = _mean(scores)
                 results[f"{name}_per_{group}"] = scores
         return results
 
-    def _figures(
+    def _scores(
         self, members: Counts, found: npt.NDArray[np.float64]
     ) -> tuple[float | None, float | None]:
-        """IoU and iIoU of a class or category, given the train ids of its classes."""
+        """IoU and iIoU of a class or category with these train ids."""
         others = np.setdiff1d(np.arange(NUM_CLASSES), members)
         true_positives = self.confusion[np.ix_(members, members)].sum()
         truth = self.confusion[members].sum()

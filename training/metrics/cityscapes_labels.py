@@ -1,10 +1,9 @@
-"""Cityscapes' label table: the 34 ids of its ground truth, train ids, categories.
+"""Cityscapes' label table: ids, train ids and categories.
 
-Facts of the data set (Cordts et al., "The Cityscapes Dataset", 2016, and the labels published with
-its scripts). ``*_gtFine_labelIds.png`` holds the id; ``*_gtFine_instanceIds.png`` holds the id
-where instances are not told apart, and id x 1000 + number where they are. The nineteen labels that
-count have a train id, in the order of ``mask2kan.modeling.classes.CITYSCAPES``; all others are
-void, both in training and in the evaluation. The licence plate (id -1) never occurs in these files.
+From Cordts et al., "The Cityscapes Dataset", 2016, and the data set's scripts. ``labelIds`` files
+hold the id; ``instanceIds`` files hold it too, or id x 1000 + number for single objects. Train ids
+follow ``mask2kan.modeling.classes.CITYSCAPES``; labels without one are void. The licence plate
+(id -1) never occurs in these files.
 """
 
 from __future__ import annotations
@@ -21,19 +20,14 @@ INSTANCE_FACTOR = 1000
 
 
 class CityscapesLabel(NamedTuple):
-    """One id of the ground truth.
-
-    Attributes:
-        name: the data set's own.
-        category: the group it belongs to.
-    """
+    """One id of the ground truth."""
 
     name: str
     category: str
 
     @property
     def train_id(self) -> int:
-        """Index of the class a model predicts; 255 (void) where the label does not count."""
+        """Index of the predicted class; 255 (void) where the label does not count."""
         return _TRAIN_IDS.get(self.name, VOID)
 
     @property
@@ -55,7 +49,7 @@ _NAMES = {
     "nature": ("vegetation", "terrain"),
     "sky": ("sky",),
     "human": ("person", "rider"),
-    "vehicle": (*("car", "truck", "bus", "caravan", "trailer", "train", "motorcycle", "bicycle"),),
+    "vehicle": ("car", "truck", "bus", "caravan", "trailer", "train", "motorcycle", "bicycle"),
 }
 
 # The place in the list is the id.
@@ -67,23 +61,18 @@ LABELS = tuple(
 CATEGORIES: tuple[str, ...] = tuple(dict.fromkeys(la.category for la in LABELS if la.evaluated))
 
 
-def _train_id_of_label_id() -> npt.NDArray[np.uint8]:
-    table = np.full(256, VOID, np.uint8)
-    table[: len(LABELS)] = [label.train_id for label in LABELS]
+def _read_only(values: list[int]) -> npt.NDArray[np.uint8]:
+    table = np.array(values, np.uint8)
     table.setflags(write=False)
     return table
 
 
-def _label_id_of_train_id() -> npt.NDArray[np.uint8]:
-    ids = [label_id for label_id, label in enumerate(LABELS) if label.evaluated]
-    assert [LABELS[label_id].train_id for label_id in ids] == list(range(len(ids)))
-    table = np.array(ids, np.uint8)
-    table.setflags(write=False)
-    return table
+_LABEL_IDS = {label.name: label_id for label_id, label in enumerate(LABELS)}
 
-
-TRAIN_ID_OF_LABEL_ID = _train_id_of_label_id()
+TRAIN_ID_OF_LABEL_ID = _read_only(
+    [label.train_id for label in LABELS] + [VOID] * (256 - len(LABELS))
+)
 """(256,) uint8: ``TRAIN_ID_OF_LABEL_ID[label_ids]`` is the map of train ids, 255 = void."""
 
-LABEL_ID_OF_TRAIN_ID = _label_id_of_train_id()
+LABEL_ID_OF_TRAIN_ID = _read_only([_LABEL_IDS[name] for name in CITYSCAPES])
 """(19,) uint8: the id that a prediction of each class is stored as."""

@@ -1,17 +1,15 @@
 r"""Component metrics of the SegmentMeIfYouCan benchmark: sIoU, PPV and F1*.
 
-Definitions: Chan et al., "SegmentMeIfYouCan", 2021, section 4, and the benchmark's published
-evaluation, whose rules on sizes are not in the paper. Pixels above the threshold are parted into
-8-connected segments, void left out; small segments are dropped. True components that are too small
-become void, with the segments' pixels on them. For a true component k and K, all segments that
-touch it, sIoU = |k n K| / |(k u K) \ A|, where A is what of K lies on other true components; the
-thesis prints this without the parentheses. PPV is the share of a segment that lies on true
-components. At each tau in 0.25, 0.30, ... 0.75 a component with sIoU >= tau is a true positive,
-others are false negatives, and a segment with PPV < tau is a false positive; F1* is the mean of the
-eleven F1.
+From Chan et al., "SegmentMeIfYouCan", 2021, section 4, and for the rules on sizes the benchmark's
+code. Pixels above the threshold form 8-connected segments without void; small segments are dropped.
+True components that are too small become void, with the segments' pixels on them. For a true
+component k and K, all segments that touch it, sIoU = |k n K| / |(k u K) \ A|, where A is what of K
+lies on other true components; the thesis prints this without the parentheses. PPV is the share of a
+segment on true components. At each tau in 0.25, 0.30, ... 0.75 a component with sIoU >= tau is a
+true positive, others are false negatives, and a segment with PPV < tau is a false positive; F1* is
+the mean F1.
 
-The threshold is known only after the last image, so every image's scores wait in a temporary
-file.
+The threshold is known only after the last image, so scores wait in a temporary file.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ TRACKS = {"anomaly": Track(500, 100), "obstacle": Track(50, 10)}
 
 
 class _Image(NamedTuple):
-    """Where an image lies in the file, in bytes."""
+    """Byte offsets of an image's arrays."""
 
     shape: tuple[int, int]
     scores: int
@@ -54,9 +52,9 @@ class ComponentEvaluator:
     """Keeps images until a threshold is known.
 
     Args:
-        track: the sizes.
-        dtype: floating point type the scores are kept and compared in.
-        folder: where the temporary file lies; the system's temporary folder when None.
+        track: the smallest sizes that count.
+        dtype: in which scores are stored and compared.
+        folder: of the temporary file; the system's when None.
     """
 
     def __init__(
@@ -76,36 +74,35 @@ class ComponentEvaluator:
         anomalous: npt.NDArray[np.bool_],
         void: npt.NDArray[np.bool_],
     ) -> None:
-        """Take one image: (H, W) finite scores, the pixels that are anomalous, those void."""
+        """Add one image: (H, W) finite scores, anomalous pixels, void pixels."""
         # NaN stands for void: it is above no threshold. One bit per pixel says anomalous.
-        kept = scores.astype(self._dtype)
-        kept[void] = np.nan
-        start = self._file.append(kept)
+        stored = scores.astype(self._dtype)
+        stored[void] = np.nan
+        start = self._file.append(stored)
         bits = self._file.append(np.packbits(anomalous))
         height, width = scores.shape
         self._images.append(_Image((height, width), start, bits))
 
     def compute(self, threshold: float) -> dict[str, Any]:
-        """Figures at a threshold; a pixel is anomalous if score > threshold.
+        """Evaluate the pixels with score > threshold.
 
         Args:
-            threshold: rounded to the type the scores are kept in, as NumPy does when the
-                benchmark compares its float16 scores with a Python number.
+            threshold: rounded to the dtype of the scores, as NumPy does when the benchmark compares
+                float16 scores with a Python number.
 
         Returns:
-            ``siou`` (mean over true components), ``ppv`` (mean over segments), ``f1_star``, all
-            in [0, 1], NaN where there is nothing to average; ``tp``, ``fp``, ``fn``: counts by
-            tau in per cent.
+            ``siou`` (mean over true components), ``ppv`` (mean over segments), ``f1_star``, all in
+            [0, 1] or NaN; ``tp``, ``fp``, ``fn``: counts by tau in per cent.
         """
         overlaps = [self._overlaps(image, threshold) for image in self._images]
         siou = np.concatenate([np.empty(0), *(pair[0] for pair in overlaps)])
         ppv = np.concatenate([np.empty(0), *(pair[1] for pair in overlaps)])
         tp = [int((siou >= tau).sum()) for tau in TAUS]
-        fn = [len(siou) - found for found in tp]
+        fn = [len(siou) - hits for hits in tp]
         fp = [int((ppv < tau).sum()) for tau in TAUS]
         f1 = [
-            2 * found / (2 * found + missed + false) if found + missed + false else np.nan
-            for found, missed, false in zip(tp, fn, fp, strict=True)
+            2 * hits / (2 * hits + misses + false) if hits + misses + false else np.nan
+            for hits, misses, false in zip(tp, fn, fp, strict=True)
         ]
         keys = [round(100 * tau) for tau in TAUS]
         return {
@@ -133,36 +130,35 @@ def segment_overlaps(
     void: npt.NDArray[np.bool_],
     track: Track,
 ) -> tuple[Doubles, Doubles]:
-    """The sIoU of every true component and the PPV of every segment of one image.
+    """Compute the sIoU of every true component and the PPV of every segment of one image.
 
     Args:
         flagged: (H, W) pixels called anomalous; none of them void.
-        anomalous: (H, W) pixels that are.
+        anomalous: (H, W) ground truth.
         void: (H, W) pixels that do not count.
-        track: the sizes.
+        track: the smallest sizes that count.
     """
     truth, truth_sizes = _components(anomalous)
     segments, segment_sizes = _components(flagged)
-    kept = np.flatnonzero(segment_sizes >= track.min_segment)
-    kept = kept[kept > 0]
+    large = np.flatnonzero(segment_sizes >= track.min_segment)
+    large = large[large > 0]
     new_ids = np.zeros(len(segment_sizes), np.int64)
-    new_ids[kept] = np.arange(1, len(kept) + 1)
-    # The benchmark asks the size of the background too (everything that is no anomaly), so in a
-    # image with hardly any it becomes void.
+    new_ids[large] = np.arange(1, len(large) + 1)
+    # The benchmark applies the limit to the background too, so where it is tiny it becomes void.
     counts = ~void & (truth_sizes >= track.min_truth)[truth]
-    pairs = truth[counts].astype(np.int64) * (len(kept) + 1) + new_ids[segments[counts]]
-    table = np.bincount(pairs, minlength=len(truth_sizes) * (len(kept) + 1))
-    table = table.reshape(len(truth_sizes), len(kept) + 1)
+    pairs = truth[counts].astype(np.int64) * (len(large) + 1) + new_ids[segments[counts]]
+    table = np.bincount(pairs, minlength=len(truth_sizes) * (len(large) + 1))
+    table = table.reshape(len(truth_sizes), len(large) + 1)
     # table: pixels by true component (row 0: none) and segment (column 0: none)
     table = np.concatenate([table[:1], table[1:][table[1:].any(1)]])
     shared, beside = table[1:, 1:], table[0, 1:]
-    found, covered = shared.sum(1), shared.sum(0)
+    hits, covered = shared.sum(1), shared.sum(0)
     union = table[1:].sum(1) + (shared > 0) @ beside
     present = covered + beside > 0
-    return found / union, covered[present] / (covered + beside)[present]
+    return hits / union, covered[present] / (covered + beside)[present]
 
 
 def _components(mask: npt.NDArray[np.bool_]) -> tuple[Ids, npt.NDArray[np.int64]]:
-    """8-connected components: (H, W) ids, 0 outside, and the number of pixels of each id."""
+    """8-connected components: (H, W) ids, 0 outside, and the size of each id in pixels."""
     count, ids = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S)
     return np.asarray(ids, np.int32), np.bincount(ids.ravel(), minlength=count)

@@ -1,42 +1,29 @@
-"""The exact curves: every distinct score of every image is a threshold, no bins.
+"""The exact curves: every distinct score of every image is a threshold.
 
-AP is a sum of steps and AUROC a sum of trapezoids, as scikit-learn's ``average_precision_score``
-and ``roc_auc_score`` have them. FPR95 is the false-positive rate where that same ROC curve,
-straight between its points, first reaches a true-positive rate of 0.95. Without ties around that
-place this is the rate at the first threshold that finds 95 % of the anomalies; with ties (scores
-stored as float16, say) it is what breaking them at random gives on average.
+AP (a sum of steps) and AUROC (of trapezoids) equal scikit-learn's ``average_precision_score`` and
+``roc_auc_score``. FPR95 is the false-positive rate where that ROC curve, straight between its
+points, first reaches a true-positive rate of 0.95: without ties the rate at the first threshold
+that finds 95 % of the anomalies, with ties the average over breaking them at random.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mask2kan.errors import ConfigError
 
-from .sorted_scores import (
-    BLOCK_LENGTH,
-    RUN_LENGTH,
-    Floats,
-    SortedScores,
-    merged_blocks,
-)
+from .sorted_scores import BLOCK_LENGTH, RUN_LENGTH, Floats, SortedScores, merged_blocks
 
 Rates = npt.NDArray[np.int64]
 
 
 class ExactCurve:
-    """Scores of known and of anomalous pixels, kept on disk and ranked together.
-
-    Args:
-        folder: where the temporary files lie; the system's temporary folder when None.
-        run_length: see ``SortedScores``.
-        block_length: see ``SortedScores``.
-    """
+    """Known and anomalous pixels' scores, ranked together; ``Args`` as ``SortedScores``."""
 
     def __init__(
         self,
@@ -49,12 +36,12 @@ class ExactCurve:
         self.anomalous = SortedScores(folder, run_length=run_length, block_length=block_length)
 
     def add(self, known: Floats, anomalous: Floats) -> None:
-        """Take one image's scores, two 1-D arrays."""
+        """Add one image's scores, two 1-D arrays."""
         self.known.add(known)
         self.anomalous.add(anomalous)
 
     def summary(self) -> CurveSummary:
-        """Figures over all images so far.
+        """Return the metrics over all images so far.
 
         Raises:
             ConfigError: when there is no anomalous or no known pixel.
@@ -67,14 +54,7 @@ class ExactCurve:
         return integral.summary()
 
     def rates(self, count: int) -> tuple[Rates, Rates]:
-        """True and false positives along the curve, for an image of it.
-
-        Args:
-            count: about how many points at most; the curve itself may have millions.
-
-        Returns:
-            Counts of true and of false positives, ascending, the last point included.
-        """
+        """Return about ``count`` true- and false-positive counts, ascending, the last included."""
         step = max(1, len(self.known) // count), max(1, len(self.anomalous) // count)
         tps, fps, last = [], [], (-1, -1)
         for points in _curve(self.known, self.anomalous):
@@ -89,11 +69,7 @@ class ExactCurve:
         return np.concatenate([*tps, ends[0]]), np.concatenate([*fps, ends[1]])
 
     def percentiles(self, percents: tuple[float, ...]) -> list[float]:
-        """Percentiles of all scores together, linear between neighbours as in NumPy.
-
-        Args:
-            percents: in [0, 100].
-        """
+        """Return percentiles (in [0, 100]) of all scores, linear between neighbours as in NumPy."""
         count = len(self.known) + len(self.anomalous)
         # Ranks from the top, because values arrive in descending order.
         ranks = [(count - 1) * (1 - percent / 100) for percent in percents]
@@ -104,15 +80,11 @@ class ExactCurve:
             block = np.sort(np.concatenate(parts))[::-1]
             at |= {r: float(block[r - seen]) for r in wanted if seen <= r < seen + len(block)}
             seen += len(block)
-        results = []
-        for rank in ranks:
-            above, below = at[int(np.floor(rank))], at[int(np.ceil(rank))]
-            results.append(float(above + (below - above) * (rank - np.floor(rank))))
-        return results
+        return [float(value) for value in np.interp(ranks, wanted, [at[rank] for rank in wanted])]
 
 
 class CurveSummary(NamedTuple):
-    """What is read off the precision-recall and ROC curves. Thresholds: score >= t."""
+    """Metrics of the precision-recall and ROC curves. Thresholds: score >= t."""
 
     ap: float
     auroc: float
@@ -126,26 +98,16 @@ class CurveSummary(NamedTuple):
 class _Points(NamedTuple):
     """Some points of the curve, thresholds descending and distinct; counts of score >= t."""
 
-    threshold: npt.NDArray[np.float64]
-    tp: npt.NDArray[np.int64]
-    fp: npt.NDArray[np.int64]
-
-    def part(self, which: slice) -> _Points:
-        return _Points(self.threshold[which], self.tp[which], self.fp[which])
-
-    def after(self, first: _Points) -> _Points:
-        return _Points(
-            np.concatenate([first.threshold, self.threshold]),
-            np.concatenate([first.tp, self.tp]),
-            np.concatenate([first.fp, self.fp]),
-        )
+    threshold: npt.NDArray[Any]  # float64
+    tp: npt.NDArray[Any]  # int64
+    fp: npt.NDArray[Any]
 
 
 def _curve(known: SortedScores, anomalous: SortedScores) -> Iterator[_Points]:
     """Every distinct score as a threshold, from the highest down, in pieces.
 
-    The last point of a piece is held back until the next score is known to be smaller, since
-    equal scores must move both counts at once.
+    A piece's last point waits until the next score is smaller: equal scores move both counts at
+    once.
     """
     tp = fp = 0
     held = _Points(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
@@ -158,10 +120,10 @@ def _curve(known: SortedScores, anomalous: SortedScores) -> Iterator[_Points]:
         )
         tp, fp = int(points.tp[-1]), int(points.fp[-1])
         if len(held.threshold) and held.threshold[0] != points.threshold[0]:
-            points = points.after(held)
-        held = points.part(slice(-1, None))
+            points = _Points(*(np.concatenate(pair) for pair in zip(held, points, strict=True)))
+        held = _Points(*(values[-1:] for values in points))
         if len(points.threshold) > 1:
-            yield points.part(slice(-1))
+            yield _Points(*(values[:-1] for values in points))
     if len(held.threshold):
         yield held
 
@@ -181,7 +143,7 @@ def check_both_kinds(known: int, anomalous: int) -> None:
 
 
 class _Integral:
-    """Sums over the curve, piece by piece; see ``CurveSummary``."""
+    """Running sums over the curve; see ``CurveSummary``."""
 
     def __init__(self, negatives: int, positives: int) -> None:
         self.negatives, self.positives = negatives, positives
@@ -191,7 +153,6 @@ class _Integral:
         self.best_f1_threshold = self.tpr95_threshold = self.fpr05_threshold = np.nan
 
     def add(self, points: _Points) -> None:
-        """Take the next points of the curve."""
         tp, fp = points.tp.astype(np.float64), points.fp.astype(np.float64)
         tp_before = np.concatenate([[self.last_tp], tp[:-1]])
         fp_before = np.concatenate([[self.last_fp], fp[:-1]])
@@ -220,7 +181,6 @@ class _Integral:
         self.last_tp, self.last_fp = int(points.tp[-1]), int(points.fp[-1])
 
     def summary(self) -> CurveSummary:
-        """The figures, once every point was added."""
         return CurveSummary(
             ap=self.ap_sum / self.positives,
             auroc=self.area / self.positives / self.negatives,

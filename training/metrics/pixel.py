@@ -1,9 +1,8 @@
-"""Quality of an anomaly score: AP, AUROC, FPR95, best F1, and the metrics of whole components.
+"""Quality of an anomaly score: AP, AUROC, FPR95, best F1 and component metrics.
 
-Two protocols. "exact" ranks every pixel of every image together, without bins (``curves``).
-"smiyc" is the SegmentMeIfYouCan benchmark's own: float16 scores, thresholds binned per image
-(``smiyc``); use it to compare with figures of that benchmark, and "exact" for all else. With a
-track, the pixels above the best-F1 threshold of the protocol at hand are compared as segments
+"exact" ranks every pixel of every image, without bins (``curves``). "smiyc" is the benchmark's own
+protocol: float16 scores, thresholds binned per image (``smiyc``); use it only to compare with that
+benchmark. With a track, the pixels above the best-F1 threshold are compared as segments
 (``component``).
 
 The thesis prints AuPRC as the integral of precision times recall; it is the integral of precision
@@ -23,7 +22,7 @@ from mask2kan.errors import ConfigError, NumericsError
 
 from .component import TRACKS, ComponentEvaluator
 from .curves import ExactCurve
-from .smiyc import BinnedCurve, half_precision
+from .smiyc import BinnedCurve, BinnedSummary, half_precision
 from .sorted_scores import Floats
 
 KNOWN, ANOMALY, VOID = 0, 1, 255
@@ -31,17 +30,15 @@ PROTOCOLS = ("exact", "smiyc")
 
 
 class AnomalyEvaluator:
-    """Collects scores and labels of any number of images and ranks all pixels together.
+    """Ranks the pixels of any number of images together.
 
-    Memory stays bounded (below 200 MB, for hundreds of megapixels too); what does not fit lies in
-    temporary files. Disk per pixel: "exact" four bytes, and as much again with a track; "smiyc"
-    nothing, and two bytes with a track. "smiyc" also holds some 20 kB of counts per image.
+    Memory stays below 200 MB; the rest lies in temporary files. Disk per pixel: "exact" four bytes,
+    twice that with a track; "smiyc" none, two with a track, and 20 kB of memory per image.
 
     Args:
-        protocol: ``exact``, or ``smiyc``, which rounds scores to float16 as the benchmark stores
-            them.
-        track: whose sizes the component metrics take, ``anomaly`` or ``obstacle``; none when None.
-        folder: where the temporary files lie; the system's temporary folder when None.
+        protocol: ``exact``, or ``smiyc``, which rounds scores to float16.
+        track: whose sizes the component metrics take; None for no such metrics.
+        folder: of the temporary files; the system's when None.
 
     Raises:
         ConfigError: for an unknown protocol or track.
@@ -61,21 +58,20 @@ class AnomalyEvaluator:
         self._curve = ExactCurve(folder) if protocol == "exact" else BinnedCurve()
         self._components = None
         if track is not None:
-            kept = np.float32 if protocol == "exact" else np.float16
-            self._components = ComponentEvaluator(TRACKS[track], kept, folder)
+            dtype = np.float32 if protocol == "exact" else np.float16
+            self._components = ComponentEvaluator(TRACKS[track], dtype, folder)
 
     def update(self, score: npt.ArrayLike, label: npt.ArrayLike) -> None:
-        """Add one image. One without anomalies counts; one that is all void changes nothing.
+        """Add one image, with or without anomalies.
 
         Args:
-            score: (H, W) floating point, higher = more anomalous; ranked as float32 or, in
-                ``smiyc``, as float16.
+            score: (H, W) floating point, higher = more anomalous.
             label: (H, W) integers: 0 known, 1 anomaly, 255 void (left out).
 
         Raises:
-            ConfigError: for shapes that differ, are not (H, W), or for other label values.
+            ConfigError: for other shapes or label values.
             NumericsError: for NaN or infinite scores, or ones beyond float16 in ``smiyc``.
-            Mask2KANError: when the disk has no room.
+            Mask2KANError: when the disk is full.
         """
         scores, labels = checked_image(score, label)
         if isinstance(self._curve, BinnedCurve):
@@ -87,62 +83,48 @@ class AnomalyEvaluator:
             self._components.add(scores, labels == ANOMALY, labels == VOID)
 
     def compute(self) -> dict[str, Any]:
-        """Metrics over all images so far; more may be added afterwards.
+        """Return the metrics over all images so far; more may follow.
 
         Returns:
-            ``ap``, ``auroc``, ``fpr95``, ``best_f1`` in [0, 1] and ``best_f1_threshold`` in the
-            score's own units (the best F1 counts score >= threshold as anomalous). With a track
-            also ``siou``, ``ppv``, ``f1_star`` in [0, 1] (NaN where there is no component or
-            segment to average over) and the counts ``tp``, ``fp``, ``fn``, each a dict with the
-            keys 25, 30, ... 75 (tau in per cent), of the segments with score > threshold.
+            ``ap``, ``auroc``, ``fpr95``, ``best_f1`` in [0, 1]; ``best_f1_threshold``, reached by
+            score >= threshold. With a track also ``siou``, ``ppv``, ``f1_star`` in [0, 1] (NaN for
+            an empty mean) and ``tp``, ``fp``, ``fn``, dicts keyed 25, 30, ... 75 (tau in per cent),
+            of the segments with score > threshold.
 
         Raises:
             ConfigError: when there is no anomalous or no known pixel.
         """
         summary = self._curve.summary()
-        results: dict[str, Any] = {
-            "ap": summary.ap,
-            "auroc": summary.auroc,
-            "fpr95": summary.fpr95,
-            "best_f1": summary.best_f1,
-            "best_f1_threshold": summary.best_f1_threshold,
-        }
+        results: dict[str, Any] = {name: getattr(summary, name) for name in BinnedSummary._fields}
         if self._components is not None:
             results |= self._components.compute(summary.best_f1_threshold)
         return results
 
     def points(self, count: int = 1000) -> dict[str, npt.NDArray[np.float64]]:
-        """The ROC and precision-recall curves, for an image of them.
-
-        Args:
-            count: about how many points at most.
+        """Return the ROC and precision-recall curves in about ``count`` points.
 
         Returns:
-            ``tpr`` (which is the recall), ``fpr`` and ``precision``, by falling threshold.
+            ``tpr`` (the recall), ``fpr`` and ``precision``, by falling threshold.
 
         Raises:
             ConfigError: when there is no anomalous or no known pixel.
         """
         self._curve.summary()
         tp, fp = self._curve.rates(count)
-        return {
-            "tpr": tp / tp[-1],
-            "fpr": fp / fp[-1],
-            "precision": tp / np.maximum(tp + fp, 1),
-        }
+        precision = tp / np.maximum(tp + fp, 1)
+        return {"tpr": tp / tp[-1], "fpr": fp / fp[-1], "precision": precision}
 
     def operating_points(self) -> dict[str, Any]:
-        """Thresholds and range a checkpoint carries for this score.
+        """Return the calibration that a checkpoint carries for this score.
 
         Returns:
-            ``range`` [0.5th, 99.5th percentile of all valid pixels], and thresholds
-            (anomalous if score >= t): ``fpr05``, the lowest with a false-positive rate of at
-            most 5 %; ``tpr95``, the highest with a true-positive rate of at least 95 %;
-            ``best_f1``.
+            ``range`` [0.5th, 99.5th percentile of valid pixels] and thresholds (anomalous if score
+            >= t): ``fpr05``, the lowest with a false-positive rate of at most 5 %; ``tpr95``, the
+            highest with a true-positive rate of at least 95 %; ``best_f1``.
 
         Raises:
-            ConfigError: when there is no anomalous or no known pixel, or in ``smiyc``, whose bins
-                are too coarse for it.
+            ConfigError: when a kind of pixel is missing, or in ``smiyc``, whose bins are too
+                coarse.
         """
         if isinstance(self._curve, BinnedCurve):
             raise ConfigError('Operating points need every score; use AnomalyEvaluator("exact").')
@@ -158,11 +140,10 @@ class AnomalyEvaluator:
 def checked_image(
     score: npt.ArrayLike, label: npt.ArrayLike
 ) -> tuple[Floats, npt.NDArray[np.integer[Any]]]:
-    """Scores as float32 and labels, both (H, W), or a clear error.
+    """Check and return scores as float32 and labels, both (H, W).
 
     Raises:
-        ConfigError: for shapes that differ, are not (H, W), or for label values other than
-            0, 1 and 255.
+        ConfigError: for other shapes, or label values other than 0, 1 and 255.
         NumericsError: for NaN or infinite scores.
     """
     scores, labels = np.asarray(score), np.asarray(label)
@@ -184,7 +165,6 @@ def checked_image(
             f"{bad} of {scores.size} scores are NaN or infinite; a ranking of them means nothing. "
             "Check the weights and the image the score was computed from."
         )
-    labels = labels.astype(np.int64) if labels.dtype.kind == "b" else labels
     others = set(np.unique(labels).tolist()) - {KNOWN, ANOMALY, VOID}
     if others:
         raise ConfigError(

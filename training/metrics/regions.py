@@ -1,8 +1,7 @@
-"""What a person sees on the page: how many objects are found, and how many regions are false.
+"""Count what the page shows at one threshold: objects that are found and regions that are false.
 
-At one threshold, of the map that thresholds are applied to. A true object is an 8-connected region
-of anomalous pixels; it is found when at least half of it lies in reported regions. A reported
-region is false when it touches no anomalous pixel and is not wholly void.
+An object is an 8-connected region of anomalous pixels, found when at least half of it lies in
+reported regions. A reported region is false when it touches no anomalous and some known pixel.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class RegionCounter:
         Args:
             anomalous: (H, W), score at or above the threshold.
             label: (H, W) 0 known, 1 anomaly, 255 void.
-            smallest: pixels of the smallest region reported.
+            smallest: size in pixels of the smallest region reported.
         """
         truth, objects = anomalous_regions(label == ANOMALY, SMALLEST_OBJECT)
         regions, count = anomalous_regions(anomalous, smallest)
@@ -45,7 +44,7 @@ class RegionCounter:
         self.false.append(int((~touching & known).sum()))
 
     def compute(self) -> dict[str, float]:
-        """Give ``objects``, ``found``, and per image ``false_median`` and ``false_mean``."""
+        """Return ``objects``, ``found``, and per image ``false_median`` and ``false_mean``."""
         return {
             "objects": self.objects,
             "found": self.found,

@@ -1,4 +1,4 @@
-"""Overlap of a class map with the truth: a confusion matrix and what is read off it."""
+"""Overlap of a class map with the ground truth, from a confusion matrix."""
 
 from __future__ import annotations
 
@@ -16,11 +16,8 @@ VOID = 255
 class SegmentationEvaluator:
     """Counts pixels by true and predicted class over any number of images.
 
-    Args:
-        num_classes: K.
-
     Attributes:
-        confusion: (K, K) counts, row = truth, column = prediction; void pixels are in none.
+        confusion: (K, K) counts, row = truth, column = prediction; void is left out.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -33,10 +30,10 @@ class SegmentationEvaluator:
 
         Args:
             prediction: (..., H, W) integers in [0, K).
-            label: the same shape, in [0, K) or 255 (void, left out).
+            label: the same shape, in [0, K) or 255 (void).
 
         Raises:
-            ConfigError: for shapes that differ or values outside these ranges.
+            ConfigError: for other shapes or values.
         """
         predictions, labels = np.asarray(prediction), np.asarray(label)
         if predictions.shape != labels.shape:
@@ -50,11 +47,11 @@ class SegmentationEvaluator:
         self.confusion += counts.reshape(self.num_classes, self.num_classes)
 
     def compute(self) -> dict[str, Any]:
-        """Metrics over all images so far.
+        """Return the metrics over all images so far.
 
         Returns:
-            ``miou``: mean IoU of the classes that occur in the ground truth; ``iou``: K values,
-            NaN where the class does not occur; ``pixel_accuracy``. All in [0, 1].
+            ``miou``: mean IoU of the classes in the ground truth; ``iou``: K values, NaN for other
+            classes; ``pixel_accuracy``. All in [0, 1].
 
         Raises:
             ConfigError: when no pixel was valid.

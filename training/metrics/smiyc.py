@@ -1,18 +1,15 @@
 """The curves of the SegmentMeIfYouCan benchmark: binned per image, then merged.
 
-Definitions: Chan et al., "SegmentMeIfYouCan", 2021, and the benchmark's published evaluation
-(SegmentMeIfYouCan/road-anomaly-benchmark). Scores are float16, because the benchmark stores them
-so. Every image has thresholds of its own: 384 quantiles of its anomalous scores and 384 of its
-known ones. The counts between two thresholds are moved to the lower one, all images' thresholds
-are put in order, and their counts summed from the highest down. On that curve AP is a sum of steps,
-AUROC a sum of trapezoids, FPR95 the rate at the first point with a true-positive rate of at least
-0.95, and the threshold with the best F1 is the highest of the best.
+From Chan et al., "SegmentMeIfYouCan", 2021, and SegmentMeIfYouCan/road-anomaly-benchmark. Scores
+are float16. Each image has thresholds of its own: 384 quantiles of its anomalous scores and 384 of
+its known ones. Counts between two thresholds move to the lower one; all images' thresholds are
+sorted and their counts summed from the highest down. On that curve AP is a sum of steps, AUROC of
+trapezoids, FPR95 the rate at the first point with a true-positive rate of at least 0.95, and the
+best-F1 threshold the highest of the best.
 
-Two things to know of it. Bins flatter or harm a score a little: expect differences of about 0.001
-to the exact curve. And where several images have the same highest score, the benchmark takes one
-of them, whichever its unstable sort brings first, as a point of its own; so do we, with the same
-sort. With scores that saturate at one value AP moves by some per cent with NumPy's version and the
-processor, here as there: rank such scores with the protocol "exact".
+Expect differences of about 0.001 to the exact curve. Where several images share the highest score,
+the benchmark's unstable sort decides which becomes a point of its own; so does ours. For scores
+that saturate, AP then moves by some per cent with NumPy's version and the CPU: use "exact".
 """
 
 from __future__ import annotations
@@ -34,7 +31,7 @@ Counts = npt.NDArray[np.int64]
 
 
 class BinnedSummary(NamedTuple):
-    """What is read off the binned curves. The threshold is not rounded to float16."""
+    """Metrics of the binned curves; the threshold is not rounded to float16."""
 
     ap: float
     auroc: float
@@ -59,14 +56,14 @@ class BinnedCurve:
         self._known = self._anomalous = 0
 
     def add(self, known: Halves, anomalous: Halves) -> None:
-        """Take one image's scores, two 1-D arrays of finite float16; none of both is fine."""
+        """Add one image's scores, two 1-D arrays of finite float16, perhaps empty."""
         if len(known) or len(anomalous):
             self._images.append(_binned(known, anomalous))
             self._known += len(known)
             self._anomalous += len(anomalous)
 
     def summary(self) -> BinnedSummary:
-        """Figures over all images so far.
+        """Return the metrics over all images so far.
 
         Raises:
             ConfigError: when there is no anomalous or no known pixel.
@@ -86,13 +83,11 @@ class BinnedCurve:
         )
 
     def rates(self, count: int) -> tuple[Counts, Counts]:
-        """True and false positives along the curve; ``count`` is not needed, it is binned."""
-        del count
-        _, tp, fp = self._merged()
-        return tp, fp
+        """Return true and false positives along the curve; being binned, it ignores ``count``."""
+        return self._merged()[1:]
 
     def _merged(self) -> tuple[Doubles, Counts, Counts]:
-        """The curve's points from the origin on: threshold, true and false positives."""
+        """Threshold, true and false positives of the curve's points, from the origin on."""
         threshold, anomalous, known = (
             np.concatenate(parts) for parts in zip(*self._images, strict=True)
         )
@@ -102,15 +97,11 @@ class BinnedCurve:
         # Equal thresholds are one point, at the last of them; but the very first always stays.
         last = np.append(threshold[:-1] != threshold[1:], True)
         last[0] = True
-        return (
-            np.append(np.inf, threshold[last]),
-            np.append(0, tp[last]),
-            np.append(0, fp[last]),
-        )
+        return np.append(np.inf, threshold[last]), np.append(0, tp[last]), np.append(0, fp[last])
 
 
 def half_precision(scores: npt.NDArray[np.float32]) -> Halves:
-    """Scores as the benchmark stores them.
+    """Round scores as the benchmark stores them.
 
     Raises:
         NumericsError: when they or their differences are beyond float16.
@@ -142,10 +133,9 @@ def _binned(known: Halves, anomalous: Halves) -> _Bins:
 
 
 def quantiles(ordered: Halves) -> Doubles:
-    """Up to 384 evenly spaced quantiles of ascending float16 values.
+    """Return up to 384 evenly spaced quantiles of ascending float16 values.
 
-    Linear between neighbours, the difference of the two rounded to float16: what
-    ``numpy.quantile`` answers for float16, without sorting again.
+    Equals ``numpy.quantile`` without sorting again: linear, with differences rounded to float16.
     """
     share = np.linspace(0, 1, min(QUANTILES, len(ordered)))
     place = share * (len(ordered) - 1)

@@ -1,16 +1,13 @@
-"""Any number of scores, in order, in a bounded amount of memory.
+"""Sort any number of scores in bounded memory.
 
-Exact ranking metrics need every score sorted. A hundred 2048x1024 images are 0.8 GB of float32
-per score, so the values are kept as sorted runs in a temporary file and merged block by block when
-they are read. Four bytes of disk per score; memory is one run plus the blocks, which shrink as the
-runs become many.
+Exact ranking metrics need every score in order. Sorted runs lie in a temporary file, four bytes
+per score, and are merged block by block; blocks shrink as the runs become many.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,21 +21,13 @@ MERGE_LENGTH = 1 << 18
 _ITEM = np.dtype(np.float32).itemsize
 
 
-class _Run(NamedTuple):
-    """A sorted piece of the temporary file, in values."""
-
-    start: int
-    stop: int
-
-
 class SortedScores:
     """Values added in any order and amount, read back in descending order.
 
     Args:
-        folder: where the temporary file lies; the system's temporary folder when None.
+        folder: of the temporary file; the system's when None.
         run_length: values sorted at once, which bounds the memory.
-        block_length: values of each run held while merging, at most; all blocks together are at
-            most ``MERGE_LENGTH``.
+        block_length: most values held per run while merging, ``MERGE_LENGTH`` in all.
     """
 
     def __init__(
@@ -51,20 +40,19 @@ class SortedScores:
         self._file = SpillFile(folder)
         self._run_length = run_length
         self._block_length = block_length
-        self._runs: list[_Run] = []
+        self._runs: list[tuple[int, int]] = []  # start and stop in the file, in values
         self._pending: list[Floats] = []
         self._pending_count = 0
         self._written = 0
 
     def __len__(self) -> int:
-        """How many values were added."""
         return self._written + self._pending_count
 
     def add(self, values: Floats) -> None:
-        """Take a 1-D array of finite values; it is copied.
+        """Copy a 1-D array of finite values.
 
         Raises:
-            Mask2KANError: when the disk has no room for the temporary file.
+            Mask2KANError: when the disk is full.
         """
         for start in range(0, len(values), self._run_length):
             piece = values[start : start + self._run_length]
@@ -76,34 +64,29 @@ class SortedScores:
     def _spill(self) -> None:
         run = self._sorted_pending()
         self._file.append(run)
-        self._runs.append(_Run(self._written, self._written + len(run)))
+        self._runs.append((self._written, self._written + len(run)))
         self._written += len(run)
         self._pending, self._pending_count = [], 0
 
     def _sorted_pending(self) -> Floats:
-        if not self._pending:
-            return np.empty(0, np.float32)
         return np.sort(np.concatenate(self._pending))[::-1]
-
-    def _read(self, start: int, stop: int) -> Floats:
-        return self._file.read(start * _ITEM, stop - start, np.float32)
 
     def _readers(self) -> list[_Reader]:
         share = MERGE_LENGTH // max(len(self._runs), 1)
         length = max(1, min(self._block_length, share))
-        readers = [_Reader(self, run, length) for run in self._runs]
+        readers = [_Reader(self._file, run, length) for run in self._runs]
         if self._pending_count:
-            readers.append(_Reader(self, _Run(0, 0), length, self._sorted_pending()))
+            readers.append(_Reader(self._file, (0, 0), length, self._sorted_pending()))
         return readers
 
 
 class _Reader:
-    """One run being read from its largest value on."""
+    """One run, read from its largest value on."""
 
     def __init__(
-        self, store: SortedScores, run: _Run, length: int, block: Floats | None = None
+        self, file: SpillFile, run: tuple[int, int], length: int, block: Floats | None = None
     ) -> None:
-        self._store, self._length = store, length
+        self._file, self._length = file, length
         self._next, self._stop = run
         self.block = np.empty(0, np.float32) if block is None else block
         self.refill()
@@ -111,16 +94,16 @@ class _Reader:
     def refill(self) -> None:
         if not len(self.block) and self._next < self._stop:
             end = min(self._next + self._length, self._stop)
-            self.block = self._store._read(self._next, end)
+            self.block = self._file.read(self._next * _ITEM, end - self._next, np.float32)
             self._next = end
 
     @property
     def exhausted(self) -> bool:
-        """No values beyond the block at hand."""
+        """Whether no values lie beyond the current block."""
         return self._next >= self._stop
 
     def take(self, cut: np.float32) -> Floats:
-        """Remove and return the values of the block that are at least ``cut``."""
+        """Remove and return the block's values of at least ``cut``."""
         count = len(self.block) - int(np.searchsorted(self.block[::-1], cut, side="left"))
         taken, self.block = self.block[:count], self.block[count:]
         self.refill()
@@ -128,15 +111,11 @@ class _Reader:
 
 
 def merged_blocks(stores: Sequence[SortedScores]) -> Iterator[list[Floats]]:
-    """Walk several stores together, from the largest value down.
-
-    Args:
-        stores: N collections.
+    """Walk N stores together, from the largest value down.
 
     Yields:
-        N arrays, each descending: all values of one span, one array per store (some may be
-        empty). Every value of a later piece is at most as large as those of an earlier one;
-        equal values may be split between two pieces.
+        Per span of values N descending arrays, some perhaps empty. Later values are never larger;
+        equal ones may be split between two spans.
     """
     readers = [store._readers() for store in stores]
     while True:

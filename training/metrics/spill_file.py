@@ -1,8 +1,4 @@
-"""An unnamed temporary file that arrays are appended to and read back from.
-
-The system removes it when it is closed, even when the program is killed; it is closed with the
-object it belongs to.
-"""
+"""An unnamed temporary file of arrays, removed by the system even when the program is killed."""
 
 from __future__ import annotations
 
@@ -19,10 +15,10 @@ from mask2kan.errors import Mask2KANError
 
 
 class SpillFile:
-    """Bytes beyond memory.
+    """Arrays on disk.
 
     Args:
-        folder: where the file lies; the system's temporary folder when None.
+        folder: of the file; the system's temporary folder when None.
 
     Attributes:
         size: bytes written so far.
@@ -35,13 +31,10 @@ class SpillFile:
         self.size = 0
 
     def append(self, values: npt.NDArray[Any]) -> int:
-        """Write the array's bytes at the end.
-
-        Returns:
-            Where they start, in bytes.
+        """Write an array and return the byte it starts at.
 
         Raises:
-            Mask2KANError: when the disk has no room.
+            Mask2KANError: when the disk is full.
         """
         start = self.size
         try:
@@ -59,7 +52,6 @@ class SpillFile:
         return start
 
     def read(self, start: int, count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Read ``count`` values of a type from byte ``start`` on; the array is read-only."""
-        kind = np.dtype(dtype)
+        """Read ``count`` values from byte ``start`` on; the array is read-only."""
         self._file.seek(start)
-        return np.frombuffer(self._file.read(count * kind.itemsize), kind)
+        return np.frombuffer(self._file.read(count * np.dtype(dtype).itemsize), dtype)
