@@ -1,8 +1,7 @@
 """Data sets and how training reads them.
 
-``open_split`` turns what a user wrote after ``--data`` into a data set, ``open_anomaly`` opens one
-to measure anomaly scores on, ``training.data.check`` lists what is wrong with one;
-``training.data.crops`` cuts a run's augmented crops out of it.
+``open_split`` opens what follows ``--data``, ``open_anomaly`` a set to measure anomaly scores on;
+``training.data.check`` lists faults, ``training.data.crops`` cuts a run's augmented crops.
 """
 
 from .augmentation import Augmentation

@@ -1,8 +1,6 @@
-"""The command about data sets: check one, list them, show how one is laid out.
+"""Check data sets, list them, show how one is laid out.
 
-python -m training.data check camvid
 python -m training.data check cityscapes=/data/cityscapes --split val
-python -m training.data check road_anomaly
 python -m training.data list
 python -m training.data layout cityscapes
 
@@ -26,19 +24,13 @@ from .check import Report, inspect_data
 from .faults import NOTES, RULES
 from .folders import data_places
 from .mixture import parts_of
-from .registry import (
-    ANOMALY_SETS,
-    SEGMENTATION_SETS,
-    SYNTHETIC_SETS,
-    find_set,
-    layout_of,
-)
+from .registry import ANOMALY_SETS, SEGMENTATION_SETS, SYNTHETIC_SETS, find_set, layout_of
 
 NO_FILES = "needs no files"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return the exit status."""
     return run_command(_parser(), _run, arguments)
 
 
@@ -68,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def summary(report: Report) -> str:
-    """The report as lines to read."""
+    """Format a report."""
     lines = [str(fault) for fault in report.faults]
     for rule, count in Counter(note.rule for note in report.notes).items():
         first = next(note.path for note in report.notes if note.rule == rule)
@@ -85,12 +77,9 @@ def summary(report: Report) -> str:
 
 
 def listing() -> str:
-    """Every data set and where it was found."""
+    """List every data set and where it was found."""
     train = [
-        (
-            name,
-            _place(name, "not found" if images.folders else f"by its path: {name}=<folder>"),
-        )
+        (name, _place(name, "not found" if images.folders else f"by its path: {name}=<folder>"))
         for name, images in SEGMENTATION_SETS.items()
     ]
     train += [(name, NO_FILES) for name in SYNTHETIC_SETS]

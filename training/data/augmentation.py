@@ -1,12 +1,11 @@
 """Augmentation of an image and its label map: scale, crop, flip, colour.
 
-The crop is cut out of the original first and resized after, so a training crop costs a few
-milliseconds whatever the scale. Every choice is drawn from the given generator alone: the n-th
-crop of a run is a function of the seed and n, which is what makes a run resumable bit for bit.
+The crop is cut out first and resized after, so it costs a few milliseconds whatever the scale.
+Every choice comes from the given generator alone, which makes runs resumable bit for bit.
 
-Departs from Mask2Former: besides its rule that no class fills more than 75 % of a crop, a share
-of the crops is laid around a pixel of a random class, so that small classes (poles, signs,
-bicyclists: under 2 % of CamVid's pixels each) are seen more often.
+Departs from Mask2Former: besides its rule that no class fills more than 75 % of a crop, a share of
+the crops contains a pixel of a random class, so that small classes (under 2 % of CamVid's pixels
+each) are seen more often.
 """
 
 from __future__ import annotations
@@ -37,15 +36,15 @@ class Augmentation:
     Attributes:
         crop: (height, width) of the result.
         scale: lowest and highest factor from image to crop.
-        distribution: how the factor is drawn: ``log`` (halving is as likely as doubling) or
-            ``linear`` (uniform, as detectron2 draws it).
-        relative_to: what a factor of 1 is: the ``image``'s own size, the largest image that
-            fits into the ``crop`` (detectron2's large-scale jitter), or an image as high as the
+        distribution: of the factor: ``log`` (halving is as likely as doubling) or ``linear``
+            (uniform, as in detectron2).
+        relative_to: a factor of 1 means the image's own size (``picture``), the largest image
+            that fits into the ``crop`` (detectron2's large-scale jitter), or one as high as the
             crop on its ``short_side``, the longer one at most four times that (detectron2's
             ResizeShortestEdge).
-        max_class_share: of a crop's pixels; void does not count. 1 switches the rule off.
-        class_focus: share of the crops laid around a pixel of a class drawn uniformly among
-            those present, pasted outliers being one of them.
+        max_class_share: of a crop's pixels without void; 1 switches the rule off.
+        class_focus: share of the crops around a pixel of a class (or pasted outlier) drawn
+            uniformly among those present.
         flip: probability of a left-right flip.
         colour: strength of brightness, contrast and saturation changes, 0 for none.
     """
@@ -60,10 +59,10 @@ class Augmentation:
     colour: float = 0.3
 
     def __post_init__(self) -> None:
-        """Refuse values no crop can be drawn by.
+        """Validate.
 
         Raises:
-            ConfigError: naming the field, the value found and what it must be.
+            ConfigError: naming the field, its value and what is allowed.
         """
         require_pair("augmentation.crop", self.crop)
         for side in self.crop:
@@ -75,12 +74,7 @@ class Augmentation:
         require_choice("relative_to", self.relative_to, ("picture", "crop", "short_side"))
 
     def __call__(self, image: Image, label: Image, rng: np.random.Generator) -> tuple[Image, Image]:
-        """Draw one crop.
-
-        Args:
-            image: (H, W, 3) RGB.
-            label: (H, W) class indices, 255 = void.
-            rng: where every choice comes from.
+        """Draw one crop of an image (H, W, 3) RGB and its label (H, W), 255 = void.
 
         Returns:
             The crop (h, w, 3) and its label (h, w), padded with zeros and void where the scaled

@@ -1,7 +1,7 @@
-"""Images with labels in files: finding them, saying what is missing, reading them.
+"""Images with labels in files: finding them, naming what is missing, reading them.
 
-A data set's module says how its folder is laid out by a ``scan`` that returns a ``Scan``: pairs
-of files, and every fault of the layout. The data set reads the pairs; the check lists the faults.
+A data set's ``scan`` returns a ``Scan``: pairs of files, which the data set reads, and every fault
+of the layout, which the check lists.
 """
 
 from __future__ import annotations
@@ -22,22 +22,14 @@ from mask2kan.errors import ConfigError
 
 from .faults import Fault, FaultError
 from .folders import any_exists
-from .reading import (
-    VOID,
-    Array,
-    LabelReader,
-    LabelValues,
-    decode_image,
-    os_fault,
-    read_file,
-)
+from .reading import VOID, Array, LabelReader, LabelValues, decode_image, os_fault, read_file
 
 IMAGE_TYPES = (".webp", ".png", ".jpg", ".jpeg")
 Color = tuple[int, int, int]
 
 
 class AnomalyImages(Protocol):
-    """What every anomaly data set offers."""
+    """The interface of every anomaly data set."""
 
     names: list[str]
 
@@ -46,23 +38,21 @@ class AnomalyImages(Protocol):
 
     @abc.abstractmethod
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """The image (H, W, 3) RGB and its label (H, W): 0 known, 1 anomaly, 255 void."""
+        """Return the image (H, W, 3) RGB and its label (H, W): 0 known, 1 anomaly, 255 void."""
 
 
 def as_tensors(image: Array, label: Array) -> tuple[Tensor, Tensor]:
-    """(3, H, W) float32 in [0, 1] and (H, W) int64."""
+    """Return (3, H, W) float32 in [0, 1] and (H, W) int64."""
     pixels = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32) / 255.0)
     return pixels, torch.from_numpy(label.astype(np.int64))
 
 
 class LabelledImages(Protocol):
-    """What every data set to train on offers.
+    """The interface of every data set to train on.
 
     Attributes:
-        class_names: in the order of the label values.
         palette: RGB of each class.
-        num_classes: how many.
-        groups: what label values from ``num_classes`` on stand for: "one of these classes".
+        groups: classes that label values from ``num_classes`` on may stand for.
     """
 
     names: list[str]
@@ -76,13 +66,12 @@ class LabelledImages(Protocol):
 
     @abc.abstractmethod
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """The image (H, W, 3) RGB and its label (H, W) as bytes; do not write.
+        """Return the image (H, W, 3) RGB and its label (H, W) as bytes; do not write.
 
         Label values are those of ``training.data.label_space``.
         """
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """The image (3, H, W) float32 in [0, 1] and its label (H, W) int64."""
         return as_tensors(*self.arrays(index))
 
 
@@ -91,10 +80,8 @@ class Pair(NamedTuple):
 
     Attributes:
         name: of the image, without folder and ending.
-        image: its file.
-        label: its file.
         reader: of the label.
-        overlay: a file of differences to add to the image (Fishyscapes Static only).
+        overlay: differences to add to the image (Fishyscapes Static only).
     """
 
     name: str
@@ -106,7 +93,7 @@ class Pair(NamedTuple):
 
 @dataclasses.dataclass
 class Scan:
-    """What a data set's folder holds.
+    """The files of a data set.
 
     Attributes:
         title: of the data set and split, for messages.
@@ -128,15 +115,15 @@ class Scan:
         nested: bool = False,
         companions: Sequence[str] = (),
     ) -> dict[str, Path]:
-        """The images of a folder by key: the file's name without its ending and suffix.
+        """Return a folder's images by key: the file's name without its ending and suffix.
 
         Args:
             folder: where they lie.
-            endings: of the names, before the suffix; the first one that is there wins.
+            endings: of the stems; the first one present wins.
             nested: they lie one folder deeper; the keys are then ``<folder>/<name>``.
-            companions: endings of files that belong there and are not wanted, with their suffix.
+            companions: endings, with suffix, of files to ignore.
         """
-        found: dict[str, tuple[int, Path]] = {}
+        ranked: dict[str, tuple[int, Path]] = {}
         for path in self._files(folder, nested=nested):
             if path.name.endswith(tuple(companions)):
                 continue
@@ -147,12 +134,12 @@ class Scan:
             rank = ranks[0]
             key = path.stem.removesuffix(endings[rank])
             key = f"{path.parent.name}/{key}" if nested else key
-            if key in found and found[key][0] == rank:
-                message = f"{found[key][1].name} has the same name; expected one of the two"
+            if key in ranked and ranked[key][0] == rank:
+                message = f"{ranked[key][1].name} has the same name; expected one of the two"
                 self.faults.append(Fault(path, "duplicate-name", message))
-            elif key not in found or rank < found[key][0]:
-                found[key] = (rank, path)
-        return {key: path for key, (_, path) in found.items()}
+            elif key not in ranked or rank < ranked[key][0]:
+                ranked[key] = (rank, path)
+        return {key: path for key, (_, path) in ranked.items()}
 
     def match(
         self,
@@ -163,7 +150,7 @@ class Scan:
         expected: str,
         optional: str | None = None,
     ) -> None:
-        """Make pairs of what has the same key, and faults of the rest.
+        """Make pairs of equal keys, and faults of the rest.
 
         Args:
             images: by key.
@@ -187,21 +174,21 @@ class Scan:
                 self.pairs.append(Pair(name, images[key], labels[key], reader))
 
     def finish(self, root: Path) -> Scan:
-        """Itself, with a fault when it holds nothing and no other fault says why."""
+        """Return itself, with a fault when it is empty and no other fault says why."""
         if not self.pairs and not self.faults:
             message = f"no image with a label of {self.title}; expected at least one"
             self.faults.append(Fault(root, "empty-split", message))
         return self
 
     def require_usable(self) -> Scan:
-        """Itself.
+        """Return itself.
 
         Raises:
             ConfigError: when images or labels are missing. A label too many does no harm.
         """
-        blocking = [fault for fault in self.faults if fault.rule != "missing-image"]
-        if not self.pairs:
-            blocking = self.faults
+        blocking = [
+            fault for fault in self.faults if not self.pairs or fault.rule != "missing-image"
+        ]
         if blocking:
             more = f" ({len(blocking) - 1} more like it)" if len(blocking) > 1 else ""
             raise ConfigError(
@@ -212,7 +199,7 @@ class Scan:
         return self
 
     def _files(self, folder: Path, *, nested: bool) -> list[Path]:
-        """The files of a folder in order of their names, links that lead nowhere included."""
+        """A folder's files by name, links that lead nowhere included."""
         try:
             entries = sorted(folder.iterdir())
         except FileNotFoundError:
@@ -252,18 +239,13 @@ def _is_folder(path: Path) -> bool:
 
 
 def class_labels(count: int, *, void: Sequence[int] = (VOID,)) -> LabelValues:
-    """Labels that hold the class numbers themselves.
-
-    Args:
-        count: number of classes.
-        void: values that stand for no class.
-    """
-    words = f"0 to {count - 1} and {' or '.join(map(str, void))} (void)"
-    return LabelValues({n: n for n in range(count)} | dict.fromkeys(void, VOID), words)
+    """Read labels that hold the class numbers, 0 to ``count`` - 1, and these values for void."""
+    expected = f"0 to {count - 1} and {' or '.join(map(str, void))} (void)"
+    return LabelValues({n: n for n in range(count)} | dict.fromkeys(void, VOID), expected)
 
 
 def apply_overlay(image: Array, overlay: Path | None) -> Array:
-    """The image plus the signed differences of an ``.npz`` (key ``rgb``), bounded to bytes.
+    """Add the signed differences of an ``.npz`` (key ``rgb``) to an image, bounded to bytes.
 
     Raises:
         FaultError: when that file cannot be used.
@@ -285,15 +267,11 @@ def apply_overlay(image: Array, overlay: Path | None) -> Array:
 class PairedImages:
     """Images and labels in files.
 
-    Args:
-        scan: of the folder.
-
     Attributes:
         title: of the data set, as papers print it.
         folders: names its folder goes by; none where it needs a path.
-        marks: paths in a folder of which any says that it is laid out like this data set.
+        marks: paths of which any marks a folder as this data set.
         names: of the images, without extension, sorted.
-        pairs: their files.
 
     Raises:
         ConfigError: when images or labels are missing.
@@ -308,14 +286,13 @@ class PairedImages:
         self.names = [pair.name for pair in self.pairs]
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.pairs)
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """The image (H, W, 3) RGB and its label (H, W), as bytes; do not write.
+        """Return the image (H, W, 3) RGB and its label (H, W), as bytes; do not write.
 
         Raises:
-            FaultError: a ``ImageError`` that names the file that cannot be used.
+            FaultError: naming the file that cannot be used.
         """
         pair = self.pairs[index]
         image = apply_overlay(decode_image(pair.image, read_file(pair.image)), pair.overlay)
@@ -330,13 +307,6 @@ class PairedImages:
 
 class SegmentationImages(PairedImages, LabelledImages):
     """One split of a data set; labels of 255 are void.
-
-    Args:
-        root: folder of the data set.
-        split: one of ``splits``.
-
-    Attributes:
-        splits: that the data set has.
 
     Raises:
         ConfigError: for another split, or when images or labels are missing.
@@ -355,10 +325,9 @@ class SegmentationImages(PairedImages, LabelledImages):
     @classmethod
     @abc.abstractmethod
     def scan(cls, root: Path, split: str) -> Scan:
-        """What a folder holds of a split."""
+        """Scan a folder for a split."""
 
     @classmethod
     def checked_splits(cls, root: Path) -> tuple[str, ...]:
-        """The splits a check looks at: those whose labels are published and expected there."""
-        del root
+        """Splits to check: those whose labels are published and expected there."""
         return cls.splits

@@ -1,8 +1,7 @@
-"""Is everything in a data set usable? Every image and label is decoded, every fault listed.
+"""Check a data set: decode every image and label, list every fault.
 
-A clean result can be remembered under the cache folder (``$MASK2KAN_CACHE``), so that training
-decodes everything once per data set. It is believed while no file's name, size or time of change
-differs; a file changed in place with both kept goes unnoticed until it is read.
+A clean result can be remembered under ``$MASK2KAN_CACHE``. It holds while no file's name, size or
+time of change differs; a file changed in place with both unchanged goes unnoticed until read.
 """
 
 from __future__ import annotations
@@ -28,13 +27,7 @@ from .base import Pair, Scan, apply_overlay
 from .faults import Fault, FaultError
 from .folders import find_data
 from .reading import VOID, Size, decode_image, read_file
-from .registry import (
-    ANOMALY_SETS,
-    SYNTHETIC_SETS,
-    find_anomaly_sets,
-    find_set,
-    find_split_data,
-)
+from .registry import ANOMALY_SETS, SYNTHETIC_SETS, find_anomaly_sets, find_set, find_split_data
 from .sets.mask_folders import AnomalySet
 
 VERSION = 1  # of the rules; a change makes every data set be decoded again
@@ -44,14 +37,14 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a check found.
+    """Result of a check.
 
     Attributes:
-        title: of what was looked at.
-        images: how many pairs of image and label there are.
+        title: of the data set and splits.
+        images: number of pairs of image and label.
         faults: sorted by file.
         notes: sorted by file; worth knowing, no faults.
-        recalled: whether an earlier clean result was believed.
+        recalled: whether an earlier clean result was reused.
     """
 
     title: str
@@ -62,8 +55,8 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
-    """What one pair showed; the digest of its image is None where that has no bytes."""
+class _Result:
+    """Result of one pair; no digest where the image has no bytes."""
 
     faults: tuple[Fault, ...]
     digest: bytes | None
@@ -79,18 +72,18 @@ def inspect_data(
     progress: bool = False,
     remembered: bool = False,
 ) -> Report:
-    """Decode a data set and list what is wrong with it.
+    """Decode a data set and list its faults.
 
     Args:
         data: a name, a folder, or ``name=folder``; synthetic data has no faults.
-        splits: to look at together; None for all whose labels are published.
-        anomaly: whether a folder holds an anomaly data set; a name says so itself.
-        workers: threads; None for one per processor.
-        progress: whether to show a bar.
-        remembered: whether to believe an earlier clean result for the same files.
+        splits: checked together; None for all whose labels are published.
+        anomaly: whether a folder holds an anomaly data set; a name implies it.
+        workers: threads; None for one per core.
+        progress: show a bar.
+        remembered: reuse an earlier clean result for the same files.
 
     Raises:
-        ConfigError: when there is no such data set or split, or its layout is not known.
+        ConfigError: when there is no such data set or split, or its layout is unknown.
     """
     name = str(data).partition("=")[0]
     anomaly = anomaly or name in ANOMALY_SETS
@@ -104,11 +97,11 @@ def inspect_data(
     memory = None if faults else _memory(scans, anomaly=anomaly)
     if remembered and memory is not None and memory.is_file():
         return Report(title, count, [], sorted(notes), recalled=True)
-    found = _examine_all(scans, workers, progress=progress)
-    faults += [fault for one in found for results in one for fault in results.faults]
-    faults += _overlaps(scans, found)
+    results = _examine_all(scans, workers, progress=progress)
+    faults += [fault for of_scan in results for result in of_scan for fault in result.faults]
+    faults += _overlaps(scans, results)
     if anomaly:
-        faults += _without_anomaly(scans[0], found[0], notes)
+        faults += _without_anomaly(scans[0], results[0], notes)
     if not faults and memory is not None:
         _remember(memory, title)
     return Report(title, count, sorted(faults), sorted(notes))
@@ -126,14 +119,14 @@ def _scan_anomalies(data: str) -> Scan:
     if name in ANOMALY_SETS:
         root = find_data(path) if given else find_set(name)
     else:
-        found = find_anomaly_sets(data)
-        if len(found) != 1:
-            what = ", ".join(one for one, _ in found) or "none that is recognised"
+        sets = find_anomaly_sets(data)
+        if len(sets) != 1:
+            names = ", ".join(name for name, _ in sets) or "none that is recognised"
             raise ConfigError(
-                f"{data} holds these anomaly data sets: {what}; expected one. Write <name>=<folder>"
-                f" with one of {', '.join(ANOMALY_SETS)}."
+                f"{data} holds these anomaly data sets: {names}; expected one. Write "
+                f"<name>=<folder> with one of {', '.join(ANOMALY_SETS)}."
             )
-        name, root = found[0]
+        name, root = sets[0]
     images = ANOMALY_SETS[name]
     assert issubclass(images, AnomalySet)
     return images.scan(root)
@@ -141,23 +134,17 @@ def _scan_anomalies(data: str) -> Scan:
 
 def _examine_all(
     scans: Iterable[Scan], workers: int | None, *, progress: bool
-) -> list[list[_Found]]:
-    """Threads are enough: files, decoders and hashes let go of the interpreter."""
+) -> list[list[_Result]]:
+    """Threads are enough: files, decoders and hashes release the GIL."""
     pairs = [pair for scan in scans for pair in scan.pairs]
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        results = iter(
-            tqdm(
-                pool.map(_examine, pairs),
-                total=len(pairs),
-                unit="image",
-                disable=not progress,
-                leave=False,
-            )
-        )
+        examined = pool.map(_examine, pairs)
+        bar = tqdm(examined, total=len(pairs), unit="image", disable=not progress, leave=False)
+        results = iter(bar)
         return [[next(results) for _ in scan.pairs] for scan in scans]
 
 
-def _examine(pair: Pair) -> _Found:
+def _examine(pair: Pair) -> _Result:
     faults: list[Fault] = []
     digest: bytes | None = None
     size: Size | None = None
@@ -178,51 +165,49 @@ def _examine(pair: Pair) -> _Found:
             faults.append(Fault(pair.label, "all-void", message))
     except FaultError as error:
         faults += error.faults
-    return _Found(tuple(faults), digest, anomalous)
+    return _Result(tuple(faults), digest, anomalous)
 
 
-def _overlaps(scans: list[Scan], found: list[list[_Found]]) -> list[Fault]:
+def _overlaps(scans: list[Scan], results: list[list[_Result]]) -> list[Fault]:
     """Images that an earlier split holds, byte for byte, under any name."""
     faults: list[Fault] = []
     seen: dict[bytes, Path] = {}
-    for scan, results in zip(scans, found, strict=True):
+    for scan, of_scan in zip(scans, results, strict=True):
         own: dict[bytes, Path] = {}
-        for pair, one in zip(scan.pairs, results, strict=True):
-            if one.digest is None:
+        for pair, result in zip(scan.pairs, of_scan, strict=True):
+            if result.digest is None:
                 continue
-            own.setdefault(one.digest, pair.image)
-            if one.digest in seen:
-                message = f"the same bytes as {seen[one.digest]}; expected an image of its own"
+            own.setdefault(result.digest, pair.image)
+            if result.digest in seen:
+                message = f"the same bytes as {seen[result.digest]}; expected an image of its own"
                 faults.append(Fault(pair.image, "split-overlap", message))
         seen = own | seen
     return faults
 
 
-def _without_anomaly(scan: Scan, results: list[_Found], notes: list[Fault]) -> list[Fault]:
+def _without_anomaly(scan: Scan, results: list[_Result], notes: list[Fault]) -> list[Fault]:
     """A note for each image without an anomaly; a fault when that is all of them."""
     without = [
         pair.label
-        for pair, one in zip(scan.pairs, results, strict=True)
-        if not one.anomalous and not one.faults
+        for pair, result in zip(scan.pairs, results, strict=True)
+        if not result.anomalous and not result.faults
     ]
     notes += [Fault(path, "no-anomaly-here", "no anomalous pixel") for path in without]
-    if not without or any(one.anomalous for one in results):
+    if not without or any(result.anomalous for result in results):
         return []
     message = f"no anomalous pixel in {len(without)} labels; expected some in at least one"
     return [Fault(without[0].parent, "no-anomaly", message)]
 
 
 def _memory(scans: Iterable[Scan], *, anomaly: bool) -> Path | None:
-    """Where a clean result is kept, named for all that decides it; None if a file is gone."""
+    """Where a clean result is stored, named for all that decides it; None if a file is gone."""
     digest = hashlib.sha256(f"{VERSION} {anomaly}".encode())
     for scan in scans:
         digest.update(scan.title.encode())
         for reader in {id(pair.reader): pair.reader for pair in scan.pairs}.values():
             digest.update(repr(reader).encode())
         for pair in scan.pairs:
-            for path in (pair.image, pair.label, pair.overlay):
-                if path is None:
-                    continue
+            for path in filter(None, (pair.image, pair.label, pair.overlay)):
                 try:
                     status = path.stat()
                 except OSError:

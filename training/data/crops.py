@@ -1,4 +1,4 @@
-"""The crops a run trains on: image, label and name, in an order that the seed alone decides.
+"""The crops a run trains on: image, label and name.
 
 The n-th crop is a function of the seed and n, so a resumed run sees what it would have seen.
 """
@@ -26,10 +26,10 @@ from .outliers import OutlierPaster
 class Batch(TypedDict):
     """Training crops.
 
-    ``images`` (B, 3, h, w), bytes as loaded and float32 in [0, 1] once ``prepared``; ``labels``
-    (B, h, w), bytes and then int64, as in ``training.data.label_space``;
-    of each crop its image's name, its number in the run, and its ``view``, which is equal for
-    crops that are equal (its number, unless crops repeat).
+    ``images`` (B, 3, h, w), bytes as loaded, float32 in [0, 1] once ``prepared``; ``labels``
+    (B, h, w), bytes, then int64, as in ``training.data.label_space``; per crop its image's name,
+    its number in the run, and its ``view``, equal for equal crops (its number, unless crops
+    repeat).
     """
 
     images: Tensor
@@ -40,7 +40,7 @@ class Batch(TypedDict):
 
 
 class Crop(NamedTuple):
-    """One training sample as bytes, (h, w, 3) RGB and label (h, w); the rest as in ``Batch``."""
+    """One training sample: (h, w, 3) RGB and label (h, w) as bytes; the rest as in ``Batch``."""
 
     image: NDArray[np.uint8]
     label: NDArray[np.uint8]
@@ -50,26 +50,25 @@ class Crop(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A crop that could not be made; travels to the training process, which stops with it.
+    """The error of a crop that could not be made, for the training process to raise.
 
-    An error raised in a loading process would arrive wrapped in that process's traceback.
+    Raised in a loading process, it would arrive wrapped in that process's traceback.
     """
 
     error: Mask2KANError
 
 
 def collate(drawn: Sequence[Crop | Unreadable]) -> Batch | Unreadable:
-    """Crops as one batch, the images channels last in memory; or the first that is unreadable."""
+    """Stack crops into a batch, channels last in memory; or return the first unreadable one."""
     crops: list[Crop] = []
-    for one in drawn:
-        if isinstance(one, Unreadable):
-            return one
-        crops.append(one)
+    for crop in drawn:
+        if isinstance(crop, Unreadable):
+            return crop
+        crops.append(crop)
     images = torch.from_numpy(np.stack([crop.image for crop in crops]))
-    labels = torch.from_numpy(np.stack([crop.label for crop in crops]))
     return {
         "images": images.permute(0, 3, 1, 2),
-        "labels": labels,
+        "labels": torch.from_numpy(np.stack([crop.label for crop in crops])),
         "names": [crop.name for crop in crops],
         "numbers": [crop.number for crop in crops],
         "views": [crop.view for crop in crops],
@@ -79,7 +78,7 @@ def collate(drawn: Sequence[Crop | Unreadable]) -> Batch | Unreadable:
 def load(
     crops: TrainingCrops, batch_size: int, workers: int = 0, *, pin_memory: bool = False
 ) -> DataLoader[Crop | Unreadable]:
-    """Batches of crops in their order, for ``prepared``; what is left over is dropped."""
+    """Load batches of crops in order, for ``prepared``; an incomplete last batch is dropped."""
     return DataLoader(
         crops,
         batch_size=batch_size,
@@ -93,29 +92,28 @@ def load(
 
 
 def prepared(batch: Batch | Unreadable) -> Batch:
-    """A batch as the model wants it, made where it is: bytes travel faster than floats.
+    """Convert a batch to floats on its device: bytes travel faster.
 
     Raises:
         ImageError: for an image that could not be read.
     """
     if isinstance(batch, Unreadable):
         raise batch.error
-    images, labels = batch["images"].float() / 255.0, batch["labels"].long()
-    return {**batch, "images": images, "labels": labels}
+    return {**batch, "images": batch["images"].float() / 255.0, "labels": batch["labels"].long()}
 
 
 @dataclasses.dataclass(eq=False)
 class TrainingCrops(Dataset[Crop | Unreadable]):
-    """All crops of a run, in order; every pass sees each image once, in a new order.
+    """All crops of a run; every epoch sees each image once, in a new order.
 
     Of a mixture every crop is drawn anew, by the weights of its parts.
 
     Args:
-        images: where crops are cut from.
-        augmentation: how.
+        images: to cut crops from.
+        augmentation: of each crop.
         length: number of crops of the whole run.
         seed: of the run.
-        start: first crop to deliver, for a resumed run: element 0 is crop ``start``.
+        start: crop that is element 0, for a resumed run.
         paste: pastes outliers into an image before it is cropped.
         views: fixed crops per image to choose from; 0 draws a new one every time.
     """
@@ -140,9 +138,7 @@ class TrainingCrops(Dataset[Crop | Unreadable]):
             raise IndexError(index)
         number = self.start + index
         chosen, turn = self._choose(number)
-        view = number
-        if self.views:
-            view = chosen * self.views + (turn + chosen) % self.views
+        view = chosen * self.views + (turn + chosen) % self.views if self.views else number
         rng = np.random.default_rng((self.seed, 1, view))
         try:
             image, label = self.images.arrays(chosen)
@@ -155,14 +151,14 @@ class TrainingCrops(Dataset[Crop | Unreadable]):
         return Crop(image, label, self.images.names[chosen], number, view)
 
     def _choose(self, number: int) -> tuple[int, int]:
-        """The image of a crop, and which of its turns this is."""
+        """The image of a crop, and how often it has been chosen before."""
         if isinstance(self.images, Mixture) and not self.images.is_one:
             return self.images.choose(np.random.default_rng((self.seed, 3, number))), number
         epoch, position = divmod(number, len(self.images))
         return int(self._permutation(epoch)[position]), epoch
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        """The order of a pass; kept, since every crop of the pass asks for it."""
+        """The order of an epoch, cached for all its crops."""
         if self._order[0] != epoch:
             rng = np.random.default_rng((self.seed, epoch))
             self._order = (epoch, rng.permutation(len(self.images)))

@@ -1,6 +1,6 @@
-"""What can be wrong with the files of a data set: one rule per kind of fault, with a stable name.
+"""Faults of a data set's files: one rule per kind, with a stable name.
 
-``FaultError`` is what reading an image raises; ``training.data.check`` collects the same faults.
+Reading an image raises them as ``FaultError``; ``training.data.check`` collects them.
 """
 
 from __future__ import annotations
@@ -43,11 +43,10 @@ NOTES = {
 
 
 class Fault(NamedTuple):
-    """One thing wrong with one file.
+    """One thing wrong with one file or folder.
 
     Attributes:
-        path: the file or folder.
-        rule: a key of ``RULES``, or of ``NOTES`` for what is worth knowing but no fault.
+        rule: a key of ``RULES``, or of ``NOTES`` for what is no fault.
         message: what was found and what was expected.
     """
 
@@ -60,11 +59,7 @@ class Fault(NamedTuple):
 
 
 class FaultError(ImageError):
-    """An image or label that cannot be used; the message names the file.
-
-    Args:
-        faults: all that is wrong with it, at least one.
-    """
+    """An unusable image or label, with one or more faults; the message names the file."""
 
     def __init__(self, *faults: Fault) -> None:
         super().__init__(*faults)  # as its arguments, so that it survives pickling

@@ -1,4 +1,4 @@
-"""Where data lies when the user does not say, or says only roughly."""
+"""Where data lies when the user names no path, or only a rough one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def data_places() -> list[Path]:
-    """The folders data is looked for in.
-
-    ``$MASK2KAN_DATA``, ``data`` in the repository and ``shared/data`` beside it.
-    """
+    """Folders to search: ``$MASK2KAN_DATA``, the repository's ``data``, ``../shared/data``."""
     places = [_REPOSITORY / "data", _REPOSITORY.parent / "shared" / "data"]
     if os.environ.get(VARIABLE):
         places.insert(0, Path(os.environ[VARIABLE]))
@@ -30,37 +27,36 @@ def find_data(
     root: str | Path | None = None,
     recognised: Callable[[Path], bool] | None = None,
 ) -> Path:
-    """A file or folder of data.
+    """Find a file or folder of data.
 
-    Looked at, in this order: with a root, the root itself and what lies in it; else ``name`` as a
-    path, and what lies in ``data_places()``.
+    Tries the root and its contents if given; else ``name`` as a path, then in ``data_places()``.
 
     Args:
         name: a path, or a name below one of those places.
         folders: other names it goes by.
-        root: what the user named.
-        recognised: whether a path that is there is what is looked for; None for any.
+        root: from the user.
+        recognised: whether an existing path is the right one; None for any.
 
     Raises:
-        ConfigError: listing every place looked at.
+        ConfigError: listing every place tried.
     """
     names = [name, *folders]
     if root is not None:
-        tried = [Path(root), *(Path(root) / one for one in names)]
+        tried = [Path(root), *(Path(root) / name for name in names)]
     else:
-        tried = [Path(name), *(place / one for place in data_places() for one in names)]
+        tried = [Path(name), *(place / name for place in data_places() for name in names)]
     for path in tried:
         if exists(path) and (recognised is None or recognised(path)):
             return path
-    looked = ", ".join(str(path) for path in dict.fromkeys(tried))
+    places = ", ".join(str(path) for path in dict.fromkeys(tried))
     raise ConfigError(
-        f"No data at {name}: not found in {looked}. Give the path of its folder, or set "
+        f"No data at {name}: not found in {places}. Give the path of its folder, or set "
         f"{VARIABLE} to the folder that holds it."
     )
 
 
 def exists(path: Path) -> bool:
-    """Whether something is there; also False where one may not look."""
+    """Whether the path exists; False also where permissions hide it."""
     try:
         path.stat()
     except (OSError, ValueError):  # ValueError: a NUL in the name
@@ -70,4 +66,4 @@ def exists(path: Path) -> bool:
 
 def any_exists(root: Path, *inside: str) -> bool:
     """Whether a folder holds any of these paths."""
-    return any(exists(root / one) for one in inside)
+    return any(exists(root / path) for path in inside)

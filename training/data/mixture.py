@@ -1,8 +1,8 @@
 """Several data sets as one to train on, each with a weight: ``"3 cityscapes256 + 1 camvid"``.
 
-The first one's classes are the model's; what a coarser one knows becomes groups of them (see
+The first one's classes are the model's; coarser classes become groups of them (see
 ``training.data.label_space``). Crops are drawn by the weights, with replacement inside a set, so
-that a small set is not seen ten times as often as a large one unless its weight says so.
+that its size does not decide how often it is seen.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _PART = re.compile(r"\s*(?:(\d+(?:\.\d+)?)\s+)?(\S.*?)\s*$")
 
 
 class Part(NamedTuple):
-    """A data set as a user wrote it, and its share of the crops relative to the others'."""
+    """A data set as the user wrote it, and its share of the crops relative to the others'."""
 
     weight: float
     data: str
 
 
 def parts_of(data: str) -> list[Part]:
-    """What ``--data`` names: one part, or several joined by `` + ``.
+    """Split ``--data`` at `` + `` into one or several parts.
 
     Raises:
         ConfigError: for a part without a name or with a weight of 0.
@@ -52,14 +52,14 @@ def parts_of(data: str) -> list[Part]:
 
 
 class Mixture(LabelledImages):
-    """Images of several data sets, labelled in one set of classes; see the module.
+    """Images of several data sets, labelled in one set of classes.
 
     Args:
-        parts: at least one data set, with its weight.
+        parts: at least one weight and data set.
         classes: names and colours to label in; None for those of the first part.
 
     Raises:
-        ConfigError: when a part's classes have no meaning among the first one's.
+        ConfigError: when a part's classes have no meaning among these.
     """
 
     def __init__(
@@ -75,13 +75,8 @@ class Mixture(LabelledImages):
         self._translate: list[Translation] = []
         for images in self._parts:
             names = tuple(images.class_names)
-            translation = Translation(
-                names,
-                images.groups,
-                self.class_names,
-                meanings_of(names, self.class_names),
-                self.groups,
-            )
+            meanings = meanings_of(names, self.class_names)
+            translation = Translation(names, images.groups, self.class_names, meanings, self.groups)
             self._translate.append(translation)
             self.groups = translation.groups
         self._ends = np.cumsum([len(images) for images in self._parts])
@@ -90,7 +85,7 @@ class Mixture(LabelledImages):
         self.names = [name for images in self._parts for name in images.names]
 
     def choose(self, rng: np.random.Generator) -> int:
-        """An image's index: its part by weight, then one of the part's."""
+        """Draw the index of an image: its part by weight, then one of the part's."""
         first = self._parts[0]
         if len(self._parts) == 1 and isinstance(first, Mixture):
             return first.choose(rng)
@@ -98,14 +93,14 @@ class Mixture(LabelledImages):
         return int(self._start(part) + rng.integers(len(self._parts[part])))
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """The image (H, W, 3) RGB and its label (H, W) in the common classes."""
+        """Return the image (H, W, 3) RGB and its label (H, W) in the common classes."""
         part = int(np.searchsorted(self._ends, index, "right"))
         image, label = self._parts[part].arrays(index - self._start(part))
         return image, self._translate[part](label)
 
     @property
     def is_one(self) -> bool:
-        """Whether it is one data set in other classes, which is gone through pass by pass."""
+        """Whether it is one data set in other classes, read epoch by epoch."""
         first = self._parts[0]
         return len(self._parts) == 1 and (not isinstance(first, Mixture) or first.is_one)
 

@@ -1,11 +1,11 @@
 """Outlier exposure: unknown objects pasted into training images and marked as such.
 
-Three sources: COCO's images without any road class, whose instances are pasted together
-(Mask2Anomaly; Rai et al., ICCV 2023, after Chan et al., ICCV 2021), a folder of cut-outs (images
-with an alpha channel), or objects made by a procedure, which need no download.
+Objects are COCO's images without any road class, all instances of one together (Mask2Anomaly; Rai
+et al., ICCV 2023, after Chan et al., ICCV 2021), a folder of cut-outs (images with an alpha
+channel), or made by a procedure, without any download.
 
-Departs from Mask2Anomaly: its code reads images prepared beforehand, here the published
-exclusions are applied to COCO's own annotation file; objects may be scaled and their edges blended.
+Departs from Mask2Anomaly: the published exclusions are applied to COCO's own annotation file, not
+to prepared images; objects may be scaled and their edges blended.
 
 Legend: H W image, h w object.
 """
@@ -55,10 +55,10 @@ class CutOut(NamedTuple):
 
 
 class ObjectSource(Protocol):
-    """Where objects come from."""
+    """A source of objects."""
 
     def draw(self, rng: np.random.Generator) -> CutOut:
-        """One object, a function of the generator alone."""
+        """Draw one object, a function of the generator alone."""
         ...
 
 
@@ -69,14 +69,13 @@ class OutlierExposure:
     Attributes:
         source: ``procedural``, ``cutouts:<folder>`` or ``coco:<folder>``; empty for none.
         probability: that an image gets an object.
-        scale: lowest and highest size, longest side of the object as a share of the image's
-            height, drawn log-uniformly; (0, 0) keeps the object's own size. An object larger
-            than the image is shrunk to fit either way.
+        scale: lowest and highest longest side as a share of the image's height, drawn
+            log-uniformly; (0, 0) keeps the object's own size, shrunk to fit either way.
         feather: width in pixels over which the edge is blended; 0 for a hard edge.
-        ground: names of classes an object stands on, its foot at one of their pixels and its size
-            fitting that row; empty to paste anywhere.
-        metres: lowest and highest size, longest side of an object that stands, drawn
-            log-uniformly; ``scale`` is not asked then.
+        ground: classes an object stands on, its size fitting the row of its foot; empty to paste
+            anywhere.
+        metres: lowest and highest longest side of a standing object, drawn log-uniformly;
+            ``scale`` is ignored then.
         without: beginnings of the names of cut-outs to leave out.
     """
 
@@ -89,10 +88,10 @@ class OutlierExposure:
     without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse values that mean nothing.
+        """Validate.
 
         Raises:
-            ConfigError: naming the field, the value found and what it must be.
+            ConfigError: naming the field, its value and what is allowed.
         """
         require("outliers.probability", self.probability, 0.0, 1.0)
         if tuple(self.scale) != (0.0, 0.0):  # the object's own size
@@ -107,15 +106,10 @@ class OutlierExposure:
 
 
 class OutlierPaster:
-    """Pastes objects of a source as an ``OutlierExposure`` says.
-
-    Args:
-        exposure: what and how.
-        class_names: of the labels, to know the ground by.
+    """Pastes objects as an ``OutlierExposure`` says; the class names tell the ground.
 
     Raises:
-        ConfigError: for a source that does not exist or holds nothing to paste, or a ground that
-            is no class.
+        ConfigError: for a source that is missing or empty, or a ground that is no class.
     """
 
     def __init__(self, exposure: OutlierExposure, class_names: Sequence[str] = ()) -> None:
@@ -126,15 +120,10 @@ class OutlierPaster:
         self._ground = [list(class_names).index(name) for name in exposure.ground]
 
     def __call__(self, image: Bytes, label: Bytes, rng: np.random.Generator) -> tuple[Bytes, Bytes]:
-        """Perhaps paste an object.
-
-        Args:
-            image: (H, W, 3) RGB; not written to.
-            label: (H, W); not written to.
-            rng: where every choice comes from.
+        """Perhaps paste an object into an image (H, W, 3) RGB with label (H, W).
 
         Returns:
-            Image and label, 254 where the object is; the very arrays given when nothing was
+            Copies, the label 254 where the object is, or the very arrays given if nothing was
             pasted.
         """
         if rng.random() >= self.exposure.probability:
@@ -182,7 +171,7 @@ class OutlierPaster:
     def _stand(
         self, drawn: CutOut, label: Bytes, rng: np.random.Generator
     ) -> tuple[CutOut, int, int] | None:
-        """The object on the ground, as large as it would be there, and its upper left corner.
+        """The object on the ground, at the size it would have there, and its upper left corner.
 
         On flat ground seen from ``CAMERA_HEIGHT`` metres, a metre takes (row - horizon) / height
         pixels at a row. The horizon is taken to be where the ground ends.
@@ -208,7 +197,7 @@ class OutlierPaster:
 
 
 def _resized(cut_out: CutOut, factor: float) -> CutOut | None:
-    """The object so many times as large, or None when too little is left."""
+    """The object scaled by a factor, or None when too little is left."""
     tall, wide = cut_out.alpha.shape
     size = (max(1, int(wide * factor)), max(1, int(tall * factor)))
     if min(size) < SMALLEST_SIDE:
@@ -232,14 +221,14 @@ def _opacity(alpha: Bytes, feather: float) -> NDArray[np.float32]:
 
 
 def open_source(source: str, without: Sequence[str] = ()) -> ObjectSource:
-    """The objects behind ``OutlierExposure.source``.
+    """Open ``OutlierExposure.source``.
 
     Args:
-        source: as there.
+        source: as written there.
         without: beginnings of the names of cut-outs to leave out.
 
     Raises:
-        ConfigError: when it is unknown, missing or empty.
+        ConfigError: for an unknown source or one that is missing or empty.
     """
     kind, _, folder = source.partition(":")
     if kind == "procedural" and not folder:
@@ -297,7 +286,7 @@ class CutOutFolder:
             raise ConfigError(f"{folder} holds no cut-out ({', '.join(CUTOUT_TYPES)} with alpha).")
 
     def draw(self, rng: np.random.Generator) -> CutOut:
-        """One of the folder's objects.
+        """Draw one of the folder's objects.
 
         Raises:
             ImageError: for a file that is no image with an object in it.
@@ -349,7 +338,7 @@ class CocoObjects:
             )
 
     def draw(self, rng: np.random.Generator) -> CutOut:
-        """All instances of one image.
+        """Draw all instances of one image.
 
         Raises:
             ImageError: for an image that is missing or cannot be read.
@@ -367,23 +356,25 @@ class CocoObjects:
 
 def _usable(content: dict[str, Any]) -> tuple[list[str], list[list[NDArray[np.float32]]]]:
     """File names and outlines of the images that show no road class, sorted by name."""
-    road = {one["id"] for one in content["categories"] if one["name"] in ROAD_CLASSES}
+    road = {kind["id"] for kind in content["categories"] if kind["name"] in ROAD_CLASSES}
     excluded: set[int] = set()
     outlines: dict[int, list[NDArray[np.float32]]] = {}
-    for one in content["annotations"]:
-        if one["category_id"] in road:
-            excluded.add(one["image_id"])
-        elif not one["iscrowd"]:
-            rings = [np.asarray(ring, np.float32).reshape(-1, 2) for ring in one["segmentation"]]
-            outlines.setdefault(one["image_id"], []).extend(rings)
-    kept = sorted(
-        (one["file_name"], one["id"])
-        for one in content["images"]
-        if one["id"] in outlines
-        and one["id"] not in excluded
-        and min(one["height"], one["width"]) >= SHORTEST_SIDE
+    for instance in content["annotations"]:
+        number = instance["image_id"]
+        if instance["category_id"] in road:
+            excluded.add(number)
+        elif not instance["iscrowd"]:
+            polygons = instance["segmentation"]
+            rings = [np.asarray(polygon, np.float32).reshape(-1, 2) for polygon in polygons]
+            outlines.setdefault(number, []).extend(rings)
+    usable = sorted(
+        (image["file_name"], image["id"])
+        for image in content["images"]
+        if image["id"] in outlines
+        and image["id"] not in excluded
+        and min(image["height"], image["width"]) >= SHORTEST_SIDE
     )
-    return [name for name, _ in kept], [outlines[number] for _, number in kept]
+    return [name for name, _ in usable], [outlines[number] for _, number in usable]
 
 
 def _cropped(image: Bytes, alpha: Bytes) -> CutOut:

@@ -1,9 +1,8 @@
-"""Files to arrays: images, and labels whose values must come out exactly as they were stored.
+"""Files to arrays: images, and labels exactly as they were stored.
 
-Labels are PNGs of 8-bit grey or of a palette. Of a palette the numbers count, not the colours
-(OpenCV would return the colours). 1, 2, 4 and 16-bit grey are refused: decoders scale those to 8
-bits, so that a 1 comes out as 17 or 255. RGB is refused because colours need a table to be numbers,
-and every lossy format because it invents values along edges.
+Labels are PNGs of 8-bit grey or of a palette, whose numbers count (OpenCV returns the colours).
+Other depths of grey are refused, as decoders scale them to 8 bits; RGB, as colours need a table to
+be numbers; and lossy formats, as they invent values along edges.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ Size = tuple[int, int]  # (height, width)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LEAST_PNG = 57  # bytes: signature, header, empty data, end
-_NOT_A_IMAGE = ("not-an-image", "no image format")
+_NO_IMAGE = ("not-an-image", "no image format")
 _CUT_OFF = "a PNG without an end"
 _GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6  # colour types of PNG
 _SHOWN = 5  # odd values listed in a message
 
 
 def os_fault(path: Path, error: OSError) -> Fault:
-    """What the system said about a file or folder, as a fault."""
+    """Describe an error of the system as a fault."""
     rule = {
         errno.EACCES: "no-permission",
         errno.EPERM: "no-permission",
@@ -50,10 +49,10 @@ def os_fault(path: Path, error: OSError) -> Fault:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file.
+    """Read a file.
 
     Raises:
-        FaultError: when the system refuses, or there are none.
+        FaultError: when the system refuses, or it is empty.
     """
     try:
         content = path.read_bytes()
@@ -65,14 +64,7 @@ def read_file(path: Path) -> bytes:
 
 
 def decode_image(path: Path, content: bytes) -> Array:
-    """An image from its bytes.
-
-    Args:
-        path: named in errors.
-        content: of the file.
-
-    Returns:
-        (H, W, 3) RGB.
+    """Decode an image to (H, W, 3) RGB; ``path`` is for errors.
 
     Raises:
         FaultError: when it is none, or damaged.
@@ -88,14 +80,7 @@ def decode_image(path: Path, content: bytes) -> Array:
 
 
 def decode_label(path: Path, content: bytes) -> Array:
-    """The numbers of a label PNG from its bytes.
-
-    Args:
-        path: named in errors.
-        content: of the file.
-
-    Returns:
-        (H, W), as stored.
+    """Decode the numbers (H, W) of a label PNG; ``path`` is for errors.
 
     Raises:
         FaultError: when it is no PNG of 8-bit grey or of a palette, or damaged.
@@ -106,26 +91,21 @@ def decode_label(path: Path, content: bytes) -> Array:
     if kind in (_RGB, _RGBA):
         raise FaultError(Fault(path, "label-rgb", f"an RGB image; expected {expected}"))
     if kind != _PALETTE and (kind != _GREY or depth != 8):
-        found = f"{depth}-bit grey" if kind == _GREY else "grey with transparency"
-        raise FaultError(Fault(path, "label-mode", f"{found}; expected {expected}"))
+        mode = f"{depth}-bit grey" if kind == _GREY else "grey with transparency"
+        raise FaultError(Fault(path, "label-mode", f"{mode}; expected {expected}"))
     return np.array(image, dtype=np.uint8)
 
 
 def load_png(path: Path, content: bytes, expected: str) -> Image.Image:
-    """A decoded PNG, whatever it holds.
-
-    Args:
-        path: named in errors.
-        content: of the file.
-        expected: in words, for messages.
+    """Decode a PNG of any kind; ``path`` and ``expected`` are for errors.
 
     Raises:
         FaultError: when it is none, cut off or damaged.
     """
     if not content.startswith(_PNG):
-        found = image_format(content)
-        rule, what = ("label-format", f"stored as {found}") if found else _NOT_A_IMAGE
-        raise FaultError(Fault(path, rule, f"{what}; expected {expected}"))
+        name = image_format(content)
+        rule, reason = ("label-format", f"stored as {name}") if name else _NO_IMAGE
+        raise FaultError(Fault(path, rule, f"{reason}; expected {expected}"))
     if _is_cut_off(content):
         raise FaultError(Fault(path, "damaged-label", f"{_CUT_OFF}; expected {expected}"))
     try:
@@ -141,11 +121,11 @@ class LabelReader(Protocol):
     """Turns a label file into a label map."""
 
     def __call__(self, path: Path, content: bytes, size: Size | None) -> Array:
-        """The label (H, W), 255 = void.
+        """Return the label (H, W), 255 = void.
 
         Args:
-            path: named in errors.
-            content: bytes of the file.
+            path: for errors.
+            content: of the file.
             size: of the image; None where that could not be read.
 
         Raises:
@@ -159,7 +139,7 @@ class LabelValues:
     """A ``LabelReader`` for files whose values stand for classes.
 
     Attributes:
-        meaning: what each value of the file becomes; all others are refused.
+        meaning: label of each value of the file; other values are refused.
         expected: those values in words, for messages.
     """
 
@@ -168,14 +148,14 @@ class LabelValues:
 
     @cached_property
     def _table(self) -> tuple[Array, NDArray[np.bool_]]:
-        """(256,) new values, and (256,) which old ones are allowed."""
+        """(256,) labels by value, and (256,) whether the value is allowed."""
         table, allowed = np.full(256, VOID, np.uint8), np.zeros(256, bool)
         for value, new in self.meaning.items():
             table[value], allowed[value] = new, True
         return table, allowed
 
     def __call__(self, path: Path, content: bytes, size: Size | None) -> Array:
-        """See ``LabelReader``."""
+        """Decode a label."""
         values = decode_label(path, content)
         faults = size_faults(path, (values.shape[0], values.shape[1]), size)
         table, allowed = self._table
@@ -191,21 +171,21 @@ class LabelValues:
         return np.asarray(cv2.LUT(values, table), np.uint8)
 
 
-def size_faults(path: Path, found: Size, expected: Size | None) -> list[Fault]:
-    """A fault when a label's size is not its image's."""
-    if expected is None or found == expected:
+def size_faults(path: Path, size: Size, expected: Size | None) -> list[Fault]:
+    """Return a fault when a label's size is not its image's."""
+    if expected is None or size == expected:
         return []
-    message = f"is {found[1]}x{found[0]}; expected its image's {expected[1]}x{expected[0]}"
+    message = f"is {size[1]}x{size[0]}; expected its image's {expected[1]}x{expected[0]}"
     return [Fault(path, "size-mismatch", message)]
 
 
 def _is_cut_off(content: bytes) -> bool:
-    """Whether a PNG lacks its end: decoders accept that once they have all pixels."""
+    """Whether a PNG lacks its end, which decoders accept once they have all pixels."""
     return content.startswith(_PNG) and (len(content) < _LEAST_PNG or b"IEND" not in content)
 
 
 def image_format(content: bytes) -> str | None:
-    """The name of an image format, None for what is no image."""
+    """Name the image format, None for what is no image."""
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             return str(opened.format)

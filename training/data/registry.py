@@ -1,9 +1,7 @@
 """Every data set by name, and how a folder is recognised: the one place to add another.
 
-What a user writes after ``--data`` is one of the names below, a folder whose layout is recognised
-by what it holds, or both: ``name=folder``; or several of these, see ``training.data.mixture``.
-``synthetic``, ``synthetic:cityscapes``,
-``synthetic:ade20k`` and ``synthetic_anomaly`` need no files.
+``--data`` takes a name below, a folder whose layout is recognised, ``name=folder``, or several of
+these (see ``training.data.mixture``). Synthetic sets need no files.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from mask2kan.errors import ConfigError
 
 from .base import AnomalyImages, LabelledImages, SegmentationImages
 from .folders import data_places, find_data
-from .mixture import Mixture, Part, parts_of
+from .mixture import Mixture, parts_of
 from .sets.ade20k import ADE20KImages
 from .sets.camvid import CamVid
 from .sets.camvid_anomaly import CamVidAnomaly
@@ -71,11 +69,11 @@ ANOMALY_SETS: Mapping[str, type[AnomalySet | SyntheticAnomalies]] = MappingProxy
 
 
 def find_set(name: str, root: str | Path | None = None) -> Path:
-    """The folder of a data set.
+    """Find the folder of the data set with this name.
 
     Args:
         name: of one in files.
-        root: its folder or one that holds it; None to look in the usual places.
+        root: its folder or one that holds it; None for the usual places.
 
     Raises:
         ConfigError: when it is in none of them.
@@ -87,13 +85,13 @@ def find_set(name: str, root: str | Path | None = None) -> Path:
 
 
 def find_split_data(data: str | Path) -> tuple[type[SegmentationImages], Path]:
-    """The class and folder of a data set to train on.
+    """Find the class and folder of a data set to train on.
 
     Args:
         data: a name, a folder, or ``name=folder``; not a synthetic one.
 
     Raises:
-        ConfigError: when there is nothing, or its layout is not known.
+        ConfigError: when there is nothing, or its layout is unknown.
     """
     text = str(data)
     name, given, path = text.partition("=")
@@ -104,27 +102,27 @@ def find_split_data(data: str | Path) -> tuple[type[SegmentationImages], Path]:
     try:
         root = find_data(data)
     except ConfigError as error:
-        known = ", ".join([*SEGMENTATION_SETS, *SYNTHETIC_SETS])
-        raise ConfigError(f"{error} Known by name: {known}; --data synthetic needs none.") from None
+        names = ", ".join([*SEGMENTATION_SETS, *SYNTHETIC_SETS])
+        raise ConfigError(f"{error} Known by name: {names}; --data synthetic needs none.") from None
     for images in SEGMENTATION_SETS.values():
         if images.recognised(root):
             return images, root
     try:
-        held = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
+        content = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
     except OSError as error:
         raise ConfigError(f"Cannot read the folder {root}: {error.strerror}.") from error
     raise ConfigError(
-        f"{root} holds {held}; expected the layout of one of {', '.join(SEGMENTATION_SETS)} "
+        f"{root} holds {content}; expected the layout of one of {', '.join(SEGMENTATION_SETS)} "
         "(`python -m training.data layout <name>` shows them). `<name>=<folder>` takes it for "
         "that one; --data synthetic needs no files."
     )
 
 
 def name_of(data: str | Path) -> str:
-    """The name of what a user wrote after ``--data``; a plain folder's is its path.
+    """Return the name of what follows ``--data``; a plain folder's is its path.
 
     Raises:
-        ConfigError: when there is nothing, or its layout is not known.
+        ConfigError: as ``find_split_data``.
     """
     data = parts_of(str(data))[0].data
     if data in SYNTHETIC_SETS:
@@ -132,46 +130,46 @@ def name_of(data: str | Path) -> str:
     images, _ = find_split_data(data)
     if images is ImageFolder:
         return data
-    return next(name for name, known in SEGMENTATION_SETS.items() if known is images)
+    return next(name for name, kind in SEGMENTATION_SETS.items() if kind is images)
 
 
 def usual_split(data: str | Path) -> str:
-    """The split that results are reported on: CamVid's test, val where no test labels are public.
+    """Return the split to report: CamVid's test, val where no test labels are public.
 
     Raises:
-        ConfigError: as ``name_of``.
+        ConfigError: as ``find_split_data``.
     """
     return "test" if name_of(data) == "camvid" else "val"
 
 
 def usable_splits(data: str) -> tuple[str, ...]:
-    """Of ``train`` and ``val``, the splits a data set has.
+    """Return those of ``train`` and ``val`` that a data set has.
 
     Raises:
         ConfigError: as ``find_split_data``.
     """
-    wanted = ("train", "val")
+    splits = ("train", "val")
     if data in SYNTHETIC_SETS:
-        return wanted
+        return splits
     images, _ = find_split_data(data)
-    return tuple(split for split in wanted if split in images.splits)
+    return tuple(split for split in splits if split in images.splits)
 
 
 def open_split(data: str | Path, split: str) -> LabelledImages:
-    """A split of a data set to train on.
+    """Open a split of a data set to train on.
 
     Args:
-        data: a name (``camvid``, ``cityscapes``, ``ade20k``, ``synthetic``, …), a folder whose
-            layout is recognised, ``name=folder``, or several with their weights:
-            ``"3 cityscapes256 + 1 camvid"``.
-        split: ``train``, ``val`` or ``test``.
+        data: a name, a folder whose layout is recognised, ``name=folder``, or several with their
+            weights: ``"3 cityscapes256 + 1 camvid"``.
+        split: ``train``, ``val`` or ``test``; a mixture's others than ``train`` are its first
+            part's, whose classes count.
 
     Raises:
         ConfigError: when there is no such data set or split, or images or labels are missing.
     """
     parts = parts_of(str(data))
-    if len(parts) > 1:
-        return _open_mixture(parts, split)
+    if len(parts) > 1 and split == "train":
+        return Mixture([(part.weight, open_split(part.data, split)) for part in parts])
     data = parts[0].data
     if data in SYNTHETIC_SETS:
         return SYNTHETIC_SETS[data](split)
@@ -179,22 +177,15 @@ def open_split(data: str | Path, split: str) -> LabelledImages:
     return images(root, split)
 
 
-def _open_mixture(parts: list[Part], split: str) -> LabelledImages:
-    """``train`` is drawn from all parts; other splits are the first part's, whose classes count."""
-    if split != "train":
-        return open_split(parts[0].data, split)
-    return Mixture([(part.weight, open_split(part.data, split)) for part in parts])
-
-
 def open_anomaly(name: str, root: str | Path | None = None) -> AnomalyImages:
-    """An anomaly data set.
+    """Open the anomaly data set with this key of ``ANOMALY_SETS``.
 
     Args:
-        name: a key of ``ANOMALY_SETS``.
-        root: its folder or one that holds it; None to look in the usual places.
+        name: of the data set.
+        root: its folder or one that holds it; None for the usual places.
 
     Raises:
-        ConfigError: for another name, or a data set that is not there or incomplete.
+        ConfigError: for another name, or a data set that is missing or incomplete.
     """
     require_choice("data set", name, ANOMALY_SETS)
     if name not in _ANOMALY_FILES:
@@ -203,34 +194,30 @@ def open_anomaly(name: str, root: str | Path | None = None) -> AnomalyImages:
 
 
 def find_anomaly_sets(root: str | Path | None = None) -> list[tuple[str, Path]]:
-    """Names and folders of the anomaly data sets that are there, synthetic ones aside.
+    """Return names and folders of the anomaly data sets in files.
 
     Args:
-        root: a folder that holds some, or is one, by the folder's name; None for the usual places.
+        root: a folder that holds some or, by its name, is one; None for the usual places.
     """
     bases = data_places() if root is None else [Path(root)]
-    found: dict[str, Path] = {}
+    places: dict[str, Path] = {}
     for name, images in _ANOMALY_FILES.items():
         for base in bases:
             candidates = [base / folder for folder in images.folders]
             if base.resolve().name in images.folders:
                 candidates.insert(0, base)
             for candidate in filter(images.recognised, candidates):
-                found.setdefault(name, candidate)
-    return list(found.items())
+                places.setdefault(name, candidate)
+    return list(places.items())
 
 
 def layout_of(name: str) -> str:
-    """How a data set is laid out: the text its module begins with.
+    """Return how a data set is laid out: its module's docstring.
 
     Raises:
         ConfigError: for an unknown name.
     """
-    known: dict[str, type] = {
-        **SEGMENTATION_SETS,
-        **dict.fromkeys(SYNTHETIC_SETS, SyntheticAnomalies),
-        **ANOMALY_SETS,
-    }
-    require_choice("data set", name, known)
-    images = known[name]
-    return sys.modules[images.__module__].__doc__ or ""
+    synthetic = dict.fromkeys(SYNTHETIC_SETS, SyntheticAnomalies)
+    sets: dict[str, type] = {**SEGMENTATION_SETS, **synthetic, **ANOMALY_SETS}
+    require_choice("data set", name, sets)
+    return sys.modules[sets[name].__module__].__doc__ or ""

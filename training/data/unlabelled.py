@@ -1,6 +1,6 @@
-"""Images without labels, for distillation: any folder of images, subfolders included.
+"""Images without labels, for distillation: a folder of images, subfolders included.
 
-Written ``images:<folder>`` after ``--data``. Every tenth image, by name, is for validation.
+Written ``pictures:<folder>`` after ``--data``. Every tenth image, by name, is for validation.
 """
 
 from __future__ import annotations
@@ -21,11 +21,7 @@ EVERY = 10  # one in so many images is for validation
 
 
 class UnlabelledImages(LabelledImages):
-    """A split of a folder of images; all labels are void.
-
-    Args:
-        root: the folder.
-        split: ``train`` or ``val``.
+    """The ``train`` or ``val`` split of a folder of images; all labels are void.
 
     Raises:
         ConfigError: for a folder that is missing or holds fewer than two images.
@@ -39,21 +35,19 @@ class UnlabelledImages(LabelledImages):
         root = Path(root)
         if not root.is_dir():
             raise ConfigError(f"No images at {root}: it is no folder.")
-        found = list_images(root, nested=True)
-        if len(found) < 2:
+        paths = list_images(root, nested=True)
+        if len(paths) < 2:
             raise ConfigError(
-                f"{root} holds {len(found)} images ({', '.join(SUFFIXES)}); at least two "
+                f"{root} holds {len(paths)} images ({', '.join(SUFFIXES)}); at least two "
                 "are needed, one of them for validation."
             )
-        self._paths = (
-            found[::EVERY]
-            if split == "val"
-            else [path for index, path in enumerate(found) if index % EVERY]
-        )
+        self._paths = [
+            path for place, path in enumerate(paths) if (place % EVERY == 0) == (split == "val")
+        ]
         self.names = [path.relative_to(root).with_suffix("").as_posix() for path in self._paths]
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """The image (H, W, 3) RGB and a label (H, W) that is void everywhere.
+        """Return the image (H, W, 3) RGB and a label (H, W) that is void everywhere.
 
         Raises:
             FaultError: when the file is no image, or damaged.

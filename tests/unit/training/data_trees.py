@@ -175,12 +175,7 @@ def lost_and_found(root: Path) -> Tree:
     ]
     save(folder / f"{name}30_gtCoarse_color.png", photo(1))
     return Tree(
-        f"lost_and_found={root}",
-        (images[0], labels[0]),
-        images[0].parent,
-        odd=201,
-        void=0,
-        known=1,
+        f"lost_and_found={root}", (images[0], labels[0]), images[0].parent, odd=201, void=0, known=1
     )
 
 

@@ -5,8 +5,8 @@ Zhou et al., "Scene parsing through ADE20K dataset". Layout of ``ADEChallengeDat
     <root>/images/{training,validation}/<name>.jpg
     <root>/annotations/{training,validation}/<name>.png    0 void; 1 wall … 150 flag
 
-The classes become 0 … 149. ``train`` is ``training`` and ``val`` is ``validation``; no labels of
-the test images are published.
+The classes become 0 … 149; ``train`` is ``training``, ``val`` is ``validation``. The labels of the
+test images are not published.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from ..reading import VOID, LabelValues
 SPLIT_FOLDERS = MappingProxyType({"train": "training", "val": "validation"})
 PARTS = ("images", "annotations")
 VALUES = LabelValues(
-    {0: VOID} | {value: value - 1 for value in range(1, len(ADE20K) + 1)},
-    "0 (void) and 1 to 150",
+    {0: VOID} | {value: value - 1 for value in range(1, len(ADE20K) + 1)}, "0 (void) and 1 to 150"
 )
 
 
 class ADE20KImages(SegmentationImages):
-    """One split of ADE20K; see ``SegmentationImages``."""
+    """One split of ADE20K."""
 
     title = "ADE20K"
     folders = ("ade20k", "ADE20K", "ADEChallengeData2016")
@@ -39,11 +38,10 @@ class ADE20KImages(SegmentationImages):
 
     @classmethod
     def scan(cls, root: Path, split: str) -> Scan:
-        """What a folder holds of a split."""
+        """Scan a folder for a split."""
         scan = Scan(f"{cls.title} {split} at {root}")
-        images, labels = (
-            scan.index(root / "images" / SPLIT_FOLDERS[split]),
-            scan.index(root / "annotations" / SPLIT_FOLDERS[split]),
-        )
+        folder = SPLIT_FOLDERS[split]
+        images = scan.index(root / "images" / folder)
+        labels = scan.index(root / "annotations" / folder)
         scan.match(images, labels, VALUES, expected="annotations/…/{key}.png")
-        return scan.finish(root / "images" / SPLIT_FOLDERS[split])
+        return scan.finish(root / "images" / folder)

@@ -5,7 +5,7 @@ Brostow et al., "Semantic object classes in video", in the split and classes of 
     <root>/{train,val,test}/images/<name>.{png,webp,jpg}
     <root>/{train,val,test}/labels/<name>.png    0 sky … 10 bicyclist; 11 or 255 void
 
-Images are decoded once and kept in memory (190 MB for ``train``).
+Decoded images stay in memory (190 MB for ``train``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPLIT_MARKS = tuple(
 
 
 class CamVid(SegmentationImages):
-    """One split of CamVid; see ``SegmentationImages``."""
+    """One split of CamVid."""
 
     title = "CamVid"
     folders = ("camvid", "CamVid")
@@ -37,14 +37,14 @@ class CamVid(SegmentationImages):
         self._decoded: dict[int, tuple[Array, Array]] = {}
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """As in ``PairedImages``; the same arrays every time, so do not write."""
+        """Return image and label; the same arrays every time, so do not write."""
         if index not in self._decoded:
             self._decoded[index] = super().arrays(index)
         return self._decoded[index]
 
     @classmethod
     def scan(cls, root: Path, split: str) -> Scan:
-        """What a folder holds of a split."""
+        """Scan a folder for a split."""
         scan = Scan(f"{cls.title} {split} at {root}")
         reader = class_labels(len(CAMVID), void=(FILE_VOID, VOID))
         images, labels = scan.index(root / split / "images"), scan.index(root / split / "labels")

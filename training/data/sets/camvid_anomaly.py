@@ -1,19 +1,17 @@
 """Classes of CamVid's original 32 that its 11 leave out, as anomalies.
 
-OtherMoving, Child and CartLuggagePram have no class among the 11; on the validation images they
-are anomalies (0.8 % of the area). They are not unseen: in training they are void, which is
-background of every mask, so a model trained on CamVid learns that no class explains them (the
-maximum softmax score inside void of the training images has an AUROC of .99). Figures here are
-those of outliers a model was shown, without their label. What else is void in the 11 classes (Void,
-Archway) stays void, as do classes that no validation image shows and the 11 do not name; all
-others are known.
+OtherMoving, Child and CartLuggagePram are anomalies on the validation images (0.8 % of the area).
+They are not unseen: in training they are void, background of every mask, so a model of CamVid
+learns that no class explains them (the maximum softmax score inside void of the training images has
+an AUROC of .99). Metrics here are those of outliers shown without their label. Void, Archway and
+classes absent from both the validation images and the 11 are void; all others are known.
 
     <root>/val/images/<name>.{png,webp,jpg}
-    <root>/val/labels_32class/<name>.png       RGB, the one data set here whose labels are colours
+    <root>/val/labels_32class/<name>.png       RGB, unlike all other labels here
     <root>/val/label_colors_32class.txt        "red green blue name" per line
 
-Images without a 32-class label are left out. The labels are 960x720 and the images 480x360:
-labels are resized to the image by nearest neighbour, so that no mixed colours appear.
+Images without a 32-class label are left out. The labels (960x720) are resized to the images
+(480x360) by nearest neighbour, so that no mixed colours appear.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ LABELS, COLORS = "labels_32class", "label_colors_32class.txt"
 
 
 class CamVidAnomaly(AnomalySet):
-    """CamVid's validation images and where the classes it leaves out are; see ``AnomalySet``."""
+    """CamVid's validation images and where the classes it leaves out are."""
 
     title = "CamVid val"
     folders = ("camvid", "CamVid", "camvid_anomaly")
@@ -48,7 +46,7 @@ class CamVidAnomaly(AnomalySet):
 
     @classmethod
     def scan(cls, root: Path) -> Scan:
-        """What a folder holds."""
+        """Scan a folder."""
         folder = root / "val"
         scan = Scan(f"{cls.title} with 32 classes at {root}")
         meaning: dict[int, int] = {}
@@ -56,10 +54,9 @@ class CamVidAnomaly(AnomalySet):
             meaning = _meaning_of_colors(folder / COLORS)
         except ConfigError as error:
             scan.faults.append(Fault(folder / COLORS, "class-list", str(error)))
-        images = scan.index(folder / "images")
-        labels = scan.index(folder / LABELS)
-        reason = "no 32-class label"
-        scan.match(images, labels, LabelColors(meaning), expected="", optional=reason)
+        images, labels = scan.index(folder / "images"), scan.index(folder / LABELS)
+        reader = LabelColors(meaning)
+        scan.match(images, labels, reader, expected="", optional="no 32-class label")
         return scan.finish(folder)
 
 
@@ -74,22 +71,18 @@ class LabelColors:
     meaning: Mapping[int, int]
 
     def __call__(self, path: Path, content: bytes, size: Size | None) -> Array:
-        """See ``LabelReader``; the label is resized to the image."""
+        """Return the label, resized to the image."""
         rgb = _decode_rgb(path, content, size)
         channels = rgb.astype(np.int32)
         codes = channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
         label = np.full(codes.shape, VOID, np.uint8)
-        seen = np.zeros(codes.shape, bool)
+        seen = np.isin(codes, list(self.meaning))
         for code, meaning in self.meaning.items():
-            here = codes == code
-            label[here] = meaning
-            seen |= here
+            label[codes == code] = meaning
         if not seen.all():
             first = rgb[~seen][0].tolist()
-            message = (
-                f"holds the colour {first} in {int((~seen).sum())} pixels; expected only those "
-                f"of {COLORS}"
-            )
+            count = int((~seen).sum())
+            message = f"holds the colour {first} in {count} pixels; expected only those of {COLORS}"
             raise FaultError(Fault(path, "label-range", message))
         return label
 
@@ -116,14 +109,11 @@ def _meaning_of_colors(path: Path) -> dict[int, int]:
         raise ConfigError(f"cannot be read ({error}); expected 'red green blue name'.") from error
     meaning: dict[int, int] = {}
     names = set()
-    for line in lines:
+    for line in filter(str.strip, lines):
         parts = line.split()
-        if not parts:
-            continue
         if len(parts) != 4 or not all(part.isdigit() for part in parts[:3]):
             raise ConfigError(f"{path}: cannot read {line!r}; expected 'red green blue name'.")
-        red, green, blue = (int(part) for part in parts[:3])
-        name = parts[3]
+        (red, green, blue), name = map(int, parts[:3]), parts[3]
         names.add(name)
         value = ANOMALY if name in HELD_OUT else VOID if name in LEFT_OUT else KNOWN
         meaning[red << 16 | green << 8 | blue] = value

@@ -7,9 +7,9 @@ Cordts et al., "The Cityscapes dataset for semantic urban scene understanding". 
     <root>/gtFine/{train,val,test}/<city>/<name>_gtFine_instanceIds.png     16 bits, for iIoU
     <root>/gtFine/{train,val,test}/<city>/<name>_gtFine_labelTrainIds.png   0 … 18; 255 void
 
-Label ids become the 19 training ids here; what these leave out is void. Files of training ids
-(``cityscapesscripts`` makes them) are read where the label ids are missing. The published labels of
-``test`` are placeholders, so the check leaves ``test`` out unless asked for it.
+Label ids become the 19 training ids, or void. Files of training ids (from ``cityscapesscripts``)
+are read where label ids are missing. The published labels of ``test`` are placeholders, so
+``test`` is checked on request only.
 """
 
 from __future__ import annotations
@@ -34,13 +34,12 @@ COMPANIONS = ("_gtFine_color.png", f"{INSTANCES}.png", "_gtFine_instanceTrainIds
 NUM_IDS = 34
 
 LABEL_IDS = LabelValues(
-    {value: int(TRAIN_ID_OF_LABEL_ID[value]) for value in range(NUM_IDS)},
-    "the label ids 0 to 33",
+    {value: int(TRAIN_ID_OF_LABEL_ID[value]) for value in range(NUM_IDS)}, "the label ids 0 to 33"
 )
 
 
 class Cityscapes(SegmentationImages):
-    """One split of Cityscapes; see ``SegmentationImages``."""
+    """One split of Cityscapes."""
 
     title = "Cityscapes"
     folders = ("cityscapes", "Cityscapes")
@@ -56,14 +55,13 @@ class Cityscapes(SegmentationImages):
 
     @classmethod
     def scan(cls, root: Path, split: str) -> Scan:
-        """What a folder holds of a split."""
+        """Scan a folder for a split."""
         scan = Scan(f"{cls.title} {split} at {root}")
         images = scan.index(root / "leftImg8bit" / split, (IMAGE,), nested=True)
         labels = scan.index(
             root / "gtFine" / split, (IDS, TRAIN_IDS), nested=True, companions=COMPANIONS
         )
-        expected = f"gtFine/{split}/{{key}}{IDS}.png"
-        scan.match(images, labels, LABEL_IDS, expected=expected)
+        scan.match(images, labels, LABEL_IDS, expected=f"gtFine/{split}/{{key}}{IDS}.png")
         train_ids = class_labels(len(CITYSCAPES))
         scan.pairs = [
             pair._replace(reader=train_ids) if pair.label.stem.endswith(TRAIN_IDS) else pair
@@ -73,12 +71,11 @@ class Cityscapes(SegmentationImages):
 
     @classmethod
     def checked_splits(cls, root: Path) -> tuple[str, ...]:
-        """``test`` has no true labels."""
-        del root
+        """Leave out ``test``, which has no true labels."""
         return ("train", "val")
 
     def label_ids(self, index: int) -> Array:
-        """The label ids (H, W) as published, 0 to 33.
+        """Return the published label ids (H, W), 0 to 33.
 
         Raises:
             ConfigError: when only training ids are there.
@@ -88,7 +85,7 @@ class Cityscapes(SegmentationImages):
         return decode_label(pair.label, read_file(pair.label))
 
     def instance_ids(self, index: int) -> NDArray[np.int32]:
-        """The instance ids (H, W): label id, or label id x 1000 + number for single objects.
+        """Return the ids (H, W): label id, or label id x 1000 + number for single objects.
 
         Raises:
             ConfigError: when only training ids are there.
@@ -96,11 +93,11 @@ class Cityscapes(SegmentationImages):
         """
         label = self._with_ids(index).label
         path = label.with_name(label.name.replace(IDS, INSTANCES))
-        found = np.array(load_png(path, read_file(path), "a 16-bit grey PNG"), dtype=np.int32)
-        if found.ndim != 2:
-            message = f"has {found.shape[2]} channels; expected a 16-bit grey PNG"
+        ids = np.array(load_png(path, read_file(path), "a 16-bit grey PNG"), dtype=np.int32)
+        if ids.ndim != 2:
+            message = f"has {ids.shape[2]} channels; expected a 16-bit grey PNG"
             raise FaultError(Fault(path, "label-mode", message))
-        return found
+        return ids
 
     def _with_ids(self, index: int) -> Pair:
         pair = self.pairs[index]

@@ -10,10 +10,9 @@
     <root>/images/<name>.webp                  1024x512
     <root>/labels/<name>.png                   training ids 0 … 18
 
-Where such labels have no class nobody looked: void says nothing (``transforms.IGNORED``) and is
-left out of the losses, where Cityscapes' own void is background of every mask. Gaps of at most 3
-pixels between labels are filled from the nearest one. *Rider* was not told from *person* reliably
-and is read as "person or rider"; figures leave such pixels out.
+Void here says nothing (``augmentation.IGNORED``) and is left out of the losses, where Cityscapes'
+own void is background of every mask. Gaps of at most 3 pixels are filled from the nearest label.
+*Rider* could not be recovered reliably: it is read as "person or rider" and not evaluated.
 """
 
 from __future__ import annotations
@@ -38,8 +37,6 @@ _PERSON, _RIDER = _NAMES.index("person"), _NAMES.index("rider")
 
 
 class _RecoveredCityscapes(SegmentationImages):
-    """Cityscapes' classes, with labels that leave out what nobody looked at."""
-
     class_names = _NAMES
     palette = tuple(CITYSCAPES.values())
     groups = ((_PERSON, _RIDER),)
@@ -53,7 +50,7 @@ class _RecoveredCityscapes(SegmentationImages):
 
 
 class Cityscapes256(_RecoveredCityscapes):
-    """One split of Cityscapes at 256x256; see ``SegmentationImages``."""
+    """One split of Cityscapes at 256x256."""
 
     title = "Cityscapes at 256x256"
     folders = ("cityscapes256",)
@@ -61,7 +58,7 @@ class Cityscapes256(_RecoveredCityscapes):
     splits = ("train", "val")
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """As in ``PairedImages``, 256 x 512."""
+        """Return image and label, 256 x 512."""
         image, label = super().arrays(index)
         label = fill_gaps(label, GAP)
         label = np.where(label == VOID, np.uint8(IGNORED), label)
@@ -72,17 +69,17 @@ class Cityscapes256(_RecoveredCityscapes):
 
     @classmethod
     def recognised(cls, root: Path) -> bool:
-        """Whether it is named so: its folders are CamVid's, and only the name tells them apart."""
+        """Whether it is laid out like CamVid and named so."""
         return "cityscapes" in root.resolve().name and super().recognised(root)
 
     @classmethod
     def scan(cls, root: Path, split: str) -> Scan:
-        """What a folder holds of a split."""
+        """Scan a folder for a split."""
         return cls._scan(root / split, split)
 
 
 class CityscapesClips(_RecoveredCityscapes):
-    """Frames of Cityscapes' clips; there is a training split only."""
+    """Frames of Cityscapes' clips, for training only."""
 
     title = "Cityscapes clips"
     folders = ("cityscapes_clips",)
@@ -90,7 +87,7 @@ class CityscapesClips(_RecoveredCityscapes):
     splits = ("train",)
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """As in ``PairedImages``."""
+        """Return image and label, without the car's bonnet."""
         image, label = super().arrays(index)
         label = np.where(label == VOID, np.uint8(IGNORED), label)
         label[int(BONNET * label.shape[0]) :] = IGNORED
@@ -98,24 +95,19 @@ class CityscapesClips(_RecoveredCityscapes):
 
     @classmethod
     def recognised(cls, root: Path) -> bool:
-        """Whether it is named so and holds images and labels."""
+        """Whether it holds images and labels and is named so."""
         return "clips" in root.resolve().name and super().recognised(root)
 
     @classmethod
     def scan(cls, root: Path, split: str) -> Scan:
-        """What a folder holds."""
+        """Scan a folder."""
         return cls._scan(root, split)
 
 
 def fill_gaps(label: Array, width: int) -> Array:
-    """Give bands of void at most ``width`` pixels wide the nearest label.
+    """Fill bands of void (255) at most ``width`` pixels wide from the nearest label.
 
-    Args:
-        label: (H, W), 255 = void.
-        width: of the widest band to fill.
-
-    Returns:
-        (H, W); wider regions of void stay, to their full extent.
+    Wider regions of void in the (H, W) label stay, to their full extent.
     """
     void = (label == VOID).astype(np.uint8)
     if not void.any() or void.all():

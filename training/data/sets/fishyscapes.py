@@ -1,7 +1,7 @@
 """Fishyscapes' validation data: Lost&Found (100 images) and Static (30), 2048x1024.
 
-Blum et al., "The Fishyscapes benchmark". Both downloads are labels to images that come from
-elsewhere, named ``<number>_<name of the image>``:
+Blum et al., "The Fishyscapes benchmark". Both downloads are labels to the images of other sets,
+named ``<number>_<name of the image>``:
 
     fishyscapes_lostandfound/<number>_<name>_labels.png
     <Lost and Found>/leftImg8bit/{train,test}/<sequence>/<name>_leftImg8bit.png
@@ -10,9 +10,9 @@ elsewhere, named ``<number>_<name of the image>``:
     fs_val_v3/<number>_<name>_rgb.npz           'rgb', what to add to the image, signed
     <Cityscapes>/leftImg8bit/val/<city>/<name>_leftImg8bit.png
 
-Labels: 0 known, 1 anomaly, all other values void. The images are looked for in ``leftImg8bit`` in
-the folder of the labels or beside it, and in ``lost_and_found`` or ``cityscapes`` beside it and
-where data lies. Mask2Anomaly's ``FS_LostFound_full`` and ``fs_static`` hold the same, complete
+Labels: 0 known, 1 anomaly, all other values void. Images are looked for in ``leftImg8bit`` in or
+beside the labels' folder, and in ``lost_and_found`` or ``cityscapes`` beside it and where data
+lies. Mask2Anomaly's ``FS_LostFound_full`` and ``fs_static`` hold the same, complete
 (``training.data.sets.mask_folders``).
 """
 
@@ -33,11 +33,11 @@ from .mask_folders import AnomalySet, scan_masks
 
 LABELS, OVERLAY, IMAGE = "_labels", "_rgb.npz", "_leftImg8bit"
 VALUES = LabelValues(dict.fromkeys(range(256), VOID) | {0: KNOWN, 1: ANOMALY}, "any 8-bit value")
-_NUMBERED = re.compile(r"\d+_(?P<name>.+)")
+_NUMBERED = re.compile(r"\d+_(.+)")
 
 
 class _Fishyscapes(AnomalySet):
-    """What the two have in common: labels to the images of another data set."""
+    """Labels to the images of another data set."""
 
     source: ClassVar[tuple[str, ...]]
     source_splits: ClassVar[tuple[str, ...]]
@@ -45,31 +45,25 @@ class _Fishyscapes(AnomalySet):
 
     @classmethod
     def recognised(cls, root: Path) -> bool:
-        """Whether labels of the download are there, or Mask2Anomaly's folders."""
         return _has_labels(root) or super().recognised(root)
 
     @classmethod
     def scan(cls, root: Path) -> Scan:
-        """What a folder holds."""
         if not _has_labels(root) and super().recognised(root):
             return scan_masks(cls.title, root, VALUES)
         scan = Scan(f"{cls.title} at {root}")
         labels = scan.index(root, (LABELS,), companions=(OVERLAY,))
         source = _images_folder(root, cls.source)
-        everything: dict[str, Path] = {}
+        by_name: dict[str, Path] = {}
         if source is None:
             message = f"no leftImg8bit of {cls.source[0]} in it or beside it; expected its images"
             scan.faults.append(Fault(root, "missing-folder", message))
         else:
-            for split in (one for one in cls.source_splits if exists(source / one)):
-                everything |= scan.index(source / split, (IMAGE,), nested=True)
-        by_name = {key.rpartition("/")[2]: path for key, path in everything.items()}
-        wanted = {key: _NUMBERED.fullmatch(key) for key in labels}
-        images = {
-            key: by_name[found["name"]]
-            for key, found in wanted.items()
-            if found is not None and found["name"] in by_name
-        }
+            for folder in filter(exists, (source / split for split in cls.source_splits)):
+                files = scan.index(folder, (IMAGE,), nested=True)
+                by_name |= {key.rpartition("/")[2]: path for key, path in files.items()}
+        names = {key: match[1] for key in labels if (match := _NUMBERED.fullmatch(key))}
+        images = {key: by_name[name] for key, name in names.items() if name in by_name}
         scan.match(images, labels, VALUES, expected=f"{{key}}{LABELS}.png")
         if cls.overlays:
             _add_overlays(scan, root)
@@ -77,20 +71,16 @@ class _Fishyscapes(AnomalySet):
 
 
 class FishyscapesLostAndFound(_Fishyscapes):
-    """Lost cargo, labelled more finely than by Lost and Found; see ``AnomalySet``."""
+    """Lost cargo, labelled more finely than by Lost and Found."""
 
     title = "Fishyscapes Lost&Found"
-    folders = (
-        "fishyscapes_lost_and_found",
-        "fishyscapes_lostandfound",
-        "FS_LostFound_full",
-    )
+    folders = ("fishyscapes_lost_and_found", "fishyscapes_lostandfound", "FS_LostFound_full")
     source = LOST_AND_FOUND_FOLDERS
     source_splits = ("train", "test")
 
 
 class FishyscapesStatic(_Fishyscapes):
-    """Cityscapes with objects of Pascal VOC blended in; see ``AnomalySet``."""
+    """Cityscapes with objects of Pascal VOC blended in."""
 
     title = "Fishyscapes Static"
     folders = ("fishyscapes_static", "fs_val_v3", "fs_val_v2", "fs_val_v1", "fs_static")
@@ -107,7 +97,7 @@ def _has_labels(root: Path) -> bool:
 
 
 def _images_folder(root: Path, names: Sequence[str]) -> Path | None:
-    """The first ``leftImg8bit`` there is, None for none."""
+    """The first ``leftImg8bit`` there is."""
     named = [place / name for place in (root.parent, *data_places()) for name in names]
     tried = [place / "leftImg8bit" for place in (root, *named, root.parent)]
     return next((path for path in tried if exists(path)), None)

@@ -6,8 +6,8 @@
     <root>/test/…                               the same, if there is one
 
 A line of ``classes.txt`` is a name, or a name and its colour (``name red green blue``, 0 to 255);
-either all lines have a colour or none. Images may be of any size and are decoded when asked for.
-Without ``classes.txt`` the same folders are read as CamVid.
+either all lines have a colour or none. Images may be of any size. Without ``classes.txt`` the same
+folders are read as CamVid.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_CLASSES = 254  # 254 stands for pasted outliers while training, 255 for void
 
 
 class ImageFolder(SegmentationImages):
-    """One split of a folder of images and masks; see ``SegmentationImages``."""
+    """One split of a folder of images and masks."""
 
     title = "Folder of images and labels"
     marks = (CLASS_LIST,)
@@ -37,7 +37,7 @@ class ImageFolder(SegmentationImages):
 
     @classmethod
     def scan(cls, root: Path, split: str) -> Scan:
-        """What a folder holds of a split; ``test`` need not be there."""
+        """Scan a folder for a split; ``test`` need not be there."""
         scan = Scan(f"{cls.title} {split} at {root}")
         try:
             count = len(read_classes(root / CLASS_LIST)[0])
@@ -50,12 +50,12 @@ class ImageFolder(SegmentationImages):
 
     @classmethod
     def checked_splits(cls, root: Path) -> tuple[str, ...]:
-        """``test`` only where it is."""
+        """Include ``test`` where it exists."""
         return cls.splits if exists(root / "test") else ("train", "val")
 
 
 def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Color, ...]]:
-    """Names and colours of the classes.
+    """Read the names and colours of the classes.
 
     Raises:
         ConfigError: when the file cannot be read or used.
@@ -72,8 +72,8 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Color, ...]]:
     colors = [color for _, color in classes if color is not None]
     repeated = {name for name in names if names.count(name) > 1}
     if not 1 <= len(names) <= MAX_CLASSES or repeated:
-        found = f"repeats {sorted(repeated)[0]!r}" if repeated else f"has {len(names)} names"
-        raise ConfigError(f"{path} {found}; expected 1 to {MAX_CLASSES} names, each once.")
+        reason = f"repeats {sorted(repeated)[0]!r}" if repeated else f"has {len(names)} names"
+        raise ConfigError(f"{path} {reason}; expected 1 to {MAX_CLASSES} names, each once.")
     if colors and (len(colors) < len(names) or max(map(max, colors)) > 255):
         raise ConfigError(
             f"{path} has colours for {len(colors)} of {len(names)} classes, up to "

@@ -6,9 +6,8 @@ counts 2,104 labelled frames). Laid out like Cityscapes:
     <root>/leftImg8bit/{train,test}/<sequence>/<name>_leftImg8bit.png
     <root>/gtCoarse/{train,test}/<sequence>/<name>_gtCoarse_labelIds.png
 
-Values: 0 and 255 are not labelled and void, 1 is free road and known, 2 to 200 are objects and
-anomalies. ``test`` is what is measured. Fishyscapes labels 100 of its frames anew
-(``training.data.sets.fishyscapes``).
+Values: 0 and 255 void, 1 free road and known, 2 to 200 objects and anomalies. ``test`` is measured.
+Fishyscapes labels 100 of its frames anew (``training.data.sets.fishyscapes``).
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ VALUES = LabelValues(
 
 
 class LostAndFound(AnomalySet):
-    """Test frames and where the lost cargo is; see ``AnomalySet``."""
+    """Test frames and where the lost cargo is."""
 
     title = "Lost and Found"
     track = "obstacle"
@@ -45,7 +44,7 @@ class LostAndFound(AnomalySet):
 
     @classmethod
     def scan(cls, root: Path) -> Scan:
-        """What a folder holds."""
+        """Scan a folder."""
         scan = Scan(f"{cls.title} at {root}")
         images = scan.index(root / "leftImg8bit" / SPLIT, (IMAGE,), nested=True)
         labels = scan.index(root / "gtCoarse" / SPLIT, (IDS,), nested=True, companions=COMPANIONS)

@@ -1,6 +1,6 @@
 """Anomaly data sets as a folder of images beside a folder of masks.
 
-This is the layout that Mask2Anomaly's evaluation reads, for all its five data sets:
+The layout of all five data sets of Mask2Anomaly's evaluation:
 
     <set>/images/<n>.{png,webp,jpg}
     <set>/labels_masks/<n>.png
@@ -12,7 +12,7 @@ This is the layout that Mask2Anomaly's evaluation reads, for all its five data s
     FS_LostFound_full   png        the same; Fishyscapes' 100, not Lost and Found's 2,104
     RoadAnomaly         jpg        0 known, 2 anomaly, 255 void
 
-SegmentMeIfYouCan's downloads differ in the names of the masks alone (``training.data.sets.smiyc``).
+SegmentMeIfYouCan's downloads name the masks otherwise (``training.data.sets.smiyc``).
 """
 
 from __future__ import annotations
@@ -34,11 +34,8 @@ ZERO_TWO = LabelValues({0: KNOWN, 2: ANOMALY, VOID: VOID}, "0 (known), 2 (anomal
 class AnomalySet(PairedImages):
     """Images and where their anomalies are: labels 0 known, 1 anomaly, 255 void.
 
-    Args:
-        root: folder of the data set.
-
     Attributes:
-        track: of SegmentMeIfYouCan, which decides how small components may be; None for neither.
+        track: of SegmentMeIfYouCan, which sets the smallest components; None for neither.
 
     Raises:
         ConfigError: when images or labels are missing.
@@ -52,15 +49,15 @@ class AnomalySet(PairedImages):
 
     @classmethod
     def scan(cls, root: Path) -> Scan:
-        """What a folder holds."""
+        """Scan a folder."""
         return scan_masks(cls.title, root, ZERO_ONE)
 
 
 def scan_masks(title: str, root: Path, reader: LabelReader) -> Scan:
-    """Pairs of ``images`` and ``labels_masks``.
+    """Pair ``images`` and ``labels_masks``.
 
-    In SegmentMeIfYouCan's downloads only the images named ``validation…`` have a mask; the others
-    are the test set, and are left out.
+    SegmentMeIfYouCan's downloads have masks of the ``validation…`` images alone; others are left
+    out.
     """
     scan = Scan(f"{title} at {root}")
     images = scan.index(root / "images")

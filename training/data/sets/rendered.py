@@ -1,12 +1,12 @@
-"""Streets that were rendered: exact labels, and an object of no class in most of them.
+"""Rendered streets: exact labels, and an object of no class in most of them.
 
     <root>/images/street_<seed>_<object>.webp     512x256; <object> may be "none"
     <root>/labels/street_<seed>_<object>.png      Cityscapes' training ids; 255 void, the object too
     <root>/anomaly/street_<seed>_<object>.png     0 known, 1 the object, 255 void
 
-Scenes with odd seeds and without an object are for training: a model that sees objects it is told
-nothing about takes them for the road they stand on. Scenes with even seeds are only measured on, as
-class labels (``val``) and as anomalies (``RenderedAnomalies``, named ``rendered_anomaly``).
+Scenes with odd seeds and without an object are for training: unlabelled objects would be taken for
+the road they stand on. Scenes with even seeds are only measured on, as class labels (``val``) and
+as anomalies (``RenderedAnomalies``, named ``rendered_anomaly``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FOLDERS = ("rendered/street", "rendered_street")
 
 
 class RenderedStreets(SegmentationImages):
-    """One split of the rendered streets; see ``SegmentationImages``."""
+    """One split of the rendered streets."""
 
     title = "Rendered streets"
     folders = FOLDERS
@@ -37,38 +37,38 @@ class RenderedStreets(SegmentationImages):
     palette = tuple(CITYSCAPES.values())
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """As in ``PairedImages``."""
+        """Return image and label; void says nothing."""
         image, label = super().arrays(index)
         return image, np.where(label == VOID, np.uint8(IGNORED), label)
 
     @classmethod
     def recognised(cls, root: Path) -> bool:
-        """Whether it holds the masks of the objects, or is named so and holds images."""
+        """Whether it holds the objects' masks, or holds images and is named so."""
         named = "street" in root.resolve().name and any_exists(root, "images")
         return named or _recognised(root)
 
     @classmethod
     def scan(cls, root: Path, split: str) -> Scan:
-        """What a folder holds of a split."""
+        """Scan a folder for a split."""
         reader = class_labels(len(CITYSCAPES))
         chosen = _is_plain if split == "train" else _is_even
         return _scan(cls.title, root, "labels", reader, chosen)
 
 
 class RenderedAnomalies(AnomalySet):
-    """The rendered streets of even seeds, and where their object is; see ``AnomalySet``."""
+    """The rendered streets of even seeds, and where their object is."""
 
     title = "Rendered streets"
     folders = FOLDERS
 
     @classmethod
     def recognised(cls, root: Path) -> bool:
-        """Whether images with a mask of the object are there."""
+        """Whether it holds images and the objects' masks."""
         return _recognised(root)
 
     @classmethod
     def scan(cls, root: Path) -> Scan:
-        """What a folder holds."""
+        """Scan a folder."""
         return _scan(cls.title, root, "anomaly", ZERO_ONE, _is_even)
 
 
@@ -80,11 +80,11 @@ def _scan(
     title: str, root: Path, labels: str, reader: LabelReader, chosen: Callable[[str], bool]
 ) -> Scan:
     scan = Scan(f"{title} at {root}")
-    images, found = (
+    images, masks = (
         {key: path for key, path in scan.index(root / folder).items() if chosen(key)}
         for folder in ("images", labels)
     )
-    scan.match(images, found, reader, expected=f"{labels}/{{key}}.png")
+    scan.match(images, masks, reader, expected=f"{labels}/{{key}}.png")
     return scan.finish(root)
 
 

@@ -3,9 +3,8 @@
     <root>/frames/<name>.{jpg,webp,png}
     <root>/frames/<name>.labels/labels_semantic.png    0 known, 2 anomaly, 255 void
 
-The full set has 60 images of 1280x720; whatever part of it is there is used, so figures should
-say how many images they stand on. Mask2Anomaly's folder ``RoadAnomaly`` is read too
-(``training.data.sets.mask_folders``).
+The full set has 60 images of 1280x720; a part of it is read too, so results should state the number
+of images. So is Mask2Anomaly's folder ``RoadAnomaly`` (``training.data.sets.mask_folders``).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ FRAMES, LABELS, LABEL = "frames", ".labels", "labels_semantic.png"
 
 
 class RoadAnomaly(AnomalySet):
-    """Images and where their anomalies are; see ``AnomalySet``."""
+    """Images and where their anomalies are."""
 
     title = "RoadAnomaly"
     folders = ("road_anomaly", "RoadAnomaly", "dataset_RoadAnomaly")
@@ -28,7 +27,7 @@ class RoadAnomaly(AnomalySet):
 
     @classmethod
     def scan(cls, root: Path) -> Scan:
-        """What a folder holds."""
+        """Scan a folder."""
         if not any_exists(root, FRAMES) and cls.recognised(root):
             return scan_masks(cls.title, root, ZERO_TWO)
         scan = Scan(f"{cls.title} at {root}")

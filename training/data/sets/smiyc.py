@@ -5,9 +5,8 @@ Chan et al., "SegmentMeIfYouCan: a benchmark for anomaly segmentation". Layout o
     dataset_AnomalyTrack/images/<id>.jpg     dataset_ObstacleTrack/images/<id>.webp
     <either>/labels_masks/<id>_labels_semantic.png    0 known, 1 anomaly or obstacle, 255 void
 
-Only ``validation…`` images have a mask; the test images beside them are left out. The folders
-``RoadAnomaly21`` and ``RoadObsticle21`` of Mask2Anomaly hold the same images, with masks named
-like them (``training.data.sets.mask_folders``).
+Only ``validation…`` images have a mask; test images are left out. Mask2Anomaly's folders
+``RoadAnomaly21`` and ``RoadObsticle21`` hold the same images (``training.data.sets.mask_folders``).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from .mask_folders import AnomalySet
 
 
 class RoadAnomaly21(AnomalySet):
-    """Anomalies of any size anywhere in street images; see ``AnomalySet``."""
+    """Anomalies of any size anywhere in street images."""
 
     title = "RoadAnomaly21"
     track = "anomaly"
@@ -24,13 +23,8 @@ class RoadAnomaly21(AnomalySet):
 
 
 class RoadObstacle21(AnomalySet):
-    """Small obstacles on the road; all else than the road is void. See ``AnomalySet``."""
+    """Small obstacles on the road; all else than the road is void."""
 
     title = "RoadObstacle21"
     track = "obstacle"
-    folders = (
-        "road_obstacle_21",
-        "dataset_ObstacleTrack",
-        "RoadObsticle21",
-        "RoadObstacle21",
-    )
+    folders = ("road_obstacle_21", "dataset_ObstacleTrack", "RoadObsticle21", "RoadObstacle21")

@@ -1,11 +1,11 @@
 """Stand-ins for data sets that need no download: layers of flat shapes.
 
 ``SyntheticStreets`` has CamVid's 11 or Cityscapes' 19 classes, ``SyntheticRooms`` ADE20K's 150;
-``SyntheticAnomalies`` are streets with an object of a kind that no class has. There are no files:
-images are drawn when asked for, and image i of a split is always the same.
+``SyntheticAnomalies`` are streets with an object of no class. Images are drawn when asked for;
+image i of a split is always the same.
 
-Each class has its own colour (with noise and a varying light), so a working training reaches a
-high score in minutes; the figure means nothing beyond "training works".
+Each class has its own colour (with noise and a varying light), so training reaches a high score in
+minutes, which means nothing beyond "training works".
 """
 
 from __future__ import annotations
@@ -26,20 +26,14 @@ from ..reading import VOID, Array, Size
 SPLITS = ("train", "val", "test")
 SIZE = (360, 480)
 
-SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(11)
-
 
 @dataclasses.dataclass(frozen=True)
 class _Street:
-    """Which classes a street shows. Boxes are (class, height, width) as shares of the image.
+    """Classes of a street; boxes are (class, height, width) as shares of the image.
 
     Attributes:
-        classes: name and colour of each.
-        sky: behind all.
-        pavement: of the lower half.
-        road: down its middle.
         behind: (class, how many, height, width) of boxes that stand on the horizon.
-        boxes: that stand anywhere below, one to three of each.
+        boxes: one to three of each stand anywhere below.
         raised: classes of boxes that hang above where they would stand.
     """
 
@@ -52,67 +46,58 @@ class _Street:
     raised: tuple[int, ...]
 
 
-_CAMVID = _Street(
-    CAMVID,
-    SKY,
-    PAVEMENT,
-    ROAD,
-    ((BUILDING, 4, 0.35, 0.25), (TREE, 3, 0.25, 0.1)),
-    (
-        (FENCE, 0.08, 0.2),
-        (POLE, 0.45, 0.015),
-        (SIGN, 0.06, 0.05),
-        (CAR, 0.14, 0.18),
-        (PEDESTRIAN, 0.18, 0.05),
-        (BICYCLIST, 0.15, 0.07),
-    ),
-    (SIGN,),
-)
-
-
-def _cityscapes() -> _Street:
-    at = {name: place for place, name in enumerate(CITYSCAPES)}
-    boxes = {
-        "wall": (0.08, 0.25),
-        "fence": (0.08, 0.2),
-        "terrain": (0.05, 0.25),
-        "pole": (0.45, 0.015),
-        "traffic light": (0.08, 0.03),
-        "traffic sign": (0.06, 0.05),
-        "train": (0.2, 0.3),
-        "bus": (0.22, 0.22),
-        "truck": (0.2, 0.2),
-        "car": (0.14, 0.18),
-        "motorcycle": (0.1, 0.08),
-        "bicycle": (0.1, 0.07),
-        "rider": (0.16, 0.05),
-        "person": (0.18, 0.05),
-    }
+def _street(
+    classes: dict[str, Color],
+    pavement: str,
+    tree: str,
+    boxes: dict[str, tuple[float, float]],
+    raised: tuple[str, ...],
+) -> _Street:
+    index = {name: place for place, name in enumerate(classes)}
     return _Street(
-        CITYSCAPES,
-        at["sky"],
-        at["sidewalk"],
-        at["road"],
-        ((at["building"], 4, 0.35, 0.25), (at["vegetation"], 3, 0.25, 0.1)),
-        tuple((at[name], tall, wide) for name, (tall, wide) in boxes.items()),
-        (at["traffic light"], at["traffic sign"]),
+        classes,
+        index["sky"],
+        index[pavement],
+        index["road"],
+        ((index["building"], 4, 0.35, 0.25), (index[tree], 3, 0.25, 0.1)),
+        tuple((index[name], tall, wide) for name, (tall, wide) in boxes.items()),
+        tuple(index[name] for name in raised),
     )
 
 
-_STREETS = {"camvid": _CAMVID, "cityscapes": _cityscapes()}
+_CAMVID_BOXES = {
+    "fence": (0.08, 0.2),
+    "pole": (0.45, 0.015),
+    "sign symbol": (0.06, 0.05),
+    "car": (0.14, 0.18),
+    "pedestrian": (0.18, 0.05),
+    "bicyclist": (0.15, 0.07),
+}
+_CITYSCAPES_BOXES = {
+    "wall": (0.08, 0.25),
+    "fence": (0.08, 0.2),
+    "terrain": (0.05, 0.25),
+    "pole": (0.45, 0.015),
+    "traffic light": (0.08, 0.03),
+    "traffic sign": (0.06, 0.05),
+    "train": (0.2, 0.3),
+    "bus": (0.22, 0.22),
+    "truck": (0.2, 0.2),
+    "car": (0.14, 0.18),
+    "motorcycle": (0.1, 0.08),
+    "bicycle": (0.1, 0.07),
+    "rider": (0.16, 0.05),
+    "person": (0.18, 0.05),
+}
+_RAISED = ("traffic light", "traffic sign")
+_STREETS = {
+    "camvid": _street(CAMVID, "pavement", "tree", _CAMVID_BOXES, ("sign symbol",)),
+    "cityscapes": _street(CITYSCAPES, "sidewalk", "vegetation", _CITYSCAPES_BOXES, _RAISED),
+}
 
 
 class _Drawn(LabelledImages):
-    """Procedural images, kept once drawn.
-
-    Args:
-        split: ``train``, ``val`` or ``test``; they hold different images.
-        length: number of images.
-        size: (height, width).
-
-    Raises:
-        ConfigError: for another split.
-    """
+    """Procedural images, kept once drawn; see ``SyntheticStreets``."""
 
     def __init__(self, split: str, length: int = 64, size: Size = SIZE) -> None:
         require_choice("split", split, SPLITS)
@@ -122,7 +107,6 @@ class _Drawn(LabelledImages):
         self._drawn: dict[int, tuple[Array, Array]] = {}
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """The image (H, W, 3) RGB and its label (H, W), 255 = void, as bytes; do not write."""
         if index not in self._drawn:
             rng = np.random.default_rng((self._seed, index))
             label = self._label(rng)
@@ -142,6 +126,9 @@ class SyntheticStreets(_Drawn):
         length: number of images.
         size: (height, width).
         classes: ``camvid`` or ``cityscapes``.
+
+    Raises:
+        ConfigError: for another split.
     """
 
     def __init__(
@@ -181,15 +168,7 @@ class SyntheticRooms(_Drawn):
 
 
 class SyntheticAnomalies(AnomalyImages):
-    """Streets with one object of no class each: a checkered polygon on the ground.
-
-    Args:
-        length: number of images.
-        size: (height, width).
-
-    Attributes:
-        names: of the images.
-    """
+    """Streets with one object of no class each: a checkered polygon on the ground."""
 
     title = "Synthetic anomalies"
     track: str | None = None
@@ -199,7 +178,7 @@ class SyntheticAnomalies(AnomalyImages):
         self.names = [f"anomaly_{index:04d}" for index in range(length)]
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """The image (H, W, 3) RGB and its label (H, W): 0 known, 1 anomaly, 255 void."""
+        """Return the image (H, W, 3) RGB and its label (H, W): 0 known, 1 anomaly, 255 void."""
         image, classes = self._streets.arrays(index)
         rng = np.random.default_rng((len(SPLITS), index))
         height, width = classes.shape

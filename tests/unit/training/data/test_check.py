@@ -187,12 +187,7 @@ def broken_link(tree: Tree, kind: str) -> Expected:
 
 SEGMENTATION = ("camvid", "folder", "ade20k", "cityscapes")
 COLOURS = ("camvid_anomaly",)
-ANY_VALUE = (
-    "m2a_static",
-    "m2a_lost_and_found",
-    "fishyscapes_static",
-    "fishyscapes_lost_and_found",
-)
+ANY_VALUE = ("m2a_static", "m2a_lost_and_found", "fishyscapes_static", "fishyscapes_lost_and_found")
 # What is planted, and the kinds of data set that cannot have it.
 PLANTED: dict[Callable[[Tree, str], Expected], tuple[str, ...]] = {
     missing_label: LABELS_LEAD,

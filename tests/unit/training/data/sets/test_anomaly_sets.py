@@ -65,10 +65,7 @@ def camvid(root: Path, colors: list[list[object]]) -> CamVidAnomaly:
 def test_camvid_held_out_classes_are_anomalies(tmp_path: Path) -> None:
     data = camvid(
         tmp_path,
-        [
-            [[128, 64, 64], [192, 128, 64], [64, 0, 192]],
-            [[128, 64, 128], [192, 0, 128], [0, 0, 0]],
-        ],
+        [[[128, 64, 64], [192, 128, 64], [64, 0, 192]], [[128, 64, 128], [192, 0, 128], [0, 0, 0]]],
     )
     image, label = data.arrays(0)
     assert data.names == ["a"]  # the image without a label is left out
@@ -106,10 +103,7 @@ def test_the_registry_finds_what_is_there(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("MASK2KAN_DATA", str(tmp_path))
     road_anomaly(tmp_path / "RoadAnomaly", [[0, 2, 2], [255, 0, 0]])
     camvid(tmp_path / "camvid", [[[128, 64, 64]] * 3, [[128, 64, 128]] * 3])
-    expected = [
-        ("road_anomaly", tmp_path / "RoadAnomaly"),
-        ("camvid_anomaly", tmp_path / "camvid"),
-    ]
+    expected = [("road_anomaly", tmp_path / "RoadAnomaly"), ("camvid_anomaly", tmp_path / "camvid")]
     assert find_anomaly_sets(tmp_path) == expected
     assert find_anomaly_sets(tmp_path / "camvid") == expected[1:]
     assert open_anomaly("road_anomaly").names == ["a"]
