@@ -1,10 +1,9 @@
 """Cityscapes' own metrics: IoU and iIoU over 19 classes and over 7 categories.
 
-As in ``cityscapesscripts`` (Cordts et al., 2016, section 4.1); the thesis calls those over
-categories ``IoU_sup`` and ``iIoU_sup``. Void counts for nothing. iIoU takes true positives and
-misses from single objects, each weighted by (average size of its class) / (its own size); false
-positives stay pixels. Groups (instance id below 1000) are no objects, and only eight classes and
-two categories (human, vehicle) have objects.
+As in ``cityscapesscripts`` (Cordts et al., 2016, section 4.1); over categories the thesis calls
+them ``IoU_sup`` and ``iIoU_sup``. iIoU weights the pixels of single objects by (average size of the
+class) / (own size); false positives stay pixels. Groups (instance id below 1000) are no objects.
+Only eight classes and two categories (human, vehicle) have an iIoU.
 
 Departs from the script in the input (arrays of train ids) and in None for undefined values.
 """
@@ -55,8 +54,7 @@ class CityscapesEvaluator:
     """Counts pixels and weighted objects over any number of images.
 
     Attributes:
-        confusion: (19, 20) pixels by true and predicted class, the last column void; true void is
-            left out.
+        confusion: (19, 20) pixels by true and predicted class; the last column is void.
         found: (19,) weighted pixels of objects that were given their class.
         found_category: (19,) the same, given any class of their category.
         objects: (19,) weighted pixels of all objects.
@@ -130,12 +128,12 @@ class CityscapesEvaluator:
             self.objects[row] += weight * sizes[instance]
 
     def compute(self) -> dict[str, Any]:
-        """Return the metrics over all images so far; more may follow.
+        """Return the metrics so far, in [0, 1], None where undefined.
 
         Returns:
             ``iou``, ``iiou``, ``category_iou``, ``category_iiou``: means of the defined values of
-            ``iou_per_class``, ``iiou_per_class``, ``iou_per_category``, ``iiou_per_category`` (by
-            name). All in [0, 1]; None where undefined (nothing true or predicted, or no objects).
+            ``iou_per_class``, ``iiou_per_class``, ``iou_per_category``, ``iiou_per_category``, by
+            name.
 
         Raises:
             ConfigError: when no pixel was valid.

@@ -1,9 +1,7 @@
-"""Cityscapes' label table: ids, train ids and categories.
+"""Cityscapes' label table (Cordts et al., 2016, and its scripts): ids, train ids and categories.
 
-From Cordts et al., "The Cityscapes Dataset", 2016, and the data set's scripts. ``labelIds`` files
-hold the id; ``instanceIds`` files hold it too, or id x 1000 + number for single objects. Train ids
-follow ``mask2kan.modeling.classes.CITYSCAPES``; labels without one are void. The licence plate
-(id -1) never occurs in these files.
+``instanceIds`` files hold the label id, or id x 1000 + number for single objects. Train ids follow
+``mask2kan.modeling.classes.CITYSCAPES``; labels without one are void.
 """
 
 from __future__ import annotations

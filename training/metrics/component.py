@@ -1,13 +1,12 @@
 r"""Component metrics of the SegmentMeIfYouCan benchmark: sIoU, PPV and F1*.
 
-From Chan et al., "SegmentMeIfYouCan", 2021, section 4, and for the rules on sizes the benchmark's
-code. Pixels above the threshold form 8-connected segments without void; small segments are dropped.
-True components that are too small become void, with the segments' pixels on them. For a true
-component k and K, all segments that touch it, sIoU = |k n K| / |(k u K) \ A|, where A is what of K
-lies on other true components; the thesis prints this without the parentheses. PPV is the share of a
-segment on true components. At each tau in 0.25, 0.30, ... 0.75 a component with sIoU >= tau is a
-true positive, others are false negatives, and a segment with PPV < tau is a false positive; F1* is
-the mean F1.
+From Chan et al., "SegmentMeIfYouCan", 2021, section 4; sizes as in the benchmark's code. Pixels
+above the threshold form 8-connected segments without void; small ones are dropped. True components
+that are too small become void, with the segments' pixels on them. For a true component k and all
+segments K that touch it, sIoU = |k n K| / |(k u K) \ A|, A the part of K on other true components
+(the thesis omits the parentheses). PPV is the share of a segment on true components. At each tau in
+0.25, 0.30, ... 0.75 sIoU >= tau is a true positive, else a false negative, and PPV < tau a false
+positive; F1* is the mean F1.
 
 The threshold is known only after the last image, so scores wait in a temporary file.
 """
@@ -49,13 +48,7 @@ class _Image(NamedTuple):
 
 
 class ComponentEvaluator:
-    """Keeps images until a threshold is known.
-
-    Args:
-        track: the smallest sizes that count.
-        dtype: in which scores are stored and compared.
-        folder: of the temporary file; the system's when None.
-    """
+    """Keeps images, with scores of a dtype, until a threshold is known."""
 
     def __init__(
         self,
@@ -84,11 +77,7 @@ class ComponentEvaluator:
         self._images.append(_Image((height, width), start, bits))
 
     def compute(self, threshold: float) -> dict[str, Any]:
-        """Evaluate the pixels with score > threshold.
-
-        Args:
-            threshold: rounded to the dtype of the scores, as NumPy does when the benchmark compares
-                float16 scores with a Python number.
+        """Evaluate the pixels with score > threshold, rounded like NumPy to the scores' dtype.
 
         Returns:
             ``siou`` (mean over true components), ``ppv`` (mean over segments), ``f1_star``, all in
@@ -130,13 +119,9 @@ def segment_overlaps(
     void: npt.NDArray[np.bool_],
     track: Track,
 ) -> tuple[Doubles, Doubles]:
-    """Compute the sIoU of every true component and the PPV of every segment of one image.
+    """Return the sIoU of every true component and the PPV of every segment.
 
-    Args:
-        flagged: (H, W) pixels called anomalous; none of them void.
-        anomalous: (H, W) ground truth.
-        void: (H, W) pixels that do not count.
-        track: the smallest sizes that count.
+    The masks are (H, W); flagged pixels, those called anomalous, are never void.
     """
     truth, truth_sizes = _components(anomalous)
     segments, segment_sizes = _components(flagged)

@@ -1,9 +1,8 @@
 """The exact curves: every distinct score of every image is a threshold.
 
-AP (a sum of steps) and AUROC (of trapezoids) equal scikit-learn's ``average_precision_score`` and
-``roc_auc_score``. FPR95 is the false-positive rate where that ROC curve, straight between its
-points, first reaches a true-positive rate of 0.95: without ties the rate at the first threshold
-that finds 95 % of the anomalies, with ties the average over breaking them at random.
+AP and AUROC equal scikit-learn's ``average_precision_score`` and ``roc_auc_score``. FPR95 is the
+false-positive rate where that ROC curve, straight between its points, first reaches a true-positive
+rate of 0.95; with ties this is the average over breaking them at random.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ class ExactCurve:
         self.anomalous.add(anomalous)
 
     def summary(self) -> CurveSummary:
-        """Return the metrics over all images so far.
+        """Return the metrics so far.
 
         Raises:
-            ConfigError: when there is no anomalous or no known pixel.
+            ConfigError: without both kinds of pixels.
         """
         negatives, positives = len(self.known), len(self.anomalous)
         check_both_kinds(negatives, positives)
@@ -104,11 +103,7 @@ class _Points(NamedTuple):
 
 
 def _curve(known: SortedScores, anomalous: SortedScores) -> Iterator[_Points]:
-    """Every distinct score as a threshold, from the highest down, in pieces.
-
-    A piece's last point waits until the next score is smaller: equal scores move both counts at
-    once.
-    """
+    """Every distinct score as a threshold, descending, in pieces; equal scores stay together."""
     tp = fp = 0
     held = _Points(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
     for known_block, anomalous_block in merged_blocks([known, anomalous]):

@@ -1,12 +1,11 @@
 """Quality of an anomaly score: AP, AUROC, FPR95, best F1 and component metrics.
 
-"exact" ranks every pixel of every image, without bins (``curves``). "smiyc" is the benchmark's own
-protocol: float16 scores, thresholds binned per image (``smiyc``); use it only to compare with that
-benchmark. With a track, the pixels above the best-F1 threshold are compared as segments
-(``component``).
+"exact" ranks every pixel without bins (``curves``); "smiyc" is that benchmark's protocol
+(``smiyc``), for comparison with it only. With a track, the pixels above the best-F1 threshold are
+compared as segments (``component``).
 
-The thesis prints AuPRC as the integral of precision times recall; it is the integral of precision
-over recall, which is what AP estimates.
+The thesis prints AuPRC as the integral of precision times recall; AP estimates the integral of
+precision over recall.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class AnomalyEvaluator:
     Args:
         protocol: ``exact``, or ``smiyc``, which rounds scores to float16.
         track: whose sizes the component metrics take; None for no such metrics.
-        folder: of the temporary files; the system's when None.
+        folder: of the temporary files; None for the system's.
 
     Raises:
         ConfigError: for an unknown protocol or track.
@@ -66,11 +65,11 @@ class AnomalyEvaluator:
 
         Args:
             score: (H, W) floating point, higher = more anomalous.
-            label: (H, W) integers: 0 known, 1 anomaly, 255 void (left out).
+            label: (H, W) integers: 0 known, 1 anomaly, 255 void.
 
         Raises:
             ConfigError: for other shapes or label values.
-            NumericsError: for NaN or infinite scores, or ones beyond float16 in ``smiyc``.
+            NumericsError: for NaN, infinite or (``smiyc``) unstorable scores.
             Mask2KANError: when the disk is full.
         """
         scores, labels = checked_image(score, label)
@@ -83,16 +82,15 @@ class AnomalyEvaluator:
             self._components.add(scores, labels == ANOMALY, labels == VOID)
 
     def compute(self) -> dict[str, Any]:
-        """Return the metrics over all images so far; more may follow.
+        """Return the metrics so far; more images may follow.
 
         Returns:
-            ``ap``, ``auroc``, ``fpr95``, ``best_f1`` in [0, 1]; ``best_f1_threshold``, reached by
-            score >= threshold. With a track also ``siou``, ``ppv``, ``f1_star`` in [0, 1] (NaN for
-            an empty mean) and ``tp``, ``fp``, ``fn``, dicts keyed 25, 30, ... 75 (tau in per cent),
-            of the segments with score > threshold.
+            ``ap``, ``auroc``, ``fpr95``, ``best_f1`` in [0, 1]; ``best_f1_threshold`` (>=). With a
+            track also ``siou``, ``ppv``, ``f1_star`` in [0, 1] (NaN for an empty mean) and ``tp``,
+            ``fp``, ``fn``, dicts keyed 25, 30, ... 75 (tau in per cent), at that threshold (>).
 
         Raises:
-            ConfigError: when there is no anomalous or no known pixel.
+            ConfigError: without both kinds of pixels.
         """
         summary = self._curve.summary()
         results: dict[str, Any] = {name: getattr(summary, name) for name in BinnedSummary._fields}
@@ -101,13 +99,13 @@ class AnomalyEvaluator:
         return results
 
     def points(self, count: int = 1000) -> dict[str, npt.NDArray[np.float64]]:
-        """Return the ROC and precision-recall curves in about ``count`` points.
+        """Return ROC and precision-recall curves of about ``count`` points, by falling threshold.
 
         Returns:
-            ``tpr`` (the recall), ``fpr`` and ``precision``, by falling threshold.
+            ``tpr`` (the recall), ``fpr`` and ``precision``.
 
         Raises:
-            ConfigError: when there is no anomalous or no known pixel.
+            ConfigError: without both kinds of pixels.
         """
         self._curve.summary()
         tp, fp = self._curve.rates(count)
@@ -118,12 +116,12 @@ class AnomalyEvaluator:
         """Return the calibration that a checkpoint carries for this score.
 
         Returns:
-            ``range`` [0.5th, 99.5th percentile of valid pixels] and thresholds (anomalous if score
-            >= t): ``fpr05``, the lowest with a false-positive rate of at most 5 %; ``tpr95``, the
-            highest with a true-positive rate of at least 95 %; ``best_f1``.
+            ``range`` [0.5th, 99.5th percentile] and thresholds (score >= t): ``fpr05``, the lowest
+            with a false-positive rate of at most 5 %; ``tpr95``, the highest with a true-positive
+            rate of at least 95 %; ``best_f1``.
 
         Raises:
-            ConfigError: when a kind of pixel is missing, or in ``smiyc``, whose bins are too
+            ConfigError: without both kinds of pixels, or in ``smiyc``, whose bins are too
                 coarse.
         """
         if isinstance(self._curve, BinnedCurve):
@@ -140,10 +138,10 @@ class AnomalyEvaluator:
 def checked_image(
     score: npt.ArrayLike, label: npt.ArrayLike
 ) -> tuple[Floats, npt.NDArray[np.integer[Any]]]:
-    """Check and return scores as float32 and labels, both (H, W).
+    """Check and return (H, W) scores as float32 and labels.
 
     Raises:
-        ConfigError: for other shapes, or label values other than 0, 1 and 255.
+        ConfigError: for other shapes or label values.
         NumericsError: for NaN or infinite scores.
     """
     scores, labels = np.asarray(score), np.asarray(label)

@@ -1,7 +1,7 @@
-"""Count what the page shows at one threshold: objects that are found and regions that are false.
+"""Count what the page shows at one threshold: objects found and false regions.
 
-An object is an 8-connected region of anomalous pixels, found when at least half of it lies in
-reported regions. A reported region is false when it touches no anomalous and some known pixel.
+An object, an 8-connected region of anomalous pixels, is found when at least half of it lies in
+reported regions. A false region touches no anomalous and some known pixel.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RegionCounter:
         Args:
             anomalous: (H, W), score at or above the threshold.
             label: (H, W) 0 known, 1 anomaly, 255 void.
-            smallest: size in pixels of the smallest region reported.
+            smallest: pixels of the smallest region reported.
         """
         truth, objects = anomalous_regions(label == ANOMALY, SMALLEST_OBJECT)
         regions, count = anomalous_regions(anomalous, smallest)

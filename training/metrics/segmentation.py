@@ -26,11 +26,7 @@ class SegmentationEvaluator:
         self.confusion = np.zeros((num_classes, num_classes), np.int64)
 
     def update(self, prediction: npt.ArrayLike, label: npt.ArrayLike) -> None:
-        """Add one image (or a batch).
-
-        Args:
-            prediction: (..., H, W) integers in [0, K).
-            label: the same shape, in [0, K) or 255 (void).
+        """Add integers (..., H, W) in [0, K) of one or more images; labels may be 255 (void).
 
         Raises:
             ConfigError: for other shapes or values.
@@ -47,11 +43,11 @@ class SegmentationEvaluator:
         self.confusion += counts.reshape(self.num_classes, self.num_classes)
 
     def compute(self) -> dict[str, Any]:
-        """Return the metrics over all images so far.
+        """Return the metrics so far, in [0, 1].
 
         Returns:
-            ``miou``: mean IoU of the classes in the ground truth; ``iou``: K values, NaN for other
-            classes; ``pixel_accuracy``. All in [0, 1].
+            ``miou`` over the classes in the ground truth; ``iou``: K values, else NaN;
+            ``pixel_accuracy``.
 
         Raises:
             ConfigError: when no pixel was valid.

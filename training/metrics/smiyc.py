@@ -1,15 +1,14 @@
 """The curves of the SegmentMeIfYouCan benchmark: binned per image, then merged.
 
 From Chan et al., "SegmentMeIfYouCan", 2021, and SegmentMeIfYouCan/road-anomaly-benchmark. Scores
-are float16. Each image has thresholds of its own: 384 quantiles of its anomalous scores and 384 of
-its known ones. Counts between two thresholds move to the lower one; all images' thresholds are
-sorted and their counts summed from the highest down. On that curve AP is a sum of steps, AUROC of
-trapezoids, FPR95 the rate at the first point with a true-positive rate of at least 0.95, and the
-best-F1 threshold the highest of the best.
+are float16; thresholds are 384 quantiles of an image's anomalous scores and 384 of its known ones.
+Counts between two thresholds move to the lower one and are summed from the highest down over all
+images. AP is a sum of steps, AUROC of trapezoids, FPR95 taken at the first point with a
+true-positive rate of at least 0.95, the best-F1 threshold the highest of the best.
 
-Expect differences of about 0.001 to the exact curve. Where several images share the highest score,
-the benchmark's unstable sort decides which becomes a point of its own; so does ours. For scores
-that saturate, AP then moves by some per cent with NumPy's version and the CPU: use "exact".
+Differs from the exact curve by about 0.001. Where images share the highest score, the benchmark's
+unstable sort, and ours, decides which becomes a point of its own: for scores that saturate, AP
+moves by some per cent with NumPy's version and the CPU, so use "exact".
 """
 
 from __future__ import annotations
@@ -63,10 +62,10 @@ class BinnedCurve:
             self._anomalous += len(anomalous)
 
     def summary(self) -> BinnedSummary:
-        """Return the metrics over all images so far.
+        """Return the metrics so far.
 
         Raises:
-            ConfigError: when there is no anomalous or no known pixel.
+            ConfigError: without both kinds of pixels.
         """
         check_both_kinds(self._known, self._anomalous)
         threshold, tp, fp = self._merged()

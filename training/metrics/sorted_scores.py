@@ -1,7 +1,7 @@
-"""Sort any number of scores in bounded memory.
+"""Sort any number of scores in bounded memory, for exact ranking metrics.
 
-Exact ranking metrics need every score in order. Sorted runs lie in a temporary file, four bytes
-per score, and are merged block by block; blocks shrink as the runs become many.
+Sorted runs in a temporary file, four bytes per score, are merged block by block; blocks shrink as
+the runs become many.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class SortedScores:
     """Values added in any order and amount, read back in descending order.
 
     Args:
-        folder: of the temporary file; the system's when None.
-        run_length: values sorted at once, which bounds the memory.
-        block_length: most values held per run while merging, ``MERGE_LENGTH`` in all.
+        folder: of the temporary file; None for the system's.
+        run_length: values sorted at once.
+        block_length: most values per run in memory while merging, ``MERGE_LENGTH`` in all.
     """
 
     def __init__(
@@ -114,8 +114,7 @@ def merged_blocks(stores: Sequence[SortedScores]) -> Iterator[list[Floats]]:
     """Walk N stores together, from the largest value down.
 
     Yields:
-        Per span of values N descending arrays, some perhaps empty. Later values are never larger;
-        equal ones may be split between two spans.
+        N descending arrays, some perhaps empty. Later values are never larger, but may be equal.
     """
     readers = [store._readers() for store in stores]
     while True:

@@ -15,14 +15,7 @@ from mask2kan.errors import Mask2KANError
 
 
 class SpillFile:
-    """Arrays on disk.
-
-    Args:
-        folder: of the file; the system's temporary folder when None.
-
-    Attributes:
-        size: bytes written so far.
-    """
+    """Arrays on disk, ``size`` bytes so far, in the system's temporary folder by default."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as self

@@ -56,6 +56,9 @@ def fill(value: object) -> np.ndarray:
     return np.full(SIZE, value, np.uint8)
 
 
+Plant = Callable[[Tree, str], Expected]
+
+
 def missing_label(tree: Tree, kind: str) -> Expected:
     tree.first[1].unlink()
     return {(tree.first[0], "missing-label")}
@@ -63,13 +66,16 @@ def missing_label(tree: Tree, kind: str) -> Expected:
 
 def missing_image(tree: Tree, kind: str) -> Expected:
     tree.first[0].unlink()
-    label = tree.first[1]
-    return {(label, "missing-image")}
+    return {(tree.first[1], "missing-image")}
 
 
-def another_size(tree: Tree, kind: str) -> Expected:
-    save(tree.first[1], fill(tree.known)[:10])
-    return {(tree.first[1], "size-mismatch")}
+def label_of(rule: str, pixels: Callable[[Tree], np.ndarray], **options: Any) -> Plant:
+    """Replace the first label by these pixels, which break the rule."""
+
+    def plant(tree: Tree, kind: str) -> Expected:
+        return {(save(tree.first[1], pixels(tree), **options), rule)}
+
+    return plant
 
 
 def value_out_of_range(tree: Tree, kind: str) -> Expected:
@@ -86,40 +92,10 @@ def size_and_value(tree: Tree, kind: str) -> Expected:
     return {(tree.first[1], "label-range"), (tree.first[1], "size-mismatch")}
 
 
-def rgb_label(tree: Tree, kind: str) -> Expected:
-    save(tree.first[1], np.zeros((*SIZE, 3), np.uint8))
-    return {(tree.first[1], "label-rgb")}
-
-
-def rgba_label(tree: Tree, kind: str) -> Expected:
-    save(tree.first[1], np.zeros((*SIZE, 4), np.uint8))
-    return {(tree.first[1], "label-rgb")}
-
-
-def wide_label(tree: Tree, kind: str) -> Expected:
-    save(tree.first[1], np.zeros(SIZE, np.uint16))
-    return {(tree.first[1], "label-mode")}
-
-
-def one_bit_label(tree: Tree, kind: str) -> Expected:
-    save(tree.first[1], np.zeros(SIZE, bool))
-    return {(tree.first[1], "label-mode")}
-
-
-def jpeg_called_png(tree: Tree, kind: str) -> Expected:
-    save(tree.first[1], fill(tree.known), format="JPEG")
-    return {(tree.first[1], "label-format")}
-
-
 def jpeg_label(tree: Tree, kind: str) -> Expected:
     path = save(tree.first[1].with_suffix(".jpg"), fill(tree.known))
     tree.first[1].unlink()
     return {(path, "label-format")}
-
-
-def all_void(tree: Tree, kind: str) -> Expected:
-    save(tree.first[1], fill(tree.void))
-    return {(tree.first[1], "all-void")}
 
 
 def no_anomaly(tree: Tree, kind: str) -> Expected:
@@ -189,33 +165,36 @@ SEGMENTATION = ("camvid", "folder", "ade20k", "cityscapes")
 COLOURS = ("camvid_anomaly",)
 ANY_VALUE = ("m2a_static", "m2a_lost_and_found", "fishyscapes_static", "fishyscapes_lost_and_found")
 # What is planted, and the kinds of data set that cannot have it.
-PLANTED: dict[Callable[[Tree, str], Expected], tuple[str, ...]] = {
-    missing_label: LABELS_LEAD,
-    missing_image: (),
-    another_size: (),
-    value_out_of_range: ANY_VALUE,
-    size_and_value: (*ANY_VALUE, *COLOURS),
-    rgb_label: COLOURS,
-    rgba_label: COLOURS,
-    wide_label: COLOURS,
-    one_bit_label: COLOURS,
-    jpeg_called_png: (),
-    jpeg_label: ("road_anomaly",),  # the name is fixed
-    all_void: (),
-    no_anomaly: SEGMENTATION,
-    cut_image: (),
-    cut_label: (),
-    text_as_image: (),
-    page_as_label: (),
-    empty_files: (),
-    in_two_splits: tuple(name for name in TREES if name not in SEGMENTATION),
-    looping_label: (),
-    looping_folder: (),
-    broken_link: (),
+PLANTED: dict[str, tuple[Plant, tuple[str, ...]]] = {
+    "missing_label": (missing_label, LABELS_LEAD),
+    "missing_image": (missing_image, ()),
+    "another_size": (label_of("size-mismatch", lambda tree: fill(tree.known)[:10]), ()),
+    "value_out_of_range": (value_out_of_range, ANY_VALUE),
+    "size_and_value": (size_and_value, (*ANY_VALUE, *COLOURS)),
+    "rgb_label": (label_of("label-rgb", lambda _: np.zeros((*SIZE, 3), np.uint8)), COLOURS),
+    "rgba_label": (label_of("label-rgb", lambda _: np.zeros((*SIZE, 4), np.uint8)), COLOURS),
+    "wide_label": (label_of("label-mode", lambda _: np.zeros(SIZE, np.uint16)), COLOURS),
+    "one_bit_label": (label_of("label-mode", lambda _: np.zeros(SIZE, bool)), COLOURS),
+    "jpeg_called_png": (
+        label_of("label-format", lambda tree: fill(tree.known), format="JPEG"),
+        (),
+    ),
+    "jpeg_label": (jpeg_label, ("road_anomaly",)),  # the name is fixed
+    "all_void": (label_of("all-void", lambda tree: fill(tree.void)), ()),
+    "no_anomaly": (no_anomaly, SEGMENTATION),
+    "cut_image": (cut_image, ()),
+    "cut_label": (cut_label, ()),
+    "text_as_image": (text_as_image, ()),
+    "page_as_label": (page_as_label, ()),
+    "empty_files": (empty_files, ()),
+    "in_two_splits": (in_two_splits, tuple(name for name in TREES if name not in SEGMENTATION)),
+    "looping_label": (looping_label, ()),
+    "looping_folder": (looping_folder, ()),
+    "broken_link": (broken_link, ()),
 }
 CASES = [
-    pytest.param(kind, plant, id=f"{kind}-{plant.__name__}")
-    for plant, without in PLANTED.items()
+    pytest.param(kind, plant, id=f"{kind}-{name}")
+    for name, (plant, without) in PLANTED.items()
     for kind in TREES
     if kind not in without
 ]
@@ -223,10 +202,7 @@ CASES = [
 
 @pytest.mark.parametrize(("kind", "plant"), CASES)
 def test_a_planted_fault_is_listed_and_nothing_else(
-    kind: str,
-    plant: Callable[[Tree, str], Expected],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    kind: str, plant: Plant, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tree = TREES[kind](tmp_path / "set")
     expected = plant(tree, kind)
@@ -248,12 +224,11 @@ def test_clean_sets_are_clean(tree: Tree, capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_split_without_images(tree: Tree, request: pytest.FixtureRequest) -> None:
     kind = kind_of(request)
-    scans = (
-        [check._scan_anomalies(tree.data)]
-        if tree.anomalies
-        else check._scan_splits(tree.data, ["train"])
-    )
-    for pair in scans[0].pairs:
+    if tree.anomalies:
+        scan = check._scan_anomalies(tree.data)
+    else:
+        (scan,) = check._scan_splits(tree.data, ["train"])
+    for pair in scan.pairs:
         pair.label.unlink()
         pair.image.unlink()
         if kind == "road_anomaly":
@@ -351,7 +326,7 @@ def test_what_may_not_be_read_is_listed(open_folder: Path) -> None:
     closed_root = TREES["folder"](open_folder / "c")
     for path in (*closed_file.first, closed_folder.images, Path(closed_root.data)):
         path.chmod(0)
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", AS_ANOTHER, closed_file.data, closed_folder.data, closed_root.data],
         cwd=ROOT,
         env={**os.environ, "MASK2KAN_CACHE": str(open_folder / "cache")},
@@ -361,12 +336,12 @@ def test_what_may_not_be_read_is_listed(open_folder: Path) -> None:
     )
     for path in (closed_folder.images, Path(closed_root.data)):
         path.chmod(0o755)  # so that the folder can be removed
-    statuses = [line for line in found.stdout.splitlines() if line.startswith("status")]
-    assert statuses == ["status 1", "status 1", "status 2"], found.stderr
+    statuses = [line for line in process.stdout.splitlines() if line.startswith("status")]
+    assert statuses == ["status 1", "status 1", "status 2"], process.stderr
     for path in (*closed_file.first, closed_folder.images):
-        assert f"{path}: no-permission: Permission denied" in found.stdout
-    assert f"error: Cannot read the folder {closed_root.data}: Permission denied" in found.stderr
-    assert "Traceback" not in found.stderr
+        assert f"{path}: no-permission: Permission denied" in process.stdout
+    assert f"error: Cannot read the folder {closed_root.data}: Permission denied" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_a_clean_result_is_remembered_until_a_file_changes(

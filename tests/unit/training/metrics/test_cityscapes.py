@@ -8,6 +8,7 @@ import io
 import math
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from training.metrics.cityscapes_labels import (
     TRAIN_ID_OF_LABEL_ID,
 )
 
-Picture = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.int32]]
+Sample = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.int32]]
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def blocks(rng: np.random.Generator, choices: list[int], side: int) -> npt.NDArr
 
 def random_image(
     rng: np.random.Generator, label_ids: list[int], classes: list[int], right: float = 0.5
-) -> Picture:
+) -> Sample:
     """Prediction (train ids), label ids, instance ids with single objects and groups."""
     labels = blocks(rng, label_ids, 4)
     # one number per larger square, so that objects have several sizes; 0 stands for a group
@@ -55,7 +56,7 @@ def random_image(
     return prediction.astype(np.uint8), labels.astype(np.uint8), instances.astype(np.int32)
 
 
-def reference(script: ModuleType, folder: Path, images: list[Picture]) -> dict[str, object]:
+def reference(script: ModuleType, folder: Path, images: list[Sample]) -> Any:
     """What the script answers for the images, written as files."""
     predictions, truths = [], []
     ids = np.zeros(256, np.uint8)  # void is stored as 0, "unlabeled"
@@ -70,11 +71,10 @@ def reference(script: ModuleType, folder: Path, images: list[Picture]) -> dict[s
         )
     script.args.quiet, script.args.JSONOutput = True, False
     with contextlib.redirect_stdout(io.StringIO()):
-        found: dict[str, object] = script.evaluateImgLists(predictions, truths, script.args)
-    return found
+        return script.evaluateImgLists(predictions, truths, script.args)
 
 
-def assert_same(found: dict[str, object], expected: dict[str, object]) -> None:
+def assert_same(metrics: dict[str, object], expected: dict[str, object]) -> None:
     """Every figure equal; what the script calls NaN is None. 1e-12: sums in another order."""
     for ours, theirs in (
         ("iou_per_class", "classScores"),
@@ -82,7 +82,7 @@ def assert_same(found: dict[str, object], expected: dict[str, object]) -> None:
         ("iou_per_category", "categoryScores"),
         ("iiou_per_category", "categoryInstScores"),
     ):
-        mine, reference_scores = found[ours], expected[theirs]
+        mine, reference_scores = metrics[ours], expected[theirs]
         assert isinstance(mine, dict)
         assert isinstance(reference_scores, dict)
         for name, score in reference_scores.items():
@@ -98,7 +98,9 @@ def assert_same(found: dict[str, object], expected: dict[str, object]) -> None:
     ):
         value = expected[theirs]
         assert isinstance(value, float)
-        assert found[ours] == (None if math.isnan(value) else pytest.approx(value, abs=1e-12)), ours
+        assert metrics[ours] == (None if math.isnan(value) else pytest.approx(value, abs=1e-12)), (
+            ours
+        )
 
 
 EVERY_ID, EVERY_CLASS = list(range(34)), list(range(19))
@@ -146,11 +148,11 @@ def test_small_and_large_objects_weigh_the_same() -> None:
     prediction[0, :4] = 15  # the small car is called a bus
     evaluator = CityscapesEvaluator()
     evaluator.update(prediction, labels, instances)
-    found = evaluator.compute()
-    assert found["iou"] == 0.96 / 2  # the bus claimed wrongly has 0
-    assert found["iou_per_class"]["car"] == 0.96
-    assert found["iiou_per_class"]["car"] == 0.5
-    assert found["category_iou"] == found["category_iiou"] == 1.0
+    metrics = evaluator.compute()
+    assert metrics["iou"] == 0.96 / 2  # the bus claimed wrongly has 0
+    assert metrics["iou_per_class"]["car"] == 0.96
+    assert metrics["iiou_per_class"]["car"] == 0.5
+    assert metrics["category_iou"] == metrics["category_iiou"] == 1.0
 
 
 def test_more_images_may_follow_a_result() -> None:

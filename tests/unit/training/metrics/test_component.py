@@ -20,7 +20,7 @@ TAUS = dict(zip(range(25, 80, 5), np.linspace(0.25, 0.75, 11), strict=True))
 
 def components(pixels: set[Pixel]) -> list[set[Pixel]]:
     """Sets of pixels that touch, corners included."""
-    left, found = set(pixels), []
+    left, groups = set(pixels), []
     while left:
         group, open_ends = set(), [left.pop()]
         while open_ends:
@@ -29,8 +29,8 @@ def components(pixels: set[Pixel]) -> list[set[Pixel]]:
             near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
             left -= near
             open_ends += near
-        found.append(group)
-    return found
+        groups.append(group)
+    return groups
 
 
 def where(mask: npt.NDArray[np.bool_]) -> set[Pixel]:
@@ -89,13 +89,13 @@ def scene(rng: np.random.Generator, height: int, width: int, size: int) -> Image
     return hint.astype(np.float32), label
 
 
-def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def assert_same(metrics: dict[str, Any], expected: dict[str, Any]) -> None:
     """Counts equal; means to 1e-12, sums in another order."""
     for name, value in expected.items():
         if isinstance(value, dict):
-            assert found[name] == value, name
+            assert metrics[name] == value, name
         else:
-            assert found[name] == pytest.approx(value, abs=1e-12), name
+            assert metrics[name] == pytest.approx(value, abs=1e-12), name
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -120,14 +120,14 @@ def test_tracks_equal_the_reference(
     evaluator = AnomalyEvaluator(protocol, track)
     for score, label in images:
         evaluator.update(score, label)
-    found = evaluator.compute()
-    threshold = found["best_f1_threshold"]
+    metrics = evaluator.compute()
+    threshold = metrics["best_f1_threshold"]
     if protocol == "smiyc":  # scores and threshold as float16
         threshold = float(np.float16(threshold))
         images = [(score.astype(np.float16).astype(np.float32), la) for score, la in images]
     expected = reference(images, threshold, TRACKS[track])
     assert expected["tp"][25] > 0
-    assert_same(found, expected)
+    assert_same(metrics, expected)
 
 
 def test_sizes_of_the_tracks() -> None:
@@ -140,9 +140,9 @@ def test_sizes_of_the_tracks() -> None:
         score[7, :segment] = 1
         evaluator = ComponentEvaluator(TRACKS[name], np.float16)
         evaluator.add(score, label == 1, label == 255)
-        found = evaluator.compute(0.5)
-        assert found["fn"][25] == 1
-        assert found["fp"][25] == 1
+        metrics = evaluator.compute(0.5)
+        assert metrics["fn"][25] == 1
+        assert metrics["fp"][25] == 1
 
 
 def test_corners_connect_and_void_parts() -> None:
@@ -155,9 +155,9 @@ def test_corners_connect_and_void_parts() -> None:
     label[3] = 255  # two pieces remain, of three pixels and of two
     evaluator = ComponentEvaluator(track, np.float32)
     evaluator.add(score, label == 1, label == 255)
-    found = evaluator.compute(0.5)
-    assert found["tp"][75] == 1
-    assert found["siou"] == found["ppv"] == found["f1_star"] == 1.0
+    metrics = evaluator.compute(0.5)
+    assert metrics["tp"][75] == 1
+    assert metrics["siou"] == metrics["ppv"] == metrics["f1_star"] == 1.0
 
 
 def test_a_segment_over_two_components_is_not_held_against_either() -> None:
@@ -166,18 +166,18 @@ def test_a_segment_over_two_components_is_not_held_against_either() -> None:
     label[:, 5:] = 1
     evaluator = ComponentEvaluator(Track(1, 1), np.float32)
     evaluator.add(np.ones((3, 9), np.float32), label == 1, label == 255)
-    found = evaluator.compute(0.5)
-    assert found["siou"] == 12 / 15  # the gap of three pixels counts, the other component does not
-    assert found["ppv"] == 24 / 27
+    metrics = evaluator.compute(0.5)
+    assert metrics["siou"] == 12 / 15  # the gap counts, the other component does not
+    assert metrics["ppv"] == 24 / 27
 
 
 def test_nothing_to_find_and_nothing_found() -> None:
     evaluator = ComponentEvaluator(TRACKS["anomaly"], np.float32)
     empty = np.zeros((20, 20), bool)
     evaluator.add(np.zeros((20, 20), np.float32), empty, empty)
-    found = evaluator.compute(0.5)
-    assert all(math.isnan(found[name]) for name in ("siou", "ppv", "f1_star"))
-    assert set(found["tp"].values()) == {0}
+    metrics = evaluator.compute(0.5)
+    assert all(math.isnan(metrics[name]) for name in ("siou", "ppv", "f1_star"))
+    assert set(metrics["tp"].values()) == {0}
 
 
 @pytest.mark.parametrize("protocol", ["exact", "smiyc"])

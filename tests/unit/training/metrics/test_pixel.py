@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import io
 import json
+import runpy
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -81,13 +80,13 @@ def test_exact_metrics_equal_scikit_learn(
 ) -> None:
     images = random_images(levels or 0, levels)
     score, label = pooled(images)
-    found = evaluated(images, run_length, block_length).compute()
+    metrics = evaluated(images, run_length, block_length).compute()
     f1, threshold = reference_f1(score, label)
-    assert found["ap"] == pytest.approx(average_precision_score(label, score), abs=1e-9)
-    assert found["auroc"] == pytest.approx(roc_auc_score(label, score), abs=1e-9)
-    assert found["fpr95"] == pytest.approx(fpr_at_tpr95(label, score), abs=1e-9)
-    assert found["best_f1"] == pytest.approx(f1, abs=1e-9)
-    assert found["best_f1_threshold"] == pytest.approx(threshold, abs=1e-7)
+    assert metrics["ap"] == pytest.approx(average_precision_score(label, score), abs=1e-9)
+    assert metrics["auroc"] == pytest.approx(roc_auc_score(label, score), abs=1e-9)
+    assert metrics["fpr95"] == pytest.approx(fpr_at_tpr95(label, score), abs=1e-9)
+    assert metrics["best_f1"] == pytest.approx(f1, abs=1e-9)
+    assert metrics["best_f1_threshold"] == pytest.approx(threshold, abs=1e-7)
 
 
 def many_pixels(count: int, levels: int | None) -> Iterator[tuple[Any, Any]]:
@@ -113,10 +112,10 @@ def test_a_million_pixels_and_ten_equal_scikit_learn(count: int, levels: int | N
     for score, label in many_pixels(count, levels):
         evaluator.update(score, label)
     score, label = pooled(list(many_pixels(count, levels)))
-    found = evaluator.compute()
-    assert found["ap"] == pytest.approx(average_precision_score(label, score), abs=1e-9)
-    assert found["auroc"] == pytest.approx(roc_auc_score(label, score), abs=1e-9)
-    assert found["fpr95"] == pytest.approx(fpr_at_tpr95(label, score), abs=1e-9)
+    metrics = evaluator.compute()
+    assert metrics["ap"] == pytest.approx(average_precision_score(label, score), abs=1e-9)
+    assert metrics["auroc"] == pytest.approx(roc_auc_score(label, score), abs=1e-9)
+    assert metrics["fpr95"] == pytest.approx(fpr_at_tpr95(label, score), abs=1e-9)
 
 
 def peak_bytes(count: int, run_length: int, side: int) -> int:
@@ -161,26 +160,16 @@ def test_scores_all_equal() -> None:
     )
 
 
-def anomaly_case(shared: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "anomaly_case", shared / "golden" / "anomaly_case.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("case", range(3))
 def test_reference_values(shared: Path, case: int) -> None:
     entry = json.loads((shared / "golden" / "anomaly_metrics.json").read_text())[case]
     options = {"separation": entry["separation"]} if "separation" in entry else {}
     evaluator = AnomalyEvaluator(protocol="exact")
-    for score, label in anomaly_case(shared).frames(entry["seed"], **options):
+    golden = runpy.run_path(str(shared / "golden" / "anomaly_case.py"))
+    for score, label in golden["frames"](entry["seed"], **options):
         evaluator.update(score.astype(np.float16), label)  # the reference read float16
-    found = evaluator.compute()
-    assert {key: found[key] for key in entry["exact"]} == pytest.approx(entry["exact"], abs=1e-6)
+    metrics = evaluator.compute()
+    assert {key: metrics[key] for key in entry["exact"]} == pytest.approx(entry["exact"], abs=1e-6)
 
 
 def test_more_images_may_follow_a_result() -> None:

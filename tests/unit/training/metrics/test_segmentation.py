@@ -21,12 +21,12 @@ def test_overlap_equals_scikit_learn() -> None:
         truths.append(label[label != 255])
         predictions.append(prediction[label != 255])
     truth, predicted = np.concatenate(truths), np.concatenate(predictions)
-    found = evaluator.compute()
+    metrics = evaluator.compute()
     expected = jaccard_score(truth, predicted, labels=range(4), average=None)
-    assert found["iou"][:4] == pytest.approx(expected, abs=1e-12)
-    assert np.isnan(found["iou"][4:]).all()
-    assert found["miou"] == pytest.approx(expected.mean(), abs=1e-12)
-    assert found["pixel_accuracy"] == pytest.approx(accuracy_score(truth, predicted), abs=1e-12)
+    assert metrics["iou"][:4] == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(metrics["iou"][4:]).all()
+    assert metrics["miou"] == pytest.approx(expected.mean(), abs=1e-12)
+    assert metrics["pixel_accuracy"] == pytest.approx(accuracy_score(truth, predicted), abs=1e-12)
 
 
 def test_bad_input_is_refused() -> None:

@@ -9,17 +9,10 @@ import pytest
 from PIL import Image
 
 from mask2kan.errors import ConfigError, ImageError
+from tests.unit.training.data_trees import COLORS
 from training.data import ANOMALY_SETS, find_anomaly_sets, open_anomaly
 from training.data.sets.camvid_anomaly import CamVidAnomaly
 from training.data.sets.road_anomaly import RoadAnomaly
-
-COLORS = """128 64 64\tOtherMoving
-192 128 64\tChild
-64 0 192\tCartLuggagePram
-128 64 128\tRoad
-192 0 128\tArchway
-0 0 0\t\tVoid
-"""
 
 
 def write(path: Path, pixels: list[list[object]]) -> None:

@@ -68,8 +68,8 @@ def test_anomaly_sets(tmp_path, name):
 def test_folders_are_found_by_what_they_are_called(tmp_path):
     for name in ("smiyc_anomaly", "smiyc_obstacle", "m2a_static", "fishyscapes_lost_and_found"):
         TREES[name](tmp_path)
-    found = dict(find_anomaly_sets(tmp_path))
-    assert found == {
+    sets = dict(find_anomaly_sets(tmp_path))
+    assert sets == {
         "road_anomaly_21": tmp_path / "dataset_AnomalyTrack",
         "road_obstacle_21": tmp_path / "dataset_ObstacleTrack",
         "fishyscapes_static": tmp_path / "fs_static",
