@@ -1,11 +1,9 @@
 """Augmentation of an image and its label map: scale, crop, flip, colour.
 
-The crop is cut out first and resized after, so it costs a few milliseconds whatever the scale.
-Every choice comes from the given generator alone, which makes runs resumable bit for bit.
+The crop is cut out before it is resized, so it costs a few milliseconds whatever the scale.
 
-Departs from Mask2Former: besides its rule that no class fills more than 75 % of a crop, a share of
-the crops contains a pixel of a random class, so that small classes (under 2 % of CamVid's pixels
-each) are seen more often.
+Departs from Mask2Former: besides its rule that no class fills more than 75 % of a crop, some crops
+contain a pixel of a random class, so that small classes (under 2 % of CamVid) are seen more often.
 """
 
 from __future__ import annotations
@@ -34,14 +32,13 @@ class Augmentation:
     """How training crops are drawn.
 
     Attributes:
-        crop: (height, width) of the result.
+        crop: (height, width).
         scale: lowest and highest factor from image to crop.
-        distribution: of the factor: ``log`` (halving is as likely as doubling) or ``linear``
-            (uniform, as in detectron2).
+        distribution: of the factor: ``log`` or ``linear`` (uniform, as in detectron2).
         relative_to: a factor of 1 means the image's own size (``picture``), the largest image
             that fits into the ``crop`` (detectron2's large-scale jitter), or one as high as the
-            crop on its ``short_side``, the longer one at most four times that (detectron2's
-            ResizeShortestEdge).
+            crop on its ``short_side``, the longer one at most four times that
+            (ResizeShortestEdge).
         max_class_share: of a crop's pixels without void; 1 switches the rule off.
         class_focus: share of the crops around a pixel of a class (or pasted outlier) drawn
             uniformly among those present.
@@ -74,11 +71,9 @@ class Augmentation:
         require_choice("relative_to", self.relative_to, ("picture", "crop", "short_side"))
 
     def __call__(self, image: Image, label: Image, rng: np.random.Generator) -> tuple[Image, Image]:
-        """Draw one crop of an image (H, W, 3) RGB and its label (H, W), 255 = void.
+        """Draw one crop (h, w, 3) and label (h, w) of an RGB image (H, W, 3) and its label (H, W).
 
-        Returns:
-            The crop (h, w, 3) and its label (h, w), padded with zeros and void where the scaled
-            image is smaller than the crop.
+        Where the scaled image is smaller than the crop, it is padded with zeros and void (255).
         """
         scale = self._draw_scale(label, rng)
         window = (
@@ -164,7 +159,7 @@ def _pad(
 
 
 def _jitter(image: Image, strength: float, rng: np.random.Generator) -> Image:
-    """Contrast, brightness and a tint per channel by a look-up table, then saturation."""
+    """Contrast, brightness and a tint per channel in one table, then saturation."""
     contrast, saturation = 1.0 + rng.uniform(-strength, strength, 2)
     gain = contrast * (1.0 + rng.uniform(-strength, strength, 3) / 4.0)
     brightness = 255.0 * rng.uniform(-strength, strength) / 2.0

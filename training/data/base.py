@@ -1,7 +1,6 @@
 """Images with labels in files: finding them, naming what is missing, reading them.
 
-A data set's ``scan`` returns a ``Scan``: pairs of files, which the data set reads, and every fault
-of the layout, which the check lists.
+A data set's ``scan`` returns pairs of files, to read, and every fault of the layout, for the check.
 """
 
 from __future__ import annotations
@@ -51,7 +50,6 @@ class LabelledImages(Protocol):
     """The interface of every data set to train on.
 
     Attributes:
-        palette: RGB of each class.
         groups: classes that label values from ``num_classes`` on may stand for.
     """
 
@@ -79,8 +77,7 @@ class Pair(NamedTuple):
     """An image and its label.
 
     Attributes:
-        name: of the image, without folder and ending.
-        reader: of the label.
+        name: the image's, without folder and ending.
         overlay: differences to add to the image (Fishyscapes Static only).
     """
 
@@ -98,8 +95,8 @@ class Scan:
     Attributes:
         title: of the data set and split, for messages.
         pairs: sorted by name.
-        faults: of the layout; nothing has been decoded.
-        notes: what is ignored.
+        faults: of the layout, before decoding.
+        notes: files ignored.
     """
 
     title: str
@@ -118,7 +115,7 @@ class Scan:
         """Return a folder's images by key: the file's name without its ending and suffix.
 
         Args:
-            folder: where they lie.
+            folder: of the images.
             endings: of the stems; the first one present wins.
             nested: they lie one folder deeper; the keys are then ``<folder>/<name>``.
             companions: endings, with suffix, of files to ignore.
@@ -157,7 +154,7 @@ class Scan:
             labels: by key.
             reader: of the labels.
             expected: a label's name for messages, with ``{key}`` in it.
-            optional: why an image may lack its label: a note then, not a fault.
+            optional: why labels may be missing, which makes notes of such faults.
         """
         for key in sorted(images.keys() | labels.keys()):
             name = key.rpartition("/")[2]
@@ -174,17 +171,17 @@ class Scan:
                 self.pairs.append(Pair(name, images[key], labels[key], reader))
 
     def finish(self, root: Path) -> Scan:
-        """Return itself, with a fault when it is empty and no other fault says why."""
+        """Return itself, with a fault where emptiness has no other reason."""
         if not self.pairs and not self.faults:
             message = f"no image with a label of {self.title}; expected at least one"
             self.faults.append(Fault(root, "empty-split", message))
         return self
 
     def require_usable(self) -> Scan:
-        """Return itself.
+        """Return itself; labels without images do no harm.
 
         Raises:
-            ConfigError: when images or labels are missing. A label too many does no harm.
+            ConfigError: when images or labels are missing.
         """
         blocking = [
             fault for fault in self.faults if not self.pairs or fault.rule != "missing-image"
@@ -248,7 +245,7 @@ def apply_overlay(image: Array, overlay: Path | None) -> Array:
     """Add the signed differences of an ``.npz`` (key ``rgb``) to an image, bounded to bytes.
 
     Raises:
-        FaultError: when that file cannot be used.
+        FaultError: when the overlay is unusable.
     """
     if overlay is None:
         return image
@@ -268,10 +265,9 @@ class PairedImages:
     """Images and labels in files.
 
     Attributes:
-        title: of the data set, as papers print it.
+        title: as papers print it.
         folders: names its folder goes by; none where it needs a path.
         marks: paths of which any marks a folder as this data set.
-        names: of the images, without extension, sorted.
 
     Raises:
         ConfigError: when images or labels are missing.
@@ -292,7 +288,7 @@ class PairedImages:
         """Return the image (H, W, 3) RGB and its label (H, W), as bytes; do not write.
 
         Raises:
-            FaultError: naming the file that cannot be used.
+            FaultError: naming the unusable file.
         """
         pair = self.pairs[index]
         image = apply_overlay(decode_image(pair.image, read_file(pair.image)), pair.overlay)

@@ -1,7 +1,7 @@
 """Check a data set: decode every image and label, list every fault.
 
-A clean result can be remembered under ``$MASK2KAN_CACHE``. It holds while no file's name, size or
-time of change differs; a file changed in place with both unchanged goes unnoticed until read.
+A clean result can be remembered under ``$MASK2KAN_CACHE``, valid while no file's name, size or time
+of change differs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Report:
         title: of the data set and splits.
         images: number of pairs of image and label.
         faults: sorted by file.
-        notes: sorted by file; worth knowing, no faults.
+        notes: sorted by file; no faults.
         recalled: whether an earlier clean result was reused.
     """
 
@@ -77,13 +77,13 @@ def inspect_data(
     Args:
         data: a name, a folder, or ``name=folder``; synthetic data has no faults.
         splits: checked together; None for all whose labels are published.
-        anomaly: whether a folder holds an anomaly data set; a name implies it.
+        anomaly: a folder holds an anomaly data set; a name implies it.
         workers: threads; None for one per core.
         progress: show a bar.
         remembered: reuse an earlier clean result for the same files.
 
     Raises:
-        ConfigError: when there is no such data set or split, or its layout is unknown.
+        ConfigError: for an unknown data set, split or layout.
     """
     name = str(data).partition("=")[0]
     anomaly = anomaly or name in ANOMALY_SETS
@@ -169,7 +169,7 @@ def _examine(pair: Pair) -> _Result:
 
 
 def _overlaps(scans: list[Scan], results: list[list[_Result]]) -> list[Fault]:
-    """Images that an earlier split holds, byte for byte, under any name."""
+    """Images whose bytes an earlier split holds."""
     faults: list[Fault] = []
     seen: dict[bytes, Path] = {}
     for scan, of_scan in zip(scans, results, strict=True):
@@ -186,7 +186,7 @@ def _overlaps(scans: list[Scan], results: list[list[_Result]]) -> list[Fault]:
 
 
 def _without_anomaly(scan: Scan, results: list[_Result], notes: list[Fault]) -> list[Fault]:
-    """A note for each image without an anomaly; a fault when that is all of them."""
+    """Note each image without an anomaly; a fault when that is all of them."""
     without = [
         pair.label
         for pair, result in zip(scan.pairs, results, strict=True)
@@ -200,7 +200,7 @@ def _without_anomaly(scan: Scan, results: list[_Result], notes: list[Fault]) -> 
 
 
 def _memory(scans: Iterable[Scan], *, anomaly: bool) -> Path | None:
-    """Where a clean result is stored, named for all that decides it; None if a file is gone."""
+    """Path of a clean result, named for all that decides it; None if a file is gone."""
     digest = hashlib.sha256(f"{VERSION} {anomaly}".encode())
     for scan in scans:
         digest.update(scan.title.encode())

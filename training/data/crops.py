@@ -26,10 +26,9 @@ from .outliers import OutlierPaster
 class Batch(TypedDict):
     """Training crops.
 
-    ``images`` (B, 3, h, w), bytes as loaded, float32 in [0, 1] once ``prepared``; ``labels``
-    (B, h, w), bytes, then int64, as in ``training.data.label_space``; per crop its image's name,
-    its number in the run, and its ``view``, equal for equal crops (its number, unless crops
-    repeat).
+    ``images`` (B, 3, h, w), bytes, float32 in [0, 1] once ``prepared``; ``labels`` (B, h, w),
+    bytes, then int64, as in ``training.data.label_space``; each crop's image, number in the run and
+    ``view`` (equal for equal crops; its number, unless crops repeat).
     """
 
     images: Tensor
@@ -40,7 +39,7 @@ class Batch(TypedDict):
 
 
 class Crop(NamedTuple):
-    """One training sample: (h, w, 3) RGB and label (h, w) as bytes; the rest as in ``Batch``."""
+    """One training sample: (h, w, 3) RGB and label (h, w), bytes; else as in ``Batch``."""
 
     image: NDArray[np.uint8]
     label: NDArray[np.uint8]
@@ -50,10 +49,7 @@ class Crop(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """The error of a crop that could not be made, for the training process to raise.
-
-    Raised in a loading process, it would arrive wrapped in that process's traceback.
-    """
+    """An error for the training process to raise, without a loading process's traceback."""
 
     error: Mask2KANError
 
@@ -114,7 +110,7 @@ class TrainingCrops(Dataset[Crop | Unreadable]):
         length: number of crops of the whole run.
         seed: of the run.
         start: crop that is element 0, for a resumed run.
-        paste: pastes outliers into an image before it is cropped.
+        paste: applied before cropping.
         views: fixed crops per image to choose from; 0 draws a new one every time.
     """
 
@@ -151,7 +147,7 @@ class TrainingCrops(Dataset[Crop | Unreadable]):
         return Crop(image, label, self.images.names[chosen], number, view)
 
     def _choose(self, number: int) -> tuple[int, int]:
-        """The image of a crop, and how often it has been chosen before."""
+        """The index of a crop's image, and the turn that decides its view."""
         if isinstance(self.images, Mixture) and not self.images.is_one:
             return self.images.choose(np.random.default_rng((self.seed, 3, number))), number
         epoch, position = divmod(number, len(self.images))

@@ -43,11 +43,10 @@ NOTES = {
 
 
 class Fault(NamedTuple):
-    """One thing wrong with one file or folder.
+    """One thing wrong with a file or folder.
 
     Attributes:
         rule: a key of ``RULES``, or of ``NOTES`` for what is no fault.
-        message: what was found and what was expected.
     """
 
     path: Path

@@ -29,7 +29,7 @@ def find_data(
 ) -> Path:
     """Find a file or folder of data.
 
-    Tries the root and its contents if given; else ``name`` as a path, then in ``data_places()``.
+    Tries the user's root and its contents; else ``name`` as a path, then in ``data_places()``.
 
     Args:
         name: a path, or a name below one of those places.

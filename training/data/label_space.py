@@ -1,8 +1,8 @@
 """One set of classes for several data sets, coarse ones included.
 
-A label is a class or a *group*, "one of these classes", where a data set is coarser: CamVid's
-building is Cityscapes' building or wall. The class loss and the matching cost use the group's
-summed probability (``training.objectives.criterion``), evaluation its summed class scores.
+A label is a class or, where a data set is coarser, a *group*, "one of these classes": CamVid's
+building is Cityscapes' building or wall. The class loss and the matching cost sum a group's
+probabilities (``training.objectives.criterion``), evaluation its class scores.
 
 Label values: 0 to K - 1 are classes, K to K + G - 1 groups, 253 void that says nothing
 (``augmentation.IGNORED``), 254 a pasted outlier, 255 void.
@@ -37,21 +37,17 @@ def membership(num_classes: int, groups: Groups) -> Tensor:
 
 
 def plain_labels(label: Array, num_classes: int) -> Array:
-    """Make everything that is no single class void (255), for evaluation."""
+    """Make everything but single classes void (255), for evaluation."""
     return np.where(label < num_classes, label, np.uint8(VOID)).astype(np.uint8)
 
 
 def coarse_classes(
     names: tuple[str, ...], wanted: tuple[str, ...]
 ) -> Callable[[NDArray[np.float32]], NDArray[np.uint8]] | None:
-    """Return the map from class scores (K, H, W) to a data set's coarser classes (H, W).
-
-    Args:
-        names: of the model's classes.
-        wanted: of the data set's.
+    """Map a model's class scores (K, H, W) to a data set's coarser classes (H, W).
 
     Returns:
-        None where the classes are the model's own.
+        The map; None where the wanted classes are the model's own.
     """
     meanings = meanings_of(wanted, names)
     if not meanings:
@@ -71,7 +67,7 @@ class Translation:
     Args:
         names: the data set's classes.
         groups: its groups, as indices of its classes.
-        into: the classes to translate into.
+        into: classes to translate into.
         meanings: of a name in ``into``; itself where it is not listed.
         known: groups that have numbers; new ones follow.
 
@@ -79,7 +75,7 @@ class Translation:
         groups: all groups, as indices of ``into``.
 
     Raises:
-        ConfigError: for a name that has no meaning there.
+        ConfigError: for a name without a meaning.
     """
 
     def __init__(

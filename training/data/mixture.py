@@ -1,8 +1,7 @@
 """Several data sets as one to train on, each with a weight: ``"3 cityscapes256 + 1 camvid"``.
 
-The first one's classes are the model's; coarser classes become groups of them (see
-``training.data.label_space``). Crops are drawn by the weights, with replacement inside a set, so
-that its size does not decide how often it is seen.
+The first one's classes are the model's; coarser classes become groups of them
+(``training.data.label_space``). Crops are drawn by weight, with replacement inside a set.
 """
 
 from __future__ import annotations
@@ -55,8 +54,8 @@ class Mixture(LabelledImages):
     """Images of several data sets, labelled in one set of classes.
 
     Args:
-        parts: at least one weight and data set.
-        classes: names and colours to label in; None for those of the first part.
+        parts: weights and data sets, at least one.
+        classes: names and colours; None for those of the first part.
 
     Raises:
         ConfigError: when a part's classes have no meaning among these.

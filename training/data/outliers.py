@@ -1,8 +1,7 @@
 """Outlier exposure: unknown objects pasted into training images and marked as such.
 
-Objects are COCO's images without any road class, all instances of one together (Mask2Anomaly; Rai
-et al., ICCV 2023, after Chan et al., ICCV 2021), a folder of cut-outs (images with an alpha
-channel), or made by a procedure, without any download.
+Objects are all instances of a COCO image without any road class (Mask2Anomaly; Rai et al., ICCV
+2023, after Chan et al., ICCV 2021), cut-outs with an alpha channel, or procedural.
 
 Departs from Mask2Anomaly: the published exclusions are applied to COCO's own annotation file, not
 to prepared images; objects may be scaled and their edges blended.
@@ -69,13 +68,12 @@ class OutlierExposure:
     Attributes:
         source: ``procedural``, ``cutouts:<folder>`` or ``coco:<folder>``; empty for none.
         probability: that an image gets an object.
-        scale: lowest and highest longest side as a share of the image's height, drawn
-            log-uniformly; (0, 0) keeps the object's own size, shrunk to fit either way.
+        scale: range of the longest side as a share of the image's height, drawn log-uniformly;
+            (0, 0) keeps the object's own size. Shrunk to fit either way.
         feather: width in pixels over which the edge is blended; 0 for a hard edge.
-        ground: classes an object stands on, its size fitting the row of its foot; empty to paste
-            anywhere.
-        metres: lowest and highest longest side of a standing object, drawn log-uniformly;
-            ``scale`` is ignored then.
+        ground: classes an object stands on, sized to fit its row; empty to paste anywhere.
+        metres: range of a standing object's longest side, drawn log-uniformly, in place of
+            ``scale``.
         without: beginnings of the names of cut-outs to leave out.
     """
 
@@ -109,7 +107,7 @@ class OutlierPaster:
     """Pastes objects as an ``OutlierExposure`` says; the class names tell the ground.
 
     Raises:
-        ConfigError: for a source that is missing or empty, or a ground that is no class.
+        ConfigError: for a missing or empty source, or an unknown ground.
     """
 
     def __init__(self, exposure: OutlierExposure, class_names: Sequence[str] = ()) -> None:
@@ -123,8 +121,7 @@ class OutlierPaster:
         """Perhaps paste an object into an image (H, W, 3) RGB with label (H, W).
 
         Returns:
-            Copies, the label 254 where the object is, or the very arrays given if nothing was
-            pasted.
+            Copies, the label 254 on the object, or the very arrays given if nothing was pasted.
         """
         if rng.random() >= self.exposure.probability:
             return image, label
@@ -153,7 +150,6 @@ class OutlierPaster:
     def _anywhere(
         self, drawn: CutOut, label: Bytes, rng: np.random.Generator
     ) -> tuple[CutOut, int, int] | None:
-        """The object at its size, and its upper left corner."""
         tall, wide = drawn.alpha.shape
         low, high = self.exposure.scale
         factor = 1.0
@@ -171,10 +167,10 @@ class OutlierPaster:
     def _stand(
         self, drawn: CutOut, label: Bytes, rng: np.random.Generator
     ) -> tuple[CutOut, int, int] | None:
-        """The object on the ground, at the size it would have there, and its upper left corner.
+        """The object and its corner, sized for its place on flat ground.
 
-        On flat ground seen from ``CAMERA_HEIGHT`` metres, a metre takes (row - horizon) / height
-        pixels at a row. The horizon is taken to be where the ground ends.
+        A metre takes (row - horizon) / ``CAMERA_HEIGHT`` pixels at a row; the horizon is the
+        ground's top.
         """
         ground = np.isin(label, self._ground)
         rows = np.flatnonzero(ground.sum(1) >= GROUND_WIDTH * label.shape[1])
@@ -197,7 +193,7 @@ class OutlierPaster:
 
 
 def _resized(cut_out: CutOut, factor: float) -> CutOut | None:
-    """The object scaled by a factor, or None when too little is left."""
+    """The scaled object, or None when too little is left."""
     tall, wide = cut_out.alpha.shape
     size = (max(1, int(wide * factor)), max(1, int(tall * factor)))
     if min(size) < SMALLEST_SIDE:
@@ -211,7 +207,7 @@ def _resized(cut_out: CutOut, factor: float) -> CutOut | None:
 
 
 def _opacity(alpha: Bytes, feather: float) -> NDArray[np.float32]:
-    """(h, w, 1) in [0, 1]: a hard edge, or one that fades outwards over ``feather`` pixels."""
+    """(h, w, 1) in [0, 1], fading outwards over ``feather`` pixels."""
     solid = (alpha >= OPAQUE).astype(np.float32)
     if feather:
         outside = (1 - solid).astype(np.uint8)
@@ -221,14 +217,10 @@ def _opacity(alpha: Bytes, feather: float) -> NDArray[np.float32]:
 
 
 def open_source(source: str, without: Sequence[str] = ()) -> ObjectSource:
-    """Open ``OutlierExposure.source``.
-
-    Args:
-        source: as written there.
-        without: beginnings of the names of cut-outs to leave out.
+    """Open ``OutlierExposure.source``, without cut-outs whose names begin so.
 
     Raises:
-        ConfigError: for an unknown source or one that is missing or empty.
+        ConfigError: for an unknown, missing or empty source.
     """
     kind, _, folder = source.partition(":")
     if kind == "procedural" and not folder:
@@ -289,7 +281,7 @@ class CutOutFolder:
         """Draw one of the folder's objects.
 
         Raises:
-            ImageError: for a file that is no image with an object in it.
+            ImageError: for a file without an object.
         """
         path = self._paths[int(rng.integers(len(self._paths)))]
         try:
@@ -341,7 +333,7 @@ class CocoObjects:
         """Draw all instances of one image.
 
         Raises:
-            ImageError: for an image that is missing or cannot be read.
+            ImageError: for a missing or unreadable image.
         """
         index = int(rng.integers(len(self._names)))
         path = self._images / self._names[index]
@@ -355,7 +347,7 @@ class CocoObjects:
 
 
 def _usable(content: dict[str, Any]) -> tuple[list[str], list[list[NDArray[np.float32]]]]:
-    """File names and outlines of the images that show no road class, sorted by name."""
+    """File names and outlines of images without road classes, sorted by name."""
     road = {kind["id"] for kind in content["categories"] if kind["name"] in ROAD_CLASSES}
     excluded: set[int] = set()
     outlines: dict[int, list[NDArray[np.float32]]] = {}

@@ -1,8 +1,8 @@
 """Files to arrays: images, and labels exactly as they were stored.
 
 Labels are PNGs of 8-bit grey or of a palette, whose numbers count (OpenCV returns the colours).
-Other depths of grey are refused, as decoders scale them to 8 bits; RGB, as colours need a table to
-be numbers; and lossy formats, as they invent values along edges.
+Refused are other depths of grey, which decoders scale to 8 bits, RGB, which needs a table to become
+numbers, and lossy formats, which invent values along edges.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def decode_label(path: Path, content: bytes) -> Array:
     """Decode the numbers (H, W) of a label PNG; ``path`` is for errors.
 
     Raises:
-        FaultError: when it is no PNG of 8-bit grey or of a palette, or damaged.
+        FaultError: for a damaged file, or any but 8-bit grey or a palette.
     """
     expected = "an 8-bit grey or palette PNG of class numbers"
     image = load_png(path, content, expected)
@@ -139,7 +139,7 @@ class LabelValues:
     """A ``LabelReader`` for files whose values stand for classes.
 
     Attributes:
-        meaning: label of each value of the file; other values are refused.
+        meaning: label of each value allowed.
         expected: those values in words, for messages.
     """
 
@@ -148,7 +148,7 @@ class LabelValues:
 
     @cached_property
     def _table(self) -> tuple[Array, NDArray[np.bool_]]:
-        """(256,) labels by value, and (256,) whether the value is allowed."""
+        """(256,) labels by value, and whether the value is allowed."""
         table, allowed = np.full(256, VOID, np.uint8), np.zeros(256, bool)
         for value, new in self.meaning.items():
             table[value], allowed[value] = new, True
@@ -180,7 +180,7 @@ def size_faults(path: Path, size: Size, expected: Size | None) -> list[Fault]:
 
 
 def _is_cut_off(content: bytes) -> bool:
-    """Whether a PNG lacks its end, which decoders accept once they have all pixels."""
+    """Whether a PNG lacks its end, which decoders forgive."""
     return content.startswith(_PNG) and (len(content) < _LEAST_PNG or b"IEND" not in content)
 
 

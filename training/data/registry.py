@@ -69,10 +69,10 @@ ANOMALY_SETS: Mapping[str, type[AnomalySet | SyntheticAnomalies]] = MappingProxy
 
 
 def find_set(name: str, root: str | Path | None = None) -> Path:
-    """Find the folder of the data set with this name.
+    """Find the folder of a data set in files by its name.
 
     Args:
-        name: of one in files.
+        name: of the data set.
         root: its folder or one that holds it; None for the usual places.
 
     Raises:
@@ -85,13 +85,10 @@ def find_set(name: str, root: str | Path | None = None) -> Path:
 
 
 def find_split_data(data: str | Path) -> tuple[type[SegmentationImages], Path]:
-    """Find the class and folder of a data set to train on.
-
-    Args:
-        data: a name, a folder, or ``name=folder``; not a synthetic one.
+    """Find the class and folder of a data set in files: a name, a folder, or ``name=folder``.
 
     Raises:
-        ConfigError: when there is nothing, or its layout is unknown.
+        ConfigError: for nothing, or an unknown layout.
     """
     text = str(data)
     name, given, path = text.partition("=")
@@ -158,14 +155,15 @@ def usable_splits(data: str) -> tuple[str, ...]:
 def open_split(data: str | Path, split: str) -> LabelledImages:
     """Open a split of a data set to train on.
 
+    A mixture's other splits than ``train`` are its first part's, whose classes count.
+
     Args:
-        data: a name, a folder whose layout is recognised, ``name=folder``, or several with their
-            weights: ``"3 cityscapes256 + 1 camvid"``.
-        split: ``train``, ``val`` or ``test``; a mixture's others than ``train`` are its first
-            part's, whose classes count.
+        data: a name, a recognised folder, ``name=folder``, or several with their weights:
+            ``"3 cityscapes256 + 1 camvid"``.
+        split: ``train``, ``val`` or ``test``.
 
     Raises:
-        ConfigError: when there is no such data set or split, or images or labels are missing.
+        ConfigError: for an unknown data set or split, or missing files.
     """
     parts = parts_of(str(data))
     if len(parts) > 1 and split == "train":
@@ -178,14 +176,10 @@ def open_split(data: str | Path, split: str) -> LabelledImages:
 
 
 def open_anomaly(name: str, root: str | Path | None = None) -> AnomalyImages:
-    """Open the anomaly data set with this key of ``ANOMALY_SETS``.
-
-    Args:
-        name: of the data set.
-        root: its folder or one that holds it; None for the usual places.
+    """Open the anomaly data set with this key of ``ANOMALY_SETS``; ``root`` as in ``find_set``.
 
     Raises:
-        ConfigError: for another name, or a data set that is missing or incomplete.
+        ConfigError: for an unknown name, or missing or incomplete data.
     """
     require_choice("data set", name, ANOMALY_SETS)
     if name not in _ANOMALY_FILES:
@@ -196,8 +190,7 @@ def open_anomaly(name: str, root: str | Path | None = None) -> AnomalyImages:
 def find_anomaly_sets(root: str | Path | None = None) -> list[tuple[str, Path]]:
     """Return names and folders of the anomaly data sets in files.
 
-    Args:
-        root: a folder that holds some or, by its name, is one; None for the usual places.
+    Looks in the root and, if named like one, at the root itself; by default in the usual places.
     """
     bases = data_places() if root is None else [Path(root)]
     places: dict[str, Path] = {}

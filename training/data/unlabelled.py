@@ -47,10 +47,10 @@ class UnlabelledImages(LabelledImages):
         self.names = [path.relative_to(root).with_suffix("").as_posix() for path in self._paths]
 
     def arrays(self, index: int) -> tuple[Array, Array]:
-        """Return the image (H, W, 3) RGB and a label (H, W) that is void everywhere.
+        """Return the image (H, W, 3) RGB and an all-void label (H, W).
 
         Raises:
-            FaultError: when the file is no image, or damaged.
+            FaultError: when the file is damaged or no image.
         """
         path = self._paths[index]
         image = decode_image(path, read_file(path))

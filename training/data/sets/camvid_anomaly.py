@@ -1,10 +1,9 @@
 """Classes of CamVid's original 32 that its 11 leave out, as anomalies.
 
 OtherMoving, Child and CartLuggagePram are anomalies on the validation images (0.8 % of the area).
-They are not unseen: in training they are void, background of every mask, so a model of CamVid
-learns that no class explains them (the maximum softmax score inside void of the training images has
-an AUROC of .99). Metrics here are those of outliers shown without their label. Void, Archway and
-classes absent from both the validation images and the 11 are void; all others are known.
+They are not unseen: in training they are void, background of every mask, so a model learns that no
+class explains them (maximum softmax inside void of the training images: AUROC .99). Void, Archway
+and classes absent from both the validation images and the 11 are void; all others are known.
 
     <root>/val/images/<name>.{png,webp,jpg}
     <root>/val/labels_32class/<name>.png       RGB, unlike all other labels here

@@ -79,7 +79,7 @@ class Cityscapes(SegmentationImages):
 
         Raises:
             ConfigError: when only training ids are there.
-            FaultError: when the file cannot be used.
+            FaultError: for an unusable file.
         """
         pair = self._with_ids(index)
         return decode_label(pair.label, read_file(pair.label))
@@ -89,7 +89,7 @@ class Cityscapes(SegmentationImages):
 
         Raises:
             ConfigError: when only training ids are there.
-            FaultError: when the file cannot be used.
+            FaultError: for an unusable file.
         """
         label = self._with_ids(index).label
         path = label.with_name(label.name.replace(IDS, INSTANCES))
