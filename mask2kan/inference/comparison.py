@@ -1,8 +1,8 @@
 """Run several models on the same image; a trunk they have in common runs once.
 
-A KAN head is often trained on the trunk of a published MLP model. Then backbone and pixel decoder,
-nine tenths of the work, are the same for both. Whether they are is decided by a hash of weights and
-arithmetic, not by names or files. Predictions are bit for bit those of each predictor by itself.
+A KAN head is often trained on a published MLP model's trunk, nine tenths of the work. Trunks are
+compared by hashes of weights and arithmetic. Predictions are bit for bit those of each predictor by
+itself.
 """
 
 from __future__ import annotations
@@ -36,19 +36,14 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass(frozen=True)
 class TrunkHashes:
-    """Content hashes; equal ones give equal results on equal input.
-
-    Attributes:
-        backbone: of the backbone.
-        pixel_decoder: of the backbone and the pixel decoder after it.
-    """
+    """Content hashes; equal ones give equal results on equal input."""
 
     backbone: str
-    pixel_decoder: str
+    pixel_decoder: str  # of both
 
     @classmethod
     def of(cls, model: Mask2KAN) -> TrunkHashes:
-        """Read every weight once: about a quarter of a second for Swin-T."""
+        """Hash every weight: about a quarter of a second for Swin-T."""
         backbone = _content_hash(model, model.backbone, _BACKBONE_FIELDS)
         pixel_decoder = _content_hash(model, model.pixel_decoder, _PIXEL_DECODER_FIELDS)
         return cls(backbone, f"{backbone} {pixel_decoder}")
@@ -61,21 +56,18 @@ def _content_hash(model: Mask2KAN, part: nn.Module, fields: tuple[str, ...]) -> 
     for name, tensor in sorted(part.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         # as bytes, because numpy has no bfloat16
-        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(raw.numpy().data)
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(content.numpy().data)
     return digest.hexdigest()
 
 
 class Comparison:
-    """Run several predictors on each image.
-
-    The models' weights are hashed once, when the comparison is made; change none while it lives.
-    """
+    """Run several predictors on each image; do not change their weights while it lives."""
 
     def __init__(self, *predictors: Predictor) -> None:
         """Find out what the predictors have in common."""
         self.predictors = predictors
-        # one alone shares nothing, so its weights need no reading
+        # a single predictor shares nothing, so its weights need no hash
         self._hashes = [
             TrunkHashes.of(predictor.model)
             if len(predictors) > 1 and isinstance(predictor.model, Mask2KAN)
@@ -90,10 +82,7 @@ class Comparison:
         ]
 
     def _shared_keys(self, stage: str) -> list[Hashable | None]:
-        """Per predictor, the key of its result of a stage; None where no other has the same.
-
-        Besides the weights, it holds everything that decides what the stage sees and computes.
-        """
+        """Key each predictor's result of a stage by all that decides it; None where unique."""
         keys: list[Hashable | None] = [
             None
             if hashes is None
@@ -112,40 +101,39 @@ class Comparison:
         return [key if count[key] > 1 else None for key in keys]
 
     def __call__(self, image: Source) -> list[Prediction]:
-        """Segment one image with every predictor.
+        """Segment one image with every predictor, in their order.
 
-        Args:
-            image: as for ``Predictor``.
-
-        Returns:
-            One ``Prediction`` per predictor, in their order. A stage that an earlier one had
-            already computed is missing from ``timings`` and named in ``shared``.
+        A stage that an earlier predictor computed is missing from ``timings`` and named in
+        ``shared``.
 
         Raises:
             Mask2KANError: as ``Predictor``.
         """
-        seen: dict[Hashable, Any] = {}
+        results: dict[Hashable, Any] = {}
         predictions: list[Prediction] = []
-        for index, predictor in enumerate(self.predictors):
-            trunk = _SharedTrunk(seen, self._backbone_keys[index], self._trunk_keys[index])
-            prediction = predictor(image, sharing=trunk)
-            predictions.append(prediction)
-            image = prediction.image  # decoded once
+        for predictor, *keys in zip(
+            self.predictors, self._backbone_keys, self._trunk_keys, strict=True
+        ):
+            predictions.append(predictor(image, sharing=_SharedTrunk(results, *keys)))
+            image = predictions[-1].image  # decoded once
         return predictions
 
 
 class _SharedTrunk:
-    """The trunk of one predictor, taken from those that ran on the same image before it."""
+    """Take a predictor's trunk from those that ran on the same image before it."""
 
     def __init__(
-        self, seen: dict[Hashable, Any], backbone_key: Hashable | None, trunk_key: Hashable | None
+        self,
+        results: dict[Hashable, Any],
+        backbone_key: Hashable | None,
+        trunk_key: Hashable | None,
     ) -> None:
-        self._seen = seen
+        self._results = results
         self._backbone_key = backbone_key
         self._trunk_key = trunk_key
         self.taken: tuple[str, ...] = ()
 
-    def __call__(self, run: Run, images: Tensor, look: Hashable, stage: Stage) -> Features:
+    def __call__(self, run: Run, images: Tensor, view_key: Hashable, stage: Stage) -> Features:
         self.taken = ()
         model = cast(PlainRun, run).model
 
@@ -156,24 +144,18 @@ class _SharedTrunk:
         def features() -> Features:
             if self._backbone_key is None:
                 return run.trunk(images, stage)
-            known = self._once(("backbone",), self._backbone_key, look, maps)
+            shared = self._once(("backbone",), (self._backbone_key, view_key), maps)
             with stage("pixel_decoder"):
-                return cast(Features, model.pixel_decoder(known))
+                return cast(Features, model.pixel_decoder(shared))
 
-        return self._once(("backbone", "pixel_decoder"), self._trunk_key, look, features)
+        if self._trunk_key is None:
+            return features()
+        return self._once(("backbone", "pixel_decoder"), (self._trunk_key, view_key), features)
 
-    def _once(
-        self,
-        parts: tuple[str, ...],
-        key: Hashable | None,
-        look: Hashable,
-        compute: Callable[[], _T],
-    ) -> _T:
-        """The parts' result, computed unless a predictor before this one did."""
-        if key is None:
-            return compute()
-        if (key, look) not in self._seen:
-            self._seen[key, look] = compute()
-        else:
+    def _once(self, parts: tuple[str, ...], key: Hashable, compute: Callable[[], _T]) -> _T:
+        """Compute the parts' result unless an earlier predictor did."""
+        if key in self._results:
             self.taken = parts
-        return cast(_T, self._seen[key, look])
+        else:
+            self._results[key] = compute()
+        return cast(_T, self._results[key])

@@ -1,13 +1,9 @@
 """Explain an anomaly score of one pixel: the classes and queries that lead to it.
 
 Every score is a function of p_qc, the probability of class c for query q, and m_q, the query's mask
-probability at the pixel (see ``inference.scores``). The parts are the float32 numbers that
-``inference.postprocess`` computes with, summed in float64, so a sum differs from the maps' own only
-by their rounding (about 1e-6).
-
-An image seen in several sizes or flipped has several views. Class scores are averaged over them
-before they become a score, and so are contributions here, though a query may find something else in
-every view. Where Mask2Anomaly's refinement overrules a score, the plain score is explained.
+probability at the pixel (see ``inference.scores``). Float32 parts are summed in float64: about 1e-6
+from the maps' values. Contributions are averaged over the views (sizes, flips), as class scores
+are. Mask2Anomaly's refinement is not explained, only the plain score.
 
 Legend: Q queries, K classes, V views, H W image size.
 """
@@ -18,7 +14,7 @@ import base64
 import dataclasses
 import numbers
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -36,7 +32,7 @@ THUMBNAIL_SIDE = 96  # pixels of a mask's thumbnail along its longer side, at mo
 
 @dataclasses.dataclass(frozen=True)
 class ClassScore:
-    """How much one class claims the pixel: its score S_c, averaged over the views."""
+    """A class and its score S_c at the pixel, averaged over the views."""
 
     index: int
     name: str
@@ -55,57 +51,34 @@ class Label:
 
 @dataclasses.dataclass(frozen=True)
 class QueryLook:
-    """One query in one view; the product of the two is its part in that view's class score.
+    """One query in one view; the probabilities' product is its part in that view's class score."""
 
-    Attributes:
-        mirrored: whether this is the view of the left-right flipped image.
-        class_probability: p_qc for the pixel's strongest class.
-        mask_probability: m_q at the pixel.
-        label: of the query in this view.
-    """
-
-    mirrored: bool
-    class_probability: float
-    mask_probability: float
+    mirrored: bool  # of the left-right flipped image
+    class_probability: float  # p_qc for the pixel's strongest class
+    mask_probability: float  # m_q at the pixel
     label: Label
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class QueryPart:
-    """One query's part in the strongest class score.
-
-    Attributes:
-        contribution: p_qc times m_q, averaged over the views, as are the following.
-        class_probability: p_qc.
-        mask_probability: m_q at the pixel.
-        label: the query's most probable class.
-        views: the numbers of each view.
-        mask: (h', w') uint8, 255 times the mask probability over the whole image; the longer side
-            has at most ``THUMBNAIL_SIDE`` pixels.
-    """
+    """One query's part in the strongest class score, averaged over the views."""
 
     query: int
-    contribution: float
-    class_probability: float
-    mask_probability: float
+    contribution: float  # p_qc times m_q
+    class_probability: float  # p_qc
+    mask_probability: float  # m_q at the pixel
     label: Label
     views: tuple[QueryLook, ...]
-    mask: NDArray[np.uint8]
+    mask: NDArray[np.uint8]  # (h', w') thumbnail of the mask, 255 times its probability
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values; the mask as ``height``, ``width`` and its bytes in base64, row by row."""
+        """Return JSON values; the mask as ``height``, ``width`` and base64 ``data``, row by row."""
+        height, width = self.mask.shape
+        data = base64.b64encode(self.mask.tobytes()).decode("ascii")
         return {
-            "query": self.query,
-            "contribution": self.contribution,
-            "class_probability": self.class_probability,
-            "mask_probability": self.mask_probability,
-            "label": dataclasses.asdict(self.label),
+            **dataclasses.asdict(self),
             "views": [dataclasses.asdict(view) for view in self.views],
-            "mask": {
-                "height": self.mask.shape[0],
-                "width": self.mask.shape[1],
-                "data": base64.b64encode(self.mask.tobytes()).decode("ascii"),
-            },
+            "mask": {"height": height, "width": width, "data": data},
         }
 
 
@@ -118,25 +91,23 @@ class PixelExplanation:
         y: row, from the top.
         score: name of the anomaly score.
         value: of the plain (not refined) score.
-        classes: those with the largest scores, largest first; the first is the predicted class.
-        queries: those with the largest contributions to the first class, largest first.
-        rest: sum of all other queries' contributions; with those listed, the first class's score.
-        steps: the score's ``Terms``, as one mapping with ``value``:
+        classes: largest scores first; the first is the predicted class.
+        queries: largest contributions to the first class first.
+        rest: sum of the other queries' contributions; with those listed, the first class's score.
+        steps: one mapping with ``value``; ``others`` sums the terms that are not listed:
 
             - msp: ``index``, ``name``, ``largest_class_score``; value = 1 - that.
-            - entropy: ``total`` of the class scores, ``terms`` with ``index``, ``name``, ``share``
-              of the total, ``surprise`` = -log share and ``term`` = their product, ``others`` = sum
-              of the other classes' terms, ``log_num_classes``; value = (sum of terms + others) /
-              log_num_classes, or 1 where the total is 0.
+            - entropy: ``total`` of the class scores, ``terms`` with ``index``, ``name``, ``share``,
+              ``surprise`` = -log share, ``term`` = their product, ``others``, ``log_num_classes``;
+              value = (sum of terms + others) / log_num_classes, or 1 where the total is 0.
             - energy: ``terms`` with ``index``, ``name``, ``class_score``, ``term`` = exp of it,
               ``others``, ``logsumexp`` = log(sum of terms + others); value = -logsumexp.
             - rba: ``terms`` with ``index``, ``name``, ``class_score``, ``term`` = tanh of it,
               ``others``; value = -(sum of terms + others).
             - eam: ``terms`` with ``query``, its best class other than "no object" as ``index`` and
               ``name``, ``class_probability``, ``mask_probability``, ``term`` = their product,
-              ``others`` = sum of the other queries' terms; value = 1 - (sum of terms + others).
-        refined: whether the prediction's own map of the score is refined; ``value`` is not.
-        notes: what a reader should know.
+              ``others``; value = 1 - (sum of terms + others).
+        refined: whether the prediction's own map is refined; ``value`` is not.
     """
 
     x: int
@@ -152,11 +123,11 @@ class PixelExplanation:
 
     @property
     def predicted(self) -> ClassScore:
-        """The class of the pixel."""
+        """The pixel's class."""
         return self.classes[0]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, none rounded."""
+        """Return plain values, none rounded."""
         classes = [{**dataclasses.asdict(item), "color": list(item.color)} for item in self.classes]
         return {
             "x": self.x,
@@ -186,11 +157,11 @@ def explain_pixel(
 
     Args:
         prediction: from a ``Predictor``.
-        x: column in the full-size image, counted from 0 at the left.
-        y: row, from the top.
+        x: column in the full-size image, from 0 at the left.
+        y: row, from 0 at the top.
         score: one of ``inference.scores.SCORES``; None for the prediction's settings'.
-        num_classes: most classes to list.
-        num_queries: most queries to list.
+        num_classes: the most classes to list.
+        num_queries: the most queries to list.
 
     Raises:
         ConfigError: for a pixel outside the image, an unknown score, or counts below 1.
@@ -198,15 +169,16 @@ def explain_pixel(
     score = score or prediction.settings.score
     check_score(score)
     x, y = _checked_pixel(prediction, x, y)
-    _check_counts(num_classes=num_classes, num_queries=num_queries)
-    looks = _looks(prediction, x, y)
-    sums = np.mean([look.class_scores for look in looks], axis=0)
+    require("num_classes", num_classes, 1)
+    require("num_queries", num_queries, 1)
+    samples = _samples(prediction, x, y)
+    sums = np.mean([sample.class_scores for sample in samples], axis=0)
     predicted = int(prediction.semantic[y, x])
     # where two classes tie within rounding, the semantic map decides which comes first
     order = sorted(range(len(sums)), key=lambda index: (index != predicted, -sums[index]))
-    queries, rest = _query_parts(prediction, looks, predicted, num_queries)
+    queries, rest = _query_parts(prediction, samples, predicted, num_queries)
     names = prediction.class_names
-    step = _step(score, _mean_claims(looks), names, classes=num_classes, queries=num_queries)
+    step = _step(score, _mean_claims(samples), names, classes=num_classes, queries=num_queries)
     note = f"The prediction's {score} score is refined; what is explained is the plain score."
     return PixelExplanation(
         x=x,
@@ -214,12 +186,7 @@ def explain_pixel(
         score=score,
         value=float(prediction.anomaly(score, refine=False)[y, x]),
         classes=tuple(
-            ClassScore(
-                index,
-                names[index],
-                _color(prediction.palette[index]),
-                float(sums[index]),
-            )
+            ClassScore(index, names[index], _color(prediction.palette[index]), float(sums[index]))
             for index in order[:num_classes]
         ),
         queries=queries,
@@ -242,12 +209,7 @@ def _checked_pixel(prediction: Prediction, x: object, y: object) -> tuple[int, i
     )
 
 
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        require(name, value, 1)
-
-
-class _Look(NamedTuple):
+class _Sample(NamedTuple):
     """One view's float32 numbers at the pixel, as float64."""
 
     mirrored: bool
@@ -257,18 +219,17 @@ class _Look(NamedTuple):
     @property
     def class_scores(self) -> NDArray[np.float64]:
         """(K,)."""
-        sums: NDArray[np.float64] = self.probabilities[:, :-1].T @ self.masks
-        return sums
+        return cast(NDArray[np.float64], self.probabilities[:, :-1].T @ self.masks)
 
 
-def _mean_claims(looks: Sequence[_Look]) -> PixelClaims:
-    """What the views say together."""
-    known = torch.tensor(np.array([look.probabilities[:, :-1] for look in looks]))  # (V, Q, K)
-    masks = torch.tensor(np.array([look.masks for look in looks]))
-    certainty = known.amax(dim=2)
+def _mean_claims(samples: Sequence[_Sample]) -> PixelClaims:
+    """Average over the views."""
+    classes = torch.tensor(np.array([sample.probabilities[:, :-1] for sample in samples]))  # VQK
+    masks = torch.tensor(np.array([sample.masks for sample in samples]))
+    certainty = classes.amax(dim=2)
     return PixelClaims(
-        torch.tensor(np.mean([look.class_scores for look in looks], axis=0)),
-        known.mean(dim=0).argmax(dim=1),
+        torch.tensor(np.mean([sample.class_scores for sample in samples], axis=0)),
+        classes.mean(dim=0).argmax(dim=1),
         certainty.mean(dim=0),
         masks.mean(dim=0),
         (certainty * masks).mean(dim=0),
@@ -278,7 +239,7 @@ def _mean_claims(looks: Sequence[_Look]) -> PixelClaims:
 def _step(
     score: str, claims: PixelClaims, class_names: Sequence[str], *, classes: int, queries: int
 ) -> dict[str, Any]:
-    """The terms of a score as plain values: the largest one by one, the others summed."""
+    """Turn a score's terms into plain values: the largest listed, the others summed."""
     terms = SCORES[score].terms(claims)
     step: dict[str, Any] = {name: value.item() for name, value in terms.steps.items()}
     if terms.columns:
@@ -300,10 +261,10 @@ def _step(
     return {**step, "value": terms.value.item()}
 
 
-def _looks(prediction: Prediction, x: int, y: int) -> list[_Look]:
+def _samples(prediction: Prediction, x: int, y: int) -> list[_Sample]:
     with torch.inference_mode():
         return [
-            _Look(
+            _Sample(
                 view.mirrored,
                 class_probabilities(view.pred_logits).cpu().double().numpy(),
                 mask_row(view, prediction.geometry, y)[x].cpu().double().numpy(),
@@ -313,15 +274,15 @@ def _looks(prediction: Prediction, x: int, y: int) -> list[_Look]:
 
 
 def _query_parts(
-    prediction: Prediction, looks: Sequence[_Look], of_class: int, count: int
+    prediction: Prediction, samples: Sequence[_Sample], of_class: int, count: int
 ) -> tuple[tuple[QueryPart, ...], float]:
-    """The largest contributions to a class's score, and the sum of the others."""
-    class_probabilities = np.array([look.probabilities[:, of_class] for look in looks])  # (V, Q)
-    masks = np.array([look.masks for look in looks])
+    """List the largest contributions to a class's score, and sum the others."""
+    class_probabilities = np.array([sample.probabilities[:, of_class] for sample in samples])
+    masks = np.array([sample.masks for sample in samples])  # (V, Q), as above
     contributions = (class_probabilities * masks).mean(axis=0)
     order = np.argsort(-contributions, kind="stable")
     largest, others = order[:count], order[count:]
-    labels = np.mean([look.probabilities for look in looks], axis=0)
+    labels = np.mean([sample.probabilities for sample in samples], axis=0)
     names = prediction.class_names
     thumbnails = _thumbnails(prediction.views, prediction.compute_size, largest)
     parts = tuple(
@@ -333,12 +294,12 @@ def _query_parts(
             label=_label(labels[query], names),
             views=tuple(
                 QueryLook(
-                    look.mirrored,
-                    float(look.probabilities[query, of_class]),
-                    float(look.masks[query]),
-                    _label(look.probabilities[query], names),
+                    sample.mirrored,
+                    float(sample.probabilities[query, of_class]),
+                    float(sample.masks[query]),
+                    _label(sample.probabilities[query], names),
                 )
-                for look in looks
+                for sample in samples
             ),
             mask=thumbnail,
         )
@@ -348,12 +309,12 @@ def _query_parts(
 
 
 def _label(probabilities: NDArray[np.float64], names: Sequence[str]) -> Label:
-    """The most probable of K+1 classes."""
+    """Name the most probable of K+1 classes."""
     best = int(probabilities.argmax())
-    known = best < len(names)
-    return Label(
-        best if known else None, names[best] if known else NO_OBJECT, float(probabilities[best])
-    )
+    probability = float(probabilities[best])
+    if best == len(names):
+        return Label(None, NO_OBJECT, probability)
+    return Label(best, names[best], probability)
 
 
 def _color(rgb: NDArray[np.uint8]) -> tuple[int, int, int]:
@@ -364,11 +325,9 @@ def _color(rgb: NDArray[np.uint8]) -> tuple[int, int, int]:
 def _thumbnails(
     views: Sequence[View], computed: tuple[int, int], queries: NDArray[np.int64]
 ) -> NDArray[np.uint8]:
-    """Thumbnails of some queries' masks, (n, h', w'), never finer than the masks.
+    """Shrink some queries' masks to (n, h', w'), at most ``THUMBNAIL_SIDE`` and the masks' size.
 
-    A mask's element covers ``MASK_STRIDE`` by ``MASK_STRIDE`` pixels of the padded image. A pixel
-    of a thumbnail is the mean mask probability over its share of the image without padding, parts
-    of elements counted as parts.
+    A pixel of a thumbnail is the mean mask probability over its part of the image without padding.
     """
     cells = [-(-side // MASK_STRIDE) for side in computed]
     scale = min(1.0, THUMBNAIL_SIDE / max(cells))
@@ -387,9 +346,8 @@ def _thumbnails(
 
 
 def _means_over_parts(length: int, parts: int, cells: int) -> NDArray[np.float64]:
-    """(parts, cells): weights of the cells' values in the means over equal parts of a length."""
+    """Weigh cells in the means over equal parts of a length: (parts, cells)."""
     edges = np.linspace(0, length, parts + 1)[:, None]
     starts = MASK_STRIDE * np.arange(cells, dtype=np.float64)
     overlap = np.minimum(edges[1:], starts + MASK_STRIDE) - np.maximum(edges[:-1], starts)
-    weights: NDArray[np.float64] = overlap.clip(min=0) * (parts / length)
-    return weights
+    return overlap.clip(min=0) * (parts / length)

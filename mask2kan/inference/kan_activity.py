@@ -1,15 +1,12 @@
 """Measure how much of a KAN head is a KAN, on the queries it reads.
 
-A KAN layer is a base branch, which an MLP has too, plus splines. Trained carelessly, its splines
-stay idle: the first heads of this project had .04 % and .31 % of their layers' variance from them,
-and nothing changed where they were set to zero. Every model card therefore states:
+A KAN layer is a base branch, as an MLP has, plus splines, which careless training leaves idle.
+Every model card therefore states:
 
 * the **spline share** of a layer, Var(spline) / (Var(base) + Var(spline)): variances over queries,
-  added up over the layer's outputs. The branches' covariance is left out, so the share lies between
-  0 and 1;
-* the **curvature** of a head, the share of its output's variance that the best affine map of its
-  input leaves unexplained. It is defined for an MLP head too. Residuals of a least-squares fit are
-  too small by the number of its parameters, which is corrected: rows / (rows - inputs - 1).
+  summed over outputs, without the branches' covariance, so in [0, 1];
+* the **curvature** of a head (KAN or MLP): the share of its output's variance that the best affine
+  map of its input leaves, corrected for the fit's parameters: rows / (rows - inputs - 1).
 
 Legend: N queries, C channels.
 """
@@ -30,26 +27,16 @@ from mask2kan.modeling.mask2kan import Mask2KAN
 
 @dataclasses.dataclass(frozen=True)
 class Activity:
-    """Two measures of a ``mask_embed`` on queries.
+    """Measures of a ``mask_embed``, both in [0, 1], and the number of queries behind them."""
 
-    Attributes:
-        spline_shares: of its layers, in [0, 1]; empty for an MLP.
-        curvature: of the whole head, in [0, 1].
-        queries: how many it was measured on.
-    """
-
-    spline_shares: tuple[float, ...]
+    spline_shares: tuple[float, ...]  # per layer; empty for an MLP
     curvature: float
     queries: int
 
 
 @torch.no_grad()
 def head_activity(mask_embed: nn.Module, queries: Tensor) -> Activity:
-    """Measure a head.
-
-    Args:
-        mask_embed: of a model.
-        queries: (..., C), as the head reads them; see ``collect_queries``.
+    """Measure a head on (..., C) queries, as it reads them; see ``collect_queries``.
 
     Raises:
         ConfigError: for too few queries to fit an affine map to.
@@ -72,7 +59,7 @@ def head_activity(mask_embed: nn.Module, queries: Tensor) -> Activity:
 
 @torch.no_grad()
 def spline_share(layer: KANLinear, x: Tensor) -> float:
-    """Var(spline) / (Var(base) + Var(spline)) of a layer on inputs (N, I)."""
+    """Compute Var(spline) / (Var(base) + Var(spline)) of a layer on inputs (N, I)."""
     total = layer(x)
     base = F.linear(layer.activate(x), layer.base_weight.to(x.dtype))
     spline = total - base  # and the bias, which has no variance
@@ -82,31 +69,25 @@ def spline_share(layer: KANLinear, x: Tensor) -> float:
 
 @torch.no_grad()
 def curvature(inputs: Tensor, outputs: Tensor) -> float:
-    """Share of the outputs' variance that no affine map of the inputs explains.
-
-    Args:
-        inputs: (N, C).
-        outputs: (N, D).
-    """
+    """Compute the share of the outputs' variance that no affine map of the inputs explains."""
     x, y = (part.cpu().double() for part in (inputs, outputs))
     x, y = x - x.mean(0), y - y.mean(0)
     residual = y - x @ torch.linalg.lstsq(x, y, driver="gelsd").solution
     freedom = len(x) - x.shape[1] - 1
-    left = float(residual.square().sum()) / freedom
-    whole = float(y.square().sum()) / (len(x) - 1)
-    return min(left / max(whole, torch.finfo(torch.float64).tiny), 1.0)
+    unexplained = float(residual.square().sum()) / freedom
+    variance = float(y.square().sum()) / (len(x) - 1)
+    return min(unexplained / max(variance, torch.finfo(torch.float64).tiny), 1.0)
 
 
 @torch.no_grad()
 def collect_queries(model: Mask2KAN, images: Iterable[Tensor]) -> Tensor:
-    """The queries ``mask_embed`` reads after every decoder layer.
+    """Collect the queries ``mask_embed`` reads after every decoder layer: (N, C) float32, CPU.
+
+    The learnable queries, equal for all images, are left out.
 
     Args:
         model: in evaluation mode.
         images: (3, H, W) float32 RGB in [0, 1] each.
-
-    Returns:
-        (N, C) float32 on the CPU; the learnable queries, equal for all images, are left out.
     """
     collected: list[Tensor] = []
     for image in images:

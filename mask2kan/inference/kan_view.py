@@ -1,9 +1,8 @@
 """Show what a KAN ``mask_embed`` has learned: every edge's function, and an image's activations.
 
-An edge's function phi(x) is drawn from its first knot to its last (``edge_curve``). Beyond
-them the spline is 0 and only the base branch remains; between the first knot and knot k, and
-between knot G + k and the last, the spline space is incomplete. Where the activations of an image
-lie is therefore part of the view.
+An edge's function phi(x) is drawn from its first knot to its last. Beyond them the spline is 0;
+outside the inner grid, knots k to G + k, the spline space is incomplete. So the view also tells
+where an image's activations lie.
 
 Legend: Q queries, I inputs, O outputs of a layer, G grid intervals, k spline order.
 """
@@ -11,7 +10,7 @@ Legend: Q queries, I inputs, O outputs of a layer, G grid intervals, k spline or
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,13 +29,7 @@ NUM_STRONGEST = 12
 
 @dataclasses.dataclass(frozen=True)
 class Edge:
-    """One edge and its weight.
-
-    Attributes:
-        input: index.
-        output: index.
-        norm: mean |phi| over the data.
-    """
+    """One edge, by indices, and its mean |phi| over the data."""
 
     input: int
     output: int
@@ -49,17 +42,11 @@ class LayerView:
 
     Attributes:
         index: of the layer, from 0.
-        in_features: I.
-        out_features: O.
-        grid_size: G.
-        spline_order: k.
-        base_activation: of every edge's base branch.
         norms: (O, I) float32, mean |phi| of every edge over the image's activations.
-        grid_norms: (O, I) float32, the same over the inner grid, evenly sampled: without data.
+        grid_norms: the same over the inner grid, evenly sampled: without data.
         strongest: the edges with the largest ``norms``, largest first.
-        outside_inner: share of the image's activations outside the inner grid, knot k to knot
-            G + k of their input.
-        outside_knots: share beyond the first or last knot, where the spline is 0.
+        outside_inner: share of the image's activations outside the inner grid.
+        outside_knots: share beyond the first or last knot.
         spline_share: of the layer's variance over the image's queries (``kan_activity``).
     """
 
@@ -77,19 +64,10 @@ class LayerView:
     spline_share: float
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, none rounded; without the two matrices."""
-        return {
-            "index": self.index,
-            "in_features": self.in_features,
-            "out_features": self.out_features,
-            "grid_size": self.grid_size,
-            "spline_order": self.spline_order,
-            "base_activation": self.base_activation,
-            "strongest": [dataclasses.asdict(edge) for edge in self.strongest],
-            "outside_inner": self.outside_inner,
-            "outside_knots": self.outside_knots,
-            "spline_share": self.spline_share,
-        }
+        """Return plain values, none rounded; without the two matrices."""
+        values = dataclasses.asdict(self)
+        del values["norms"], values["grid_norms"]
+        return {**values, "strongest": list(values["strongest"])}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,9 +75,7 @@ class EdgeView:
     """The function on one edge, and the activations of an image on it; float32 arrays.
 
     Attributes:
-        layer: index.
-        input: index.
-        output: index.
+        layer, input, output: indices.
         x: (num_points,) from the first knot to the last.
         base: (num_points,) the base branch, weight included.
         spline: (num_points,) the spline, scaler included.
@@ -107,12 +83,11 @@ class EdgeView:
         knots: (G + 2k + 1,).
         inner: knot k and knot G + k, between which the spline space is complete.
         grid_norm: mean |phi| over the inner grid, evenly sampled: without data.
-        activations: (Q,) of the image's queries at this input; None without an image,
-            as are the following.
-        values: (Q,) phi at each of them.
+        activations: (Q,) of the image's queries; None without an image, like all below.
+        values: (Q,) phi at the activations.
         norm: mean |phi| over them.
         outside_inner: share of them outside the inner grid.
-        outside_knots: share of them beyond the first or last knot, where the spline is 0.
+        outside_knots: share of them beyond the first or last knot.
     """
 
     layer: int
@@ -132,8 +107,8 @@ class EdgeView:
     outside_knots: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values under the attributes' names, none rounded."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """Return plain values under the attributes' names, none rounded."""
+        values = dataclasses.asdict(self)
         plain = {
             name: value.tolist() if isinstance(value, np.ndarray) else value
             for name, value in values.items()
@@ -142,11 +117,7 @@ class EdgeView:
 
 
 def kan_head(model: nn.Module) -> KAN:
-    """The KAN of a model.
-
-    Raises:
-        ConfigError: when its ``mask_embed`` is none.
-    """
+    """Return the KAN of a model; ConfigError when its ``mask_embed`` is none."""
     head = getattr(getattr(model, "transformer_decoder", None), "mask_embed", None)
     return _checked(head)
 
@@ -155,12 +126,7 @@ def kan_head(model: nn.Module) -> KAN:
 def layer_views(
     kan: nn.Module, inputs: Tensor, *, num_strongest: int = NUM_STRONGEST
 ) -> list[LayerView]:
-    """Every layer of a KAN on one image's queries.
-
-    Args:
-        kan: ``mask_embed`` of a model.
-        inputs: (Q, I) inputs of the first layer, from ``head_inputs``; any device and dtype.
-        num_strongest: how many edges are listed, at most.
+    """View every layer of a ``mask_embed`` on one image's (Q, I) queries.
 
     Raises:
         ConfigError: when the head is no KAN, or the inputs or the number do not fit it.
@@ -202,14 +168,14 @@ def edge_view(
     *,
     num_points: int = 200,
 ) -> EdgeView:
-    """One edge's function, and one image's activations on it.
+    """View one edge's function, and one image's activations on it; indices count from 0.
 
     Args:
         kan: ``mask_embed`` of a model.
-        layer: index, from 0.
+        layer: index.
         input: index of the layer's input.
         output: index of the layer's output.
-        inputs: (Q, I) inputs of the first layer, from ``head_inputs``; None for the curve alone.
+        inputs: an image's (Q, I) queries; None for the curve alone.
         num_points: of the curve.
 
     Raises:
@@ -222,31 +188,27 @@ def edge_view(
             f"Layer {layer} does not exist; this KAN has {len(layers)} layers, 0 to "
             f"{len(layers) - 1}."
         )
-    chosen = layers[layer]
-    curve = edge_curve(chosen, input, output, num_points)
-    order = chosen.spline_order
+    kan_layer = layers[layer]
+    curve = edge_curve(kan_layer, input, output, num_points)
+    order = kan_layer.spline_order
     view = EdgeView(
-        layer=layer,
-        input=input,
-        output=output,
-        x=curve.x,
-        base=curve.base,
-        spline=curve.spline,
-        total=curve.total,
-        knots=curve.knots,
+        layer,
+        input,
+        output,
+        **curve._asdict(),
         inner=(float(curve.knots[order]), float(curve.knots[-1 - order])),
-        grid_norm=float(edge_norms(chosen)[output, input]),
+        grid_norm=float(edge_norms(kan_layer)[output, input]),
     )
     if inputs is None:
         return view
     rows = _checked_inputs(layers[0], inputs)
-    for before in layers[:layer]:
-        rows = before(rows)
-    return _with_image(view, chosen, rows)
+    for earlier in layers[:layer]:
+        rows = earlier(rows)
+    return _with_image(view, kan_layer, rows)
 
 
 def _with_image(view: EdgeView, layer: KANLinear, rows: Tensor) -> EdgeView:
-    """The view with the activations of (Q, I) inputs of its layer."""
+    """Add the activations of (Q, I) inputs of the view's layer."""
     values = _edge_values(layer, view.input, view.output, rows)
     column = slice(view.input, view.input + 1)
     outside_inner, outside_knots = _outside(rows[:, column], layer.grid[column], layer.spline_order)
@@ -261,20 +223,20 @@ def _with_image(view: EdgeView, layer: KANLinear, rows: Tensor) -> EdgeView:
 
 
 def _edge_values(layer: KANLinear, input: int, output: int, rows: Tensor) -> Tensor:
-    """(Q,) phi of one edge: the layer with the weights of all other edges left out."""
+    """Compute (Q,) phi of one edge: the layer with the weights of all other edges left out."""
     weight = layer.edge_weight().unflatten(1, (layer.in_features, -1))
     alone = torch.zeros_like(weight)
     alone[output, input] = weight[output, input]
-    values: Tensor = layer(rows, alone.flatten(1))[:, output]
-    return values
+    return cast(Tensor, layer(rows, alone.flatten(1))[:, output])
 
 
 def _outside(rows: Tensor, grid: Tensor, order: int) -> tuple[float, float]:
-    """Shares of (Q, I) activations outside the inner grid and beyond all knots of their input."""
-    shares = []
-    for low, high in ((grid[:, order], grid[:, -1 - order]), (grid[:, 0], grid[:, -1])):
-        shares.append(float(((rows < low) | (rows > high)).double().mean()))
-    return shares[0], shares[1]
+    """Return the shares of (Q, I) activations outside the inner grid and beyond all knots."""
+    inner, outer = (
+        float(((rows < grid[:, first]) | (rows > grid[:, -1 - first])).double().mean())
+        for first in (order, 0)
+    )
+    return inner, outer
 
 
 def _strongest(norms: Tensor, count: int) -> tuple[Edge, ...]:
@@ -289,10 +251,9 @@ def _checked(head: object) -> KAN:
     if isinstance(head, KAN):
         return head
     kind = "an MLP" if isinstance(head, MLP) else f"of type {type(head).__name__}"
-    found = "missing" if head is None else kind
     raise ConfigError(
-        f"This model's mask_embed is {found}; only a KAN has functions on its edges. Take a model "
-        "with mask_embed kan, such as mask2kan_road."
+        f"This model's mask_embed is {'missing' if head is None else kind}; only a KAN has "
+        "functions on its edges. Take a model with mask_embed kan, such as mask2kan_road."
     )
 
 
@@ -303,7 +264,7 @@ def _layers(kan: KAN) -> list[KANLinear]:
 
 
 def _checked_inputs(first: KANLinear, inputs: Tensor) -> Tensor:
-    """(Q, I) in float32 or better, where the layer is."""
+    """Return the (Q, I) inputs in float32 or better, where the layer is."""
     if inputs.ndim != 2 or inputs.shape[1] != first.in_features or not len(inputs):
         raise ConfigError(
             f"The inputs have shape {tuple(inputs.shape)}; they must be (Q, {first.in_features}), "

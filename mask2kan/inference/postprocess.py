@@ -1,11 +1,9 @@
-"""Queries to pixels: class scores, the semantic map and anomaly scores, in strips of rows.
+"""Turn queries into class scores, the semantic map and anomaly scores, in strips of rows.
 
-The originals resize every mask to full size at once: (100, H, W) floats, 0.8 GB at 2048x1024,
-several times over. The arithmetic here is theirs (mask logits resized to the padded size, cropped
-to the image, resized to the asked-for size, each bilinear with align_corners=False; only then
-sigmoid and the sum over queries), but strip by strip, because a row of the result needs only a few
-rows of the masks. Anomaly scores are reduced inside the strip, so that not even the (K, H, W) class
-scores exist at full size unless someone asks for them.
+The arithmetic is the originals' (mask logits resized to the padded size, cropped, resized to the
+image's size, each bilinear with align_corners=False; then sigmoid and the sum over queries), but
+strip by strip instead of on (100, H, W) floats at once. Anomaly scores are computed inside the
+strip, without class scores (K, H, W) at full size.
 
 Legend: Q queries, K classes, h w mask size, H W image size, n rows of a strip.
 """
@@ -30,55 +28,42 @@ STRIP_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 25}
 
 
 class Geometry(NamedTuple):
-    """The two image sizes between queries and pixels."""
+    """The two image sizes between queries and pixels, both (H, W)."""
 
-    computed: tuple[int, int]  # (H, W) the model saw, without padding
-    size: tuple[int, int]  # (H, W) asked for
+    computed: tuple[int, int]  # what the model saw, without padding
+    size: tuple[int, int]  # of the maps
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """The queries of an image at one size, flipped or not.
+    """The queries of an image at one size, flipped or not."""
 
-    Attributes:
-        pred_logits: (Q, K+1).
-        pred_masks: (Q, h, w) logits at a quarter of the padded computed size.
-        mirrored: the image was flipped left-right before the model saw it.
-        computed: (H, W) the model saw; None for the geometry's.
-        queries: (Q, C), as the heads read them; None where nobody needs them.
-    """
-
-    pred_logits: Tensor
-    pred_masks: Tensor
-    mirrored: bool = False
-    computed: tuple[int, int] | None = None
-    queries: Tensor | None = None
+    pred_logits: Tensor  # (Q, K+1)
+    pred_masks: Tensor  # (Q, h, w) logits at a quarter of the padded computed size
+    mirrored: bool = False  # the image was flipped left-right before the model saw it
+    computed: tuple[int, int] | None = None  # (H, W) the model saw; None for the geometry's
+    queries: Tensor | None = None  # (Q, C), as the heads read them; None where not needed
 
     def geometry(self, geometry: Geometry) -> Geometry:
-        """The view's own sizes, of an image of this geometry."""
+        """Return the view's own sizes, of an image of this geometry."""
         return Geometry(self.computed or geometry.computed, geometry.size)
 
 
 @dataclasses.dataclass
 class Pixels:
-    """Maps made in one pass over the strips.
-
-    Attributes:
-        semantic: (H, W) uint8.
-        anomaly: score name to (H, W) float32.
-    """
+    """Maps (H, W) made in one pass over the strips; ``anomaly`` by score name."""
 
     semantic: NDArray[np.uint8]
     anomaly: dict[str, NDArray[np.float32]]
 
 
 def class_probabilities(pred_logits: Tensor) -> Tensor:
-    """Softmax over K+1 classes: (..., K+1)."""
+    """Apply softmax over K+1 classes: (..., K+1)."""
     return pred_logits.float().softmax(dim=-1)
 
 
 def strip_rows(views: Sequence[View], geometry: Geometry, max_elements: int | None = None) -> int:
-    """Rows of a strip that all views can be read in together."""
+    """Choose the rows of a strip, one number for all views."""
     if max_elements is None:
         kind = views[0].pred_masks.device.type
         max_elements = STRIP_ELEMENTS.get(kind, STRIP_ELEMENTS["cpu"])
@@ -94,15 +79,9 @@ def strip_rows(views: Sequence[View], geometry: Geometry, max_elements: int | No
 def mask_strips(
     view: View, geometry: Geometry, *, step: int | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Mask probabilities at full size, a few rows at a time.
+    """Yield slices of ``step`` rows and their (n, W, Q) float32 mask probabilities at full size.
 
-    Args:
-        view: the queries.
-        geometry: computed and asked-for size.
-        step: rows of a strip; None for what ``strip_rows`` says.
-
-    Yields:
-        The rows, and (n, W, Q) float32 probabilities, which the receiver may overwrite.
+    The receiver may overwrite them.
     """
     step = step or strip_rows([view], geometry)
     geometry = view.geometry(geometry)
@@ -111,22 +90,12 @@ def mask_strips(
     height = geometry.size[0]
     for top in range(0, height, step):
         rows = slice(top, min(top + step, height))
-        logits = _strip_logits(masks, geometry, rows)
-        probabilities = logits.sigmoid_()
+        probabilities = _strip_logits(masks, geometry, rows).sigmoid_()
         yield rows, probabilities.flip(1) if view.mirrored else probabilities
 
 
 def mask_row(view: View, geometry: Geometry, row: int) -> Tensor:
-    """Mask probabilities of one row at full size, as ``mask_strips`` gives them.
-
-    Args:
-        view: the queries.
-        geometry: computed and asked-for size.
-        row: from the top, counted from 0.
-
-    Returns:
-        (W, Q) float32.
-    """
+    """Return the (W, Q) float32 mask probabilities of one row at full size, as ``mask_strips``."""
     geometry = view.geometry(geometry)
     masks = view.pred_masks.float().permute(1, 2, 0)  # no copy: only a few rows of it are read
     probabilities = _strip_logits(masks, geometry, slice(row, row + 1))[0].sigmoid()
@@ -134,7 +103,7 @@ def mask_row(view: View, geometry: Geometry, row: int) -> Tensor:
 
 
 def _strip_logits(masks: Tensor, geometry: Geometry, rows: slice) -> Tensor:
-    """(n, W, Q) mask logits of some rows of the asked-for size."""
+    """Return (n, W, Q) mask logits of some rows at full size."""
     if geometry.computed == geometry.size:
         return _computed_rows(masks, geometry.computed, rows.start, rows.stop)
     height, width = geometry.size
@@ -146,20 +115,19 @@ def _strip_logits(masks: Tensor, geometry: Geometry, rows: slice) -> Tensor:
 
 
 def _computed_rows(masks: Tensor, computed: tuple[int, int], start: int, stop: int) -> Tensor:
-    """Rows start...stop of the masks resized to the padded size and cropped to the computed one.
-
-    One mask row more on either side makes the result the same as resizing everything.
-    """
+    """Resize the masks to the padded size and crop them to the computed one, rows start...stop."""
+    # one mask row more on either side makes the result the same as resizing everything
     first = max(start // MASK_STRIDE - 1, 0)
     last = min(-(-stop // MASK_STRIDE) + 1, masks.shape[0])
-    some = masks[first:last]
-    resized = _resize(some, (some.shape[0] * MASK_STRIDE, some.shape[1] * MASK_STRIDE))
+    resized = _resize(
+        masks[first:last], ((last - first) * MASK_STRIDE, masks.shape[1] * MASK_STRIDE)
+    )
     offset = first * MASK_STRIDE
     return resized[start - offset : stop - offset, : computed[1]]
 
 
 def _resize(rows: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, align_corners=False, on (n, W, Q)."""
+    """Resize (n, W, Q), bilinear with align_corners=False."""
     # the batch axis comes first, or torch does not see a channels-last tensor and is 10x slower
     channels_last = rows[None].permute(0, 3, 1, 2)
     resized = F.interpolate(channels_last, size=size, mode="bilinear", align_corners=False)
@@ -167,31 +135,33 @@ def _resize(rows: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _row_weights(
-    rows: slice, computed: int, asked: int, device: torch.device
+    rows: slice, computed: int, height: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The two computed rows that make each asked-for row, and the share of the lower, (n, 1, 1)."""
+    """Find the two computed rows of each full-size row, and the share of the lower, (n, 1, 1)."""
     target = torch.arange(rows.start, rows.stop, dtype=torch.float32, device=device)
-    position = ((target + 0.5) * (computed / asked) - 0.5).clamp(min=0)
+    position = ((target + 0.5) * (computed / height) - 0.5).clamp(min=0)
     above = position.floor().long().clamp(max=computed - 1)
     below = (above + 1).clamp(max=computed - 1)
     return above, below, (position - above)[:, None, None]
 
 
 def class_scores(views: Sequence[View], geometry: Geometry) -> NDArray[np.float32]:
-    """Sum over queries of class probability times mask probability, averaged over the views.
-
-    Returns:
-        (K, H, W) float32.
-    """
-    height, width = geometry.size
+    """Sum class times mask probability over queries, average over views: (K, H, W) float32."""
     weights = [class_probabilities(view.pred_logits)[:, :-1].T for view in views]
-    result = np.empty((weights[0].shape[0], height, width), dtype=np.float32)
-    step = strip_rows(views, geometry)
-    for strips in zip(*(mask_strips(view, geometry, step=step) for view in views), strict=True):
-        rows = strips[0][0]
-        sums = [_sum_over_queries(w, m) for w, (_, m) in zip(weights, strips, strict=True)]
+    result = np.empty((len(weights[0]), *geometry.size), dtype=np.float32)
+    for rows, masks in _strips(views, geometry):
+        sums = [_sum_over_queries(w, m) for w, m in zip(weights, masks, strict=True)]
         result[:, rows] = _mean(sums).cpu().numpy()
     return result
+
+
+def _strips(
+    views: Sequence[View], geometry: Geometry
+) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
+    """Yield slices of rows and every view's masks there."""
+    step = strip_rows(views, geometry)
+    for strips in zip(*(mask_strips(view, geometry, step=step) for view in views), strict=True):
+        yield strips[0][0], tuple(masks for _, masks in strips)
 
 
 def reduce_pixels(
@@ -200,13 +170,13 @@ def reduce_pixels(
     scores: Sequence[str],
     refine_with: Sequence[str] | None = None,
 ) -> Pixels:
-    """The semantic map and some anomaly scores in one pass, never holding the class scores.
+    """Compute the semantic map and some anomaly scores in one pass, without full class scores.
 
-    With several views, class scores and what ``eam`` needs are averaged, then scored.
+    The views' class scores, and the claims ``eam`` reads, are averaged, then scored.
 
     Args:
         views: one, or more with flip averaging or several sizes.
-        geometry: computed and asked-for size.
+        geometry: of the image.
         scores: names from ``scores.SCORES``.
         refine_with: class names to apply Mask2Anomaly's refinement with; None for the plain scores.
 
@@ -220,19 +190,17 @@ def reduce_pixels(
         np.empty(geometry.size, dtype=np.uint8),
         {score: np.empty(geometry.size, dtype=np.float32) for score in scores},
     )
-    step = strip_rows(views, geometry)
-    for strips in zip(*(mask_strips(view, geometry, step=step) for view in views), strict=True):
-        rows = strips[0][0]
-        read = [reader.read(masks) for reader, (_, masks) in zip(readers, strips, strict=True)]
-        sums = _mean([of_view for of_view, _ in read])
-        class_sums, claimed = sums[:-1], sums[-1]
+    for rows, masks in _strips(views, geometry):
+        sums_and_vetoes = [reader.read(m) for reader, m in zip(readers, masks, strict=True)]
+        sums = _mean([view_sums for view_sums, _ in sums_and_vetoes])
+        class_sums, claims = sums[:-1], sums[-1]
         # max is several times faster than argmax along the first axis
         semantic = class_sums.max(dim=0).indices
         result.semantic[rows] = semantic.to(torch.uint8).cpu().numpy()
-        vetoes = [vetoed for _, vetoed in read if vetoed is not None]
+        vetoes = [vetoed for _, vetoed in sums_and_vetoes if vetoed is not None]
         for score in scores:
             definition = SCORES[score]
-            values = definition.compute(claimed if definition.reads == "claims" else class_sums)
+            values = definition.compute(claims if definition.reads == "claims" else class_sums)
             if vetoes:
                 lowest = torch.full_like(values, definition.nominal_range(len(class_sums))[0])
                 values = torch.lerp(values, lowest, _mean(vetoes))
@@ -245,25 +213,25 @@ class _Reader:
 
     def __init__(self, view: View, refine_with: Sequence[str] | None) -> None:
         probabilities = class_probabilities(view.pred_logits)
-        known = probabilities[:, :-1]
-        # one product gives the K class scores and, as its last row, what eam needs
-        self.weights = torch.cat([known, known.amax(dim=1, keepdim=True)], dim=1).T
+        classes = probabilities[:, :-1]
+        # one product gives the K class scores and, as its last row, the claims
+        self.weights = torch.cat([classes, classes.amax(dim=1, keepdim=True)], dim=1).T
         self.refining = (
             None if refine_with is None else refining_queries(probabilities, refine_with)
         )
 
     def read(self, masks: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(n, W, Q) masks to (K+1, n, W) sums, and (n, W) 1 where the refinement vetoes."""
+        """Turn (n, W, Q) masks into (K+1, n, W) sums, and (n, W) 1 where the refinement vetoes."""
         sums = _sum_over_queries(self.weights, masks)
         if self.refining is None:
             return sums, None
-        kept, certainty = self.refining
-        vetoed = (masks[..., kept] * certainty).amax(dim=-1) >= REFINE_MASK
+        queries, certainty = self.refining
+        vetoed = (masks[..., queries] * certainty).amax(dim=-1) >= REFINE_MASK
         return sums, vetoed.to(sums.dtype)
 
 
 def _sum_over_queries(weights: Tensor, masks: Tensor) -> Tensor:
-    """(R, Q) weights and (n, W, Q) masks to (R, n, W)."""
+    """Multiply (R, Q) weights with (n, W, Q) masks: (R, n, W)."""
     rows, width, queries = masks.shape
     return (weights @ masks.reshape(-1, queries).T).view(-1, rows, width)
 

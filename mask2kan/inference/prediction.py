@@ -11,7 +11,7 @@ import functools
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -50,18 +50,15 @@ class Prediction:
 
     Attributes:
         image: (H, W, 3) uint8 RGB, as read.
-        views: the queries of every size and flip the image was seen in, the largest first.
+        views: the queries per size and flip, the largest first.
         compute_size: (H, W) the model saw.
-        class_names: K names.
         palette: (K, 3) uint8.
         calibration: per score, its range and thresholds; empty when uncalibrated.
         spent: ``timings`` before any map was asked for.
-        notes: what a reader of the result should know.
-        refine: whether anomaly scores are refined unless ``anomaly`` is told otherwise.
-        settings: what the predictor ran with.
-        source: where the weights came from; may be empty.
-        num_parameters: of the model.
-        shared: parts taken from another model of the same ``Comparison`` instead of computed.
+        notes: for readers of the result.
+        refine: the default of ``anomaly``.
+        source: of the weights; may be empty.
+        shared: parts taken from another model of the same ``Comparison``.
     """
 
     image: RGB
@@ -93,7 +90,7 @@ class Prediction:
     def timings(self) -> dict[str, float]:
         """Milliseconds per stage.
 
-        ``decode``, ``resize``, ``model`` (within it ``backbone``, ``pixel_decoder`` and
+        ``decode``, ``resize``, ``model`` (within it ``backbone``, ``pixel_decoder``,
         ``transformer_decoder``) and ``postprocess``, which grows as maps are asked for.
         """
         milliseconds = self._maps.milliseconds
@@ -136,14 +133,11 @@ class Prediction:
     def anomaly(
         self, score: str | None = None, *, refine: bool | None = None
     ) -> NDArray[np.float32]:
-        """How little the known classes explain each pixel.
+        """Score each pixel: (H, W), higher = more anomalous; as published, never clipped.
 
         Args:
             score: one of ``mask2kan.inference.scores.SCORES``; None for the settings'.
             refine: apply Mask2Anomaly's refinement; None for the predictor's setting.
-
-        Returns:
-            (H, W), higher = more anomalous; the published value, neither clipped nor rescaled.
 
         Raises:
             ConfigError: for an unknown score, or a label set that cannot be refined.
@@ -154,22 +148,16 @@ class Prediction:
         return self._maps.anomaly[score, refine]
 
     def anomaly_map(self, score: str | None = None) -> NDArray[np.float32]:
-        """``anomaly``, smoothed as the settings say: what thresholds and regions are read off.
-
-        Args:
-            score: one of ``mask2kan.inference.scores.SCORES``; None for the settings'.
-
-        Returns:
-            (H, W); ``anomaly(score)`` itself where nothing is smoothed.
+        """Smooth ``anomaly(score)`` as the settings say, for thresholds and regions: (H, W).
 
         Raises:
             ConfigError: as ``anomaly``.
         """
         score = score or self.settings.score
         plain = self.anomaly(score)
-        maps = self._maps
         if not self.settings.sigma:
             return plain
+        maps = self._maps
         with maps.lock:
             if score not in maps.smoothed:
                 with maps.computing():
@@ -178,7 +166,7 @@ class Prediction:
             return maps.smoothed[score]
 
     def smallest_region(self, least: int = 0) -> int:
-        """Pixels of the smallest region to report: the settings', at least ``least``."""
+        """Return the pixels of the smallest region to report, at least ``least``."""
         return self.settings.smallest_pixels(*self.size, least)
 
     def prepare(self, names: Collection[str], *, refine: bool | None = None) -> None:
@@ -200,14 +188,13 @@ class Prediction:
                 maps.anomaly[name, refine] = values
 
     def score_range(self, score: str) -> tuple[float, float, bool]:
-        """Low and high of the range images of the score use, and whether it was measured."""
+        """See ``scores.score_range``."""
         return scores.score_range(self.calibration, score, len(self.class_names))
 
     def default_threshold(self, score: str) -> tuple[float, str]:
-        """The threshold from which a pixel counts as anomalous, and where it comes from."""
+        """See ``scores.default_threshold``."""
         return scores.default_threshold(self.calibration, score, len(self.class_names))
 
 
 def _numpy(values: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = values.float().cpu().numpy()
-    return array
+    return cast(NDArray[np.float32], values.float().cpu().numpy())

@@ -1,10 +1,8 @@
 """Run a model on images: resizing, device, dtype and timing around its forward pass.
 
-The arithmetic is that of Mask2Former's evaluation, but images are not resized to a fixed short
-side: up to ``max_side`` the model sees every pixel. Larger images, and those that memory does not
-suffice for, are computed smaller and their masks mapped back; ``Prediction.notes`` says so.
-
-Several predictors may share a model across threads: calls into one model take turns.
+The arithmetic is Mask2Former's evaluation, without its fixed short side: up to ``max_side`` the
+model sees every pixel. Larger images, or ones too large for memory, are computed smaller and mapped
+back (see ``Prediction.notes``). Threads may share a model: calls into it take turns.
 
 Legend: H W image size.
 """
@@ -24,11 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mask2kan.checks import require, require_choice
-from mask2kan.errors import (
-    BackendError,
-    NumericsError,
-    OutOfMemoryError,
-)
+from mask2kan.errors import BackendError, NumericsError, OutOfMemoryError
 from mask2kan.inference.postprocess import View
 from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.runners import CompiledRun, GraphRun, PlainRun, Run, Sharing
@@ -70,20 +64,18 @@ class Predictor:
         graphs: bool = False,
         settings: InferenceSettings | str = "checkpoint",
     ) -> None:
-        """Prepare.
+        """Prepare a model from ``load_model`` or ``create_model``.
 
         Args:
-            model: from ``load_model`` or ``create_model``.
+            model: to run.
             device: ``auto`` (a GPU where there is one), or any name torch knows.
             dtype: ``auto`` (see ``runtime.precision``), ``float32``, ``bfloat16`` or ``float16``.
             max_side: images with a longer side are computed at this size.
             flip: average with the left-right flipped image; twice the time.
             refine: apply Mask2Anomaly's refinement to anomaly scores by default.
-            compile: run the model through ``torch.compile``; pays for many images of one size.
-            graphs: record CUDA graphs per image size and replay them; pays for many images of few
-                sizes.
-            settings: ``checkpoint`` (as its makers want it run), ``native`` (once, at the image's
-                own size) or any ``InferenceSettings``.
+            compile: use ``torch.compile``; pays for many images of one size.
+            graphs: replay CUDA graphs; pays for many images of few sizes.
+            settings: ``checkpoint``'s own, ``native`` (once, at the image's own size), or others.
 
         Raises:
             BackendError: for a device this machine does not have, or graphs without a GPU.
@@ -111,7 +103,7 @@ class Predictor:
 
         Args:
             image: a path, the bytes of a file, a PIL image, or (H, W, 3) uint8 RGB.
-            sharing: where ``Comparison`` has features from; None to compute them.
+            sharing: ``Comparison``'s source of features; None to compute them.
 
         Raises:
             ImageError: when it cannot be read, or has more than 40 megapixels.
@@ -157,8 +149,7 @@ class Predictor:
     ) -> tuple[tuple[int, int], list[View], list[str]]:
         """Compute an image at the settings' sizes, as large as ``max_side`` and memory allow.
 
-        Returns:
-            The largest (H, W) it was computed at, its views, and notes on the sizes.
+        Returns the largest (H, W) it was computed at, its views, and notes on the sizes.
         """
         limit = self.max_side
         short = False
@@ -166,7 +157,7 @@ class Predictor:
             sides = self.settings.sides_of(max(pixels.shape[:2]), limit)
             try:
                 views = [
-                    view for side in sides for view in self._looks(pixels, side, clock, sharing)
+                    view for side in sides for view in self._views(pixels, side, clock, sharing)
                 ]
                 break
             except (MemoryError, RuntimeError) as error:
@@ -185,24 +176,24 @@ class Predictor:
                     f"{width}×{height}. Close what else uses it, or try a smaller model."
                 )
         size = views[0].computed or (pixels.shape[0], pixels.shape[1])
-        notes = _notes_on_size(pixels, size, short) if len(sides) == 1 else []
-        if len(sides) > 1:
-            notes = [
-                f"Computed at {' + '.join(map(str, sides))} pixels on the longer side and averaged"
-                f"{', smaller than set because memory did not suffice' if short else ''}."
-            ]
-        return size, views, notes
+        if len(sides) == 1:
+            return size, views, _notes_on_size(pixels, size, short)
+        note = (
+            f"Computed at {' + '.join(map(str, sides))} pixels on the longer side and averaged"
+            f"{', smaller than set because memory did not suffice' if short else ''}."
+        )
+        return size, views, [note]
 
-    def _looks(self, pixels: RGB, side: int, clock: _Clock, sharing: Sharing | None) -> list[View]:
-        """One view of a size, or two with flip averaging."""
+    def _views(self, pixels: RGB, side: int, clock: _Clock, sharing: Sharing | None) -> list[View]:
+        """Compute a size; twice with flip averaging."""
         with clock.stage("resize"):
             resized = _resized(pixels, side)
         return [
-            self._look(resized, clock, sharing, mirrored=mirrored)
+            self._view(resized, clock, sharing, mirrored=mirrored)
             for mirrored in ((False, True) if self.flip else (False,))
         ]
 
-    def _look(self, pixels: RGB, clock: _Clock, sharing: Sharing | None, *, mirrored: bool) -> View:
+    def _view(self, pixels: RGB, clock: _Clock, sharing: Sharing | None, *, mirrored: bool) -> View:
         height, width = pixels.shape[:2]
         with _turn(self.model), torch.inference_mode():
             self._place_model()
@@ -217,8 +208,8 @@ class Predictor:
                 if sharing is None:
                     features = self.run.trunk(images, clock.part)
                 else:
-                    look = (height, width, mirrored)
-                    features = sharing(self.run, images, look, clock.part)
+                    view_key = (height, width, mirrored)
+                    features = sharing(self.run, images, view_key, clock.part)
                 with clock.part("transformer_decoder"):
                     output = self.run.decode(features)
             for name in ("pred_logits", "pred_masks"):
@@ -244,7 +235,7 @@ class Predictor:
 
 
 def chosen_settings(model: nn.Module, settings: InferenceSettings | str) -> InferenceSettings:
-    """Resolve the ``settings`` argument of ``Predictor``; ConfigError for an unknown word."""
+    """Resolve the ``settings`` argument of ``Predictor``; ConfigError for an unknown name."""
     if isinstance(settings, InferenceSettings):
         return settings
     require_choice("settings", settings, SETTINGS)
@@ -280,11 +271,7 @@ def _notes_on_size(pixels: RGB, size: tuple[int, int], short: bool) -> list[str]
 
 
 class _Clock:
-    """Milliseconds per stage; a stage entered twice adds up.
-
-    On a GPU the model's stages lie between events of its own stream, read at the end, so that
-    measuring them waits for nothing.
-    """
+    """Add up milliseconds per stage; on a GPU between events of its stream, read at the end."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -293,20 +280,20 @@ class _Clock:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Work of the CPU."""
+        """Time work of the CPU."""
         start = time.perf_counter()
         yield
         self._add(name, 1000 * (time.perf_counter() - start))
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Work of the device."""
+        """Time work of the device."""
         start = self._mark()
         yield
         self._marks.append((name, start, self._mark()))
 
     def milliseconds(self) -> dict[str, float]:
-        """Stage to milliseconds so far; waits for the GPU."""
+        """Return milliseconds per stage so far; waits for the GPU."""
         for name, start, end in self._marks:
             if self._device.type == "cuda":
                 end.synchronize()
@@ -329,7 +316,7 @@ class _Clock:
 
 @contextlib.contextmanager
 def _turn(model: nn.Module) -> Iterator[None]:
-    """One call into a model at a time: it moves between devices."""
+    """Let one call into a model at a time: it moves between devices."""
     with _turns_guard:
         lock = _turns.setdefault(model, threading.Lock())
     with lock:
@@ -340,11 +327,8 @@ def _require_finite(name: str, values: Tensor, dtype: torch.dtype) -> None:
     finite = torch.isfinite(values)
     if bool(finite.all()):
         return
-    remedy = (
-        "Check the checkpoint."
-        if dtype == torch.float32
-        else "Try dtype float32, then the weights."
-    )
+    full = dtype == torch.float32
+    remedy = "Check the checkpoint." if full else "Try dtype float32, then the weights."
     raise NumericsError(
         f"The model's {name} has {int((~finite).sum())} non-finite numbers out of "
         f"{values.numel()}; nothing can be read off them. {remedy}"

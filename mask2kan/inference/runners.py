@@ -1,18 +1,16 @@
-"""How a model is run: call by call, compiled, or replayed as CUDA graphs.
+"""Run a model call by call, compiled, or replayed as CUDA graphs.
 
-Called plainly, a forward pass is a few thousand kernels, each handed to the GPU by Python. At small
-image sizes the GPU waits for them. ``torch.compile`` fuses many into few; a CUDA graph hands over
-all of them at once, as recorded for one image size. The forward pass is made for both: it reads
-nothing back from the GPU and copies nothing to it.
+Called plainly, Python hands a few thousand kernels to the GPU, which waits for them at small image
+sizes. ``torch.compile`` fuses them; a CUDA graph hands over all at once, as recorded for one size.
+The forward pass suits both: it neither reads from the GPU nor copies to it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,34 +25,32 @@ _WARM_UP_CALLS = 3
 
 
 def untimed(name: str) -> contextlib.AbstractContextManager[None]:
-    """A stage that nobody measures."""
+    """Enter a stage without timing it."""
     return contextlib.nullcontext()
 
 
 class Run(Protocol):
-    """How a predictor has its model run."""
+    """A way to run a model."""
 
-    kind: str
-    """Runs of one kind give equal results, bit for bit."""
+    kind: str  # runs of one kind give equal results, bit for bit
 
     def trunk(self, images: Tensor, stage: Stage = untimed) -> Features:
-        """(B, 3, H, W) images to features; ``stage`` is entered around each part, where it ends."""
+        """Turn (B, 3, H, W) images into features, ``stage`` around each part that can be told."""
 
     def decode(self, features: Features) -> DecoderOutput:
-        """Features to the last layer's output."""
+        """Turn features into the last layer's output."""
 
     def release(self) -> None:
-        """Let go of memory that only makes the next call faster."""
+        """Free memory that only makes the next call faster."""
 
 
 class Sharing(Protocol):
-    """Where a predictor gets features from that others may have computed; see ``Comparison``."""
+    """A source of features that other predictors may have computed; see ``Comparison``."""
 
-    taken: tuple[str, ...]
-    """The parts of the trunk that were taken, not computed, in the last call."""
+    taken: tuple[str, ...]  # parts of the trunk that the last call did not have to compute
 
-    def __call__(self, run: Run, images: Tensor, look: Hashable, stage: Stage) -> Features:
-        """``run.trunk(images, stage)``; equal looks mean equal images."""
+    def __call__(self, run: Run, images: Tensor, view_key: Hashable, stage: Stage) -> Features:
+        """Return ``run.trunk(images, stage)``; equal keys mean equal images."""
 
 
 class PlainRun:
@@ -70,25 +66,18 @@ class PlainRun:
         with stage("backbone"):
             maps = self.model.backbone_maps(images)
         with stage("pixel_decoder"):
-            features: Features = self.model.pixel_decoder(maps)
-        return features
+            return cast(Features, self.model.pixel_decoder(maps))
 
     def decode(self, features: Features) -> DecoderOutput:
         """See ``Run``."""
-        output: DecoderOutput = self.model.decode(features, with_aux=False)
-        return output
+        return cast(DecoderOutput, self.model.decode(features, with_aux=False))
 
     def release(self) -> None:
         """Nothing is kept."""
 
 
 class CompiledRun(PlainRun):
-    """Run a model through ``torch.compile``: the first call per image size takes long.
-
-    Args:
-        model: to run.
-        options: of ``torch.compile``, e.g. ``backend``.
-    """
+    """Run a model through ``torch.compile``; slow at the first call per image size."""
 
     kind = "compiled"
 
@@ -99,19 +88,16 @@ class CompiledRun(PlainRun):
         self._decode = torch.compile(self.model.decode, **options)
 
     def trunk(self, images: Tensor, stage: Stage = untimed) -> Features:
-        """See ``Run``; parts have no ends in fused code."""
-        features: Features = self._trunk(images)
-        return features
+        """See ``Run``; fused code has no parts."""
+        return cast(Features, self._trunk(images))
 
     def decode(self, features: Features) -> DecoderOutput:
         """See ``Run``."""
-        output: DecoderOutput = self._decode(features, with_aux=False)
-        return output
+        return cast(DecoderOutput, self._decode(features, with_aux=False))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Recorded:
-    """A graph, where it reads and where it writes."""
+class _Recorded(NamedTuple):
+    """A graph, and the tensors it reads and writes."""
 
     graph: Any
     inputs: Any
@@ -119,13 +105,10 @@ class _Recorded:
 
 
 class GraphRun:
-    """Record CUDA graphs per image size and replay them; those of the last few sizes are kept.
+    """Record a run as CUDA graphs per image size, keep the last few, and replay them.
 
-    A recording holds the addresses of weights: they may be changed in place, and where they were
-    moved a new graph is recorded. Every result is a copy, so it outlives the next call.
-
-    Args:
-        run: what is recorded.
+    Weights may be changed in place; where they were moved, a new graph is recorded. Results are
+    copies, so they outlive the next call.
     """
 
     def __init__(self, run: PlainRun) -> None:
@@ -135,23 +118,22 @@ class GraphRun:
         self._pool: Any = None
 
     def trunk(self, images: Tensor, stage: Stage = untimed) -> Features:
-        """See ``Run``; parts have no ends in a graph."""
-        features: Features = self._replay(self._run.trunk, images)
-        return features
+        """See ``Run``; a graph has no parts."""
+        return cast(Features, self._replay(self._run.trunk, images))
 
     def decode(self, features: Features) -> DecoderOutput:
         """See ``Run``."""
-        output: DecoderOutput = self._replay(self._run.decode, features)
-        return output
+        return cast(DecoderOutput, self._replay(self._run.decode, features))
 
     def release(self) -> None:
-        """Let go of every graph and its memory."""
+        """Free every graph and its memory."""
         self._recorded.clear()
         self._pool = None
 
     def _replay(self, function: Callable[[Any], Any], inputs: Any) -> Any:
-        layout = tuple((one.shape, one.stride(), one.dtype) for one in _tensors(inputs))
-        autocast = _autocast_of(next(_tensors(inputs)))
+        layout = tuple((part.shape, part.stride(), part.dtype) for part in _tensors(inputs))
+        device = next(_tensors(inputs)).device.type
+        autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
         key = (function.__name__, layout, autocast, _addresses(self._run.model))
         if key not in self._recorded:
             while len(self._recorded) >= _GRAPHS_KEPT:
@@ -159,8 +141,8 @@ class GraphRun:
             self._recorded[key] = self._record(function, inputs)
         self._recorded.move_to_end(key)
         recorded = self._recorded[key]
-        for static, given in zip(_tensors(recorded.inputs), _tensors(inputs), strict=True):
-            static.copy_(given)
+        for static, tensor in zip(_tensors(recorded.inputs), _tensors(inputs), strict=True):
+            static.copy_(tensor)
         recorded.graph.replay()
         return _cloned(recorded.output)
 
@@ -189,7 +171,7 @@ class GraphRun:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors of a tensor, of features or of a decoder's output, in a fixed order."""
+    """Yield the tensors of a tensor, of features or of a decoder's output, in a fixed order."""
     if isinstance(value, Tensor):
         yield value
     else:
@@ -204,11 +186,6 @@ def _cloned(value: Any) -> Any:
         return {name: _cloned(part) for name, part in value.items()}
     parts = [_cloned(part) for part in value]
     return Features(*parts) if isinstance(value, Features) else parts
-
-
-def _autocast_of(images: Tensor) -> torch.dtype | None:
-    device = images.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def _addresses(model: nn.Module) -> int:

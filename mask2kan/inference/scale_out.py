@@ -1,13 +1,9 @@
-"""The same work on many items: here, one after another, or spread with Ray Data.
+"""Do the same work on many items: here, one after another, or spread with Ray Data.
 
-A worker is made once per process (it loads models) and then called item by item; what it makes are
-files in a folder that all machines share, so a stopped job is started again with the items whose
-files are missing. ``run_here`` and ``run_actors`` yield the same outcomes, in another order; sums
-of floating-point numbers are the same bit for bit where as many threads share them.
-
-Ray is optional (the extra ``[ray]``) and
-imported only when used. Run from a checkout, it finds this package on the machine it was started
-on; on a cluster the package has to be installed.
+A worker is made once per process (it loads models), called item by item, and writes files to a
+folder that all machines share. ``run_here`` and ``run_actors`` yield the same outcomes, in another
+order; sums are equal bit for bit where as many threads share them. Ray (the extra ``[ray]``) is
+imported when used; a cluster's machines need this package installed.
 """
 
 from __future__ import annotations
@@ -33,7 +29,7 @@ MOST_BLOCKS = 2000  # Ray hands out items by blocks; more cost more than they he
 
 @dataclasses.dataclass(frozen=True)
 class Outcome(Generic[Item, Result]):  # a generic NamedTuple needs Python 3.11
-    """What became of an item: a result, or the error that befell it."""
+    """An item with its result or its error."""
 
     item: Item
     result: Result | None
@@ -43,17 +39,10 @@ class Outcome(Generic[Item, Result]):  # a generic NamedTuple needs Python 3.11
 def run_here(
     make_worker: Callable[[], Callable[[Item], Result]], items: Sequence[Item]
 ) -> Iterator[Outcome[Item, Result]]:
-    """Work on the items one after another in this process.
-
-    Args:
-        make_worker: makes what is called with each item.
-        items: any.
-    """
-    if not items:
-        return
-    worker = make_worker()
-    for item in items:
-        yield _outcome(worker, item)
+    """Work on the items one after another in this process."""
+    if items:
+        worker = make_worker()
+        yield from (_outcome(worker, item) for item in items)
 
 
 def run_actors(
@@ -63,22 +52,19 @@ def run_actors(
     workers: int | None = None,
     address: str | None = None,
 ) -> Iterator[Outcome[Item, Result]]:
-    """Spread the items over Ray actors; outcomes come as they are ready.
+    """Spread the items over Ray actors, in this process's folder; outcomes come as they are ready.
 
     Args:
-        make_worker: as for ``run_here``; must be picklable. Called once per actor.
-        items: picklable; so must the results be.
-        workers: number of actors; None for one per card, or one per four cores where there is none.
-        address: of a cluster (``auto`` for the one this machine is part of); None to start Ray here
-            and stop it at the end.
-
-    Relative paths mean the same here and there: actors work in this process's folder.
+        make_worker: called once per actor; it, the items and the results must be picklable.
+        items: to work on.
+        workers: number of actors; None for one per GPU, or one per four cores without GPUs.
+        address: of a cluster (``auto`` for this machine's); None to start Ray here for this call.
 
     Raises:
         BackendError: when Ray is not installed or the cluster cannot be reached.
         ConfigError: for fewer than one worker.
-        Mask2KANError: what ``make_worker`` raises.
-        OSError: likewise, and when an actor's machine has not the folder this process works in.
+        Mask2KANError: as ``make_worker``.
+        OSError: as ``make_worker``, or when an actor's machine lacks the working folder.
     """
     if workers is not None:
         require("workers", workers, 1)
@@ -131,9 +117,9 @@ def _spread(
     items: Sequence[Item],
     workers: int | None,
 ) -> Iterator[Outcome[Item, Result]]:
-    cards = int(ray.cluster_resources().get("GPU", 0))
+    gpus = int(ray.cluster_resources().get("GPU", 0))
     cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    count = min(workers or cards or max(1, cores // CORES_PER_ACTOR), len(items))
+    count = min(workers or gpus or max(1, cores // CORES_PER_ACTOR), len(items))
     threads = max(1, cores // count)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # there is one that counts images
@@ -143,8 +129,8 @@ def _spread(
         _Actor,
         fn_constructor_args=(make_worker, threads, str(Path.cwd())),
         compute=ray.data.ActorPoolStrategy(size=count),
-        num_gpus=1 if cards else 0,
-        num_cpus=0 if cards else max(1, cores // count),
+        num_gpus=1 if gpus else 0,
+        num_cpus=0 if gpus else threads,
     )
     failure: Exception | None = None
     for row in outcomes.iter_rows():
@@ -158,7 +144,7 @@ def _spread(
 
 
 class _Actor:
-    """A worker in a process of its own; one that cannot be made answers with why."""
+    """A worker in its own process; if it cannot be made, it answers with the error."""
 
     def __init__(
         self, make_worker: Callable[[], Callable[[Any], Any]], threads: int, folder: str

@@ -46,36 +46,21 @@ BACKGROUND_NAMES = frozenset({*_CITYSCAPES_BACKGROUND, "tree", "sign symbol"})
 
 
 class PixelClaims(NamedTuple):
-    """What the queries say of one pixel, averaged over the views; float64.
+    """The queries' numbers at one pixel, averaged over the views; float64."""
 
-    Attributes:
-        class_scores: (K,).
-        best: (Q,) int64, the most probable class.
-        certainty: (Q,), the probability of that class.
-        masks: (Q,) mask probabilities.
-        claims: (Q,), certainty times mask, multiplied before it is averaged.
-    """
-
-    class_scores: Tensor
-    best: Tensor
-    certainty: Tensor
-    masks: Tensor
-    claims: Tensor
+    class_scores: Tensor  # (K,)
+    best: Tensor  # (Q,) int64, the most probable class
+    certainty: Tensor  # (Q,), the probability of that class
+    masks: Tensor  # (Q,) mask probabilities
+    claims: Tensor  # (Q,), certainty times mask, multiplied before it is averaged
 
 
 class Terms(NamedTuple):
-    """How a score of one pixel comes about.
-
-    Attributes:
-        value: the score.
-        steps: named numbers on the way to it; ``index`` is of a class.
-        columns: per class or query, the ``term`` that is summed and what it is made of.
-        of: what the columns count.
-    """
+    """The parts of a score of one pixel."""
 
     value: Tensor
-    steps: dict[str, Tensor]
-    columns: dict[str, Tensor]
+    steps: dict[str, Tensor]  # named numbers on the way to it; ``index`` is of a class
+    columns: dict[str, Tensor]  # per class or query, the ``term`` that is summed and its factors
     of: Literal["classes", "queries"] = "classes"
 
 
@@ -84,13 +69,11 @@ class Score:
     """An anomaly score, registered in ``SCORES`` under its name.
 
     Attributes:
-        name: as users write it.
-        title: as pages and plots write it.
+        title: for pages and plots.
         compute: from class scores (K, ...) to (...); for a score that ``reads`` claims, from
             (...) the sum over queries of mask probability times largest class probability.
-        terms: the same for one pixel, taken apart.
+        terms: the parts, for one pixel.
         nominal_range: from K to the values where one class is certain and where none is claimed.
-        reads: what ``compute`` is given.
     """
 
     name: str
@@ -102,7 +85,7 @@ class Score:
 
 
 def msp(class_scores: Tensor) -> Tensor:
-    """One minus the largest class score: (K, ...) to (...)."""
+    """Subtract the largest class score from 1: (K, ...) to (...)."""
     return 1 - class_scores.amax(dim=0)
 
 
@@ -112,13 +95,13 @@ def _msp_terms(pixel: PixelClaims) -> Terms:
 
 
 def entropy(class_scores: Tensor) -> Tensor:
-    """Normalised entropy of the class scores: (K, ...) to (...), in [0, 1]."""
+    """Compute the normalised entropy of the class scores: (K, ...) to (...), in [0, 1]."""
     total, share, surprise, largest = _surprises(class_scores)
     return torch.where(total > 0, (share * surprise).sum(dim=0) / largest, 1)
 
 
 def _surprises(class_scores: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Sum of the class scores, their shares of it, -log of these, and log K."""
+    """Return the sum of the class scores, their shares of it, -log of these, and log K."""
     total = class_scores.sum(dim=0)
     share = class_scores / torch.where(total > 0, total, 1)
     # 0 log 0 is 0; clamping is several times faster than torch.special.entr
@@ -134,7 +117,7 @@ def _entropy_terms(pixel: PixelClaims) -> Terms:
 
 
 def energy(class_scores: Tensor) -> Tensor:
-    """Minus the log-sum-exp of the class scores: (K, ...) to (...)."""
+    """Negate the log-sum-exp of the class scores: (K, ...) to (...)."""
     return -torch.logsumexp(class_scores, dim=0)
 
 
@@ -145,7 +128,7 @@ def _energy_terms(pixel: PixelClaims) -> Terms:
 
 
 def rba(class_scores: Tensor) -> Tensor:
-    """Minus the sum of the squashed class scores, "rejected by all": (K, ...) to (...)."""
+    """Negate the sum of the squashed class scores, "rejected by all": (K, ...) to (...)."""
     return -torch.tanh(class_scores).sum(dim=0)
 
 
@@ -155,7 +138,7 @@ def _rba_terms(pixel: PixelClaims) -> Terms:
 
 
 def eam(claims: Tensor) -> Tensor:
-    """One minus how much the queries claim a pixel, whatever their class: (...) to (...)."""
+    """Subtract the queries' claims to a pixel, whatever their class, from 1: (...) to (...)."""
     return 1 - claims
 
 
@@ -186,37 +169,22 @@ FROM_CLASS_SCORES = tuple(name for name in SCORES if SCORES[name].reads == "clas
 
 
 def smoothed(score: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """A score map blurred by a Gaussian, edges mirrored.
-
-    Args:
-        score: (H, W).
-        sigma: in pixels.
-    """
+    """Blur an (H, W) map by a Gaussian of ``sigma`` pixels, edges mirrored."""
     blurred = cv2.GaussianBlur(score, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
     return np.asarray(blurred, dtype=np.float32)
 
 
 def check_score(score: str) -> None:
-    """Refuse a name that is not in ``SCORES``.
-
-    Raises:
-        ConfigError: naming the nearest.
-    """
+    """Refuse a name that is not in ``SCORES`` with a ConfigError that names the nearest."""
     require_choice("anomaly score", score, SCORES)
 
 
 def score_range(
     model_calibration: Mapping[str, Mapping[str, Any]], score: str, num_classes: int
 ) -> tuple[float, float, bool]:
-    """The fixed range that drawings of the score map to [0, 1].
+    """Return low and high of the range that drawings use, and whether it was measured.
 
-    Args:
-        model_calibration: ``model.calibration``; empty when the checkpoint carries none.
-        score: one of ``SCORES``.
-        num_classes: K.
-
-    Returns:
-        low, high, and whether they were measured (else they are nominal: "uncalibrated").
+    Without the score in ``model_calibration`` it is the nominal range: "uncalibrated".
     """
     check_score(score)
     low, high = SCORES[score].nominal_range(num_classes)
@@ -229,11 +197,10 @@ def score_range(
 def default_threshold(
     model_calibration: Mapping[str, Mapping[str, Any]], score: str, num_classes: int
 ) -> tuple[float, str]:
-    """The threshold from which a pixel counts as anomalous unless the user says otherwise.
+    """Return the threshold from which a pixel counts as anomalous, and its source.
 
-    Returns:
-        The threshold and where it comes from: ``"fpr05"`` (5 % of the known pixels of the
-        calibration images lie above) or ``"middle of the range"``.
+    ``"fpr05"`` (5 % of the calibration images' normal pixels lie above) or
+    ``"middle of the range"``.
     """
     low, high, _ = score_range(model_calibration, score, num_classes)
     measured = model_calibration.get(score, {}).get("fpr05")
@@ -245,15 +212,13 @@ def default_threshold(
 def refining_queries(
     probabilities: Tensor, class_names: Sequence[str]
 ) -> tuple[Tensor, Tensor] | None:
-    """Queries whose masks veto anomalies: Mask2Anomaly's refinement.
+    """Find the queries whose masks veto anomalies: Mask2Anomaly's refinement.
 
-    Where a query that is over 95 % sure to be background (building, sky, ...) covers a pixel with
-    probability x mask >= 0.5, the pixel is not an anomaly: its score becomes 0 (for scores whose
-    lowest nominal value is not 0, that value). It applies when at least two such queries exist.
+    Where a query over 95 % sure to be background (building, sky, ...) covers a pixel with
+    probability x mask >= 0.5, the score becomes its lowest nominal value.
 
-    The published script means the anomaly score to be one minus the maximum over the 19 class
-    scores, but slices the batch axis instead of the class axis, so these masks enter the maximum
-    too. Here the maximum is over the classes alone, as the paper has it.
+    Departure: the published script slices the batch axis instead of the class axis, so these masks
+    enter its maximum over class scores. Here the maximum is over the classes, as in the paper.
 
     Args:
         probabilities: (Q, K+1), softmax over the last axis.
@@ -263,7 +228,7 @@ def refining_queries(
         Indices (n,) and probabilities (n,) of the queries, or None when fewer than two qualify.
 
     Raises:
-        ConfigError: when the label set has no background class known by name.
+        ConfigError: when no class has one of ``BACKGROUND_NAMES``.
     """
     background = [index for index, name in enumerate(class_names) if name in BACKGROUND_NAMES]
     if not background:
@@ -272,29 +237,25 @@ def refining_queries(
             f"({', '.join(sorted(BACKGROUND_NAMES))}); this model has none. Turn it off."
         )
     best, label = probabilities.max(dim=-1)
-    known = torch.tensor(background, device=label.device)
-    kept = torch.nonzero((best > REFINE_PROBABILITY) & torch.isin(label, known)).flatten()
-    return (kept, best[kept]) if len(kept) >= 2 else None
+    is_background = torch.isin(label, torch.tensor(background, device=label.device))
+    queries = torch.nonzero((best > REFINE_PROBABILITY) & is_background).flatten()
+    return (queries, best[queries]) if len(queries) >= 2 else None
 
 
 def anomalous_regions(
     mask: NDArray[np.bool_], min_pixels: int = 0
 ) -> tuple[NDArray[np.int32], int]:
-    """8-connected regions of a mask.
-
-    Args:
-        mask: (H, W), True where the score reached the threshold.
-        min_pixels: smaller regions are dropped.
+    """Label the 8-connected regions of an (H, W) mask that have ``min_pixels`` or more.
 
     Returns:
         (H, W) labels, 0 outside and 1...n inside, and n.
     """
     labels, count = ndimage.label(mask, structure=_EIGHT_CONNECTED)
     if min_pixels > 1 and count:
-        kept = np.bincount(labels.ravel(), minlength=count + 1) >= min_pixels
-        kept[0] = False
-        count = int(kept.sum())
-        renumbered = np.zeros(len(kept), dtype=np.int32)
-        renumbered[kept] = np.arange(1, count + 1)
+        large = np.bincount(labels.ravel(), minlength=count + 1) >= min_pixels
+        large[0] = False
+        count = int(large.sum())
+        renumbered = np.zeros(len(large), dtype=np.int32)
+        renumbered[large] = np.arange(1, count + 1)
         labels = renumbered[labels]
     return labels.astype(np.int32, copy=False), int(count)
