@@ -1,8 +1,7 @@
-"""What a model is made of: one frozen dataclass, and the presets behind every model name.
+"""The configuration of a model, and the presets behind every model name.
 
-The numbers of the presets are Mask2Former's (Cheng et al., CVPR 2022, Cityscapes semantic
-configurations) and, for the KAN head, the Mask2KAN thesis's (two KAN layers [256, 256, 256], grid
-5, order 3).
+Presets are Mask2Former's (Cheng et al., CVPR 2022, Cityscapes semantic); the KAN head is the
+thesis's ([256, 256, 256], grid 5, order 3).
 """
 
 from __future__ import annotations
@@ -24,36 +23,28 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Everything that decides the shape and arithmetic of a model.
-
-    A checkpoint carries its configuration, so inference needs the file alone. Counts are true:
-    ``num_decoder_layers=9`` builds nine layers.
+    """All that decides the shape and arithmetic of a model; checkpoints carry it.
 
     Attributes:
-        backbone: ``efficientnet_lite0``, ``mobilenetv2``, ``r50``, ``swin_t``, ``swin_s``,
-            ``swin_b`` or ``swin_l``.
-        backbone_depths: blocks per stage (7 stages for EfficientNet-Lite0 and MobileNetV2, 4
-            otherwise).
+        backbone: one of ``BACKBONES``.
+        backbone_depths: blocks per stage (7 for EfficientNet-Lite0 and MobileNetV2, else 4).
         backbone_width: channels of the stem (EfficientNet-Lite0, MobileNetV2), of the first
             stage's bottlenecks (R50) or of the patch embedding (Swin).
         backbone_num_heads: attention heads per stage, Swin only.
         backbone_window_size: attention window in tokens, Swin only.
         backbone_drop_path: stochastic depth rate while training, Swin only.
-        mask_embed: the head that turns a query into a mask embedding.
-        masked_attention: ``foreground`` (Mask2Former) or ``global`` (Mask2Anomaly's foreground
-            plus background).
+        masked_attention: ``foreground`` (Mask2Former) or ``global`` (Mask2Anomaly: both sides).
         num_classes: K, without the no-object class.
         class_names: K names, or empty for the label set that has K classes.
         palette: K RGB colours, or empty for that label set's.
         hidden_dim: C, channels of decoder, queries and mask features.
         encoder_feedforward_dim: of the pixel decoder.
         decoder_feedforward_dim: of the transformer decoder.
-        mask_embed_width: hidden channels of an MLP head, 0 for C; lets an MLP have a KAN's number
-            of parameters.
+        mask_embed_width: hidden channels of an MLP head; 0 for C.
         grid_size, spline_order, grid_range, base_activation, standalone_spline_scale: of the KAN.
         scale_noise: spread of the KAN's initial splines.
         scale_base: 1 for efficient-kan's initial base branch; larger means smaller weights.
-        kan_bias: whether its layers have a bias; efficient-kan's and the thesis's have none.
+        kan_bias: of the KAN's layers; efficient-kan's and the thesis's have none.
         pixel_mean, pixel_std: per channel, in 0-255 units, RGB.
     """
 
@@ -89,11 +80,7 @@ class ModelConfig:
     pixel_std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        """Refuse values no model can be built from.
-
-        Raises:
-            ConfigError: naming the field, the value found and what it must be.
-        """
+        """Refuse values no model can be built from with a ConfigError."""
         require_choice("backbone", self.backbone, BACKBONES)
         require_choice("mask_embed", self.mask_embed, get_args(MaskEmbed))
         require_choice("masked_attention", self.masked_attention, get_args(MaskedAttention))
@@ -108,35 +95,34 @@ class ModelConfig:
                 f"num_heads ({self.num_heads})."
             )
         for field in ("class_names", "palette"):
-            found = len(getattr(self, field))
-            if found not in (0, self.num_classes):
+            entries = len(getattr(self, field))
+            if entries not in (0, self.num_classes):
                 raise ConfigError(
-                    f"{field} has {found} entries for num_classes={self.num_classes}; "
+                    f"{field} has {entries} entries for num_classes={self.num_classes}; "
                     "give one per class or none."
                 )
 
     @property
     def family(self) -> Family:
-        """What the model is: ``mask2kan`` with a KAN head, else by its masked attention."""
+        """``mask2kan`` with a KAN head, else by its masked attention."""
         if self.mask_embed == "kan":
             return "mask2kan"
         return "mask2anomaly" if self.masked_attention == "global" else "mask2former"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; the family among them."""
+        """Return plain values for JSON, the family among them."""
         return {"family": self.family, **dataclasses.asdict(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """The configuration behind ``to_dict()``, e.g. from a checkpoint's metadata.
+        """Read a configuration from ``to_dict()``, e.g. from a checkpoint's metadata.
 
         Raises:
-            ConfigError: for a field that does not exist, a value that does not fit, or a family
-                that the other fields contradict.
+            ConfigError: for an unknown field, a value or a family that does not fit.
         """
-        known = {"family", *(field.name for field in dataclasses.fields(cls))}
+        fields = {"family", *(field.name for field in dataclasses.fields(cls))}
         for key in values:
-            require_choice("model option", key, known)
+            require_choice("model option", key, fields)
         config = cls(**{key: _frozen(v) for key, v in values.items() if key != "family"})
         if values.get("family", config.family) != config.family:
             raise ConfigError(
@@ -154,17 +140,21 @@ def _frozen(value: Any) -> Any:
 BASE_ACTIVATIONS = ("silu", "relu", "gelu", "tanh", "identity")
 
 _POSITIVE = (
-    "backbone_width",
-    "num_classes",
-    "num_queries",
-    "hidden_dim",
-    "num_heads",
-    "encoder_feedforward_dim",
-    "num_points",
-    "decoder_feedforward_dim",
-    "grid_size",
-    "spline_order",
+    *("backbone_width", "num_classes", "num_queries", "hidden_dim", "num_heads", "num_points"),
+    *("encoder_feedforward_dim", "decoder_feedforward_dim", "grid_size", "spline_order"),
 )
+
+
+def _swin(depths: tuple[int, ...], *, width: int, window_size: int) -> dict[str, Any]:
+    """Give every head 32 channels; they double with each stage."""
+    return {
+        "backbone_depths": depths,
+        "backbone_width": width,
+        "backbone_num_heads": tuple(width // 32 * 2**stage for stage in range(4)),
+        "backbone_window_size": window_size,
+        "backbone_drop_path": 0.3,
+    }
+
 
 BACKBONES: dict[str, dict[str, Any]] = {
     "efficientnet_lite0": {
@@ -180,34 +170,10 @@ BACKBONES: dict[str, dict[str, Any]] = {
         "pixel_std": (127.5, 127.5, 127.5),
     },
     "r50": {"backbone_depths": (3, 4, 6, 3), "backbone_width": 64},
-    "swin_t": {
-        "backbone_depths": (2, 2, 6, 2),
-        "backbone_width": 96,
-        "backbone_num_heads": (3, 6, 12, 24),
-        "backbone_window_size": 7,
-        "backbone_drop_path": 0.3,
-    },
-    "swin_s": {
-        "backbone_depths": (2, 2, 18, 2),
-        "backbone_width": 96,
-        "backbone_num_heads": (3, 6, 12, 24),
-        "backbone_window_size": 7,
-        "backbone_drop_path": 0.3,
-    },
-    "swin_b": {
-        "backbone_depths": (2, 2, 18, 2),
-        "backbone_width": 128,
-        "backbone_num_heads": (4, 8, 16, 32),
-        "backbone_window_size": 12,
-        "backbone_drop_path": 0.3,
-    },
-    "swin_l": {
-        "backbone_depths": (2, 2, 18, 2),
-        "backbone_width": 192,
-        "backbone_num_heads": (6, 12, 24, 48),
-        "backbone_window_size": 12,
-        "backbone_drop_path": 0.3,
-    },
+    "swin_t": _swin((2, 2, 6, 2), width=96, window_size=7),
+    "swin_s": _swin((2, 2, 18, 2), width=96, window_size=7),
+    "swin_b": _swin((2, 2, 18, 2), width=128, window_size=12),
+    "swin_l": _swin((2, 2, 18, 2), width=192, window_size=12),
 }
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -218,15 +184,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def model_names() -> list[str]:
-    """Every name ``create_model`` takes: ``<family>_<backbone>``."""
+    """List the names ``create_model`` takes: ``<family>_<backbone>``."""
     return [f"{family}_{backbone}" for family in FAMILIES for backbone in BACKBONES]
 
 
 def model_config(name: str, **overrides: Any) -> ModelConfig:
-    """The preset behind a model name, with some fields changed.
+    """Return the preset behind a model name, with some fields changed.
 
     Raises:
-        ConfigError: for an unknown name, an unknown field or a value that does not fit.
+        ConfigError: for an unknown name or field, or a value that does not fit.
     """
     require_choice("model", name, model_names())
     family, _, backbone = name.partition("_")

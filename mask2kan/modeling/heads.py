@@ -1,7 +1,7 @@
 """mask_embed: from a decoded query to the vector that is compared with every pixel.
 
-The one place where Mask2KAN and Mask2Former differ. Both heads map (…, C) to (…, C): the MLP has
-three linear layers (Mask2Former), the KAN two KAN layers (the thesis, [256, 256, 256]).
+Only here do Mask2KAN and Mask2Former differ: both heads map (…, C) to (…, C), the MLP with three
+linear layers (Mask2Former), the KAN with two KAN layers (the thesis).
 """
 
 from __future__ import annotations

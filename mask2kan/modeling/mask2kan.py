@@ -1,7 +1,6 @@
 """The model: backbone, pixel decoder, transformer decoder, as in the thesis's Figure 2.3.
 
-Departure from the originals: nothing is frozen here and nothing depends on training; which
-parameters learn is the training's choice.
+Departure: nothing is frozen here and nothing depends on training.
 
 Legend: B batch, H W image size, Q queries, K classes, C channels.
 """
@@ -10,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -37,12 +36,11 @@ class Mask2KAN(nn.Module):
     """Mask classification: every query is one mask and the class of what is under it.
 
     Attributes:
-        calibration: per anomaly score, its range and thresholds (see ``training.calibrate``);
-            empty when the checkpoint carries none.
+        calibration: per anomaly score, its range and thresholds; may be empty.
         settings: how the checkpoint's makers want it run; None where they do not say.
         card: the checkpoint's own account of data, licence and recipe.
-        source: where the weights came from.
-        format: of the checkpoint: ``native``, ``detectron2`` or ``transformers``; empty without.
+        source: of the weights.
+        format: of the checkpoint: ``native``, ``detectron2``, ``transformers`` or empty.
     """
 
     pixel_mean: Tensor
@@ -70,8 +68,7 @@ class Mask2KAN(nn.Module):
 
         Args:
             images: (B, 3, H, W) float32 RGB in [0, 1], any H and W.
-            with_aux: also return the output of the learnable queries and of every layer but the
-                last, as ``aux_outputs``.
+            with_aux: fill ``aux_outputs``: the learnable queries and every layer but the last.
 
         Returns:
             ``pred_logits`` (B, Q, K+1), ``pred_masks`` (B, Q, ceil32(H)/4, ceil32(W)/4) as logits,
@@ -80,33 +77,27 @@ class Mask2KAN(nn.Module):
         return self.decode(self.trunk(images), with_aux=with_aux)
 
     def trunk(self, images: Tensor) -> Features:
-        """Backbone and pixel decoder: what all heads on it have in common."""
-        features: Features = self.pixel_decoder(self.backbone_maps(images))
-        return features
+        """Run backbone and pixel decoder, which all heads share."""
+        return cast(Features, self.pixel_decoder(self.backbone_maps(images)))
 
     def decode(self, features: Features, *, with_aux: bool = True) -> DecoderOutput:
-        """Transformer decoder and heads; see ``forward``."""
-        output: DecoderOutput = self.transformer_decoder(features, with_aux=with_aux)
-        return output
+        """Run transformer decoder and heads; see ``forward``."""
+        return cast(DecoderOutput, self.transformer_decoder(features, with_aux=with_aux))
 
     def backbone_maps(self, images: Tensor) -> list[Tensor]:
         """Four (B, C_l, H_l, W_l) maps at 1/4, 1/8, 1/16 and 1/32 of the padded images."""
-        images = self._pad(self._normalize(images))
+        images = self._pad((images - self.pixel_mean) / self.pixel_std)
         with full_precision(images) if self.full_precision_backbone else contextlib.nullcontext():
-            maps: list[Tensor] = self.backbone(images)
-        return maps
-
-    def _normalize(self, images: Tensor) -> Tensor:
-        return (images - self.pixel_mean) / self.pixel_std
+            return cast(list[Tensor], self.backbone(images))
 
     def _pad(self, images: Tensor) -> Tensor:
-        """Zeros after normalising, right and below, as the originals do."""
+        """Pad with zeros after normalising, right and below, as the originals do."""
         height, width = images.shape[-2:]
         return F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The weights' device."""
         return self.pixel_mean.device
 
     @property
@@ -121,7 +112,7 @@ class Mask2KAN(nn.Module):
 
 
 def list_models() -> list[str]:
-    """Every name ``create_model`` takes."""
+    """List the names ``create_model`` takes."""
     return model_names()
 
 
@@ -136,7 +127,7 @@ def create_model(
         overrides: any field of ``ModelConfig``, e.g. ``num_classes=11, hidden_dim=128``.
 
     Raises:
-        ConfigError: for a name, field or value that does not exist or does not fit.
+        ConfigError: for an unknown name or field, or a value that does not fit.
         CheckpointError: when the backbone's weights cannot be read or do not fit.
     """
     model = Mask2KAN(model_config(name, **overrides))

@@ -11,7 +11,7 @@ Axis order: ``spatial_shapes`` (H, W); ``sampling_locations`` (x, y) in [0, 1].
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,15 +30,10 @@ SpatialShapes = list[tuple[int, int]]
 
 
 class Features(NamedTuple):
-    """What the trunk, backbone and pixel decoder, makes of a batch of images.
+    """The trunk's output: what backbone and pixel decoder make of a batch of images."""
 
-    Attributes:
-        mask_features: (B, C, h, w) at 1/4 of the padded images.
-        levels: three (B, C, H_l, W_l) maps at 1/32, 1/16 and 1/8.
-    """
-
-    mask_features: Tensor
-    levels: list[Tensor]
+    mask_features: Tensor  # (B, C, h, w) at 1/4 of the padded images
+    levels: list[Tensor]  # three (B, C, H_l, W_l) maps at 1/32, 1/16 and 1/8
 
 
 class MSDeformAttn(nn.Module):
@@ -56,7 +51,7 @@ class MSDeformAttn(nn.Module):
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
-        """Start with head m looking in direction m, point p at p + 1 pixels, all weights equal."""
+        """Start with head m pointing in direction m, point p at p + 1 pixels, weights equal."""
         for linear in (self.sampling_offsets, self.attention_weights):
             nn.init.zeros_(linear.weight)
         nn.init.zeros_(self.attention_weights.bias)
@@ -72,16 +67,7 @@ class MSDeformAttn(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, query: Tensor, grid: SamplingGrid, memory: Tensor) -> Tensor:
-        """Gather from ``memory`` around every query's own position.
-
-        Args:
-            query: (B, S, C), what decides where to look and how much.
-            grid: where the queries stand, from ``sampling_grid``.
-            memory: (B, S, C), what is gathered.
-
-        Returns:
-            (B, S, C).
-        """
+        """Gather from ``memory`` around every query's own position on the grid: all (B, S, C)."""
         per_head = (self.num_heads, NUM_LEVELS, self.num_points)
         value = self.value_proj(memory).unflatten(-1, (self.num_heads, -1))
         with full_precision_on_cpu(query):
@@ -97,12 +83,11 @@ class MSDeformAttn(nn.Module):
             locations.unflatten(-1, (*per_head, 2)),
             weights.unflatten(-1, per_head[1:]),
         )
-        result: Tensor = self.output_proj(gathered)
-        return result
+        return cast(Tensor, self.output_proj(gathered))
 
 
 def softmax_of_few(scores: Tensor) -> Tensor:
-    """Softmax over the last axis, a dozen numbers: too few for torch's own to be quick on a CPU."""
+    """Apply softmax over a short last axis, for which torch's own is slow on a CPU."""
     if scores.device.type != "cpu":
         return scores.softmax(dim=-1)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
@@ -132,20 +117,14 @@ class EncoderLayer(nn.Module):
         return fed.view_as(memory)
 
     def _feed_forward(self, memory: Tensor) -> Tensor:
-        result: Tensor = self.norm2(memory + self.linear2(self.linear1(memory).relu_()))
-        return result
+        return cast(Tensor, self.norm2(memory + self.linear2(self.linear1(memory).relu_())))
 
 
 class PixelDecoder(nn.Module):
     """Backbone maps in, three refined levels and the mask features out."""
 
     def __init__(self, config: ModelConfig, in_channels: list[int]) -> None:
-        """Build.
-
-        Args:
-            config: sizes and counts.
-            in_channels: of the backbone's maps at 1/4, 1/8, 1/16, 1/32.
-        """
+        """Build for backbone maps of these channels, at 1/4, 1/8, 1/16 and 1/32."""
         super().__init__()
         channels = config.hidden_dim
         groups = math.gcd(NORM_GROUPS, channels)
@@ -187,15 +166,14 @@ class PixelDecoder(nn.Module):
         """Refine the backbone's four (B, C_l, H_l, W_l) maps at 1/4, 1/8, 1/16 and 1/32."""
         quarter, *coarser = maps
         levels = self._encode(self._project(coarser))
-        finest = F.interpolate(
-            levels[-1], size=quarter.shape[-2:], mode="bilinear", align_corners=False
-        )
+        size = quarter.shape[-2:]
+        finest = F.interpolate(levels[-1], size=size, mode="bilinear", align_corners=False)
         # in place, like the ReLU after it: these maps are the largest of the forward pass
         merged = self.output_conv(self.lateral_conv(quarter).add_(finest))
         return Features(self.mask_features(merged), levels)
 
     def _project(self, coarser: list[Tensor]) -> list[Tensor]:
-        """(B, C, H_l, W_l) maps, coarse to fine."""
+        """Project to (B, C, H_l, W_l) maps, coarse to fine."""
         with full_precision_on_cpu(coarser[0]):
             return [
                 project(as_parameters(feature, self.level_embed))
@@ -227,17 +205,11 @@ class PixelDecoder(nn.Module):
 
 
 class SamplingGrid(NamedTuple):
-    """Where the queries of the encoder stand, laid out as ``sampling_offsets`` lays out its result.
-
-    Attributes:
-        spatial_shapes: (H, W) of each level.
-        centres: (S, M·L·P·2) float32, every query's own (x, y) in [0, 1], once per sample.
-        pixel: (M·L·P·2) float32, one pixel of each sample's level in [0, 1].
-    """
+    """The encoder's queries' positions, laid out like the result of ``sampling_offsets``."""
 
     spatial_shapes: SpatialShapes
-    centres: Tensor
-    pixel: Tensor
+    centres: Tensor  # (S, M·L·P·2) float32, every query's own (x, y) in [0, 1], once per sample
+    pixel: Tensor  # (M·L·P·2) float32, one pixel of each sample's level in [0, 1]
 
 
 def sampling_grid(
@@ -245,7 +217,7 @@ def sampling_grid(
 ) -> SamplingGrid:
     """Lay out what all encoder layers share; long rows keep their arithmetic vectorised."""
     centres = torch.cat([pixel_centres(height, width, device) for height, width in spatial_shapes])
-    # Filled in place: a tensor made of Python numbers would be copied to a card, which waits.
+    # Filled in place: a tensor made of Python numbers would be copied to a GPU, which waits.
     pixel = torch.empty(len(spatial_shapes), 2, dtype=torch.float32, device=device)
     for level, (height, width) in enumerate(spatial_shapes):
         pixel[level, 0].fill_(1 / width)
@@ -256,7 +228,7 @@ def sampling_grid(
 
 
 def pixel_centres(height: int, width: int, device: torch.device) -> Tensor:
-    """(H·W, 2) float32: (x, y) of every pixel's centre in [0, 1], row-major."""
+    """Return (x, y) of every pixel's centre in [0, 1]: (H·W, 2) float32, row-major."""
     y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
     x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
     grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")

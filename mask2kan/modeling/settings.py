@@ -1,10 +1,7 @@
 """How a checkpoint's makers want it run: ``InferenceSettings``, which travel in its metadata.
 
-A model sees best at the size of the crops it was trained on, and small objects only at larger ones:
-class scores of several sizes, averaged, cost little more than one look at an image's own size and
-tell anomalies better. Checkpoints without settings, all foreign ones among them, run natively.
-
-Imports no torch.
+Models see best at their training crops' size, and small objects only at larger ones, so class
+scores of several sizes may be averaged. Checkpoints without settings run natively. No torch here.
 """
 
 from __future__ import annotations
@@ -25,12 +22,11 @@ class InferenceSettings:
     """Sizes, score and what is done with it.
 
     Attributes:
-        sides: longest sides, in pixels, to compute an image at; class scores are averaged. Those
-            above the image's own are skipped, and where none is left its own is used, as it is
-            where there are none.
-        score: the anomaly score shown unless another is asked for.
-        sigma: spread of the Gaussian that smooths the score before it is thresholded, as a share of
-            the image's longer side; 0 for none. ``Prediction.anomaly`` is never smoothed.
+        sides: longest sides, in pixels, to compute an image at and average; those above the image's
+            own are skipped; where none is left, its own.
+        score: the default anomaly score.
+        sigma: of the Gaussian that smooths a score before it is thresholded, as a share of the
+            image's longer side; 0 for none.
         smallest_region: share of the image's area below which a region is not reported.
     """
 
@@ -40,11 +36,7 @@ class InferenceSettings:
     smallest_region: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run.
-
-        Raises:
-            ConfigError: naming the field, the value found and what it must be.
-        """
+        """Refuse what cannot be run with a ConfigError."""
         require("The number of settings.sides", len(self.sides), 0, MOST_SIDES)
         for side in self.sides:
             require("settings.sides", side, SMALLEST_SIDE, LARGEST_SIDE, whole=True)
@@ -53,22 +45,17 @@ class InferenceSettings:
             require(f"settings.{field}", getattr(self, field), 0, 0.1)
 
     def sides_of(self, longest: int, limit: int) -> list[int]:
-        """The sides to compute an image at, largest first.
-
-        Args:
-            longest: the image's longer side.
-            limit: no side is larger.
-        """
+        """Return the sides to compute an image of this longest side at, largest first."""
         largest = min(longest, limit)
         fitting = {side for side in self.sides if side <= largest}
         return sorted(fitting, reverse=True) or [largest]
 
     def smallest_pixels(self, height: int, width: int, least: int = 0) -> int:
-        """Pixels of the smallest region reported in an image, at least ``least``."""
+        """Return the pixels of the smallest region reported in an image, at least ``least``."""
         return max(least, round(self.smallest_region * height * width))
 
     def in_words(self) -> str:
-        """One line for cards and pages."""
+        """Describe the settings in one line, for model cards and pages."""
         sides = " + ".join(map(str, self.sides)) + " px" if self.sides else "the image's own size"
         words = f"{self.score} at {sides}"
         if self.sigma:
@@ -78,24 +65,22 @@ class InferenceSettings:
         return words
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values for JSON."""
         return {**dataclasses.asdict(self), "sides": list(self.sides)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> InferenceSettings:
-        """The settings behind ``to_dict()``.
+        """Read settings from ``to_dict()``.
 
         Raises:
-            ConfigError: for a field that does not exist or a value that cannot be used.
+            ConfigError: for an unknown field or a value that cannot be used.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
         for key in values:
-            require_choice("setting", key, known)
+            require_choice("setting", key, {field.name for field in dataclasses.fields(cls)})
         sides = values.get("sides", ())
         if not isinstance(sides, (list, tuple)):
             raise ConfigError(f"settings.sides is {sides!r:.40}; expected a list of numbers.")
         return cls(**{**values, "sides": tuple(sides)})
 
 
-NATIVE = InferenceSettings()
-"""One look at the image's own size: the originals' numbers."""
+NATIVE = InferenceSettings()  # one pass at the image's own size: the originals' numbers

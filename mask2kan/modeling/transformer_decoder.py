@@ -1,14 +1,14 @@
 """The masked-attention transformer decoder of Mask2Former, and Mask2Anomaly's global variant.
 
-Each layer lets the queries look at one level of the pixel decoder's output, but only inside
-(foreground) or outside (background) the mask they predict themselves; then at each other. After
-every layer the queries are read out: ``class_embed`` for the class, ``mask_embed`` for the mask.
+In each layer the queries attend to one level of the pixel decoder's output, inside (foreground) or
+outside (background) their own masks, then to each other. After every layer, ``class_embed`` reads
+their classes and ``mask_embed`` their masks.
 
 Sources: Cheng et al., CVPR 2022, section 3.2; Rai et al., ICCV 2023 (global masked attention:
 foreground and background attention summed, then residual and norm).
 
 Departure: a mask is linear in ``mask_features``, so attention masks come from features resized once
-per level, not from full-size masks resized after each layer. The same numbers.
+per level, not from masks resized after each layer. The same numbers.
 
 Legend: B batch, Q queries, C channels, S positions of one level, K classes, h w mask size.
 """
@@ -16,7 +16,7 @@ Legend: B batch, Q queries, C channels, S positions of one level, K classes, h w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,37 +64,20 @@ class Attention(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None
     ) -> Tensor:
-        """Attend.
-
-        Args:
-            query: (B, Q, C).
-            key: (B, S, C).
-            value: (B, S, C).
-            allowed: (B, Q, S) bool, True where a query may look; None for everywhere.
-
-        Returns:
-            (B, Q, C).
-        """
-        projections = zip(
-            (query, key, value),
-            self.in_proj_weight.chunk(3),
-            self.in_proj_bias.chunk(3),
-            strict=True,
-        )
+        """(B, Q, C) queries from (B, S, C) keys and values, where (B, Q, S) ``allowed`` is True."""
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (
             F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for x, weight, bias in projections
+            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
         attended = _attend(q, k, v, None if allowed is None else allowed[:, None])
-        result: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
-        return result
+        return cast(Tensor, self.out_proj(attended.transpose(1, 2).flatten(2)))
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """Scaled dot-product attention; in training on a CPU written out.
 
-    PyTorch's own CPU kernel is made of hundreds of small parallel loops, most of them in backward.
-    Beside another busy program their threads wait for each other again and again.
+    PyTorch's own runs hundreds of small parallel loops, whose threads wait where CPUs are shared.
     """
     if query.device.type != "cpu" or not query.requires_grad:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
@@ -113,8 +96,7 @@ class MaskedAttention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask_logits: Tensor) -> Tensor:
         """(B, Q, C) from keys and values (B, S, C) and the queries' own masks (B, Q, S)."""
-        result: Tensor = self.foreground(query, key, value, _open_empty_rows(mask_logits >= 0))
-        return result
+        return cast(Tensor, self.foreground(query, key, value, _open_empty_rows(mask_logits >= 0)))
 
 
 class GlobalMaskedAttention(MaskedAttention):
@@ -132,7 +114,7 @@ class GlobalMaskedAttention(MaskedAttention):
 
 
 def _open_empty_rows(allowed: Tensor) -> Tensor:
-    """Let a query whose mask is empty look everywhere; softmax over nothing would be NaN."""
+    """Let a query whose mask is empty attend everywhere; softmax over nothing would be NaN."""
     return allowed | ~allowed.any(dim=-1, keepdim=True)
 
 
@@ -156,25 +138,21 @@ class DecoderLayer(nn.Module):
     def forward(
         self, queries: Tensor, query_embed: Tensor, key: Tensor, value: Tensor, mask_logits: Tensor
     ) -> Tensor:
-        """Update the queries.
+        """Update the queries: (B, Q, C) to the same.
 
         Args:
             queries: (B, Q, C).
             query_embed: (Q, C), added wherever queries are compared.
             key: (B, S, C), one level with position encoding.
             value: (B, S, C), the same without.
-            mask_logits: (B, Q, S), what the queries predict at that level.
-
-        Returns:
-            (B, Q, C).
+            mask_logits: (B, Q, S), the queries' masks at that level.
         """
-        looked = self.cross_attn(queries + query_embed, key, value, mask_logits)
-        queries = self.cross_attn_norm(queries + looked)
+        attended = self.cross_attn(queries + query_embed, key, value, mask_logits)
+        queries = self.cross_attn_norm(queries + attended)
         with_pos = queries + query_embed
         queries = self.self_attn_norm(queries + self.self_attn(with_pos, with_pos, queries))
         fed = self.linear2(F.relu(self.linear1(queries)))
-        result: Tensor = self.ffn_norm(queries + fed)
-        return result
+        return cast(Tensor, self.ffn_norm(queries + fed))
 
 
 class TransformerDecoder(nn.Module):
@@ -205,7 +183,7 @@ class TransformerDecoder(nn.Module):
             }
 
     def refine(self, features: Features) -> list[tuple[Tensor, Tensor]]:
-        """Let the queries look at the levels in turn.
+        """Run the layers over the levels in turn.
 
         Returns:
             Normed queries (B, Q, C) and their mask embeddings (B, Q, C): of the learnable queries,
@@ -215,13 +193,9 @@ class TransformerDecoder(nn.Module):
             mask_features, levels = self._in_own_dtype(features)
             keys, values = self._memory(levels)
             # (B, C, S_l): gradients do not flow through the attention masks
+            detached = mask_features.detach()
             targets = [
-                F.interpolate(
-                    mask_features.detach(),
-                    size=level.shape[-2:],
-                    mode="bilinear",
-                    align_corners=False,
-                ).flatten(2)
+                F.interpolate(detached, level.shape[-2:], mode="bilinear").flatten(2)
                 for level in levels
             ]
             # The head is read after every layer; a KAN's spline weights are prepared once.
@@ -245,7 +219,7 @@ class TransformerDecoder(nn.Module):
         )
 
     def _memory(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values (B, S, C) of every level; only keys carry the position."""
+        """Return keys and values (B, S, C) of every level; only keys carry the position."""
         values = [
             level.flatten(2).transpose(1, 2) + self.level_embed.weight[index]
             for index, level in enumerate(levels)
@@ -258,7 +232,7 @@ class TransformerDecoder(nn.Module):
         return [as_products(key) for key in keys], [as_products(value) for value in values]
 
     def _read_out(self, queries: Tensor, head: Mapping[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
-        """Normed queries (B, Q, C) and their mask embeddings (B, Q, C)."""
+        """Return normed queries (B, Q, C) and their mask embeddings (B, Q, C)."""
         # A hundred vectors: full precision costs nothing, and both heads get the same.
         with full_precision(queries):
             decoded = self.decoder_norm(queries.to(self.query_feat.weight.dtype))

@@ -1,9 +1,8 @@
 """Build the backbone of a configuration.
 
-ResNet, MobileNetV2 and EfficientNet-Lite0 come from timm, whose arithmetic is the reference's
-(ResNet strides in the 3x3 convolution, like detectron2's with ``STRIDE_IN_1X1: False``). Swin is
-our own: timm's rolls before it pads, Mask2Former's pads before it rolls, and the two differ
-wherever a map is not a multiple of the window.
+ResNet, MobileNetV2 and EfficientNet-Lite0 are timm's, with the reference's arithmetic (ResNet
+strides in the 3x3 convolution, like detectron2's with ``STRIDE_IN_1X1: False``). Swin is our own:
+timm's rolls before it pads, Mask2Former's pads before it rolls.
 """
 
 from __future__ import annotations
@@ -42,8 +41,7 @@ EFFICIENTNETS = {
     "mobilenetv2": (MOBILENETV2_STAGES, 1e-5),
 }
 
-# Depthwise convolutions gain nothing from bfloat16, and narrow bottlenecks lose the most: on CamVid
-# nine tenths of the pixels that changed class under bfloat16 were due to MobileNetV2's.
+# Depthwise convolutions gain nothing from bfloat16, and narrow bottlenecks lose the most accuracy.
 FULL_PRECISION_BACKBONES = tuple(EFFICIENTNETS)
 
 
@@ -54,7 +52,7 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, list[int]]:
         The module, (B, 3, H, W) to a list of four (B, C_l, H_l, W_l) maps, and the four C_l.
 
     Raises:
-        ConfigError: for a number of depths or heads, or a window, that does not fit the backbone.
+        ConfigError: for depths, heads or a window that do not fit the backbone.
     """
     stages = 7 if config.backbone in EFFICIENTNETS else 4
     if len(config.backbone_depths) != stages:
@@ -62,19 +60,15 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, list[int]]:
             f"backbone_depths has {len(config.backbone_depths)} entries; "
             f"{config.backbone} has {stages} stages."
         )
-    if config.backbone in EFFICIENTNETS:
-        return _efficientnet(config)
     if config.backbone == "r50":
         return _resnet(config)
-    return _swin(config)
-
-
-def _efficientnet(config: ModelConfig) -> tuple[nn.Module, list[int]]:
+    if config.backbone not in EFFICIENTNETS:
+        return _swin(config)
     # Imported here, because timm takes seconds to import and the app's page need not wait for it.
     from mask2kan.modeling.backbones import efficientnet
 
-    stages, epsilon = EFFICIENTNETS[config.backbone]
-    return efficientnet.build(stages, config.backbone_depths, config.backbone_width, epsilon)
+    blocks, epsilon = EFFICIENTNETS[config.backbone]
+    return efficientnet.build(blocks, config.backbone_depths, config.backbone_width, epsilon)
 
 
 def _resnet(config: ModelConfig) -> tuple[nn.Module, list[int]]:

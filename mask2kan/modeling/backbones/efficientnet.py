@@ -25,9 +25,7 @@ def build(
     width: int,
     epsilon: float,
 ) -> tuple[nn.Module, list[int]]:
-    """Build with random weights.
-
-    timm's ``create_model`` has fixed depths; the class behind it takes any.
+    """Build with random weights and any depths (timm's ``create_model`` has fixed ones).
 
     Args:
         stages: kernel, stride, expansion and channels of every stage.

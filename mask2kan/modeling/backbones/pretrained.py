@@ -1,7 +1,7 @@
 """Start a backbone from published ImageNet weights.
 
-Layouts: torchvision's MobileNetV2 (``features.0`` …), timm's names, and the official Swin releases
-(``{"model": …}`` without the four output norms, which then keep their initial values).
+Layouts: torchvision's MobileNetV2, timm's names, and the official Swin releases (without the four
+output norms, which keep their initial values).
 """
 
 from __future__ import annotations
@@ -46,12 +46,7 @@ OWN = re.compile(r"^norm[0-3]\.|num_batches_tracked$")
 def load_pretrained_backbone(
     backbone: nn.Module, config: ModelConfig, source: str | Path | bool
 ) -> None:
-    """Load ImageNet weights into a backbone, in place.
-
-    Args:
-        backbone: as ``build_backbone`` made it.
-        config: its configuration.
-        source: a .safetensors or .pth file, or True to download timm's weights.
+    """Load a .safetensors or .pth file, or timm's weights for True, into a backbone.
 
     Raises:
         CheckpointError: when the file cannot be read or is of another backbone.
@@ -70,11 +65,8 @@ def load_pretrained_backbone(
     elif config.backbone.startswith("swin") and "layers.0.downsample.norm.weight" not in state:
         state = {_from_timm_swin(key): value for key, value in state.items()}
     target = backbone.state_dict()
-    state = {
-        key: value for key, value in state.items() if key in target or not LEFTOVER.search(key)
-    }
     missing = [key for key in target if key not in state and not OWN.search(key)]
-    unknown = [key for key in state if key not in target]
+    unknown = [key for key in state if key not in target and not LEFTOVER.search(key)]
     misshaped = [key for key in state if key in target and state[key].shape != target[key].shape]
     if missing or unknown or misshaped:
         raise CheckpointError(
@@ -114,16 +106,11 @@ def _from_torchvision(key: str, config: ModelConfig) -> str:
     while stage < len(config.backbone_depths) and block >= config.backbone_depths[stage]:
         block -= config.backbone_depths[stage]
         stage += 1
-    first = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
-    other = {
-        "0.0": "conv_pw",
-        "0.1": "bn1",
-        "1.0": "conv_dw",
-        "1.1": "bn2",
-        "2": "conv_pwl",
-        "3": "bn3",
-    }
-    names = first if stage == 0 else other
+    if stage == 0:
+        names = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
+    else:
+        names = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2"}
+        names |= {"2": "conv_pwl", "3": "bn3"}
     return f"blocks.{stage}.{block}.{names.get(match[2], match[2])}.{match[3]}"
 
 
