@@ -1,8 +1,7 @@
 """Batch norm and ReLU6 in training on a CPU, as one operator.
 
-PyTorch reads or writes the maps fourteen times for the two and their gradients, bound by memory;
-here it is eight times. The loops are in ``fused_kernels.py``; ``mask2kan.ops.uses_numba`` tells
-where they run.
+Eight passes over the maps, forward and backward, where PyTorch needs fourteen. The loops are in
+``fused_kernels.py`` and run where ``mask2kan.ops.uses_numba`` says.
 """
 
 from __future__ import annotations

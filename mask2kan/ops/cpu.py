@@ -1,19 +1,17 @@
 """CPU kernels of multi-scale deformable attention, built from PyTorch's own fast loops.
 
-The op sums L * P * 4 weighted rows of ``value`` for every query and head: exactly what
-``embedding_bag`` with per-sample weights computes. Three ideas make it quick:
+The op sums L * P * 4 weighted rows of ``value`` for every query and head, as ``embedding_bag`` with
+per-sample weights does. Three ideas make it quick:
 
-* A head's maps are first copied, each with a margin of zeros, into one table of rows (a canvas).
-  Locations are clamped to where they see the margin alone, so there are no border masks, and the
-  four corners of a point are four views of the table under two lists of row numbers.
-* Work goes piece by piece (some images, or some heads of one), so temporaries stay in the cache
-  and are not allocated afresh.
-* The gradient of ``value`` is the transposed sum. Points are sorted by their cell, the square
-  between four pixel centres; each corner's sum over its cell is again an ``embedding_bag``, and
-  four shifted maps of cells add up to the gradient. Without atomic additions it is deterministic.
+* A head's maps are copied, with margins of zeros, into one table of rows (a canvas). Locations are
+  clamped into the margin, so there are no border masks, and a point's four corners are four views
+  of the table under two lists of row numbers.
+* Work goes piece by piece (some images, or some heads of one): temporaries stay in the cache.
+* The gradient of ``value`` is the transposed sum. Points are sorted by cell, the square between
+  four pixel centres; each corner's sum over its cell is again an ``embedding_bag``, and four
+  shifted maps of cells add up to the gradient, without atomic additions, so deterministic.
 
-A NaN location gives NaN, and its attention weight's share of the gradient of ``value`` goes to an
-arbitrary pixel.
+A NaN location gives NaN; its share of the gradient of ``value`` goes to an arbitrary pixel.
 
 Dimensions: B batch, S positions of all levels, Q queries, M heads, D channels of a head, L levels,
 P points, G tables (an image's head each) in a piece, K = L * P, R rows of a canvas.
@@ -39,9 +37,8 @@ _GATHERED_ELEMENTS = 1 << 19
 class _Level:
     """A map inside the canvas: from row ``start`` on, lines of ``width + 2`` rows.
 
-    Two zero rows before each line (and so after the one before it) and two zero lines before and
-    after the map: on every side there is a cell with corners on the map's edge, for points half
-    outside, and one with none, for points to be clamped to.
+    Two zero rows before each line and two zero lines before and after the map: on every side there
+    is a cell with corners on the map's edge, and one with none, for points to be clamped to.
     """
 
     height: int
@@ -65,10 +62,7 @@ class _Level:
 
 @dataclass(frozen=True)
 class _Canvas:
-    """The layout of one head's levels in a table, and its numbers spread over the points.
-
-    Spread, because every arithmetic step is then one loop over contiguous memory.
-    """
+    """The layout of one head's levels, spread over the points: each step loops contiguously."""
 
     levels: tuple[_Level, ...]
     rows: int
@@ -94,18 +88,16 @@ class _Canvas:
 
         start = per_point([level.start for level in levels], index)
         first = torch.arange(tables, dtype=index).mul_(rows)
+        widths = per_point([level.width for level in levels], dtype)
+        heights = per_point([level.height for level in levels], dtype)
+        query = torch.arange(tables * queries, dtype=index).view(tables, queries, 1)
         return cls(
             levels=tuple(levels),
             rows=rows,
-            extent=(
-                per_point([level.width for level in levels], dtype),
-                per_point([level.height for level in levels], dtype),
-            ),
+            extent=(widths, heights),
             stride=per_point([level.stride for level in levels], index),
             start=start + first[:, None, None],
-            query=torch.arange(tables * queries, dtype=index)
-            .view(tables, queries, 1)
-            .repeat(1, 1, start.shape[1]),
+            query=query.repeat(1, 1, start.shape[1]),
         )
 
     @property
@@ -162,10 +154,8 @@ class _Points:
         )
 
     def corner_weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Bilinear times attention weight: upper left, upper right, lower left, lower right.
-
-        By subtraction: three products, and the four add up to the attention weight.
-        """
+        """Bilinear times attention weight: upper left, upper right, lower left, lower right."""
+        # by subtraction: three products, and the four add up to the attention weight
         low = self.attention * self.y
         high = self.attention - low
         high_right = high * self.x
@@ -181,11 +171,9 @@ def _pieces(value: Tensor, locations: Tensor) -> Iterator[tuple[slice, slice]]:
     piece_heads = min(heads, tables)
     piece_images = min(batch, max(1, tables // heads))
     for image in range(0, batch, piece_images):
+        images = slice(image, min(image + piece_images, batch))
         for head in range(0, heads, piece_heads):
-            yield (
-                slice(image, min(image + piece_images, batch)),
-                slice(head, min(head + piece_heads, heads)),
-            )
+            yield images, slice(head, min(head + piece_heads, heads))
 
 
 def _canvas_for(value: Tensor, spatial_shapes: list[int], locations: Tensor) -> _Canvas:
@@ -267,10 +255,7 @@ def _backward(
 
 
 def _dots(table: Tensor, grad: Tensor, points: _Points) -> Tensor:
-    """Dot the four corners' rows with the output's gradient: (2, 2, G, Q, K), y before x.
-
-    The gradients of location and attention weight need no more of ``value`` than these.
-    """
+    """Dot the four corners' rows with the output's gradient: (2, 2, G, Q, K), y before x."""
     heads, queries, count = points.upper.shape
     channels = grad.shape[2]
     # Left and right corners are neighbouring rows: one read gathers both, as overlapping pairs.
@@ -292,8 +277,8 @@ def _write_point_gradients(
 ) -> None:
     """Fill (images, heads, Q, K, 2) and (images, heads, Q, K) views from the corners' dots.
 
-    The bilinear form in x and y: its value is the weight's gradient, its slopes times attention
-    and map size are the location's. In place, as each dot is used once more at most.
+    The bilinear form's value is the weight's gradient, its slopes times attention and map size the
+    location's. In place, as each dot is used once more at most.
     """
     (upper_left, upper_right), (lower_left, lower_right) = dots
     upper_step = upper_right - upper_left

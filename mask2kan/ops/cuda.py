@@ -1,10 +1,9 @@
 """Compile and launch ``ms_deform_attn.cu``, the CUDA kernels of multi-scale deformable attention.
 
-One kernel is compiled per architecture, value type and head size when it is first needed: about a
-second, once per machine (see ``nvrtc.py``). Values are float32, float16 or bfloat16; locations and
-weights go in as float32, and sums are float32. Atomic operations add up the gradient of ``value``
-in float32, so its last bit may differ from run to run, and the backward pass refuses
-``torch.use_deterministic_algorithms(True)``.
+Kernels are compiled per architecture, value type and head size when first needed (see
+``nvrtc.py``). Values are float32, float16 or bfloat16; locations, weights and sums float32. Atomic
+operations add up the gradient of ``value``, so its last bit may differ from run to run, and the
+backward pass refuses ``torch.use_deterministic_algorithms(True)``.
 
 Dimensions: B batch, S positions of all levels, Q queries, M heads, D channels of a head, L levels,
 P points.
@@ -194,26 +193,22 @@ def _launch(
     *others: Tensor,
 ) -> None:
     """Queue a kernel on the current stream; ``others`` are dense already."""
-    # The driver's API takes addresses. Tensors may be freed before the kernel runs: the caching
-    # allocator hands their memory on only to later work of the same stream.
+    # Tensors may be freed before the kernel runs: the caching allocator hands their memory on only
+    # to later work of the same stream.
     value = _dense(value, value.dtype)
     locations, weights = _dense(locations, torch.float32), _dense(weights, torch.float32)
     sizes = _sizes(spatial_shapes, value, locations)
     blocks = _num_blocks(value, locations.shape[1])
-    pointers = [
-        ctypes.c_void_p(tensor.data_ptr()) for tensor in (value, locations, weights, *others)
-    ]
-    arguments = [*pointers, sizes]
+    tensors = (value, locations, weights, *others)
+    arguments = [*(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors), sizes]
     addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
     device = value.device
     with torch.cuda.device(device):
         _require_context(device)
-        kernel = _kernel(
-            name, _index(device), value.dtype, value.shape[3], _max_levels(sizes.levels)
-        )
-        driver = _driver()
+        max_levels = _max_levels(sizes.levels)
+        kernel = _kernel(name, _index(device), value.dtype, value.shape[3], max_levels)
         _check(
-            driver.cuLaunchKernel(
+            _driver().cuLaunchKernel(
                 *(kernel, blocks, 1, 1, _WARPS * _LANES, 1, 1),
                 *(0, torch.cuda.current_stream(device).cuda_stream),
                 *(ctypes.addressof(addresses), 0),

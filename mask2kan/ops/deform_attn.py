@@ -1,14 +1,10 @@
 """Multi-scale deformable attention: the public op and the choice of its backend.
 
-Backends: ``reference`` is plain PyTorch (any device, exports, the definition of correct), ``cpu``
-is fast on the CPU, ``fused`` faster still where numba is installed, ``cuda`` a kernel for NVIDIA
-GPUs. The choice is made by capability before the call, once per device, dtype and head size, and
-logged once; ``MASK2KAN_OPS=auto|cuda|fused|cpu|reference`` in the environment forces it for the
-process, ``backend=`` for one call. A forced backend that cannot run is an error, never a silent
-fall-back.
-
-To add a backend: register kernels on the two operators in ``operator.py`` and let
-:func:`choose_backend` know when it is available.
+``reference`` is plain PyTorch (any device, exports), ``cpu`` is faster on the CPU, ``fused`` faster
+still (numba), ``cuda`` for NVIDIA GPUs. The choice is by capability, once per device, dtype and
+head size, and logged once; ``MASK2KAN_OPS=auto|cuda|fused|cpu|reference`` forces it for the
+process, ``backend=`` for one call; what cannot run is then an error. To add a backend, register
+kernels on the operators of ``operator.py`` and extend :func:`choose_backend`.
 """
 
 from __future__ import annotations
@@ -43,10 +39,9 @@ def ms_deform_attn(
 ) -> Tensor:
     """Sample L feature maps at P points per query and head, and sum by attention weight.
 
-    Sampling is bilinear with zeros outside a map, as ``grid_sample(align_corners=False)`` does it:
-    in pixels a location is ``location * size - 0.5``. A location at infinity reads zero, a NaN
-    location gives NaN. Half-precision values are summed in float32; locations are never rounded
-    below float32. Source: Deformable DETR (Zhu et al., 2021), eq. 3.
+    Sampling is bilinear with zeros outside a map, as in ``grid_sample(align_corners=False)``: in
+    pixels a location is ``location * size - 0.5``. Infinity reads zero, NaN gives NaN. Half values
+    are summed in float32. Source: Zhu et al., ICLR 2021, eq. 3.
 
     Args:
         value: (B, S, M, D), the levels one after another, each row by row; S = sum of H * W.
@@ -86,7 +81,7 @@ def choose_backend(
 ) -> str:
     """Choose what computes on a device: ``cuda``, ``fused``, ``cpu`` or ``reference``.
 
-    The choice is logged and kept. For ``cuda``, the kernels are compiled and loaded on return.
+    The choice is logged and cached. For ``cuda``, the kernels are loaded on return.
 
     Raises:
         BackendError: for an unknown backend, or one that cannot run on this device.

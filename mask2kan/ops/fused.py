@@ -1,11 +1,8 @@
 """CPU kernels of multi-scale deformable attention, compiled by numba: the op in two loops.
 
-``cpu.py`` builds the op from many small PyTorch loops, which wait for each other whenever another
-program keeps a core busy. Here one image's head is one piece of work: every point reads its four
-corners, adds them up, and in the backward pass adds to the gradient of ``value`` in place. No two
-pieces write to the same memory, so one parallel loop suffices and every run gives the same result.
-
-Needs numba (the extra ``[fused]``). Half types are computed in float32.
+One image's head is one piece of work. No two pieces write to the same memory, so one parallel loop
+suffices (``cpu.py`` has many small ones, which wait for each other on busy cores) and every run
+gives the same result. Needs numba (the extra ``[fused]``); half types are computed in float32.
 
 Dimensions: B batch, S positions of all levels, Q queries, M heads, D channels of a head, L levels,
 P points.
@@ -87,10 +84,8 @@ def _forward(
 ) -> Tensor:
     batch, _, heads, channels = value.shape
     arguments = _prepared(value, spatial_shapes, locations, weights)
-    output = torch.zeros(
-        (batch, locations.shape[1], heads, channels),
-        dtype=_compute_dtype(value),
-    )
+    shape = (batch, locations.shape[1], heads, channels)
+    output = torch.zeros(shape, dtype=_compute_dtype(value))
     if 0 not in (*value.shape, *locations.shape):
         run("attention_forward", *arguments, output.numpy())
     return output.flatten(2).to(value.dtype)

@@ -1,13 +1,12 @@
 """Loops of multi-scale deformable attention and of batch norm, compiled by numba.
 
-Attention. A point at (x, y) pixels reads the corners of its cell. Corners outside the map are zero;
-a NaN lies in no cell and makes its query's head NaN. An image's head is first copied, its channels
-side by side and every level within a border of zeros: points then read close together, and none
-needs to check which of its corners lie outside. ``levels`` holds height, width and the first
-bordered position of every level, ``places`` the bordered position of every position in ``value``.
+Attention. A point at (x, y) pixels reads the corners of its cell; corners outside the map are zero,
+and a NaN makes its query's head NaN. An image's head is first copied, channels side by side and
+every level within a border of zeros, so that no corner has to be checked. ``levels`` holds height,
+width and first bordered position of every level, ``places`` those of every position in ``value``.
 
-Batch norm. The rows of a map are summed in pieces that fit the cache, and the pieces in float64, in
-the same order whatever the number of threads.
+Batch norm. Rows are summed in pieces that fit the cache, the pieces in float64, in the same order
+whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -123,9 +122,7 @@ def attention_backward(  # noqa: PLR0917 - arrays, which numba takes by position
                     corner = start + (top + 1) * (width + 2) + left + 1
                     below = corner + width + 2
                     a, b, c, d = maps[corner], maps[corner + 1], maps[below], maps[below + 1]
-                    dot_a = dot_b = dot_c = dot_d = (
-                        weight * 0
-                    )  # 0 of the dtype; a literal is float64
+                    dot_a = dot_b = dot_c = dot_d = weight * 0  # typed; a literal is float64
                     for channel in range(channels):
                         dot_a += a[channel] * grad_head[channel]
                         dot_b += b[channel] * grad_head[channel]

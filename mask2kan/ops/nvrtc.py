@@ -1,9 +1,8 @@
 """Compile CUDA C++ at run time, through NVRTC, and cache the machine code on disk.
 
-NVRTC comes with torch's CUDA wheels; ``cuda-core`` calls it. Nothing else is needed: no nvcc, no
-headers, no build step, no GPU. The cache has a file per architecture and source. Files are written
-to the side and renamed, so several processes may compile the same at once, and carry a checksum,
-so a damaged one is compiled again. Where no file can be written, the code stays in memory.
+NVRTC comes with torch's CUDA wheels; ``cuda-core`` calls it: no nvcc, headers, build step or GPU
+needed. Cached files are written to the side and renamed, so processes may compile the same at once,
+and carry a checksum. Where no file can be written, the code stays in memory.
 """
 
 from __future__ import annotations

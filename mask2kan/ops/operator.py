@@ -1,9 +1,8 @@
-"""The dispatcher's view of the op: schema, shapes without data, and gradient.
+"""Register the op with ``torch.library``: schema, shapes without data, and gradient.
 
-``mask2kan::ms_deform_attn`` and its backward, and a second pair of the same meaning for the kernels
-of ``fused``, are registered with ``torch.library``, so that ``torch.compile``, autocast and
-autograd treat them as opaque operators. Kernels come from the backend modules, ``cpu``, ``fused``
-and ``cuda``. Second derivatives are not defined; the reference backend has them.
+``mask2kan::ms_deform_attn`` and its backward, and a second pair for the kernels of ``fused``, are
+opaque to ``torch.compile``, autocast and autograd. Kernels come from ``cpu``, ``fused`` and
+``cuda``. Only the reference backend has second derivatives.
 """
 
 from __future__ import annotations
@@ -34,11 +33,8 @@ def _backward_fake(
     locations: Tensor,
     weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        value.new_empty(value.shape),
-        locations.new_empty(locations.shape),
-        weights.new_empty(weights.shape),
-    )
+    grads = (tensor.new_empty(tensor.shape) for tensor in (value, locations, weights))
+    return cast(tuple[Tensor, Tensor, Tensor], tuple(grads))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -81,7 +77,6 @@ def ms_deform_attn_operator(
     Raises:
         NotImplementedError: no kernel is registered for the device of ``value``.
     """
-    operator = (
-        torch.ops.mask2kan.ms_deform_attn_fused if fused else torch.ops.mask2kan.ms_deform_attn
-    )
+    operators = torch.ops.mask2kan
+    operator = operators.ms_deform_attn_fused if fused else operators.ms_deform_attn
     return cast(Tensor, operator(value, spatial_shapes, sampling_locations, attention_weights))

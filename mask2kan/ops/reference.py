@@ -1,14 +1,11 @@
 """Multi-scale deformable attention in plain PyTorch: the definition of correct.
 
-From Zhu et al., "Deformable DETR" (ICLR 2021), eq. 3, as the Mask2Former pixel decoder uses it:
-every query and head samples P points on each of L feature maps bilinearly and sums them with its
-attention weights. Plain differentiable PyTorch: it runs on every device, and it is the form that
-exports (``torch.export``, ONNX).
+Zhu et al., "Deformable DETR" (ICLR 2021), eq. 3, as the Mask2Former pixel decoder uses it. Runs on
+every device, and exports (``torch.export``, ONNX).
 
-Departures: half-precision values are sampled and summed in float32, since sampling locations
-rounded to bfloat16 move points by whole pixels; locations are first clamped to [-1, 2], which
-changes nothing inside or near a map and gives infinities the same meaning as any other place
-outside it (zero). A NaN location still gives a NaN output.
+Departures: half-precision values are sampled and summed in float32, since locations rounded to
+bfloat16 move points by whole pixels; locations are clamped to [-1, 2], so that infinities read zero
+like any place outside a map. NaN gives NaN.
 
 Dimensions: B batch, S positions of all levels together, Q queries, M heads, D channels of a head,
 L levels, P points.
@@ -29,7 +26,7 @@ def ms_deform_attn_reference(
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
-    """Sample every level with ``grid_sample`` and sum, as :func:`mask2kan.ops.ms_deform_attn`."""
+    """Compute :func:`mask2kan.ops.ms_deform_attn` with ``grid_sample``."""
     batch, _, heads, channels = value.shape
     queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
     compute = torch.float64 if value.dtype == torch.float64 else torch.float32

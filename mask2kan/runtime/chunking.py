@@ -1,11 +1,8 @@
 """Row-wise work in strips that fit the cache.
 
-A feed-forward block widens every row four times; for a whole map that temporary is the largest of
-the forward pass, goes out to memory and comes back. In strips it stays in the cache: on two cores
-the blocks of Swin and of the pixel decoder take a half to three quarters of the time.
-
-Only on the CPU without gradients: they keep every temporary anyway, a traced graph should stay
-whole, and a GPU wants large pieces.
+A feed-forward block widens every row four times: the largest temporary of the forward pass. In
+strips it stays in the cache. Only on the CPU without gradients: those keep every temporary anyway,
+traced graphs should stay whole, and GPUs want large pieces.
 """
 
 from __future__ import annotations
@@ -24,10 +21,10 @@ def in_strips(function: Callable[..., Tensor], *inputs: Tensor, widest: int) -> 
     Args:
         function: from (n, ...) inputs to (n, ...), for any n.
         inputs: (N, ...) each.
-        widest: elements per item in the function's largest temporary; decides the strips' size.
+        widest: elements per item in the function's largest temporary.
 
     Returns:
-        The same as ``function(*inputs)``, up to rounding.
+        ``function(*inputs)``, up to rounding.
     """
     if inputs[0].device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return function(*inputs)

@@ -29,13 +29,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Return the bytes a model could still take without swapping anything out.
+    """Return the bytes a model could still take without swapping; None where that is unknown.
 
-    On a GPU, what the driver has left and what torch holds in reserve; on a CPU, Linux's available
-    memory, or less where the process's control group (version 2) has a lower limit.
-
-    Returns:
-        None on other systems and devices.
+    On a GPU, what the driver has left and torch holds in reserve; on a CPU, Linux's available
+    memory, or less by the process's control group (version 2).
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -48,10 +45,7 @@ def available_memory(device: torch.device) -> int | None:
 
 
 def _left_in_cgroups() -> int | None:
-    """Return the least of the process's control group and its parents.
-
-    A container sees its own group as the root.
-    """
+    """Return the least of the process's control group and its parents."""
     text = _text(_OWN_CGROUP) or ""
     own = next((line[3:] for line in text.splitlines() if line.startswith("0::/")), "/")
     folder = _CGROUP / own.lstrip("/")
@@ -68,7 +62,7 @@ def _left_in_cgroups() -> int | None:
 
 
 def _line_value(path: Path, name: str, unit: int) -> int | None:
-    """Return the number after a name at the start of a line, in bytes."""
+    """Return the number after a name at the start of a line, times its unit."""
     for line in (_text(path) or "").splitlines():
         words = line.split()
         if words[:1] == [name]:
@@ -92,24 +86,18 @@ def release_memory(device: torch.device) -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Let this process reuse the memory of one forward pass for the next.
+    """Let this process reuse freed memory: tell whether the C library can.
 
-    By default glibc returns large blocks to the kernel when they are freed, and every pass starts
-    with page faults: 200,000 of them, a third of the time, for two models on a 1024x512 image.
-    Call it before other threads start. ``release_memory`` still gives back what is free.
-
-    Returns:
-        Whether this machine's C library has the setting.
+    glibc returns large blocks to the kernel, and every forward pass starts with page faults, up to
+    a third of its time. Call before other threads start. ``release_memory`` still works.
     """
     libc = _glibc()
-    if libc is None:
-        return False
-    return all(libc.mallopt(option, value) for option, value in _MALLOC_OPTIONS)
+    return libc is not None and all(libc.mallopt(*option) for option in _MALLOC_OPTIONS)
 
 
 @functools.cache
 def _glibc() -> ctypes.CDLL | None:
-    """Return the C library where it is glibc; other ones have other settings."""
+    """Return the C library where it is glibc."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)
         if libc.gnu_get_libc_version and libc.mallopt and libc.malloc_trim:

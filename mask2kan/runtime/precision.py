@@ -60,11 +60,7 @@ def _default_dtype(device: torch.device) -> torch.dtype:
 
 
 def _has_amx() -> bool:
-    """Whether the CPU multiplies bfloat16 tiles.
-
-    AVX512_BF16 alone does not count: ``tests/benchmarks/inference.py --dtype bfloat16`` has no
-    committed result (``tests/benchmarks/results``) that shows 1.2x for a CPU of that kind.
-    """
+    """Tell whether the CPU multiplies bfloat16 tiles; AVX512_BF16 alone shows no gain."""
     if hasattr(torch.cpu, "get_capabilities"):  # not in torch 2.10 and 2.11
         return bool(torch.cpu.get_capabilities().get("amx_bf16"))
     try:
@@ -74,33 +70,24 @@ def _has_amx() -> bool:
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
-    """Switch autocast off, on devices that have it and where it is on.
-
-    torch's own context manager: torch.compile may not understand a generator.
-    """
+    """Switch autocast off where it is on."""
+    # torch's own context manager: torch.compile may not understand a generator
     device = tensor.device.type
     return torch.autocast(device, enabled=False) if _autocast_is_on(device) else nullcontext()
 
 
 def full_precision_on_cpu(tensor: Tensor) -> AbstractContextManager[object]:
-    """Switch autocast off on a CPU only, for light parts.
-
-    There bfloat16 costs them more accuracy than it saves time. On a GPU half-precision kernels are
-    worth it, and models are trained with them.
-    """
+    """Switch autocast off on a CPU, where bfloat16 costs light parts more accuracy than time."""
     return full_precision(tensor) if tensor.device.type == "cpu" else nullcontext()
 
 
 def as_parameters(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Cast to the parameters' dtype for operators outside autocast; no change where it is on."""
+    """Cast to the parameters' dtype where autocast is off."""
     return tensor if _autocast_is_on(tensor.device.type) else tensor.to(parameter.dtype)
 
 
 def as_products(tensor: Tensor) -> Tensor:
-    """Cast to autocast's dtype where it is on.
-
-    Each product would round its own input, and copies of twice the size would come before.
-    """
+    """Cast to autocast's dtype where it is on: once, instead of in each product."""
     device = tensor.device.type
     return tensor.to(torch.get_autocast_dtype(device)) if _autocast_is_on(device) else tensor
 

@@ -1,8 +1,7 @@
 """KAN layers on a CPU: the basis by table lookup, both branches' weights in one tensor.
 
-``layers`` and ``splines`` define what is computed. Inside a cell, the stretch between two knots,
-every basis function is a polynomial; with their coefficients tabulated the basis takes half the
-time of de Boor's triangle.
+``layers`` and ``splines`` define what is computed. Inside a cell (between two knots) every basis
+function is a polynomial; tabulating their coefficients halves the time of de Boor's triangle.
 
 Legend: I inputs, O outputs, G grid intervals, k spline order, N rows, P = G + k functions on
 G + 2k + 1 knots, C = G + 2k + 2 cells.
@@ -42,9 +41,8 @@ class FeatureTable(NamedTuple):
     """The basis as polynomials in u, which runs from 0 to 1 across a cell.
 
     A feature's first and last cell are everything outside its knots. Every cell has k + 2 rows of
-    P + 1 numbers: the activation's column, then one per function. Row 0 is 1 for the activation and
-    0 else, row 1 + m has the functions' coefficients of u^m. So the features of an x are the sum of
-    its cell's rows times (activation, 1, u, ..., u^k).
+    P + 1 numbers, the activation's column first: row 0 is (1, 0, ..., 0), row 1 + m has the
+    functions' coefficients of u^m. The rows times (activation, 1, u, ..., u^k) sum to the features.
     """
 
     order: int
@@ -127,9 +125,8 @@ class _EdgeFeatures(torch.autograd.Function):
 
 
 def _sum_of_rows(cell: Tensor, factors: list[Tensor], first: int, table: FeatureTable) -> Tensor:
-    """(N·I, P + 1): each cell's rows from ``first`` on, times one factor each, summed."""
-    # One fused, vectorised loop over (N·I, P + 1); products and sums of their own would each write
-    # a tensor of that size.
+    """Sum each cell's rows from ``first`` on, times one factor each: (N·I, P + 1)."""
+    # One fused, vectorised loop; separate products and sums would each write a tensor of that size.
     count = len(factors)
     rows = torch.arange(first, first + count, dtype=cell.dtype, device=cell.device)
     rows = cell.unsqueeze(-1) * (table.order + 2) + rows

@@ -1,8 +1,8 @@
 """Grids that follow data, and refitting splines from one grid to another.
 
-The grid is efficient-kan's blend of quantiles and uniform steps, with two departures: knots keep a
-minimum distance, so that collapsed activations cannot make the basis NaN, and the refit is the
-least-squares optimum.
+The grid is efficient-kan's blend of quantiles and uniform steps. Departures: knots keep a minimum
+distance, so that collapsed activations cannot make the basis NaN; the refit is the least-squares
+optimum.
 
 Legend: I inputs, O outputs, G grid intervals, k spline order, N rows, P = G + k functions on
 G + 2k + 1 knots.
@@ -31,18 +31,18 @@ _REFIT_ELEMENTS = 1 << 23
 def quantile_grid(
     rows: Tensor, size: int, order: int, *, uniform_share: float, margin: float, dtype: torch.dtype
 ) -> Tensor:
-    """Place knots that follow the data of each feature.
+    """Place knots that follow the (N, I) data of each feature.
 
-    Inside, G + 1 knots blend the data's quantiles with an even spacing of the range plus a margin
-    on either side; k even steps follow at both ends.
+    Inside, G + 1 knots blend the data's quantiles with an even spacing of the range; k even steps
+    follow at both ends.
 
     Args:
         rows: (N, I) data.
         size: G.
         order: k.
         uniform_share: 1 for even spacing, 0 for quantiles.
-        margin: in units of the data.
-        dtype: the knots' dtype; distances stay well above its resolution.
+        margin: by which the even spacing exceeds the data on either side, in its units.
+        dtype: of the knots; distances stay well above its resolution.
 
     Returns:
         (I, G + 2k + 1) knots, strictly increasing, on the CPU.
@@ -93,11 +93,10 @@ def _quantile_knots(
 
 
 def refit(weight: Tensor, rows: Tensor, grid: Tensor, new_grid: Tensor, order: int) -> Tensor:
-    """Put splines on another grid, changing them as little as possible on the data.
+    """Put splines on another grid, with the least squared change over the rows.
 
-    The new coefficients minimise the squared difference of the two splines over the rows; among
-    equals, those of smallest norm. The solution is linear in the old spline, so one matrix serves
-    all edges of a feature, and a factor on an edge's spline (the scaler) cancels.
+    The solution, of smallest norm among equals, is linear in the old spline: one matrix serves all
+    edges of a feature, and a factor on a spline (the scaler) cancels.
 
     Args:
         weight: (O, I, P) coefficients.
@@ -123,21 +122,17 @@ def refit(weight: Tensor, rows: Tensor, grid: Tensor, new_grid: Tensor, order: i
 
 
 def least_squares(design: Tensor, target: Tensor, stored: torch.dtype) -> Tensor:
-    """Solve a batch of least-squares problems with minimum norm.
+    """Solve a batch of least-squares problems with minimum norm: (I, R, P).
 
     Args:
-        design: (I, N, R) float64 on the CPU: gelsd, which handles rank deficiency, runs only there.
+        design: (I, N, R) float64 on the CPU, where gelsd, which handles rank deficiency, runs.
         target: (I, N, P) likewise.
-        stored: the dtype the solution will be stored in. Directions below its resolution count as
-            rank deficient: their coefficients would be too large to cancel once rounded.
-
-    Returns:
-        (I, R, P) float64.
+        stored: dtype the solution will be stored in. Directions below its resolution count as rank
+            deficient: their coefficients would be too large to cancel once rounded.
     """
     tolerance = torch.finfo(stored).eps
-    return cast(
-        Tensor, torch.linalg.lstsq(design, target, rcond=tolerance, driver="gelsd").solution
-    )
+    result = torch.linalg.lstsq(design, target, rcond=tolerance, driver="gelsd")
+    return cast(Tensor, result.solution)
 
 
 def _feature_slices(num_features: int, elements_per_feature: int) -> list[slice]:

@@ -1,22 +1,20 @@
 """Kolmogorov-Arnold layers: a learnable function on every edge, a B-spline plus a base activation.
 
 An edge from input i to output o carries ``phi(x) = b * act(x) + s * sum_c w_c * B_c(x)``; a layer
-sums its edges (and a bias, where asked for) and a network chains layers. The KAN is Liu et al.
-(arXiv 2404.19756); the thesis takes the matrix form of efficient-kan, whose parameter names, shapes
-and initialisation are kept so that its checkpoints load.
+sums its edges and an optional bias, a network chains layers. Source: Liu et al. (arXiv 2404.19756),
+in efficient-kan's matrix form, names, shapes and initialisation, so that its checkpoints load.
 
 Departures, and why:
 
 * The refit after a grid update is the least-squares optimum of each edge, scaler included.
   efficient-kan applies the scaler twice there, which changes the function.
-* Basis and sums are computed in float32 or better, whatever the model's dtype or autocast say,
-  and the knots are never stored in half precision, which could collapse them.
-* Entropy terms have a finite value and gradient where edges are zero. Minimised, they promote
-  sparsity; the thesis expects a "more uniform distribution" of them, which is the opposite.
+* Basis and sums are computed in float32 or better, and knots never stored in half precision, which
+  could collapse them.
+* Entropy terms are finite, with finite gradients, where edges are zero. Minimised, they promote
+  sparsity, the opposite of the thesis's "more uniform distribution".
 * Eq. 2.8 is a mean, as printed; efficient-kan sums over the edges.
 
-This module is the definition. ``fast_path`` computes the same on a CPU in less time, ``grid`` moves
-the knots, ``edges`` samples single functions.
+``fast_path`` computes the same in less time on a CPU, ``grid`` moves the knots.
 
 Legend: I inputs, O outputs, G grid intervals, k spline order, N rows (all leading dimensions),
 P = G + k functions in the basis, on G + 2k + 1 knots.
@@ -60,13 +58,13 @@ class KANLinear(nn.Module):
         spline_order: k, degree of the spline.
         grid_range: where the spline space is complete; k more intervals follow on either side.
         scale_noise: spread of the initial splines.
-        scale_base: enters the initialisation of ``base_weight`` as efficient-kan has it, as a
-            factor of the negative slope of ``kaiming_uniform_``: larger means smaller weights.
+        scale_base: of the negative slope in ``kaiming_uniform_`` of ``base_weight``, as in
+            efficient-kan: larger means smaller weights.
         scale_spline: the same for ``spline_scaler``; without a scaler, a factor of the splines.
         base_activation: one of ``config.BASE_ACTIVATIONS``.
-        standalone_spline_scale: whether each spline has a factor of its own, ``spline_scaler``.
+        standalone_spline_scale: give each spline a factor of its own, ``spline_scaler``.
         grid_eps: share of the uniform grid in ``update_grid``; the rest follows the quantiles.
-        bias: whether a constant is added to every output. Without one the splines serve as it.
+        bias: add a constant to every output.
 
     Raises:
         ConfigError: for a size, range or activation no layer can be built from.
@@ -152,8 +150,8 @@ class KANLinear(nn.Module):
         """Sum the edges into each output.
 
         Args:
-            x: (..., I). Values beyond the knots see the base branch only; a value that is not
-                finite makes its whole row NaN.
+            x: (..., I). Beyond the knots only the base branch is left; a non-finite value makes its
+                whole row NaN.
             weight: ``edge_weight()``, where several calls share it.
 
         Returns:
@@ -161,14 +159,13 @@ class KANLinear(nn.Module):
         """
         with full_precision(x):
             rows = x.reshape(-1, self.in_features).to(self.compute_dtype(x))
-            if weight is None:
-                weight = self.edge_weight()
+            weight = self.edge_weight() if weight is None else weight
             bias = None if self.bias is None else self.bias.to(rows.dtype)
             total = F.linear(self.edge_features(rows), weight.to(rows.dtype), bias)
             return total.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
     def edge_features(self, rows: Tensor) -> Tensor:
-        """(N, I) to (N, I·(P + 1)): act(x), B_1(x), …, B_P(x) of every input, side by side."""
+        """Put act(x), B_1(x), …, B_P(x) of every input side by side: (N, I) to (N, I·(P + 1))."""
         activated = self.activate(rows)
         # Compilers fuse plain operators, exported graphs need them, and a GPU is fast with them.
         if rows.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -203,11 +200,7 @@ class KANLinear(nn.Module):
 
     @torch.no_grad()
     def update_grid(self, x: Tensor, margin: float = 0.01) -> None:
-        """Move the knots to where the data is and refit the splines to it.
-
-        Args:
-            x: (..., I) inputs of this layer.
-            margin: by which the evenly spaced part of the grid exceeds the data, in its units.
+        """Move the knots to the data (..., I) and refit the splines; see ``quantile_grid``.
 
         Raises:
             NumericsError: for data without rows or with values that are not finite.
@@ -225,18 +218,12 @@ class KANLinear(nn.Module):
         self.grid = new_grid
 
     def regularization_loss(self, activation: float = 1.0, entropy: float = 1.0) -> Tensor:
-        """Compute the thesis's eq. 2.7 for this layer, on the spline weights alone.
-
-        Eq. 2.8 is the mean of |spline_weight|. Eq. 2.9 is the entropy over the edges of the layer:
-        p of an edge is its mean |spline_weight| divided by the sum of these means (the "normalized
-        spline weight values", read as efficient-kan does). The scaler is no part of either.
+        """Compute the thesis's eq. 2.7 for this layer: a scalar, on the spline weights alone.
 
         Args:
-            activation: factor of eq. 2.8.
-            entropy: factor of eq. 2.9.
-
-        Returns:
-            A scalar; value and gradient are finite for weights that are all or partly zero.
+            activation: factor of eq. 2.8, the mean of |spline_weight|.
+            entropy: factor of eq. 2.9, the entropy over the edges, where p of an edge is its share
+                of the edges' mean |spline_weight|, read as efficient-kan does.
         """
         magnitudes = self.spline_weight.to(self.compute_dtype(self.spline_weight)).abs().mean(-1)
         return activation * magnitudes.mean() + entropy * edge_entropy(magnitudes)
@@ -265,7 +252,7 @@ class KAN(nn.Module):
 
     Args:
         layer_sizes: features at the input, between the layers and at the output; two or more.
-        **options: of every ``KANLinear``.
+        **options: of ``KANLinear``.
 
     Raises:
         ConfigError: for fewer than two sizes, or what ``KANLinear`` refuses.
@@ -294,10 +281,7 @@ class KAN(nn.Module):
 
     @torch.no_grad()
     def update_grid(self, x: Tensor, margin: float = 0.01) -> None:
-        """Update every layer's grid with what reaches it once the layers before it are updated.
-
-        As ``KANLinear.update_grid``; x is (..., first size).
-        """
+        """Update every layer's grid in turn on data (..., first size), as ``KANLinear``."""
         for layer in self._kan_layers():
             layer.update_grid(x, margin)
             x = layer(x)
@@ -312,14 +296,10 @@ class KAN(nn.Module):
 
 
 def edge_entropy(magnitudes: Tensor) -> Tensor:
-    """Compute the entropy of how magnitudes are distributed, in nats.
+    """Compute the entropy of the distribution of magnitudes (not negative), a scalar in nats.
 
-    Args:
-        magnitudes: not negative, any shape.
-
-    Returns:
-        A scalar, 0 where all are zero. Its gradient is finite there too: the logarithm is cut off
-        at the smallest normal number, the sum at 1e-12.
+    Finite, as is its gradient, where all are zero: the logarithm is cut off at the smallest normal
+    number, the sum at 1e-12.
     """
     share = magnitudes / magnitudes.sum().clamp_min(1e-12)
     return -(share * share.clamp_min(torch.finfo(share.dtype).tiny).log()).sum()

@@ -1,9 +1,8 @@
 """The B-spline basis and its derivative.
 
-The basis is de Boor's: at any x only k + 1 functions are not zero, so a triangle of k(k + 1)/2
-ratios gives them and they are scattered to their places. The recursion over all functions
-(efficient-kan) gives the same values in more time. A cell is the stretch between two knots; inside
-one, every function is a polynomial.
+De Boor's triangle of k(k + 1)/2 ratios gives the k + 1 functions that are not zero at x, and they
+are scattered to their places; efficient-kan's recursion over all functions gives the same in more
+time. A cell is the stretch between two knots; inside one, every function is a polynomial.
 
 Legend: I inputs, G grid intervals, k spline order, N rows, P = G + k functions on G + 2k + 1 knots.
 """
@@ -20,8 +19,8 @@ from torch import Tensor
 def spline_basis(x: Tensor, grid: Tensor, order: int) -> Tensor:
     """Evaluate every B-spline on the knots of each input feature.
 
-    Function c of a feature lives on its knots c ... c + k + 1 and is 0 outside them. Where x is not
-    finite all of its functions are NaN. Intervals of zero width contribute 0.
+    Function c is 0 outside knots c ... c + k + 1; all are NaN where x is not finite. Intervals of
+    zero width contribute 0.
 
     Args:
         x: (..., I).
@@ -69,7 +68,7 @@ def _locate(x: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
     """Find the cell of each x.
 
     Returns:
-        cell: (N, I) int32, how many knots are <= x; 0 and the number of knots lie outside.
+        cell: (N, I) int32, the number of knots <= x; 0 and the number of all knots lie outside.
         x_inside: (N, I) x where it is inside; outside, 0 where x is finite and NaN where not.
     """
     # Counting exports to ONNX, searchsorted does not; over the first axis it also vectorises.
@@ -124,8 +123,7 @@ def functions_of_cell(
 
     Returns:
         index: (N, I, k + 1) int64 in [0, P), distinct along the last axis.
-        exists: (N, I, k + 1) of the dtype: 1, or 0 for a function that would reach past the knots,
-            whose index then only points to a place that is 0 anyway.
+        exists: (N, I, k + 1) of the dtype: 1, or 0 for a function that would reach past the knots.
     """
     # Tabulated per cell and looked up: there are few cells and many x.
     num_knots = num_functions + order + 1
