@@ -38,30 +38,20 @@ class Edge:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerView:
-    """One KAN layer and the activations of an image in it.
+    """One KAN layer and the activations of an image in it."""
 
-    Attributes:
-        index: of the layer, from 0.
-        norms: (O, I) float32, mean |phi| of every edge over the image's activations.
-        grid_norms: the same over the inner grid, evenly sampled: without data.
-        strongest: the edges with the largest ``norms``, largest first.
-        outside_inner: share of the image's activations outside the inner grid.
-        outside_knots: share beyond the first or last knot.
-        spline_share: of the layer's variance over the image's queries (``kan_activity``).
-    """
-
-    index: int
+    index: int  # from 0
     in_features: int
     out_features: int
     grid_size: int
     spline_order: int
     base_activation: str
-    norms: NDArray[np.float32]
-    grid_norms: NDArray[np.float32]
-    strongest: tuple[Edge, ...]
-    outside_inner: float
-    outside_knots: float
-    spline_share: float
+    norms: NDArray[np.float32]  # (O, I) mean |phi| of every edge over the image's activations
+    grid_norms: NDArray[np.float32]  # the same over the inner grid, evenly sampled: without data
+    strongest: tuple[Edge, ...]  # those with the largest norms, largest first
+    outside_inner: float  # share of the image's activations outside the inner grid
+    outside_knots: float  # share beyond the first or last knot
+    spline_share: float  # of the layer's variance over the image's queries (``kan_activity``)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, none rounded; without the two matrices."""
@@ -72,23 +62,7 @@ class LayerView:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EdgeView:
-    """The function on one edge, and the activations of an image on it; float32 arrays.
-
-    Attributes:
-        layer, input, output: indices.
-        x: (num_points,) from the first knot to the last.
-        base: (num_points,) the base branch, weight included.
-        spline: (num_points,) the spline, scaler included.
-        total: (num_points,) phi, their sum.
-        knots: (G + 2k + 1,).
-        inner: knot k and knot G + k, between which the spline space is complete.
-        grid_norm: mean |phi| over the inner grid, evenly sampled: without data.
-        activations: (Q,) of the image's queries; None without an image, like all below.
-        values: (Q,) phi at the activations.
-        norm: mean |phi| over them.
-        outside_inner: share of them outside the inner grid.
-        outside_knots: share of them beyond the first or last knot.
-    """
+    """The function on one edge (see ``EdgeCurve``), and an image's activations on it, if any."""
 
     layer: int
     input: int
@@ -98,13 +72,13 @@ class EdgeView:
     spline: NDArray[np.float32]
     total: NDArray[np.float32]
     knots: NDArray[np.float32]
-    inner: tuple[float, float]
-    grid_norm: float
-    activations: NDArray[np.float32] | None = None
-    values: NDArray[np.float32] | None = None
-    norm: float | None = None
-    outside_inner: float | None = None
-    outside_knots: float | None = None
+    inner: tuple[float, float]  # knots k and G + k, between which the spline space is complete
+    grid_norm: float  # mean |phi| over the inner grid, evenly sampled: without data
+    activations: NDArray[np.float32] | None = None  # (Q,) of the image's queries
+    values: NDArray[np.float32] | None = None  # (Q,) phi at the activations
+    norm: float | None = None  # mean |phi| over them
+    outside_inner: float | None = None  # share of them outside the inner grid
+    outside_knots: float | None = None  # share of them beyond the first or last knot
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values under the attributes' names, none rounded."""

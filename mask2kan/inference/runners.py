@@ -35,7 +35,7 @@ class Run(Protocol):
     kind: str  # runs of one kind give equal results, bit for bit
 
     def trunk(self, images: Tensor, stage: Stage = untimed) -> Features:
-        """Turn (B, 3, H, W) images into features, ``stage`` around each part that can be told."""
+        """Turn (B, 3, H, W) images into features, inside ``stage`` part by part where possible."""
 
     def decode(self, features: Features) -> DecoderOutput:
         """Turn features into the last layer's output."""
@@ -73,7 +73,7 @@ class PlainRun:
         return cast(DecoderOutput, self.model.decode(features, with_aux=False))
 
     def release(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: a plain run holds no memory."""
 
 
 class CompiledRun(PlainRun):

@@ -68,19 +68,15 @@ class Terms(NamedTuple):
 class Score:
     """An anomaly score, registered in ``SCORES`` under its name.
 
-    Attributes:
-        title: for pages and plots.
-        compute: from class scores (K, ...) to (...); for a score that ``reads`` claims, from
-            (...) the sum over queries of mask probability times largest class probability.
-        terms: the parts, for one pixel.
-        nominal_range: from K to the values where one class is certain and where none is claimed.
+    ``compute`` maps class scores (K, ...) to (...), or the claims (...), the sum over queries of
+    mask probability times largest class probability.
     """
 
     name: str
-    title: str
+    title: str  # for pages and plots
     compute: Callable[[Tensor], Tensor]
     terms: Callable[[PixelClaims], Terms]
-    nominal_range: Callable[[int], tuple[float, float]]
+    nominal_range: Callable[[int], tuple[float, float]]  # of K: one class certain, none claimed
     reads: Literal["class_scores", "claims"] = "class_scores"
 
 

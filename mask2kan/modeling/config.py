@@ -26,13 +26,12 @@ class ModelConfig:
     """All that decides the shape and arithmetic of a model; checkpoints carry it.
 
     Attributes:
-        backbone: one of ``BACKBONES``.
         backbone_depths: blocks per stage (7 for EfficientNet-Lite0 and MobileNetV2, else 4).
         backbone_width: channels of the stem (EfficientNet-Lite0, MobileNetV2), of the first
             stage's bottlenecks (R50) or of the patch embedding (Swin).
-        backbone_num_heads: attention heads per stage, Swin only.
-        backbone_window_size: attention window in tokens, Swin only.
-        backbone_drop_path: stochastic depth rate while training, Swin only.
+        backbone_num_heads: per stage, Swin only, as the next two.
+        backbone_window_size: in tokens.
+        backbone_drop_path: stochastic depth rate while training.
         masked_attention: ``foreground`` (Mask2Former) or ``global`` (Mask2Anomaly: both sides).
         num_classes: K, without the no-object class.
         class_names: K names, or empty for the label set that has K classes.
@@ -41,10 +40,7 @@ class ModelConfig:
         encoder_feedforward_dim: of the pixel decoder.
         decoder_feedforward_dim: of the transformer decoder.
         mask_embed_width: hidden channels of an MLP head; 0 for C.
-        grid_size, spline_order, grid_range, base_activation, standalone_spline_scale: of the KAN.
-        scale_noise: spread of the KAN's initial splines.
-        scale_base: 1 for efficient-kan's initial base branch; larger means smaller weights.
-        kan_bias: of the KAN's layers; efficient-kan's and the thesis's have none.
+        grid_size … kan_bias: of the KAN; see ``KANLinear``.
         pixel_mean, pixel_std: per channel, in 0-255 units, RGB.
     """
 

@@ -1,4 +1,4 @@
-"""What only a card can show: ``pytest -m gpu``. The kernels, the model and the predictor on one."""
+"""What only a GPU can show (``pytest -m gpu``): the kernels, the model and the predictor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.attention_cases import SHAPES, Case, errors, make_case
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
 ]
 
 LIMITS = {torch.float32: (1e-5, 1e-4), torch.float16: (2e-2, 2e-2), torch.bfloat16: (2e-2, 2e-2)}
@@ -43,7 +43,7 @@ def clean() -> Iterator[None]:
     torch.cuda.empty_cache()
 
 
-def on_card(case: Case, dtype: torch.dtype = torch.float32) -> Case:
+def on_gpu(case: Case, dtype: torch.dtype = torch.float32) -> Case:
     value, shapes, locations, weights = case
     return value.to("cuda", dtype), shapes, locations.cuda(), weights.cuda()
 
@@ -61,7 +61,7 @@ def run(case: Case, backend: str, dtype: torch.dtype | None = None) -> tuple[Ten
 @pytest.mark.parametrize("head_size", cuda.HEAD_SIZES)
 @pytest.mark.parametrize("dtype", list(LIMITS), ids=str)
 def test_kernels_are_right(dtype: torch.dtype, head_size: int, where: str) -> None:
-    case = on_card(make_case(SHAPES["pyramid"], where, channels=head_size, queries=101), dtype)
+    case = on_gpu(make_case(SHAPES["pyramid"], where, channels=head_size, queries=101), dtype)
     output, *grads = errors(run(case, "cuda"), run(case, "reference", torch.float64))
     assert output <= LIMITS[dtype][0]
     assert max(grads) <= LIMITS[dtype][1]
@@ -69,13 +69,13 @@ def test_kernels_are_right(dtype: torch.dtype, head_size: int, where: str) -> No
 
 def test_many_levels_and_points() -> None:
     shapes = [(3, 4), (2, 5), (1, 1)] * 4
-    case = on_card(make_case(shapes, channels=8, points=7, queries=300))
+    case = on_gpu(make_case(shapes, channels=8, points=7, queries=300))
     assert max(errors(run(case, "cuda"), run(case, "reference", torch.float64))) <= 1e-4
 
 
 def test_what_is_not_written_shows() -> None:
     """Memory full of NaN is handed out again; no part of a result may still be that."""
-    case = on_card(make_case(SHAPES["odd"], channels=24, queries=13))
+    case = on_gpu(make_case(SHAPES["odd"], channels=24, queries=13))
     for _ in range(3):
         poison = [torch.full((n,), torch.nan, device="cuda") for n in (1, 10**3, 10**5, 10**6)]
         del poison
@@ -89,7 +89,7 @@ def test_auto_takes_the_kernels() -> None:
 
 @pytest.mark.parametrize("dtype", list(LIMITS), ids=str)
 def test_opcheck(dtype: torch.dtype) -> None:
-    value, shapes, locations, weights = on_card(make_case(SHAPES["odd"], channels=8), dtype)
+    value, shapes, locations, weights = on_gpu(make_case(SHAPES["odd"], channels=8), dtype)
     flat = [size for shape in shapes for size in shape]
     leaves = (value.requires_grad_(), flat, locations.requires_grad_(), weights.requires_grad_())
     # additions in no fixed order: compiled and plain gradients differ in the last bits
@@ -98,13 +98,13 @@ def test_opcheck(dtype: torch.dtype) -> None:
 
 
 def test_other_threads_and_streams() -> None:
-    case = on_card(make_case(SHAPES["pyramid"], channels=32))
+    case = on_gpu(make_case(SHAPES["pyramid"], channels=32))
     expected = run(case, "cuda")
-    found: list[tuple[Tensor, ...]] = []
+    actual: list[tuple[Tensor, ...]] = []
 
     def work() -> None:
         with torch.cuda.stream(torch.cuda.Stream()):
-            found.append(run(case, "cuda"))
+            actual.append(run(case, "cuda"))
             torch.cuda.current_stream().synchronize()
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -112,13 +112,13 @@ def test_other_threads_and_streams() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 4
-    for one in found:
-        assert max(errors(one, expected)) <= 1e-5
+    assert len(actual) == 4
+    for first in actual:
+        assert max(errors(first, expected)) <= 1e-5
 
 
 def test_compiles_in_one_graph() -> None:
-    value, shapes, locations, weights = on_card(make_case(SHAPES["odd"], channels=16))
+    value, shapes, locations, weights = on_gpu(make_case(SHAPES["odd"], channels=16))
     leaves = [t.requires_grad_() for t in (value, locations, weights)]
 
     def function(*tensors: Tensor) -> Tensor:
@@ -158,22 +158,20 @@ def test_the_first_call_of_a_process_finds_its_kernels_on_disk() -> None:
 
 @pytest.mark.parametrize("backbone", ["swin_t", "r50", "mobilenetv2"])
 @pytest.mark.parametrize("family", ["mask2kan", "mask2anomaly"])
-def test_card_and_processor_agree(
-    family: str, backbone: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpu_and_cpu_agree(family: str, backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # By default a GPU's convolutions keep 10 bits of float32's 23.
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     model = create_model(f"{family}_{backbone}", **TINY).eval()
     images = torch.rand(2, 3, 96, 160)
     with torch.inference_mode():
         expected = model(images)
-        found = model.cuda()(images.cuda())
+        actual = model.cuda()(images.cuda())
     for name in ("pred_logits", "pred_masks"):
         scale = float(expected[name].abs().max())
-        torch.testing.assert_close(found[name].cpu(), expected[name], rtol=0, atol=1e-3 * scale)
+        torch.testing.assert_close(actual[name].cpu(), expected[name], rtol=0, atol=1e-3 * scale)
 
 
-def test_forward_does_not_wait_for_the_card() -> None:
+def test_forward_does_not_wait_for_the_gpu() -> None:
     model = create_model("mask2kan_swin_t", **TINY).eval().cuda()
     images = torch.rand(1, 3, 128, 256, device="cuda")
     with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
@@ -210,11 +208,11 @@ def test_graphs_give_what_plain_calls_give(dtype: str) -> None:
     graphs = Predictor(model, "cuda", dtype, graphs=True)
     for seed, size in enumerate([(64, 128), (96, 96), (64, 128), (128, 64)] * 2):
         image = photo(*size, seed)
-        one, other = plain(image), graphs(image)
-        np.testing.assert_allclose(other.pred_masks, one.pred_masks, rtol=0, atol=1e-3)
-        np.testing.assert_allclose(other.class_scores, one.class_scores, rtol=0, atol=1e-3)
-        assert {"model", "postprocess"} <= set(other.timings)
-        assert one.timings["backbone"] > 0
+        first, second = plain(image), graphs(image)
+        np.testing.assert_allclose(second.pred_masks, first.pred_masks, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(second.class_scores, first.class_scores, rtol=0, atol=1e-3)
+        assert {"model", "postprocess"} <= set(second.timings)
+        assert first.timings["backbone"] > 0
 
 
 def test_auto_is_bfloat16_and_close(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,18 +228,18 @@ def test_auto_is_bfloat16_and_close(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"backbone", "pixel_decoder", "transformer_decoder"} <= set(auto(image).timings)
 
 
-def test_convolutions_are_laid_out_for_the_card() -> None:
+def test_convolutions_are_laid_out_for_the_gpu() -> None:
     model = create_model("mask2former_r50", **TINY).cuda()
     Predictor(model, "cuda")(photo(64, 64))
     for parameter in model.parameters():
         assert parameter.dim() != 4 or parameter.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_comparison_shares_on_the_card() -> None:
-    one, other = (create_model(f"{name}_swin_t", **TINY) for name in ("mask2kan", "mask2former"))
+def test_comparison_shares_on_the_gpu() -> None:
+    first, second = (create_model(f"{name}_swin_t", **TINY) for name in ("mask2kan", "mask2former"))
     for part in ("backbone", "pixel_decoder"):
-        getattr(other, part).load_state_dict(getattr(one, part).state_dict())
-    predictors = [Predictor(model, "cuda", "float32") for model in (one, other)]
+        getattr(second, part).load_state_dict(getattr(first, part).state_dict())
+    predictors = [Predictor(model, "cuda", "float32") for model in (first, second)]
     together = Comparison(*predictors)(photo(64, 96))
     assert together[1].shared == ("backbone", "pixel_decoder")
     for prediction, predictor in zip(together, predictors, strict=True):

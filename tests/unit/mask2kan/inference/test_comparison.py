@@ -76,16 +76,16 @@ def test_bit_equal_and_computed_once(pair, image, parts, shared, flip):
     alone = [predictor(image) for predictor in predictors]
     counts = calls_of(pair)
     together = Comparison(*predictors)(image)
-    for one, other in zip(alone, together, strict=True):
-        np.testing.assert_array_equal(one.pred_logits, other.pred_logits)
-        np.testing.assert_array_equal(one.pred_masks, other.pred_masks)
-        np.testing.assert_array_equal(one.anomaly("entropy"), other.anomaly("entropy"))
-    looks = 2 if flip else 1
+    for first, second in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(first.pred_logits, second.pred_logits)
+        np.testing.assert_array_equal(first.pred_masks, second.pred_masks)
+        np.testing.assert_array_equal(first.anomaly("entropy"), second.anomaly("entropy"))
+    passes = 2 if flip else 1
     assert [prediction.shared for prediction in together] == [(), shared]
-    assert counts[0, "backbone"] == counts[0, "pixel_decoder"] == looks
-    assert counts[1, "transformer_decoder"] == looks
-    assert counts[1, "pixel_decoder"] == (0 if "pixel_decoder" in shared else looks)
-    assert counts[1, "backbone"] == (0 if shared else looks)
+    assert counts[0, "backbone"] == counts[0, "pixel_decoder"] == passes
+    assert counts[1, "transformer_decoder"] == passes
+    assert counts[1, "pixel_decoder"] == (0 if "pixel_decoder" in shared else passes)
+    assert counts[1, "backbone"] == (0 if shared else passes)
     assert set(shared).isdisjoint(together[1].timings)
     assert "backbone" in together[0].timings
 
@@ -109,9 +109,9 @@ def test_each_image_is_seen_anew(pair, image):
     copy_part(pair, "backbone", "pixel_decoder")
     comparison = Comparison(*(Predictor(model, "cpu", "float32") for model in pair))
     comparison(image)
-    other = 255 - image
-    for prediction, predictor in zip(comparison(other), comparison.predictors, strict=True):
-        np.testing.assert_array_equal(prediction.pred_masks, predictor(other).pred_masks)
+    second = 255 - image
+    for prediction, predictor in zip(comparison(second), comparison.predictors, strict=True):
+        np.testing.assert_array_equal(prediction.pred_masks, predictor(second).pred_masks)
 
 
 def test_a_model_short_of_memory_does_not_take_the_trunk_of_a_larger_image(pair, monkeypatch):
@@ -125,12 +125,12 @@ def test_a_model_short_of_memory_does_not_take_the_trunk_of_a_larger_image(pair,
         return decode(features, with_aux=with_aux)
 
     monkeypatch.setattr(pair[1].transformer_decoder, "forward", hungry)
-    one, other = Comparison(*(Predictor(model, "cpu", "float32") for model in pair))(image)
-    assert one.compute_size == (200, 400)
-    assert other.compute_size == (140, 280)
-    assert other.shared == ()
+    first, second = Comparison(*(Predictor(model, "cpu", "float32") for model in pair))(image)
+    assert first.compute_size == (200, 400)
+    assert second.compute_size == (140, 280)
+    assert second.shared == ()
     smaller = Predictor(pair[1], "cpu", "float32", max_side=280)(image)
-    np.testing.assert_array_equal(other.pred_masks, smaller.pred_masks)
+    np.testing.assert_array_equal(second.pred_masks, smaller.pred_masks)
 
 
 def test_same_weights_under_different_settings_are_not_shared(pair, image):
@@ -171,12 +171,12 @@ def test_hash_is_of_the_arithmetic_too(change):
     """The same weights, but another normalisation or another split into heads."""
     model = tiny("mask2kan_swin_t", 0)
     torch.manual_seed(0)
-    other = create_model("mask2kan_swin_t", **{**TINY, **change})
+    second = create_model("mask2kan_swin_t", **{**TINY, **change})
     for key, value in model.state_dict().items():
-        target = other.state_dict()[key]
+        target = second.state_dict()[key]
         if target.shape == value.shape:
             target.copy_(value)
-    assert TrunkHashes.of(model) != TrunkHashes.of(other)
+    assert TrunkHashes.of(model) != TrunkHashes.of(second)
 
 
 def test_bfloat16_weights_and_foreign_models():

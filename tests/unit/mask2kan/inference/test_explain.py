@@ -128,49 +128,51 @@ def rebuilt(step, score, views):
     return 1 - total
 
 
-def check_pixel(prediction, looks, x, y, **options):
+def check_pixel(prediction, samples, x, y, **options):
     """Every claim of an explanation, against (p, m) of the whole image per view."""
-    p = np.array([look[0] for look in looks])
-    m = np.array([look[1][:, y, x] for look in looks])
+    p = np.array([sample[0] for sample in samples])
+    m = np.array([sample[1][:, y, x] for sample in samples])
     sums = np.einsum("vqc,vq->vc", p[..., :-1], m)
     mean = sums.mean(axis=0)
     for score in SCORES:
-        found = explain_pixel(prediction, x, y, score, **options)
-        assert found.value == prediction.anomaly(score, refine=False)[y, x]
-        (step,) = found.steps
-        value = rebuilt(step, score, len(looks))
-        assert value == pytest.approx(found.value, abs=1e-4)
+        explanation = explain_pixel(prediction, x, y, score, **options)
+        assert explanation.value == prediction.anomaly(score, refine=False)[y, x]
+        (step,) = explanation.steps
+        value = rebuilt(step, score, len(samples))
+        assert value == pytest.approx(explanation.value, abs=1e-4)
         assert step["value"] == pytest.approx(value, abs=1e-9)
 
     # by value, not by index: what ties within rounding may come in either order
-    largest = np.sort(mean)[::-1][: len(found.classes)]
-    np.testing.assert_allclose([item.score for item in found.classes], largest, atol=1e-4)
-    assert len({item.index for item in found.classes}) == len(found.classes)
-    assert found.predicted.index == prediction.semantic[y, x]
-    for item in found.classes:
+    largest = np.sort(mean)[::-1][: len(explanation.classes)]
+    np.testing.assert_allclose([item.score for item in explanation.classes], largest, atol=1e-4)
+    assert len({item.index for item in explanation.classes}) == len(explanation.classes)
+    assert explanation.predicted.index == prediction.semantic[y, x]
+    for item in explanation.classes:
         assert item.score == pytest.approx(mean[item.index], abs=1e-4)
         assert item.name == prediction.class_names[item.index]
         assert item.color == tuple(prediction.palette[item.index])
 
-    top = found.predicted
+    top = explanation.predicted
     contributions = (p[:, :, top.index] * m).mean(axis=0)
-    largest = np.sort(contributions)[::-1][: len(found.queries)]
-    np.testing.assert_allclose([part.contribution for part in found.queries], largest, atol=1e-4)
-    assert len({part.query for part in found.queries}) == len(found.queries)
-    total = sum(part.contribution for part in found.queries) + found.rest
+    largest = np.sort(contributions)[::-1][: len(explanation.queries)]
+    np.testing.assert_allclose(
+        [part.contribution for part in explanation.queries], largest, atol=1e-4
+    )
+    assert len({part.query for part in explanation.queries}) == len(explanation.queries)
+    total = sum(part.contribution for part in explanation.queries) + explanation.rest
     assert total == pytest.approx(top.score, abs=1e-9)
     assert total == pytest.approx(prediction.class_scores[top.index, y, x], abs=1e-4)
-    for part in found.queries:
+    for part in explanation.queries:
         q = part.query
         assert part.contribution == pytest.approx(contributions[q], abs=1e-4)
         assert part.class_probability == pytest.approx(p[:, q, top.index].mean(), abs=1e-4)
         assert part.mask_probability == pytest.approx(m[:, q].mean(), abs=1e-4)
         check_label(part.label, p[:, q].mean(axis=0), prediction.class_names)
-        for index, look in enumerate(part.views):
-            assert look.class_probability == pytest.approx(p[index, q, top.index], abs=1e-4)
-            assert look.mask_probability == pytest.approx(m[index, q], abs=1e-4)
-            check_label(look.label, p[index, q], prediction.class_names)
-    return found
+        for index, sample in enumerate(part.views):
+            assert sample.class_probability == pytest.approx(p[index, q, top.index], abs=1e-4)
+            assert sample.mask_probability == pytest.approx(m[index, q], abs=1e-4)
+            check_label(sample.label, p[index, q], prediction.class_names)
+    return explanation
 
 
 def check_label(label, probabilities, names):
@@ -178,9 +180,9 @@ def check_label(label, probabilities, names):
         assert label.name == "no object"
     else:
         assert label.name == names[label.index]
-    found = probabilities[len(names) if label.index is None else label.index]
-    assert found == pytest.approx(probabilities.max(), abs=1e-4)
-    assert label.probability == pytest.approx(found, abs=1e-4)
+    explanation = probabilities[len(names) if label.index is None else label.index]
+    assert explanation == pytest.approx(probabilities.max(), abs=1e-4)
+    assert label.probability == pytest.approx(explanation, abs=1e-4)
 
 
 # -------------------------------------------------------------------------------------- the parts
@@ -190,19 +192,19 @@ def check_label(label, probabilities, names):
 @pytest.mark.parametrize("views", [1, 2])
 def test_the_parts_give_every_score(size, views):
     prediction = made_up(size, views)
-    looks = dense_views(prediction)
+    samples = dense_views(prediction)
     for x, y in some_pixels(size, 8):
-        found = check_pixel(prediction, looks, x, y)
-        assert (len(found.classes), len(found.queries)) == (5, 6)
-        assert [len(part.views) for part in found.queries] == [views] * 6
+        explanation = check_pixel(prediction, samples, x, y)
+        assert (len(explanation.classes), len(explanation.queries)) == (5, 6)
+        assert [len(part.views) for part in explanation.queries] == [views] * 6
 
 
 @pytest.mark.parametrize("views", [1, 2])
 def test_a_image_computed_smaller_is_explained_at_full_size(views):
     prediction = made_up((150, 333), views, computed=(29, 64))
-    looks = dense_views(prediction)
+    samples = dense_views(prediction)
     for x, y in some_pixels((150, 333), 8):
-        check_pixel(prediction, looks, x, y)
+        check_pixel(prediction, samples, x, y)
 
 
 @pytest.mark.parametrize(
@@ -211,9 +213,9 @@ def test_a_image_computed_smaller_is_explained_at_full_size(views):
 def test_predictions_of_a_model(model, options):
     image = photo(60, 90)
     prediction = Predictor(model, device="cpu", **options)(image)
-    looks = dense_views(prediction)
+    samples = dense_views(prediction)
     for x, y in some_pixels(prediction.size, 4):
-        check_pixel(prediction, looks, x, y)
+        check_pixel(prediction, samples, x, y)
 
 
 def test_the_second_view_is_that_of_the_flipped_image(model):
@@ -222,12 +224,12 @@ def test_the_second_view_is_that_of_the_flipped_image(model):
     plain = Predictor(model, device="cpu")
     both = Predictor(model, device="cpu", flip=True)(image)
     one, other = plain(image), plain(image[:, ::-1].copy())
-    looks = [
+    samples = [
         dense(item.pred_logits, item.pred_masks, (40, 52), (40, 52), mirrored=mirrored)
         for item, mirrored in ((one, False), (other, True))
     ]
     for x, y in some_pixels((40, 52), 4):
-        check_pixel(both, looks, x, y)
+        check_pixel(both, samples, x, y)
 
 
 def test_a_score_is_that_of_the_views_mean_not_the_mean_of_theirs():
@@ -239,23 +241,23 @@ def test_a_score_is_that_of_the_views_mean_not_the_mean_of_theirs():
         logits[0, index] = 50.0
         views.append(View(logits, torch.full_like(view.pred_masks, 50.0), view.mirrored))
     prediction = dataclasses.replace(prediction, views=tuple(views))
-    found = explain_pixel(prediction, 3, 3)
-    assert found.value == 0.5
-    assert [step["largest_class_score"] for step in found.steps] == [0.5]
-    assert sorted(item.score for item in found.classes[:2]) == [0.5, 0.5]
-    (part,) = found.queries
-    assert part.contribution == found.predicted.score == 0.5
+    explanation = explain_pixel(prediction, 3, 3)
+    assert explanation.value == 0.5
+    assert [step["largest_class_score"] for step in explanation.steps] == [0.5]
+    assert sorted(item.score for item in explanation.classes[:2]) == [0.5, 0.5]
+    (part,) = explanation.queries
+    assert part.contribution == explanation.predicted.score == 0.5
     assert (part.class_probability, part.mask_probability) == (0.5, 1)
-    assert [look.label.index for look in part.views] == [0, 1]
+    assert [sample.label.index for sample in part.views] == [0, 1]
 
 
 def test_everything_can_be_listed_and_then_nothing_is_left():
     prediction = made_up((40, 52), 2)
-    looks = dense_views(prediction)
-    found = check_pixel(prediction, looks, 7, 5, num_classes=99, num_queries=99)
-    assert (len(found.classes), len(found.queries), found.rest) == (19, 9, 0)
-    assert all(step["others"] == 0 for step in found.steps)
-    few = check_pixel(prediction, looks, 7, 5, num_classes=1, num_queries=1)
+    samples = dense_views(prediction)
+    explanation = check_pixel(prediction, samples, 7, 5, num_classes=99, num_queries=99)
+    assert (len(explanation.classes), len(explanation.queries), explanation.rest) == (19, 9, 0)
+    assert all(step["others"] == 0 for step in explanation.steps)
+    few = check_pixel(prediction, samples, 7, 5, num_classes=1, num_queries=1)
     assert (len(few.classes), len(few.queries)) == (1, 1)
     assert few.rest == pytest.approx(few.predicted.score - few.queries[0].contribution)
 
@@ -267,10 +269,10 @@ def test_a_pixel_that_no_query_claims():
     prediction = dataclasses.replace(prediction, views=(unclaimed,))
     expected = {"msp": 1, "entropy": 1, "energy": -math.log(19), "rba": 0, "eam": 1}
     for score, value in expected.items():
-        found = explain_pixel(prediction, 0, 0, score)
-        assert found.value == pytest.approx(value)
-        assert found.steps[0]["value"] == pytest.approx(value)
-        json.dumps(found.to_json(), allow_nan=False)
+        explanation = explain_pixel(prediction, 0, 0, score)
+        assert explanation.value == pytest.approx(value)
+        assert explanation.steps[0]["value"] == pytest.approx(value)
+        json.dumps(explanation.to_json(), allow_nan=False)
     assert explain_pixel(prediction, 0, 0, "entropy").steps[0]["total"] == 0
 
 
@@ -283,13 +285,13 @@ def test_refined_predictions_are_explained_plainly_and_say_so():
     refined = dataclasses.replace(refined, views=(View(logits, view.pred_masks),))
     plain, shown = refined.anomaly("rba", refine=False), refined.anomaly("rba")
     y, x = np.argwhere(plain != shown)[0]
-    found = explain_pixel(refined, x, y, "rba")
-    assert found.refined
-    assert found.value == plain[y, x] != shown[y, x]
-    assert "refined" in found.notes[0]
-    assert "plain" in found.notes[0]
-    found = explain_pixel(made_up((64, 64)), 0, 0)
-    assert (found.refined, found.notes) == (False, ())
+    explanation = explain_pixel(refined, x, y, "rba")
+    assert explanation.refined
+    assert explanation.value == plain[y, x] != shown[y, x]
+    assert "refined" in explanation.notes[0]
+    assert "plain" in explanation.notes[0]
+    explanation = explain_pixel(made_up((64, 64)), 0, 0)
+    assert (explanation.refined, explanation.notes) == (False, ())
 
 
 # ------------------------------------------------------------------------------------- thumbnails
@@ -320,8 +322,8 @@ def area_means(mask, computed, size):
 @pytest.mark.parametrize("views", [1, 2])
 def test_thumbnails_show_the_mask_of_the_image_without_padding(size, computed, expected, views):
     prediction = made_up(size, views, computed=computed)
-    found = explain_pixel(prediction, 0, 0, num_queries=3)
-    for part in found.queries:
+    explanation = explain_pixel(prediction, 0, 0, num_queries=3)
+    for part in explanation.queries:
         masks = []
         for view in prediction.views:
             mask = 1 / (1 + np.exp(-view.pred_masks[part.query].double().numpy()))
@@ -355,15 +357,15 @@ def test_a_mask_of_the_left_half_is_one_in_the_thumbnail_and_its_flipped_view_to
 @pytest.mark.parametrize("score", SCORES)
 def test_json_holds_everything_unrounded(score):
     prediction = made_up((40, 52), 2)
-    found = explain_pixel(prediction, np.int64(7), np.int64(5), score)
-    read = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    explanation = explain_pixel(prediction, np.int64(7), np.int64(5), score)
+    read = json.loads(json.dumps(explanation.to_json(), allow_nan=False))
     assert (read["x"], read["y"], read["score"]) == (7, 5, score)
-    assert read["value"] == found.value
+    assert read["value"] == explanation.value
     assert read["predicted"] == read["classes"][0]
     assert set(read["classes"][0]) == {"index", "name", "color", "score"}
-    assert read["rest"] == found.rest
-    assert read["steps"] == list(found.steps)
-    for part, query in zip(found.queries, read["queries"], strict=True):
+    assert read["rest"] == explanation.rest
+    assert read["steps"] == list(explanation.steps)
+    for part, query in zip(explanation.queries, read["queries"], strict=True):
         assert query["query"] == part.query
         assert query["contribution"] == part.contribution
         assert set(query["label"]) == {"index", "name", "probability"}
@@ -396,6 +398,6 @@ def test_a_street_with_a_sofa(flip):
     image = ROOT / "examples" / "street_1_sofa.webp"
     prediction = Predictor(model, device="cpu", dtype="float32", flip=flip)(image)
     prediction.prepare(SCORES)
-    looks = dense_views(prediction)
+    samples = dense_views(prediction)
     for x, y in some_pixels(prediction.size, 20):
-        check_pixel(prediction, looks, x, y)
+        check_pixel(prediction, samples, x, y)

@@ -89,8 +89,8 @@ def test_checkpoint_in_the_originals_layout_gives_the_originals_answer(shared, t
     assert np.abs(masks[:, ::4, ::4].numpy() - golden["pred_masks"]).max() <= LOGIT_TOLERANCE
     assert np.abs(masks.mean((1, 2)).numpy() - golden["pred_masks_mean"]).max() <= LOGIT_TOLERANCE
     largest = np.abs(golden["class_scores"]).max()
-    found = scores[:, ::8, ::8]
-    assert np.abs(found - golden["class_scores"]).max() <= SCORE_TOLERANCE * largest
+    actual = scores[:, ::8, ::8]
+    assert np.abs(actual - golden["class_scores"]).max() <= SCORE_TOLERANCE * largest
     anomaly = 1 - scores.max(0)[::4, ::4]
     assert np.abs(anomaly - golden["anomaly_msp"]).max() <= SCORE_TOLERANCE * largest
 

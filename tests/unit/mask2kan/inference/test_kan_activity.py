@@ -48,11 +48,11 @@ def test_an_affine_head_has_no_curvature_and_noise_has_all_of_it():
 def test_heads_are_measured_layer_by_layer():
     torch.manual_seed(0)
     kan, queries = KAN([6, 6, 6], standalone_spline_scale=False), torch.randn(20, 20, 6)
-    found = head_activity(kan, queries)
+    actual = head_activity(kan, queries)
     rows = queries.flatten(0, 1)
     first, second = kan.layers
-    assert found.spline_shares == (spline_share(first, rows), spline_share(second, first(rows)))
-    assert found.queries == ROWS
+    assert actual.spline_shares == (spline_share(first, rows), spline_share(second, first(rows)))
+    assert actual.queries == ROWS
     assert head_activity(MLP([6, 8, 6]), queries).spline_shares == ()
     with pytest.raises(ConfigError, match="at least twice as many"):
         head_activity(kan, queries[0, :5])
@@ -69,5 +69,5 @@ def test_queries_are_those_after_every_layer():
         last = model.transformer_decoder.mask_embed(rows[-queries:])
         expected = model(images[-1][None])["pred_masks"]
         features, _ = model.trunk(images[-1][None])
-        found = torch.einsum("qc,bchw->bqhw", last, features)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        actual = torch.einsum("qc,bchw->bqhw", last, features)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)

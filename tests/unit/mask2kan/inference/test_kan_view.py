@@ -112,8 +112,8 @@ def test_shares_outside_are_counted_per_edge():
     view = edge_view(kan, 0, 1, 0, inputs)
     assert (view.outside_inner, view.outside_knots) == (4 / 8, 2 / 8)
     assert view.inner == pytest.approx((-1, 1))
-    other = edge_view(kan, 0, 2, 0, inputs)
-    assert (other.outside_inner, other.outside_knots) == (0, 0)
+    inner_edge = edge_view(kan, 0, 2, 0, inputs)
+    assert (inner_edge.outside_inner, inner_edge.outside_knots) == (0, 0)
     whole = layer_views(kan, inputs)[0]
     assert whole.outside_inner == pytest.approx(4 / 40)
     assert whole.outside_knots == pytest.approx(2 / 40)
@@ -182,9 +182,10 @@ def test_layers_norms_and_shares(options):
         for edge in view.strongest:
             assert view.norms[edge.output, edge.input] == edge.norm
         grid, order = layer.grid.numpy(), layer.spline_order
-        found = rows.numpy()
-        inner = (found >= grid[:, order]) & (found <= grid[:, order + layer.grid_size])
-        knots = (found >= grid[:, 0]) & (found <= grid[:, -1])
+        activations = rows.numpy()
+        knots = (activations >= grid[:, 0]) & (activations <= grid[:, -1])
+        low, high = grid[:, order], grid[:, order + layer.grid_size]
+        inner = (activations >= low) & (activations <= high)
         assert view.outside_inner == pytest.approx(1 - inner.mean())
         assert view.outside_knots == pytest.approx(1 - knots.mean())
         with torch.no_grad():
@@ -230,9 +231,9 @@ def test_from_an_image_to_its_strongest_edges():
     kan = kan_head(model)
     for view in layer_views(kan, queries):
         for edge in view.strongest:
-            found = edge_view(kan, view.index, edge.input, edge.output, queries)
-            assert found.norm == pytest.approx(edge.norm, rel=1e-4)
-            assert found.grid_norm == pytest.approx(
+            actual = edge_view(kan, view.index, edge.input, edge.output, queries)
+            assert actual.norm == pytest.approx(edge.norm, rel=1e-4)
+            assert actual.grid_norm == pytest.approx(
                 view.grid_norms[edge.output, edge.input], rel=1e-5
             )
 

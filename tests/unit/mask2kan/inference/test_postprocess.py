@@ -51,8 +51,8 @@ def full_masks(view, geometry):
 
 
 def full_scores(view, geometry):
-    known = view.pred_logits.softmax(-1)[:, :-1]
-    return torch.einsum("qc,qhw->chw", known, full_masks(view, geometry))
+    classes = view.pred_logits.softmax(-1)[:, :-1]
+    return torch.einsum("qc,qhw->chw", classes, full_masks(view, geometry))
 
 
 @pytest.mark.parametrize(("computed", "size"), SIZES)
@@ -112,7 +112,10 @@ def test_views_of_several_sizes_are_averaged():
         dataclasses.replace(random_view(computed, seed=seed), computed=computed)
         for seed, computed in enumerate(sizes)
     ]
-    each = [full_scores(view, Geometry(one, size)) for view, one in zip(views, sizes, strict=True)]
+    each = [
+        full_scores(view, Geometry(computed, size))
+        for view, computed in zip(views, sizes, strict=True)
+    ]
     mean = torch.stack(each).mean(0).numpy()
     np.testing.assert_allclose(class_scores(views, geometry), mean, atol=1e-5, rtol=0)
     pixels = reduce_pixels(views, geometry, ("msp",))
@@ -138,9 +141,9 @@ def test_refinement_zeroes_what_certain_background_covers():
     expected = np.where(vetoed, 0, SCORES["msp"].compute(full).numpy())
     np.testing.assert_allclose(pixels.anomaly["msp"], expected, atol=1e-6)
     assert np.allclose(pixels.anomaly["rba"][vetoed], -np.tanh(1))
-    one = reduce_pixels([View(logits[1:], masks[1:])], geometry, ("msp",), names)
+    unrefined = reduce_pixels([View(logits[1:], masks[1:])], geometry, ("msp",), names)
     plain = reduce_pixels([View(logits[1:], masks[1:])], geometry, ("msp",))
-    np.testing.assert_array_equal(one.anomaly["msp"], plain.anomaly["msp"])
+    np.testing.assert_array_equal(unrefined.anomaly["msp"], plain.anomaly["msp"])
 
 
 def test_peak_memory_at_2048_by_1024(monkeypatch):

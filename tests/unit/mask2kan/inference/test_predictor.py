@@ -56,8 +56,8 @@ def reference(model, image, computed=None):
     padded = [4 * side for side in masks.shape[2:]]
     masks = F.interpolate(masks, size=padded, mode="bilinear", align_corners=False)
     masks = masks[0, :, :height, :width].sigmoid()
-    known = output["pred_logits"][0].softmax(-1)[:, :-1]
-    return torch.einsum("qc,qhw->chw", known, masks).numpy(), output
+    classes = output["pred_logits"][0].softmax(-1)[:, :-1]
+    return torch.einsum("qc,qhw->chw", classes, masks).numpy(), output
 
 
 @pytest.mark.parametrize("size", [(64, 96), (50, 77), (1, 1), (1, 200), (33, 31)])
@@ -132,25 +132,25 @@ SEVERAL = InferenceSettings(sides=(32, 48, 4096), score="rba", sigma=0.02, small
 
 def test_settings_average_class_scores_over_sizes(model):
     image = photo(40, 52)
-    found = Predictor(model, device="cpu", settings=SEVERAL)(image)
+    prediction = Predictor(model, device="cpu", settings=SEVERAL)(image)
     each = [Predictor(model, device="cpu", max_side=side)(image) for side in (48, 32)]
-    mean = np.mean([one.class_scores for one in each], axis=0)
-    np.testing.assert_allclose(found.class_scores, mean, atol=1e-5)
-    np.testing.assert_array_equal(found.semantic, mean.argmax(0))
-    np.testing.assert_allclose(found.anomaly(), -np.tanh(mean).sum(0), atol=1e-5)
-    np.testing.assert_array_equal(found.pred_logits, each[0].pred_logits)
-    assert found.compute_size == each[0].compute_size
-    assert "48 + 32 pixels" in found.notes[0]
+    mean = np.mean([single.class_scores for single in each], axis=0)
+    np.testing.assert_allclose(prediction.class_scores, mean, atol=1e-5)
+    np.testing.assert_array_equal(prediction.semantic, mean.argmax(0))
+    np.testing.assert_allclose(prediction.anomaly(), -np.tanh(mean).sum(0), atol=1e-5)
+    np.testing.assert_array_equal(prediction.pred_logits, each[0].pred_logits)
+    assert prediction.compute_size == each[0].compute_size
+    assert "48 + 32 pixels" in prediction.notes[0]
 
 
 def test_thresholds_see_the_smoothed_map_and_figures_the_plain_one(model):
-    found = Predictor(model, device="cpu", settings=SEVERAL)(photo(40, 52))
-    plain = found.anomaly("msp")
+    prediction = Predictor(model, device="cpu", settings=SEVERAL)(photo(40, 52))
+    plain = prediction.anomaly("msp")
     expected = ndimage.gaussian_filter(plain.astype(np.float64), 0.02 * 52, mode="reflect")
-    np.testing.assert_allclose(found.anomaly_map("msp"), expected, atol=2e-3)
-    assert found.anomaly("msp") is plain
-    assert found.smallest_region() == round(0.01 * 40 * 52)
-    assert found.smallest_region(50) == 50
+    np.testing.assert_allclose(prediction.anomaly_map("msp"), expected, atol=2e-3)
+    assert prediction.anomaly("msp") is plain
+    assert prediction.smallest_region() == round(0.01 * 40 * 52)
+    assert prediction.smallest_region(50) == 50
 
 
 def test_settings_are_the_checkpoints_unless_native_is_asked_for(model, monkeypatch):
@@ -185,11 +185,11 @@ def test_flip_averages_with_the_mirrored_image(model):
     image = photo(40, 52)
     plain = Predictor(model, device="cpu")
     both = Predictor(model, device="cpu", flip=True)(image)
-    one, other = plain(image), plain(image[:, ::-1].copy())
-    mean = (one.class_scores + other.class_scores[:, :, ::-1]) / 2
+    plain_view, mirrored_view = plain(image), plain(image[:, ::-1].copy())
+    mean = (plain_view.class_scores + mirrored_view.class_scores[:, :, ::-1]) / 2
     np.testing.assert_allclose(both.class_scores, mean, atol=1e-5)
     np.testing.assert_allclose(both.anomaly("msp"), 1 - mean.max(0), atol=1e-5)
-    np.testing.assert_array_equal(both.pred_logits, one.pred_logits)
+    np.testing.assert_array_equal(both.pred_logits, plain_view.pred_logits)
     assert "flipped" in both.notes[0]
     mirrored = Predictor(model, device="cpu", flip=True)(image[:, ::-1].copy())
     np.testing.assert_allclose(mirrored.anomaly(), both.anomaly()[:, ::-1], atol=1e-5)
@@ -234,17 +234,17 @@ def test_non_finite_output_is_an_error(value):
 
 
 class Hungry(torch.nn.Module):
-    """A model whose device has room for so many pixels; keeps what it was asked."""
+    """A model whose device has room for so many pixels; keeps the sizes."""
 
     class_names = ("a", "b")
     palette = np.zeros((2, 3), np.uint8)
 
     def __init__(self, room, error):
         super().__init__()
-        self.room, self.error, self.asked = room, error, []
+        self.room, self.error, self.sizes = room, error, []
 
     def backbone_maps(self, images):
-        self.asked.append(tuple(images.shape[2:]))
+        self.sizes.append(tuple(images.shape[2:]))
         if images[0, 0].numel() > self.room:
             raise self.error
         return [images]
@@ -271,16 +271,16 @@ SHORTAGES = [
 
 @pytest.mark.parametrize("error", SHORTAGES, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_image_too_large_for_memory_is_computed_smaller_and_says_so(error, flip):
+def test_an_image_too_large_for_memory_is_computed_smaller_and_says_so(error, flip):
     model = Hungry(room=200 * 400, error=error)
     prediction = Predictor(model, device="cpu", flip=flip)(photo(400, 800))
-    looks = 2 if flip else 1
-    assert model.asked == [(400, 800), (280, 560), *[(196, 392)] * looks]
+    passes = 2 if flip else 1
+    assert model.sizes == [(400, 800), (280, 560), *[(196, 392)] * passes]
     assert prediction.size == prediction.semantic.shape == (400, 800)
     assert prediction.compute_size == (196, 392)
     expected = "computed at 392 × 196 because memory did not suffice for more and mapped back"
     assert expected in prediction.notes[0]
-    assert len(prediction.notes) == looks
+    assert len(prediction.notes) == passes
 
 
 def test_no_memory_for_anything_is_one_error():
@@ -290,14 +290,14 @@ def test_no_memory_for_anything_is_one_error():
     small = Hungry(room=0, error=SHORTAGES[0])
     with pytest.raises(OutOfMemoryError, match="for a 20×10 image"):
         Predictor(small, device="cpu")(photo(10, 20))
-    assert small.asked == [(10, 20)]
+    assert small.sizes == [(10, 20)]
 
 
 def test_other_errors_of_the_model_are_not_taken_for_a_lack_of_memory():
     model = Hungry(room=0, error=RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes do not match"):
         Predictor(model, device="cpu")(photo(64, 64))
-    assert len(model.asked) == 1
+    assert len(model.sizes) == 1
 
 
 def test_one_model_in_many_threads(model):

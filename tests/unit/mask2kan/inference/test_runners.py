@@ -1,4 +1,4 @@
-"""Ways of running a model, and what its forward pass promises a card. None is needed here."""
+"""Ways of running a model, and what its forward pass promises a GPU. None is needed here."""
 
 import contextlib
 import itertools
@@ -14,11 +14,11 @@ from mask2kan.inference.runners import CompiledRun, GraphRun, PlainRun, untimed
 from mask2kan.ops import deform_attn
 from tests.tiny_models import tiny
 
-# ---- The forward pass on a card, with tensors that have no numbers ------------------------------
+# ---- The forward pass on a GPU, with tensors that have no numbers -------------------------------
 
 
 class Watch(TorchDispatchMode):
-    """Notes every operator that touches the processor, and what the attention op is given."""
+    """Records every operator that touches the CPU, and the attention op's dtypes."""
 
     def __init__(self):
         super().__init__()
@@ -30,8 +30,8 @@ class Watch(TorchDispatchMode):
         if any(tensor.device.type != "cuda" for tensor in tensors):
             self.strays.append(str(function))
         if "mask2kan" in str(function):
-            given = [x.dtype for x in args if isinstance(x, torch.Tensor)]
-            self.attention.append((*given, result.dtype))
+            dtypes = [x.dtype for x in args if isinstance(x, torch.Tensor)]
+            self.attention.append((*dtypes, result.dtype))
         if any(name in str(function) for name in ("aten.linear", "aten.conv2d")):
             self.products.add(args[0].dtype)
         return result
@@ -47,9 +47,7 @@ def kernels_there(monkeypatch):
     [("mask2kan", "swin_t"), ("mask2former", "mobilenetv2"), ("mask2anomaly", "r50")],
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, None], ids=str)
-def test_forward_neither_waits_for_the_card_nor_copies_to_it(
-    family, backbone, dtype, kernels_there
-):
+def test_forward_neither_waits_for_the_gpu_nor_copies_to_it(family, backbone, dtype, kernels_there):
     """Reading a number back, or a branch on one, is an error on tensors without numbers."""
     model = tiny(family, backbone)
     before = torch.__future__.get_overwrite_module_params_on_conversion()
@@ -95,9 +93,9 @@ def test_compiled_is_the_same_and_compiled_once():
     with torch.inference_mode():
         expected = forward(PlainRun(model), images)
         for _ in range(2):
-            found = forward(run, images)
+            actual = forward(run, images)
             for name in ("pred_logits", "pred_masks", "queries"):
-                torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(actual[name], expected[name], rtol=1e-4, atol=1e-5)
     assert len(compiled) == 2  # trunk and decoder
 
 
@@ -157,8 +155,8 @@ class Graph:
 
     def replay(self):
         function, inputs, output = self.call
-        for kept, new in zip(tree_leaves(output), tree_leaves(function(inputs)), strict=True):
-            kept.copy_(new)
+        for target, new in zip(tree_leaves(output), tree_leaves(function(inputs)), strict=True):
+            target.copy_(new)
 
 
 @pytest.fixture
@@ -166,20 +164,20 @@ def recorder(monkeypatch):
     return Recorder(monkeypatch)
 
 
-def made(height, width, seed):
+def noise(height, width, seed):
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
 def test_graphs_are_recorded_once_per_size_and_results_outlive_the_next_call(recorder):
     model = tiny("mask2kan", "mobilenetv2")
     run = GraphRun(RecordedRun(model, recorder))
-    inputs = [made(32, 64, 0), made(32, 64, 1), made(64, 32, 2), made(32, 64, 3)]
+    inputs = [noise(32, 64, 0), noise(32, 64, 1), noise(64, 32, 2), noise(32, 64, 3)]
     with torch.inference_mode():
-        found = [forward(run, images) for images in inputs]
+        actual = [forward(run, images) for images in inputs]
         expected = [forward(PlainRun(model), images) for images in inputs]
-    for one, other in zip(found, expected, strict=True):
+    for result, wanted in zip(actual, expected, strict=True):
         for name in ("pred_logits", "pred_masks", "queries"):
-            assert torch.equal(one[name], other[name])
+            assert torch.equal(result[name], wanted[name])
     assert recorder.pools == [0] * 4  # trunk and decoder of two sizes
     assert recorder.plain_calls == 4 * runners._WARM_UP_CALLS
     assert not any(recorder.cached_casts)
@@ -190,15 +188,15 @@ def test_features_outlive_the_next_call(recorder):
     model = tiny("mask2kan", "mobilenetv2")
     run = GraphRun(RecordedRun(model, recorder))
     with torch.inference_mode():
-        first = run.trunk(made(32, 64, 0))
-        kept = first.mask_features.clone()
-        run.trunk(made(32, 64, 1))
-    assert torch.equal(first.mask_features, kept)
+        first = run.trunk(noise(32, 64, 0))
+        copy = first.mask_features.clone()
+        run.trunk(noise(32, 64, 1))
+    assert torch.equal(first.mask_features, copy)
 
 
 def test_weights_changed_in_place_count_and_moved_ones_are_recorded_anew(recorder):
     model = tiny("mask2former", "mobilenetv2")
-    run, images = GraphRun(RecordedRun(model, recorder)), made(32, 64, 0)
+    run, images = GraphRun(RecordedRun(model, recorder)), noise(32, 64, 0)
     with torch.inference_mode():
         before = forward(run, images)
         model.transformer_decoder.class_embed.bias.add_(1)
@@ -213,14 +211,14 @@ def test_weights_changed_in_place_count_and_moved_ones_are_recorded_anew(recorde
 
 def test_other_precision_is_another_graph_and_only_the_last_few_are_kept(recorder):
     model = tiny("mask2former", "mobilenetv2")
-    run, images = GraphRun(RecordedRun(model, recorder)), made(32, 64, 0)
+    run, images = GraphRun(RecordedRun(model, recorder)), noise(32, 64, 0)
     with torch.inference_mode():
         forward(run, images)
         with torch.autocast("cpu", torch.bfloat16):
             forward(run, images)
         assert len(recorder.pools) == 4
         for width in range(96, 96 + 16 * runners._GRAPHS_KEPT, 32):
-            forward(run, made(32, width, 0))
+            forward(run, noise(32, width, 0))
     assert len(run._recorded) == runners._GRAPHS_KEPT
     run.release()
     with torch.inference_mode():

@@ -21,7 +21,7 @@ from tests.tiny_models import tiny
 
 @pytest.fixture
 def images(tmp_path):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
     for name in ("a", "b", "c"):
@@ -39,11 +39,11 @@ def command(tmp_path, images):
 
 
 def contents(folder):
-    """Every file's bytes; of summaries all but how long it took."""
-    found = {path.name: path.read_bytes() for path in folder.iterdir()}
-    for name in [name for name in found if name.endswith(".json")]:
-        found[name] = {k: v for k, v in json.loads(found[name]).items() if k != "milliseconds"}
-    return found
+    """Read every file's bytes; of summaries all but the time."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in [name for name in files if name.endswith(".json")]:
+        files[name] = {k: v for k, v in json.loads(files[name]).items() if k != "milliseconds"}
+    return files
 
 
 def half(number):
@@ -57,9 +57,9 @@ def make_half():
 
 
 def test_outcomes_carry_results_and_errors():
-    found = {one.item: one for one in run_here(make_half, [2, 3, 4])}
-    assert (found[2].result, found[4].result) == (1, 2)
-    assert str(found[3].error) == "three is odd"
+    outcomes = {outcome.item: outcome for outcome in run_here(make_half, [2, 3, 4])}
+    assert (outcomes[2].result, outcomes[4].result) == (1, 2)
+    assert str(outcomes[3].error) == "three is odd"
     assert not list(run_here(make_half, []))
 
 
@@ -105,7 +105,7 @@ def test_resume_redoes_what_other_settings_or_images_made(command, images, tmp_p
     assert (out / "c_overlay.png").is_file()
 
 
-def test_resume_does_not_take_a_namesake_for_a_image(command, images, tmp_path, capsys):
+def test_resume_does_not_take_a_namesake_for_an_image(command, images, tmp_path, capsys):
     other = tmp_path / "other" / "a.png"
     other.parent.mkdir()
     Image.new("RGB", (64, 40)).save(other)
@@ -140,10 +140,7 @@ def test_no_worker_is_no_way_to_work():
 
 @pytest.fixture
 def two_cores(monkeypatch):
-    """Ray with two cores, and here the one thread that each of two actors then has.
-
-    Sums over other numbers of threads differ in their last bits.
-    """
+    """Give Ray two cores, and this process one thread, as each actor: sums are then equal."""
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(ray, "init", functools.partial(ray.init, num_cpus=2, num_gpus=0))
     threads = torch.get_num_threads()

@@ -79,8 +79,8 @@ def test_refining_queries_are_certain_background():
         [(10, 0.99), (2, 0.96), (2, 0.94), (0, 0.99), (13, 0.99)]
     ):
         probabilities[query, label] = value
-    kept, certainty = refining_queries(probabilities, names)
-    assert kept.tolist() == [0, 1]
+    queries, certainty = refining_queries(probabilities, names)
+    assert queries.tolist() == [0, 1]
     assert certainty.tolist() == pytest.approx([0.99, 0.96])
     assert refining_queries(probabilities[1:], names) is None
     # Mask2Anomaly keeps Cityscapes' classes 2 to 10
@@ -93,13 +93,13 @@ def test_refining_queries_are_certain_background():
 
 def test_regions_are_eight_connected_and_filtered_by_size():
     mask = np.random.default_rng(0).random((60, 80)) > 0.75
-    labels, found = anomalous_regions(mask)
+    labels, number = anomalous_regions(mask)
     expected, count = ndimage.label(mask, structure=np.ones((3, 3)))
     np.testing.assert_array_equal(labels, expected)
-    assert found == count
-    labels, found = anomalous_regions(mask, min_pixels=4)
+    assert number == count
+    labels, number = anomalous_regions(mask, min_pixels=4)
     sizes = np.bincount(expected.ravel())[1:]
-    assert found == (sizes >= 4).sum()
+    assert number == (sizes >= 4).sum()
     assert np.bincount(labels.ravel())[1:].min() >= 4
     np.testing.assert_array_equal(labels > 0, np.isin(expected, 1 + np.flatnonzero(sizes >= 4)))
     assert anomalous_regions(np.zeros((3, 3), bool))[1] == 0

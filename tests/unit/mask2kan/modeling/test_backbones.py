@@ -46,8 +46,8 @@ def test_swin_is_timms_where_every_map_is_a_multiple_of_the_window(size: tuple[i
     images = torch.randn(1, 3, *size)
     with torch.no_grad():
         expected = theirs.forward_intermediates(images, intermediates_only=True)
-        found = ours(images)
-    for stage, (a, b) in enumerate(zip(found, expected, strict=True)):
+        actual = ours(images)
+    for stage, (a, b) in enumerate(zip(actual, expected, strict=True)):
         norm = getattr(ours, f"norm{stage}")
         b = norm(b.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
@@ -131,9 +131,9 @@ def test_efficientnet_lite0_is_timms() -> None:
     ours.load_state_dict(theirs.state_dict())
     images = torch.randn(1, 3, 70, 99)
     with torch.no_grad():
-        expected, found = theirs(images)[1:], ours.eval()(images)
-    assert channels == [one.shape[1] for one in found] == [24, 40, 112, 320]
-    for a, b in zip(found, expected, strict=True):
+        expected, actual = theirs(images)[1:], ours.eval()(images)
+    assert channels == [part.shape[1] for part in actual] == [24, 40, 112, 320]
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -141,5 +141,5 @@ def test_efficientnet_lite0_also_builds_tiny() -> None:
     sizes = {"backbone_width": 8, "backbone_depths": (1,) * 7}
     ours, channels = build_backbone(model_config("mask2kan_efficientnet_lite0", **sizes))
     maps = ours.eval()(torch.randn(1, 3, 64, 64))
-    assert [one.shape[1] for one in maps] == channels
-    assert sum(one.numel() for one in ours.parameters()) < 500_000
+    assert [part.shape[1] for part in maps] == channels
+    assert sum(part.numel() for part in ours.parameters()) < 500_000

@@ -93,15 +93,15 @@ def test_a_nan_stays_one() -> None:
 def test_the_same_bits_on_any_number_of_threads() -> None:
     x, (weight, bias) = maps(3, 40, 37, 31, dtype=torch.float32), parameters(40, torch.float32)
     grad = torch.ones_like(x)
-    threads, found = torch.get_num_threads(), []
+    threads, runs = torch.get_num_threads(), []
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            found.append(results(lambda *a: batch_norm(*a, epsilon=1e-3)[0], x, weight, bias, grad))
+            runs.append(results(lambda *a: batch_norm(*a, epsilon=1e-3)[0], x, weight, bias, grad))
     finally:
         torch.set_num_threads(threads)
-    for one, two in zip(*found, strict=True):
-        assert torch.equal(one, two)
+    for first, second in zip(*runs, strict=True):
+        assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("apply_act", [True, False])
@@ -119,8 +119,8 @@ def test_the_layer_is_timms(apply_act, monkeypatch) -> None:
         y = fused(x.contiguous(memory_format=torch.channels_last))
         assert type(y.grad_fn).__name__ == "_BatchNormBackward"
         torch.testing.assert_close(y, expected)
-    for key, kept in plain.state_dict().items():
-        torch.testing.assert_close(fused.state_dict()[key], kept, msg=key)
+    for key, expected in plain.state_dict().items():
+        torch.testing.assert_close(fused.state_dict()[key], expected, msg=key)
     torch.testing.assert_close(fused.eval()(x), plain.eval()(x))
 
 

@@ -42,15 +42,15 @@ def build(folder: Path, *options: str) -> Path:
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None or sys.platform != "linux":
         pytest.skip("running CUDA code on the CPU needs Linux and a C++ compiler (g++)")
-    made = folder / "run_kernels"
+    program = folder / "run_kernels"
     include = f"-I{cuda.SOURCE.parent}"
     quiet = ["-Wno-unknown-pragmas", "-Wno-clobbered"]
     standard = ["-std=c++17", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror", *quiet]
     source = str(SOURCES / "run_kernels.cpp")
-    command = [compiler, *standard, *options, include, source, "-o", str(made)]
+    command = [compiler, *standard, *options, include, source, "-o", str(program)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return made
+    return program
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +120,9 @@ def by_reference(case: Case) -> tuple[Tensor, ...]:
 
 def assert_right(case: Case) -> None:
     dtype = case[0].dtype
-    found = by_kernels(case)
-    assert [tensor.dtype for tensor in found] == [dtype, dtype, torch.float32, torch.float32]
-    errors_found = errors(found, by_reference(case))
+    actual = by_kernels(case)
+    assert [tensor.dtype for tensor in actual] == [dtype, dtype, torch.float32, torch.float32]
+    errors_found = errors(actual, by_reference(case))
     limits = [TOLERANCE[dtype], TOLERANCE[dtype], 2e-6, 2e-6]
     assert all(e <= limit for e, limit in zip(errors_found, limits, strict=True)), errors_found
 
@@ -177,8 +177,8 @@ def test_inputs_of_any_strides_and_alignment(gpu: None) -> None:
     off = torch.empty(value.numel() + 1)[1:].view(value.shape).copy_(value)
     assert not wide.is_contiguous()
     assert off.data_ptr() % 16
-    for found, expected in zip(by_kernels((off, shapes, wide, weights)), dense, strict=True):
-        assert torch.equal(found, expected)
+    for actual, expected in zip(by_kernels((off, shapes, wide, weights)), dense, strict=True):
+        assert torch.equal(actual, expected)
 
 
 def test_locations_and_weights_of_other_types(gpu: None) -> None:
@@ -186,11 +186,11 @@ def test_locations_and_weights_of_other_types(gpu: None) -> None:
     # numbers that half precision holds
     locations, weights = (x.half().float() for x in (locations, weights))
     expected = by_kernels((value, shapes, locations, weights))
-    found = by_kernels((value, shapes, locations.double(), weights.half()))
-    assert [t.dtype for t in found[2:]] == [torch.float64, torch.float16]
-    assert torch.equal(found[0], expected[0])
-    torch.testing.assert_close(found[2].float(), expected[2], rtol=0, atol=0)
-    torch.testing.assert_close(found[3], expected[3].half(), rtol=0, atol=0)
+    actual = by_kernels((value, shapes, locations.double(), weights.half()))
+    assert [t.dtype for t in actual[2:]] == [torch.float64, torch.float16]
+    assert torch.equal(actual[0], expected[0])
+    torch.testing.assert_close(actual[2].float(), expected[2], rtol=0, atol=0)
+    torch.testing.assert_close(actual[3], expected[3].half(), rtol=0, atol=0)
 
 
 def test_wild_locations(gpu: None) -> None:
@@ -300,14 +300,14 @@ def test_no_step_outside_a_tensor(tmp_path: Path) -> None:
     content, start = (tmp_path / "results").read_bytes(), 0
     for case, wanted in zip(cases, expected, strict=True):
         dtypes = [case[0].dtype, torch.float32, torch.float32, torch.float32]
-        found = []
+        actual = []
         for dtype, like in zip(dtypes, wanted, strict=True):
             size = like.numel() * dtype.itemsize
             part = bytearray(content[start : start + size])
-            found.append(torch.frombuffer(part, dtype=dtype).view(like.shape))
+            actual.append(torch.frombuffer(part, dtype=dtype).view(like.shape))
             start += size
-        assert max(errors(tuple(found[1:]), wanted[1:])) <= 2e-6
-        assert errors((found[0],), (wanted[0],))[0] <= TOLERANCE[case[0].dtype]
+        assert max(errors(tuple(actual[1:]), wanted[1:])) <= 2e-6
+        assert errors((actual[0],), (wanted[0],))[0] <= TOLERANCE[case[0].dtype]
     assert start == len(content)
 
 
@@ -457,7 +457,7 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def kept(folder: Path) -> list[Path]:
+def cubins(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.*"))
 
 
@@ -474,7 +474,7 @@ def test_compiles_for(compiler: Path, arch: str, dtype: torch.dtype) -> None:
 def test_compiles_for_other_heads_and_levels(compiler: Path, head_size: int) -> None:
     one, many = (cuda.compile_kernels("sm_90", torch.float16, head_size, n) for n in (3, 20))
     assert one != many
-    assert len(kept(compiler)) == 2
+    assert len(cubins(compiler)) == 2
 
 
 def ptx_of(arch: str) -> str:
@@ -534,7 +534,7 @@ def test_processes_that_start_together_share_the_cache(compiler: Path) -> None:
     processes = [start_process() for _ in range(3)]
     for process in processes:
         output_of(process)
-    (file,) = kept(compiler)
+    (file,) = cubins(compiler)
     assert nvrtc._read(file) == cuda.compile_kernels("sm_90", torch.bfloat16, 32)
 
 
@@ -543,7 +543,7 @@ def test_a_damaged_file_is_made_again(
     compiler: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     cubin = cuda.compile_kernels("sm_80", torch.float32, 8)
-    (file,) = kept(compiler)
+    (file,) = cubins(compiler)
     whole = file.read_bytes()
     flipped = whole[:100] + bytes([whole[100] ^ 1]) + whole[101:]
     file.write_bytes({"cut": whole[:-9], "flipped": flipped, "empty": b""}[damage])
@@ -575,7 +575,7 @@ def test_code_that_does_not_compile(compiler: Path) -> None:
         BackendError, match="(?s)could not compile CUDA code for sm_80.*expected an"
     ):
         nvrtc.compile_cubin("int = 3;", "sm_80", {})
-    assert not kept(compiler)
+    assert not cubins(compiler)
     assert nvrtc.compile_cubin('extern "C" __global__ void nothing() {}', "sm_80", {})
 
 

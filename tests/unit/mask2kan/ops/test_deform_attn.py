@@ -33,8 +33,8 @@ def assert_agree(case: Case, tolerance: float, backend: str = "cpu") -> None:
     extent = torch.tensor([[w, h] for h, w in shapes], dtype=torch.float64)[:, None]
     pixel = locations.double() * extent - 0.5
     smooth = ((pixel - pixel.round()).abs() > 1e-3).all(-1, keepdim=True)
-    expected, found = run(case, "reference"), run(case, backend)
-    for name, wanted, got in zip(NAMES, expected, found, strict=True):
+    expected, actual = run(case, "reference"), run(case, backend)
+    for name, wanted, got in zip(NAMES, expected, actual, strict=True):
         assert got.dtype == wanted.dtype
         assert got.shape == wanted.shape
         mask = smooth if name == "locations" else True
@@ -223,8 +223,8 @@ def test_autocast_leaves_the_arithmetic_alone(backend: str) -> None:
     case = make_case(SHAPES["pyramid"])
     expected = run(case, backend)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = run(case, backend)
-    for wanted, got in zip(expected, found, strict=True):
+        actual = run(case, backend)
+    for wanted, got in zip(expected, actual, strict=True):
         assert torch.equal(wanted, got)
 
 
@@ -241,8 +241,8 @@ def test_compiles_in_one_graph(backend: str, channels: int, dynamic: bool) -> No
     expected = torch.autograd.grad(function(*leaves).sum(), leaves)
     torch.compiler.reset()
     compiled = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=dynamic)
-    found = torch.autograd.grad(compiled(*leaves).sum(), leaves)
-    for wanted, got in zip(expected, found, strict=True):
+    actual = torch.autograd.grad(compiled(*leaves).sum(), leaves)
+    for wanted, got in zip(expected, actual, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-5)
 
 
@@ -328,10 +328,10 @@ def test_environment_with_an_unknown_backend(
 
 
 def test_one_call_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    requests: list[str] = []
 
     def decide(device: torch.device, request: str, dtype: torch.dtype, head_size: int) -> str:
-        asked.append(request)
+        requests.append(request)
         return "reference"
 
     monkeypatch.setattr(deform_attn, "_decide", decide)
@@ -339,7 +339,7 @@ def test_one_call_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     case = make_case(SHAPES["odd"])
     ms_deform_attn(*case)
     ms_deform_attn(*case, backend="auto")
-    assert asked == ["cpu", "auto"]
+    assert requests == ["cpu", "auto"]
 
 
 @pytest.mark.parametrize(
@@ -372,8 +372,8 @@ def test_fused_calls_of_several_threads_do_not_disturb_each_other() -> None:
     cases = [make_case(SHAPES["pyramid"], queries=50 + 10 * n) for n in range(6)]
     expected = [run(case, "reference")[0] for case in cases]
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(lambda case: run(case, "fused")[0], cases))
-    for wanted, got in zip(expected, found, strict=True):
+        actual = list(pool.map(lambda case: run(case, "fused")[0], cases))
+    for wanted, got in zip(expected, actual, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -407,8 +407,8 @@ def test_a_numba_that_cannot_be_imported_leaves_auto_to_the_cpu_backend(
         case = make_case(SHAPES["odd"])
         with caplog.at_level(logging.WARNING):
             ms_deform_attn(*case, backend="auto")
-        said = caplog.text
-        assert "because the fused kernels cannot run: numba cannot be imported" in said
+        message = caplog.text
+        assert "because the fused kernels cannot run: numba cannot be imported" in message
         with pytest.raises(BackendError, match="numba cannot be imported"):
             choose_backend(torch.device("cpu"), "fused")
     finally:

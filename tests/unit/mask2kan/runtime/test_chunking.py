@@ -67,6 +67,6 @@ def test_swin_in_strips_equals_swin_at_once(monkeypatch):
         monkeypatch.setattr(chunking, "STRIP_ELEMENTS", 1 << 12)
         pieces = swin(images)
     recorded = swin(images)
-    for expected, *found in zip(whole, pieces, recorded, strict=True):
-        for result in found:
+    for expected, *actual in zip(whole, pieces, recorded, strict=True):
+        for result in actual:
             torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)

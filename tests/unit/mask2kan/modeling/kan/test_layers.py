@@ -80,8 +80,8 @@ def tabulated_basis(x: torch.Tensor, grid: torch.Tensor, order: int) -> torch.Te
     features = edge_features(x, activated, feature_table(grid, order, x.dtype))
     features = features.view(*x.shape, -1)
     assert torch.equal(features[..., 0].isfinite(), x.isfinite())
-    kept = x.isfinite()
-    torch.testing.assert_close(features[..., 0][kept], activated[kept], rtol=0, atol=0)
+    finite = x.isfinite()
+    torch.testing.assert_close(features[..., 0][finite], activated[finite], rtol=0, atol=0)
     return features[..., 1:]
 
 
@@ -183,10 +183,10 @@ def test_shared_weights_change_nothing():
     shared = network.edge_weights()
     assert torch.equal(network(x, shared), network(x))
     (network(x, shared) + network(2 * x, shared)).sum().backward()
-    found = [parameter.grad.clone() for parameter in network.parameters()]
+    grads = [parameter.grad.clone() for parameter in network.parameters()]
     network.zero_grad()
     (network(x) + network(2 * x)).sum().backward()
-    for parameter, grad in zip(network.parameters(), found, strict=True):
+    for parameter, grad in zip(network.parameters(), grads, strict=True):
         torch.testing.assert_close(parameter.grad, grad)
 
 
