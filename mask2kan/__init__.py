@@ -1,4 +1,4 @@
-"""Mask2KAN: mask classification with a Kolmogorov-Arnold head, and what no mask explains.
+"""Mask2KAN: semantic and anomaly segmentation with a Kolmogorov-Arnold head.
 
 >>> import mask2kan
 >>> model = mask2kan.load_model("mask2kan_road")

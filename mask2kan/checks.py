@@ -1,4 +1,4 @@
-"""Refuse a value in one message: its name, what was found, what it must be."""
+"""Refuse a value with a ``ConfigError`` that names it, what was found and what it must be."""
 
 from __future__ import annotations
 
@@ -20,12 +20,10 @@ def require(
     below: bool = False,
     whole: bool = False,
 ) -> None:
-    """Refuse what is no finite number in [low, high], or with ``whole`` no int.
-
-    ``above`` and ``below`` leave out the ends.
+    """Require a finite number in [low, high]; ``above`` and ``below`` exclude the ends.
 
     Raises:
-        ConfigError: naming the field, the value found and what it must be.
+        ConfigError: for anything else; with ``whole`` also for what is no int.
     """
     number = isinstance(value, int if whole else Real) and not isinstance(value, bool)
     fits = number and low <= value <= high and -math.inf < value < math.inf
@@ -42,7 +40,7 @@ def require(
 
 
 def require_choice(kind: str, value: Any, choices: Iterable[str]) -> None:
-    """Refuse a name that is none of the choices.
+    """Require one of the choices.
 
     Raises:
         ConfigError: listing the nearest, and all.
@@ -53,20 +51,20 @@ def require_choice(kind: str, value: Any, choices: Iterable[str]) -> None:
 
 
 def require_pair(field: str, value: Any) -> None:
-    """Refuse what is not two numbers.
+    """Require two numbers.
 
     Raises:
-        ConfigError: naming the field and the value found.
+        ConfigError: for anything else.
     """
     if len(value) != 2 or not all(isinstance(number, Real) for number in value):
         raise ConfigError(f"{field} is {value!r}; expected two numbers.")
 
 
 def require_range(field: str, value: Any) -> None:
-    """Refuse what is not two finite numbers, 0 < lowest <= highest.
+    """Require two finite numbers, 0 < lowest <= highest.
 
     Raises:
-        ConfigError: naming the field and the value found.
+        ConfigError: for anything else.
     """
     require_pair(field, value)
     if not 0 < value[0] <= value[1] < math.inf:

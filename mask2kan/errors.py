@@ -1,7 +1,7 @@
-"""Errors a user of Mask2KAN can cause, one small class per kind.
+"""Errors a user of Mask2KAN can cause.
 
-Every message is one line that says what failed, what was found, what was expected and what
-to do; the command line and the app show it as it is.
+Every message is one line: what failed, what was found, what was expected and what to do; the
+command line and the app show it as it is.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ from collections.abc import Iterable
 
 
 class Mask2KANError(Exception):
-    """Base of every error this package raises for input it cannot use."""
+    """Base of all errors of this package."""
 
 
 class ConfigError(Mask2KANError):
-    """A model name, option or value that does not exist or does not fit the others."""
+    """An unknown name, or a value that does not fit."""
 
 
 class CheckpointError(Mask2KANError):
-    """A checkpoint that is missing, damaged, unsafe or of another architecture."""
+    """A missing, damaged or unsafe checkpoint, or one of another architecture."""
 
 
 class WriteError(Mask2KANError):
-    """A file that cannot be written: a full disk, a folder without permission."""
+    """A file that cannot be written."""
 
 
 class ImageError(Mask2KANError):
-    """An image that cannot be read, or is too large."""
+    """An image or video that cannot be read, or is too large."""
 
 
 class NumericsError(Mask2KANError):
-    """Non-finite numbers where the result would be meaningless."""
+    """Numbers that are not finite."""
 
 
 class BackendError(Mask2KANError):
-    """An operator backend was asked for that this machine does not have."""
+    """A device, backend or package that this machine does not have."""
 
 
 class OutOfMemoryError(Mask2KANError):
@@ -43,21 +43,19 @@ class OutOfMemoryError(Mask2KANError):
 
 
 def shortened(value: object) -> str:
-    """A value as a message repeats it: a request may hold megabytes in place of a name."""
+    """Shorten a value for a message: a request may hold megabytes in place of a name."""
     text = str(value)
     return text if len(text) <= 120 else f"{text[:120]}…"
 
 
-def unknown(kind: str, found: str, known: Iterable[str]) -> str:
-    """Message for an unknown name: what was found, the nearest names, and all of them.
+def one_line(error: BaseException) -> str:
+    """Shorten an error's message to one line of at most 120 characters; its type without one."""
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
-    Args:
-        kind: what the name stands for, e.g. ``"model"``.
-        found: the name as the user wrote it.
-        known: every name that would have been right.
-    """
-    names = sorted(known)
-    found = shortened(found)
-    nearest = difflib.get_close_matches(found, names, n=3, cutoff=0.4)
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
+    """Say that a name (of a ``kind`` such as "model") is unknown; list the nearest and all."""
+    names, name = sorted(choices), shortened(name)
+    nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     hint = f"Nearest: {', '.join(nearest)}. " if nearest else ""
-    return f"Unknown {kind} {found!r}. {hint}Known: {', '.join(names)}."
+    return f"Unknown {kind} {name!r}. {hint}Known: {', '.join(names)}."

@@ -1,8 +1,7 @@
 """Checkpoints of Mask2Former, Mask2KAN and Mask2Anomaly as detectron2 saves them.
 
-The names are those of the originals' modules (facebookresearch/Mask2Former and
-shyam671/Mask2Anomaly), read from their sources; older files lack ``pixel_decoder.`` or say
-``static_query`` for ``query_feat``.
+Source of the names: the modules of facebookresearch/Mask2Former and shyam671/Mask2Anomaly; older
+files lack ``pixel_decoder.`` or say ``static_query`` for ``query_feat``.
 """
 
 from __future__ import annotations
@@ -69,10 +68,10 @@ def read_detectron2(state: StateDict, origin: str) -> Checkpoint:
         )
     names = rename_keys(state, RENAMED, LEFTOVER)
     translated = {ours: state[key] for ours, key in names.items()}
-    known: dict[str, Any] = {
+    normalization: dict[str, Any] = {
         name: _channels(state, name) for name in ("pixel_mean", "pixel_std") if name in state
     }
-    config = infer_config(translated, **known)
+    config = infer_config(translated, **normalization)
     return Checkpoint(origin, "detectron2", translated, config, names)
 
 

@@ -1,13 +1,9 @@
-"""Checkpoints on the Hugging Face Hub: fetched once, then used from the client's cache.
+"""Fetch checkpoints from the Hugging Face Hub once, then use them from its client's cache.
 
-Only the files a checkpoint needs are fetched, and its README, at the commit the listing named;
-sizes are checked before, SHA-256 after the download (the Hub's own client compares sizes only). A
-branch is noted in the client's cache once everything it needs is there and right, so that what a
-broken download leaves behind is never taken for a checkpoint. Without network, what was fetched
-before is used.
-
-Large files are streamed into the cache here, where the client then finds them. It would report
-every 10 MB, and its Xet transport cannot be stopped; both are settings of the whole process.
+Only the needed files and the README are fetched; sizes are checked before and SHA-256 after the
+download (the client compares sizes only). The branch is noted in the cache last, so a broken
+download is never taken for a checkpoint. Large files are streamed into the cache here: the client
+reports every 10 MB only, and its Xet transport cannot be stopped.
 """
 
 from __future__ import annotations
@@ -51,13 +47,13 @@ from tqdm import tqdm
 from mask2kan.checkpoints.manifest import Address, bundled_file, entry_of, hub_address
 from mask2kan.checkpoints.parts import INDICES, pick_files, shards_of, trunk_beside
 from mask2kan.checkpoints.readers import MAX_BYTES, SHA256, sha256_of
-from mask2kan.errors import CheckpointError, WriteError
+from mask2kan.errors import CheckpointError, WriteError, one_line
 from mask2kan.media.files import atomic_writer
 
 Progress = Callable[[int, int], None]
 
 _README = "README.md"
-_README_BYTES = 50_000  # what is longer takes long to render, if made for it
+_README_BYTES = 50_000  # a longer one could take long to render
 _TIMEOUT = 10.0  # seconds until the Hub counts as unreachable
 _STEP = 256 * 1024  # bytes between two reports
 _RETRIES = 5  # of a broken connection, without any data in between
@@ -67,13 +63,7 @@ _cached_only: ContextVar[bool] = ContextVar("cached_only", default=False)
 
 
 class CacheState(NamedTuple):
-    """Whether a checkpoint is on this machine.
-
-    Attributes:
-        state: ``bundled`` (in ``weights/``), ``cached`` (fetched before, whole) or ``absent``.
-        bytes: what it takes on disk; 0 when absent.
-        folder: where its files lie; None when absent.
-    """
+    """Whether a checkpoint is in ``weights/`` or was fetched whole, its size on disk and place."""
 
     state: Literal["bundled", "cached", "absent"]
     bytes: int = 0
@@ -81,11 +71,7 @@ class CacheState(NamedTuple):
 
 
 def cache_state(source: str | Address) -> CacheState:
-    """Whether a bundled name or a Hub repository is here, without asking the network.
-
-    Args:
-        source: a name from ``list_weights()``, ``owner/name`` or an address. Anything else is
-            absent.
+    """Look up a bundled name or a Hub repository on this machine; anything else is absent.
 
     Raises:
         CheckpointError: when the manifest is damaged.
@@ -93,22 +79,21 @@ def cache_state(source: str | Address) -> CacheState:
     entry = {} if isinstance(source, Address) else entry_of(source)
     if entry.get("file"):
         path, _ = bundled_file(entry)
-        parts = [path, *(path.with_name(str(name)) for name in [entry.get("trunk")] if name)]
+        parts = [path, path.with_name(str(entry["trunk"]))] if entry.get("trunk") else [path]
         if not all(part.is_file() for part in parts):
             return CacheState("absent")
         return CacheState("bundled", sum(part.stat().st_size for part in parts), path.parent)
     address = source if isinstance(source, Address) else hub_address(source)
-    if address is None:
-        return CacheState("absent")
-    try:
-        folder, present = _find_cached(*address)
-    except CheckpointError:
-        return CacheState("absent")
-    return CacheState("cached", sum((folder / name).stat().st_size for name in present), folder)
+    if address is not None:
+        with contextlib.suppress(CheckpointError):
+            folder, names = _find_cached(*address)
+            size = sum((folder / name).stat().st_size for name in names)
+            return CacheState("cached", size, folder)
+    return CacheState("absent")
 
 
 def readme_of(source: str | Address) -> str | None:
-    """The README fetched with a Hub checkpoint; None where there is none on this machine."""
+    """Return the README fetched with a Hub checkpoint, if any."""
     state, _, folder = cache_state(source)
     if state != "cached" or folder is None or not (folder / _README).is_file():
         return None
@@ -117,13 +102,13 @@ def readme_of(source: str | Address) -> str | None:
 
 
 def page_of(repo: str) -> str:
-    """The address of a repository's page."""
+    """Return the URL of a repository's page."""
     return f"{constants.ENDPOINT}/{repo}"
 
 
 @contextlib.contextmanager
 def cached_only() -> Iterator[None]:
-    """Within the block, this thread's ``fetch`` takes what is here and never asks the Hub."""
+    """Keep this thread's ``fetch`` from asking the Hub within the block."""
     token = _cached_only.set(True)
     try:
         yield
@@ -134,22 +119,20 @@ def cached_only() -> Iterator[None]:
 def fetch(
     repo: str, file: str | None, revision: str | None, progress: Progress | None = None
 ) -> tuple[Path, str]:
-    """Bring a Hub checkpoint here.
+    """Fetch a Hub checkpoint, or find it in the cache.
 
     Args:
         repo: ``owner/name``.
         file: the weights' file, when the repository has several.
-        revision: a branch, tag or commit; the main branch when None.
-        progress: called with the bytes that are here and those of the whole checkpoint, several
-            times a second while data arrives. What it raises (no ``OSError``) ends the download and
-            passes through; whole files stay, and the next call goes on from them.
+        revision: a branch, tag or commit; None for the main branch.
+        progress: called with the bytes fetched and in total, several times a second. An exception
+            from it (no ``OSError``) ends the download; the next call keeps whole files.
 
     Returns:
         The folder and the weights' file (or index of shards) in it.
 
     Raises:
-        CheckpointError: when it does not exist, may not be read, is damaged, too large, or is not
-            here and the network is not either.
+        CheckpointError: for a missing, private, damaged or too large one, or without network.
     """
     try:
         if not constants.HF_HUB_OFFLINE and not _cached_only.get():
@@ -164,7 +147,7 @@ def fetch(
 
 
 def _fetch_online(address: Address, progress: Progress | None) -> tuple[Path, str] | None:
-    """As ``fetch``; None when the Hub cannot be reached."""
+    """Fetch from the Hub; None when it cannot be reached."""
     try:
         return _fetch_all(address, progress)
     except GatedRepoError as error:
@@ -178,7 +161,7 @@ def _fetch_online(address: Address, progress: Progress | None) -> tuple[Path, st
     except (HFValidationError, EntryNotFoundError) as error:
         if isinstance(error, LocalEntryNotFoundError):  # the client's word for "unreachable"
             return None
-        raise CheckpointError(f"{' '.join(str(error).split())[:120]}.") from error
+        raise CheckpointError(f"{one_line(error)}.") from error
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", 0)
         if status < 500:
@@ -189,12 +172,12 @@ def _fetch_online(address: Address, progress: Progress | None) -> tuple[Path, st
     except (HTTPError, ConnectionError, TimeoutError, json.JSONDecodeError):
         return None  # the last: something else answers in the Hub's place, as hotel networks do
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())[:120]
+        reason = error.strerror or one_line(error)
         raise CheckpointError(f"The download broke off: {reason}. Try again.") from error
 
 
 def _fetch_all(address: Address, progress: Progress | None) -> tuple[Path, str]:
-    """Everything a checkpoint consists of; the weights last, the branch's name after them."""
+    """Fetch the weights last, and note the branch after them."""
     repository = _Repository(address, progress)
     listed = repository.files
     weights, *beside = pick_files(listed, address.file)
@@ -213,12 +196,7 @@ def _fetch_all(address: Address, progress: Progress | None) -> tuple[Path, str]:
 
 
 class _Repository:
-    """The files of a Hub repository at the commit its listing named.
-
-    Attributes:
-        commit: that one.
-        files: what the listing says of them, by name.
-    """
+    """The files of a Hub repository at the commit its listing named, and their progress."""
 
     def __init__(self, address: Address, progress: Progress | None) -> None:
         self._name = address.repo
@@ -231,14 +209,14 @@ class _Repository:
         self.files = {sibling.rfilename: sibling for sibling in info.siblings or []}
 
     def require_moderate(self, names: list[str]) -> int:
-        """The size of these files together, where it is one that is fetched."""
+        """Sum the files' sizes; refuse more than ``MAX_BYTES``."""
         total = sum(self.files[name].size or 0 for name in names)
         if total > MAX_BYTES:
             raise CheckpointError(f"It has {total:,} bytes; up to {MAX_BYTES:,} are fetched.")
         return total
 
     def fetch(self, names: list[str]) -> Path:
-        """Bring files here and report how far they are; the folder they are in."""
+        """Fetch files and report progress; returns their folder."""
         self._total += self.require_moderate(names)
         folder = Path()
         for name in names:
@@ -249,7 +227,7 @@ class _Repository:
         return folder
 
     def fetch_file(self, name: str) -> Path:
-        """Bring one file here, whole and right."""
+        """Fetch one file and check its digest."""
         lfs = self.files[name].lfs
         if lfs is None:  # small enough for git itself
             return self._linked(name)
@@ -269,11 +247,11 @@ class _Repository:
         raise CheckpointError(f"Damaged: sha256 of {name} differs, twice; try again later.")
 
     def _linked(self, name: str) -> Path:
-        """Where the client has a file, once it has fetched it or found its content in the cache."""
+        """Let the client fetch a file, or link the content already in its cache."""
         return Path(hf_hub_download(self._name, name, revision=self.commit, tqdm_class=_SILENT))
 
     def _stream(self, name: str, blob: Path, size: int) -> None:
-        """Put a file's content where the client's cache holds it."""
+        """Write a file's content where the client's cache expects it."""
         blob.parent.mkdir(parents=True, exist_ok=True)
         part = blob.with_name(f"{blob.name}.{secrets.token_hex(4)}.incomplete")
         try:
@@ -291,13 +269,13 @@ class _Repository:
 
 
 def _pieces(url: str, size: int) -> Iterator[bytes]:
-    """A file's content as it arrives; after a broken connection, from where it broke.
+    """Yield a file's content as it arrives; resume where a connection broke.
 
-    Whether it is the right content its digest will tell, also where a server starts over.
+    A server that starts over instead is caught by the digest later.
     """
     done = failures = 0
     while done < size:
-        # Compressed, the bytes of a second answer would not continue those of the first.
+        # Compressed, a second answer would not continue the first
         headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={done}-"}
         try:
             with http_stream_backoff(
@@ -323,10 +301,9 @@ def _cache_folder(repo: str) -> Path:
 
 
 def _remember(address: Address, commit: str | None) -> None:
-    """Note which commit the branch stands for, as the client does for downloads by branch.
+    """Note the branch's commit as the client does, to find the checkpoint without network.
 
-    Without the note nothing finds the checkpoint again when there is no network. Where the cache
-    may not be written, everything was there before and the note is as it was.
+    Where the cache is read-only, everything was there before and the note stands.
     """
     branch = address.revision or constants.DEFAULT_REVISION
     if commit is None or branch == commit or ".." in PurePosixPath(branch).parts:
@@ -337,9 +314,9 @@ def _remember(address: Address, commit: str | None) -> None:
 
 
 def _find_cached(repo: str, file: str | None, revision: str | None) -> tuple[Path, list[str]]:
-    """What an earlier download left here: its folder and its files, the weights or index first."""
+    """Find an earlier download: its folder and its files, the weights or index first."""
     try:
-        # The client would miss files that nobody asked it for: which are needed is decided here.
+        # The folder alone: the client would miss files that nobody asked it for
         folder = Path(
             snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[])
         )

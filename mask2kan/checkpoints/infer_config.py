@@ -1,7 +1,6 @@
-"""Read a model's configuration off its weights, and build it around them, completely or not at all.
+"""Read a model's configuration off its weights in our key names, and build it around them.
 
-Works on our own key names; ``detectron2.py`` and ``transformers.py`` translate theirs first. What
-weights cannot tell is taken from the family: eight heads, SiLU in a KAN, ImageNet's mean and std.
+Weights do not show the heads, the KAN's activation, mean and std: eight, SiLU and ImageNet's.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ StateDict = dict[str, Tensor]
 
 SHOWN_KEYS = 8
 
-# No published model comes near these; a file that does would only exhaust the memory.
+# Far beyond any published model; larger ones would only exhaust the memory
 MAXIMA = {
     "hidden_dim": 4096,
     "num_queries": 10_000,
@@ -49,13 +48,12 @@ class Checkpoint:
     """A checkpoint in our own key names, whatever it was read from.
 
     Attributes:
-        origin: what the user called it, for messages.
+        origin: the user's name for it, for messages.
         format: ``native``, ``detectron2`` or ``transformers``.
         state: our key to tensor, floating point ones in float32.
-        config: of the model the weights belong to.
         names: our key to the key in the file, where they differ.
-        calibration: per anomaly score; empty when there is none.
-        card: what the checkpoint says about itself; empty when it says nothing.
+        calibration: per anomaly score.
+        card: its maker's description, any JSON object.
     """
 
     origin: str
@@ -68,13 +66,13 @@ class Checkpoint:
     settings: InferenceSettings | None = None
 
 
-def infer_config(state: Mapping[str, Tensor], *, num_heads: int = 8, **known: Any) -> ModelConfig:
-    """The configuration that weights in our key names belong to.
+def infer_config(state: Mapping[str, Tensor], *, num_heads: int = 8, **others: Any) -> ModelConfig:
+    """Infer the configuration from weights in our key names.
 
     Args:
         state: our key to tensor.
-        num_heads: of all attentions outside a Swin backbone; shapes do not show it.
-        known: fields that something else than the weights tells, e.g. ``class_names``.
+        num_heads: of all attentions outside a Swin backbone.
+        others: fields that the weights do not show, e.g. ``class_names``.
 
     Raises:
         CheckpointError: when a part is missing or its shape fits nothing we build.
@@ -105,18 +103,13 @@ def infer_config(state: Mapping[str, Tensor], *, num_heads: int = 8, **known: An
         fields["decoder_feedforward_dim"] = _shape(state, linear, 2)[0]
     is_global = any(".cross_attn.background." in key for key in state)
     fields["masked_attention"] = "global" if is_global else "foreground"
-    return checked_config({**fields, **known})
+    return checked_config({**fields, **others})
 
 
 def rename_keys(
     keys: Iterable[str], table: Iterable[tuple[str, str]], leftover: re.Pattern[str]
 ) -> dict[str, str]:
-    """Our name of each key to the key.
-
-    Args:
-        keys: of a file.
-        table: patterns and what replaces them, applied one after the other.
-        leftover: what is no weight of the model.
+    """Map our names to a file's keys: all replacements of ``table`` in order, without leftovers.
 
     Raises:
         CheckpointError: when two keys mean the same weight.
@@ -135,12 +128,12 @@ def rename_keys(
 
 
 def checked_config(fields: Mapping[str, Any]) -> ModelConfig:
-    """A configuration from fields that came out of a file.
+    """Build a configuration from fields of a file.
 
     Raises:
         CheckpointError: for fields that do not fit, or sizes no model has.
     """
-    # written before the family followed the other fields
+    # older files hold the family, which now follows from the other fields
     fields = {name: value for name, value in fields.items() if name != "family"}
     try:
         for name, maximum in MAXIMA.items():
@@ -163,10 +156,10 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
         raise CheckpointError(
             "Its ResNet has basic blocks (18 or 34 layers); only bottlenecks are read."
         )
-    found = sorted({key.split(".")[1] for key in state if key.startswith("backbone.")})[:SHOWN_KEYS]
+    parts = sorted({key.split(".")[1] for key in state if key.startswith("backbone.")})[:SHOWN_KEYS]
     raise CheckpointError(
         "Its backbone is neither a ResNet nor a Swin Transformer (parts found: "
-        f"{', '.join(found) or 'none'})."
+        f"{', '.join(parts) or 'none'})."
     )
 
 
@@ -230,27 +223,24 @@ def _shape(state: Mapping[str, Tensor], key: str, dimensions: int) -> tuple[int,
 
 
 def _count(keys: Iterable[str], prefix: str) -> int:
-    """Layers 0, 1, … below a prefix; a gap ends the count and shows up as unknown keys."""
+    """Count layers 0, 1, … below a prefix up to a gap, which shows up as unknown keys."""
     pattern = re.compile(re.escape(prefix) + r"(\d{1,6})\.")
-    found = {int(match[1]) for key in keys if (match := pattern.match(key))}
-    return next(index for index in range(len(found) + 1) if index not in found)
+    indices = {int(match[1]) for key in keys if (match := pattern.match(key))}
+    return next(index for index in range(len(indices) + 1) if index not in indices)
 
 
 def build(checkpoint: Checkpoint) -> Mask2KAN:
-    """The model around a checkpoint's weights, in evaluation mode on the CPU.
+    """Build the model around a checkpoint's weights, in evaluation mode on the CPU.
 
     Raises:
-        CheckpointError: when keys are missing, unknown or of another shape, or a weight is not
-            finite. Nothing is loaded partially.
+        CheckpointError: for missing, unknown or misshaped keys, or a weight that is not finite.
     """
-    state = dict(checkpoint.state)
+    state, origin = dict(checkpoint.state), checkpoint.origin
     try:
         with torch.random.fork_rng(devices=[]):  # loading leaves a seeded stream alone
             model = Mask2KAN(checkpoint.config)
     except ConfigError as error:
-        raise CheckpointError(
-            f"{checkpoint.origin}: no such model can be built: {error}"
-        ) from error
+        raise CheckpointError(f"{origin}: no such model can be built: {error}") from error
     target = model.state_dict()
     for key, value in target.items():
         if key.endswith("num_batches_tracked"):
@@ -261,34 +251,28 @@ def build(checkpoint: Checkpoint) -> Mask2KAN:
     model.calibration = checkpoint.calibration
     model.card = checkpoint.card
     model.settings = checkpoint.settings
-    model.source = checkpoint.origin
+    model.source = origin
     model.format = checkpoint.format
     return model.eval()
 
 
 def _require_fit(checkpoint: Checkpoint, state: StateDict, target: Mapping[str, Tensor]) -> None:
     named = checkpoint.names
-    missing = [key for key in target if key not in state]
-    unknown = [named.get(key, key) for key in state if key not in target]
-    misshaped = [
-        f"{named.get(key, key)} {tuple(state[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in target.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    faults = [
-        f"{len(keys)} {what} ({_first(keys)})"
-        for what, keys in (
-            ("missing (our names)", missing),
-            ("unknown", unknown),
-            ("of another shape", misshaped),
-        )
-        if keys
-    ]
-    if faults:
+    faults = {
+        "missing (our names)": [key for key in target if key not in state],
+        "unknown": [named.get(key, key) for key in state if key not in target],
+        "of another shape": [
+            f"{named.get(key, key)} {tuple(state[key].shape)} instead of {tuple(value.shape)}"
+            for key, value in target.items()
+            if key in state and state[key].shape != value.shape
+        ],
+    }
+    lists = [f"{len(keys)} {fault} ({_first(keys)})" for fault, keys in faults.items() if keys]
+    if lists:
         config = checkpoint.config
         raise CheckpointError(
             f"{checkpoint.origin} does not fit {config.family}_{config.backbone} as read off it; "
-            f"keys {'; '.join(faults)}. Nothing was loaded."
+            f"keys {'; '.join(lists)}. Nothing was loaded."
         )
 
 

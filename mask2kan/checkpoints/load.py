@@ -1,28 +1,19 @@
-"""Checkpoints in, models out, whatever wrote them; and our own format.
+"""Load models from our checkpoints, detectron2's and those of ``transformers``.
 
-``load_model`` reads detectron2's files (Mask2Former, Mask2KAN, Mask2Anomaly), those of
-``transformers`` and our own, from a path, by a bundled name or from the Hugging Face Hub. The
-architecture is read off the checkpoint, pickles are never executed, and a checkpoint loads
-completely or not at all.
+From a path, a bundled name or the Hugging Face Hub. The architecture is read off the checkpoint,
+pickles are never executed, and a checkpoint loads completely or not at all.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from mask2kan.checkpoints.detectron2 import is_detectron2, read_detectron2
 from mask2kan.checkpoints.hub import fetch
 from mask2kan.checkpoints.infer_config import Checkpoint, build
-from mask2kan.checkpoints.manifest import (
-    Address,
-    bundled_file,
-    entry_of,
-    is_repo_id,
-    list_weights,
-)
+from mask2kan.checkpoints.manifest import Address, bundled_file, entry_of, is_repo_id, list_weights
 from mask2kan.checkpoints.native import TRUNK_KEY, is_native, read_native
 from mask2kan.checkpoints.parts import BESIDE, INDICES, pick_files, shards_of
 from mask2kan.checkpoints.readers import Contents, read_file, read_json
@@ -40,7 +31,7 @@ WEIGHTS = (".safetensors", ".pth", ".pkl", ".bin")  # a run's .pt is the state o
 
 
 def load_model(
-    source: str | Path | Address | Checkpoint,
+    source: str | Path | Address,
     *,
     file: str | None = None,
     revision: str | None = None,
@@ -49,89 +40,29 @@ def load_model(
     """Load a model, in evaluation mode.
 
     Args:
-        source: a file or folder (a training run's too: its best), a name from ``list_weights()``,
-            or a Hub repository id; an ``Address`` of the Hub is never taken for a file or folder
-            of that name. Or what ``open_checkpoint`` has read.
+        source: a file or folder (of a training run: its best weights), a name from
+            ``list_weights()`` or a Hub repository id, tried in this order; an ``Address`` always
+            means the Hub.
         file: the weights' file, when a folder or repository holds several.
         revision: a branch, tag or commit of a Hub repository.
-        device: ``auto`` (a CUDA card where there is one), or any name torch knows.
+        device: ``auto`` (a CUDA GPU where there is one), or any name torch knows.
 
     Raises:
-        CheckpointError: when nothing is there, or what is there is damaged, unsafe, incomplete or
-            of another architecture.
+        CheckpointError: for a missing, damaged, unsafe or incomplete one, or another architecture.
         BackendError: for a device this machine does not have.
     """
     target = resolve_device(device)
     return build(open_checkpoint(source, file=file, revision=revision)).to(target)
 
 
-def describe(
-    source: str | Path | Address | Checkpoint,
-    *,
-    file: str | None = None,
-    revision: str | None = None,
-) -> dict[str, Any]:
-    """What a checkpoint is, without building the model.
-
-    Args:
-        source: as of ``load_model``.
-        file: as of ``load_model``.
-        revision: as of ``load_model``.
-
-    Returns:
-        Plain values: ``source``, ``format``, ``family``, ``backbone``, ``parameters`` (also of
-        ``mask_embed`` alone), ``config``, ``calibration`` and ``card``.
+def open_checkpoint(
+    source: str | Path | Address, *, file: str | None = None, revision: str | None = None
+) -> Checkpoint:
+    """Read what ``load_model`` would load, without building the model.
 
     Raises:
         CheckpointError: as ``load_model``, except for keys that do not fit.
     """
-    checkpoint = open_checkpoint(source, file=file, revision=revision)
-    sizes = {
-        key: value.numel()
-        for key, value in checkpoint.state.items()
-        if not key.endswith((".running_mean", ".running_var", ".num_batches_tracked", ".grid"))
-    }
-    config = checkpoint.config
-    return {
-        "source": checkpoint.origin,
-        "format": checkpoint.format,
-        "family": config.family,
-        "backbone": config.backbone,
-        "mask_embed": config.mask_embed,
-        "num_encoder_layers": config.num_encoder_layers,
-        "num_decoder_layers": config.num_decoder_layers,
-        "num_queries": config.num_queries,
-        "num_classes": config.num_classes,
-        "parameters": sum(sizes.values()),
-        "mask_embed_parameters": sum(n for key, n in sizes.items() if ".mask_embed." in key),
-        "calibrated": sorted(checkpoint.calibration),
-        "config": config.to_dict(),
-        "calibration": checkpoint.calibration,
-        "settings": checkpoint.settings.to_dict() if checkpoint.settings else None,
-        "card": checkpoint.card,
-    }
-
-
-def open_checkpoint(
-    source: str | Path | Address | Checkpoint,
-    *,
-    file: str | None = None,
-    revision: str | None = None,
-) -> Checkpoint:
-    """Read a checkpoint once, to describe it and to load it: both take what this returns.
-
-    A source is a path that exists, else a bundled name, else a Hub repository.
-
-    Args:
-        source: as of ``load_model``.
-        file: as of ``load_model``.
-        revision: as of ``load_model``.
-
-    Raises:
-        CheckpointError: as ``describe``.
-    """
-    if isinstance(source, Checkpoint):
-        return source
     if isinstance(source, Address):
         folder, name = fetch(source.repo, file or source.file, revision or source.revision)
         return _open_folder(folder, name, source.repo)
@@ -170,7 +101,7 @@ def _open_folder(folder: Path, file: str | None, origin: str) -> Checkpoint:
     names = [path.relative_to(folder).as_posix() for path in folder.iterdir() if path.is_file()]
     if file is not None and "/" in file and ".." not in file and (folder / file).is_file():
         names.append(file)
-    if file is None and BEST in names:  # of a training run, whose other weights are its last
+    if file is None and BEST in names:  # a training run, whose other weights are its last
         file = BEST
     if file is None and not any(name.endswith(WEIGHTS) for name in names):
         inside = sorted(path.parent.name for path in folder.glob(f"*/{BEST}"))
@@ -187,15 +118,15 @@ def _open_folder(folder: Path, file: str | None, origin: str) -> Checkpoint:
 
 
 def _read_weights(weights: Path, origin: str) -> Contents:
-    """One file, or all the shards of an index."""
+    """Read one file, or all the shards of an index."""
     if weights.name not in INDICES:
         return read_file(weights, origin)
     contents = Contents({})
     for name in shards_of(weights):
         shard = read_file(weights.parent / name, f"{origin} ({name})")
-        twice = contents.tensors.keys() & shard.tensors.keys()
-        if twice:
-            raise CheckpointError(f"Can't load {origin}. Two shards hold {min(twice)}.")
+        duplicates = contents.tensors.keys() & shard.tensors.keys()
+        if duplicates:
+            raise CheckpointError(f"Can't load {origin}. Two shards hold {min(duplicates)}.")
         contents.tensors.update(shard.tensors)
     return contents
 
@@ -208,7 +139,7 @@ def _interpret(contents: Contents, folder: Path, origin: str) -> Checkpoint:
 
 
 def _translate(contents: Contents, folder: Path, origin: str) -> Checkpoint:
-    """Tell the format by the keys, and translate."""
+    """Recognise the format by the keys, and translate."""
     state = contents.tensors
     if is_native(contents):
         return read_native(contents, folder, origin)

@@ -1,6 +1,6 @@
-"""The names in ``weights/manifest.json``: bundled files, and places on the Hugging Face Hub.
+"""The names in ``weights/manifest.json``: bundled files, and addresses on the Hugging Face Hub.
 
-Whatever looks into it raises ``CheckpointError`` when it is damaged.
+All functions that read it raise ``CheckpointError`` when it is damaged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASC
 
 
 class Address(NamedTuple):
-    """Where on the Hub a checkpoint lies; ``file`` and ``revision`` as of ``hub.fetch``."""
+    """A checkpoint's place on the Hub, as ``hub.fetch`` takes it."""
 
     repo: str
     file: str | None = None
@@ -27,11 +27,7 @@ class Address(NamedTuple):
 
 
 def manifest() -> list[dict[str, Any]]:
-    """The entries of ``weights/manifest.json``; none where there is no such file.
-
-    Raises:
-        CheckpointError: when the file is no list of named entries.
-    """
+    """Read the entries of ``weights/manifest.json``; none where there is no such file."""
     entries = read_json(WEIGHTS / "manifest.json").get("weights", [])
     if not isinstance(entries, list) or not all(
         isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in entries
@@ -41,17 +37,17 @@ def manifest() -> list[dict[str, Any]]:
 
 
 def entry_of(name: str) -> dict[str, Any]:
-    """The manifest's entry of a name; empty where there is none."""
+    """Look up a name's entry; empty where there is none."""
     return next((entry for entry in manifest() if entry["name"] == name), {})
 
 
 def list_weights(bundled_only: bool = False) -> list[str]:
-    """Names that ``load_model`` takes; ``bundled_only`` leaves out what is downloaded first."""
+    """List the names ``load_model`` takes; ``bundled_only`` leaves out those to download."""
     return [entry["name"] for entry in manifest() if entry.get("file") or not bundled_only]
 
 
 def bundled_file(entry: dict[str, Any]) -> tuple[Path, str]:
-    """A bundled checkpoint's file and the SHA-256 it must have.
+    """Return a bundled checkpoint's file and its SHA-256.
 
     Raises:
         CheckpointError: when the entry names no file inside ``weights/`` or no digest.
@@ -66,25 +62,21 @@ def bundled_file(entry: dict[str, Any]) -> tuple[Path, str]:
 
 def is_repo_id(source: str) -> bool:
     """Whether a source reads like ``owner/name``."""
-    return (
-        bool(_REPO_ID.fullmatch(source))
-        and ".." not in source
-        and not source.endswith(WEIGHT_SUFFIXES)
-    )
+    plain = ".." not in source and not source.endswith(WEIGHT_SUFFIXES)
+    return plain and bool(_REPO_ID.fullmatch(source))
 
 
 def hub_address(source: str) -> Address | None:
-    """Where ``load_model`` would look on the Hub; None for paths, bundled names and the rest."""
+    """Return the Hub address that ``load_model`` would take; None where it would take none."""
     if not source.strip() or "\0" in source or Path(source).expanduser().exists():
         return None
     return named_address(source)
 
 
 def named_address(source: str) -> Address | None:
-    """Where on the Hub a source would be, going by its text alone.
+    """Return a source's Hub address, by its text and the manifest alone.
 
-    Nothing of this machine is looked at but the manifest: what strangers name must not show which
-    files there are.
+    No path is tried: names from strangers must not show which files this machine has.
     """
     entry = entry_of(source)
     if not entry:

@@ -1,13 +1,10 @@
 """Our own checkpoints: one safetensors file that carries everything needed to use it.
 
-The metadata's key ``mask2kan`` is a JSON object: ``format`` (1), ``config`` (``ModelConfig``, with
-class names and palette filled in), ``calibration`` (per anomaly score), ``settings``
-(``InferenceSettings``; absent for native ones) and ``card`` (whatever its maker wants known).
-Weights may be float16; KAN knots and running statistics stay float32, since half precision would
-collapse knots and can overflow a variance.
-
-Models that stand on one trunk may share its file: theirs then hold the transformer decoder only,
-and the metadata's ``trunk`` names the file beside them, with its sha256.
+The metadata's key ``mask2kan`` is a JSON object: ``format`` (1), ``config`` (``ModelConfig`` with
+class names and palette), ``calibration`` (per anomaly score), ``settings`` (``InferenceSettings``;
+absent for native ones), ``card`` (its maker's own) and ``trunk`` (``file`` and ``sha256`` of a
+trunk beside it, which several models share: theirs hold the transformer decoder only). Weights may
+be float16, but not KAN knots, which would collapse, nor running statistics, which would overflow.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ from torch import Tensor
 from mask2kan.checkpoints.infer_config import Checkpoint, checked_config
 from mask2kan.checkpoints.readers import SHA256, Contents, parse_json, read_file, sha256_of
 from mask2kan.errors import CheckpointError, ConfigError
-from mask2kan.media.files import atomic_writer
+from mask2kan.media.files import write_bytes
 from mask2kan.modeling.config import ModelConfig
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.modeling.settings import InferenceSettings
@@ -40,33 +37,24 @@ _FULL_PRECISION = (".grid", ".running_mean", ".running_var")
 
 
 def save_model(model: Mask2KAN, path: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write a model as our own safetensors file, in one step.
+    """Write a model as our own safetensors file, whole or not at all.
 
     Args:
-        model: its weights, configuration, calibration and card are written.
-        path: a crash leaves what was there before, or the whole new file.
+        model: with its calibration, settings and card.
+        path: of the file, which may exist.
         dtype: of the weights in the file (``torch.float16`` halves it); None for float32.
 
     Raises:
-        CheckpointError: when a weight is not finite in that type.
+        CheckpointError: when a weight is not finite in that dtype.
         WriteError: when the file cannot be written.
     """
     _write(path, model.state_dict(), {METADATA_KEY: _about(model, path)}, dtype)
 
 
 def save_pair(
-    models: Mapping[str, Mask2KAN],
-    folder: str | Path,
-    trunk: str,
-    dtype: torch.dtype | None = None,
+    models: Mapping[str, Mask2KAN], folder: str | Path, trunk: str, dtype: torch.dtype | None = None
 ) -> None:
-    """Write models that stand on one trunk, the trunk once.
-
-    Args:
-        models: by the names of their files, without the ending.
-        folder: where to; made when absent.
-        trunk: the name of the trunk's file, without the ending.
-        dtype: as for ``save_model``.
+    """Write models that share a trunk, the trunk once; file names are without suffix.
 
     Raises:
         CheckpointError: as ``save_model``, and when their trunks differ.
@@ -92,13 +80,8 @@ def save_pair(
 def save_again(model: Mask2KAN, path: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write a model over a file; where that is a head on the model's own trunk, it stays one.
 
-    Args:
-        model: whose calibration, settings or card changed.
-        path: as for ``save_model``; may be new, or of another model, which is then replaced.
-        dtype: as for ``save_model``.
-
     Raises:
-        CheckpointError: as ``save_model``, and when the file that is there is no checkpoint.
+        CheckpointError: as ``save_model``, and when ``path`` is there and is no checkpoint.
     """
     path = Path(path)
     trunk = trunk_of(path)
@@ -110,7 +93,7 @@ def save_again(model: Mask2KAN, path: str | Path, dtype: torch.dtype | None = No
 
 
 def _stands_on(model: Mask2KAN, path: Path) -> bool:
-    """Whether a trunk's file holds the model's trunk, as its numbers are stored."""
+    """Whether a trunk's file holds the model's trunk, in the dtype of the file."""
     if not path.is_file():
         return False
     stored = read_file(path, path.name).tensors
@@ -121,7 +104,7 @@ def _stands_on(model: Mask2KAN, path: Path) -> bool:
 
 
 def trunk_of(path: Path) -> dict[str, str] | None:
-    """The ``file`` and ``sha256`` of a file's trunk; None where it is whole or not there.
+    """Read the ``file`` and ``sha256`` of a file's trunk; None where it is whole or absent.
 
     Raises:
         CheckpointError: when the file is there and is no safetensors file.
@@ -139,7 +122,7 @@ def trunk_of(path: Path) -> dict[str, str] | None:
 
 
 def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The trunk's weights, and the decoder's."""
+    """Split weights into the trunk's and the decoder's."""
     parts: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
     for key, value in state.items():
         parts[key.startswith("transformer_decoder.")][key] = value
@@ -147,7 +130,7 @@ def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Te
 
 
 def _about(model: Mask2KAN, path: str | Path, **more: Any) -> str:
-    """The metadata of a model as JSON."""
+    """Encode a model's metadata as JSON."""
     config = dataclasses.replace(
         model.config,
         class_names=tuple(model.class_names),
@@ -158,11 +141,11 @@ def _about(model: Mask2KAN, path: str | Path, **more: Any) -> str:
         "config": config.to_dict(),
         "calibration": model.calibration,
         "card": model.card,
+        **({} if model.settings is None else {"settings": model.settings.to_dict()}),
+        **more,
     }
-    if model.settings is not None:
-        about["settings"] = model.settings.to_dict()
     try:
-        return json.dumps({**about, **more}, allow_nan=False)
+        return json.dumps(about, allow_nan=False)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"Can't save {path}: calibration or card: {error}.") from error
 
@@ -176,9 +159,7 @@ def _write(
     if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
         raise CheckpointError(f"Can't save as {dtype}; use float32, float16 or bfloat16.")
     tensors = {key: _stored(key, value, dtype or torch.float32) for key, value in state.items()}
-    data = save(tensors, metadata=metadata)
-    with atomic_writer(Path(path)) as file:
-        file.write(data)
+    write_bytes(path, save(tensors, metadata=metadata))
 
 
 def _stored(key: str, value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -200,11 +181,10 @@ def is_native(contents: Contents) -> bool:
 
 
 def read_native(contents: Contents, folder: Path, origin: str) -> Checkpoint:
-    """A checkpoint written by ``save_model``, with the trunk it stands on from its folder.
+    """Read a checkpoint written by ``save_model``, with its trunk from the same folder.
 
     Raises:
-        CheckpointError: when its metadata does not describe a model, or the trunk is missing,
-            damaged or another one.
+        CheckpointError: for metadata that describe no model, or a missing or damaged trunk.
     """
     about = parse_json(contents.metadata[METADATA_KEY], "metadata")
     if about.get("format") != FORMAT:
@@ -229,7 +209,7 @@ def read_native(contents: Contents, folder: Path, origin: str) -> Checkpoint:
 
 
 def _whole(tensors: dict[str, Tensor], trunk: Any, folder: Path) -> dict[str, Tensor]:
-    """A model's tensors, those of its trunk from the file that the metadata names."""
+    """Add the tensors of the trunk's file that the metadata names."""
     if trunk is None:
         return tensors
     if not isinstance(trunk, dict):
@@ -248,19 +228,19 @@ def _whole(tensors: dict[str, Tensor], trunk: Any, folder: Path) -> dict[str, Te
             f"It is a head; its trunk {name} is not beside it. Put both into one folder."
         )
     shared = read_file(folder / name, name, digest).tensors
-    twice = shared.keys() & tensors.keys()
-    if twice:
-        raise CheckpointError(f"Both it and its trunk {name} hold {min(twice)}.")
+    duplicates = shared.keys() & tensors.keys()
+    if duplicates:
+        raise CheckpointError(f"Both it and its trunk {name} hold {min(duplicates)}.")
     return {**shared, **tensors}
 
 
-def _settings(found: Any) -> InferenceSettings | None:
-    if found is None:
+def _settings(values: Any) -> InferenceSettings | None:
+    if values is None:
         return None
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise CheckpointError("Its settings are no table.")
     try:
-        return InferenceSettings.from_dict(found)
+        return InferenceSettings.from_dict(values)
     except ConfigError as error:
         raise CheckpointError(f"Its settings cannot be used: {error}") from error
 
@@ -275,25 +255,18 @@ def _config(fields: Mapping[str, Any]) -> ModelConfig:
     return config
 
 
-def _calibration(found: Any) -> dict[str, dict[str, Any]]:
-    """Per score a range and thresholds, all finite numbers.
-
-    Raises:
-        CheckpointError: for anything else; a map drawn on a broken range would mislead.
-    """
-    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
+def _calibration(table: Any) -> dict[str, dict[str, Any]]:
+    """Refuse all but finite ranges and thresholds: a map drawn on a broken range would mislead."""
+    if not isinstance(table, dict) or not all(isinstance(row, dict) for row in table.values()):
         raise CheckpointError("Its calibration is no table of tables.")
-    for score, one in found.items():
-        numbers = [one[key] for key in ("fpr05", "tpr95", "best_f1") if one.get(key) is not None]
-        limits = one.get("range")
+    for score, row in table.items():
+        title = f"Its calibration of {score!r:.40} has"
+        numbers = [row[key] for key in ("fpr05", "tpr95", "best_f1") if row.get(key) is not None]
+        limits = row.get("range")
         if limits is not None:
             if not isinstance(limits, list) or len(limits) != 2:
-                raise CheckpointError(
-                    f"Its calibration of {score!r:.40} has no range of two numbers."
-                )
+                raise CheckpointError(f"{title} no range of two numbers.")
             numbers += limits
         if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
-            raise CheckpointError(
-                f"Its calibration of {score!r:.40} has values that are no numbers."
-            )
-    return found
+            raise CheckpointError(f"{title} values that are no numbers.")
+    return table

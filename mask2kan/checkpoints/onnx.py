@@ -1,9 +1,8 @@
-"""The model for other programs: ONNX at one image size.
+"""Export a model as ONNX at one image size, in standard operators.
 
-The graph holds standard operators only: the attention op exports through its grid-sample reference,
-the KAN through its plain recursion. Normalisation and padding are part of it; resizing the masks to
-the image, softmax, sigmoid and the sum over queries are left to the receiver, because a graph
-with full-size masks would need a gigabyte for them.
+The attention op exports through its grid-sample reference, the KAN through its plain recursion.
+Normalisation and padding are part of the graph; resizing, softmax, sigmoid and the sum over queries
+are not, since masks of full size would need a gigabyte.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mask2kan.errors import BackendError, ConfigError
-from mask2kan.media.files import atomic_writer
+from mask2kan.media.files import write_bytes
 from mask2kan.modeling.mask2kan import Mask2KAN
 
 OUTPUTS = ("pred_logits", "pred_masks")
@@ -27,24 +26,16 @@ SMALLEST_SIDE = 32
 
 
 def export_onnx(model: Mask2KAN, path: str | Path, height: int, width: int) -> Path:
-    """Write an ONNX file that maps an image to its queries.
+    """Write an ONNX file that maps an image to its queries; returns its path.
 
     Its input ``images`` is (1, 3, H, W) float32 RGB in [0, 1]; its outputs are ``pred_logits``
     (1, Q, K+1) and ``pred_masks`` (1, Q, ceil32(H)/4, ceil32(W)/4). Class names, palette and
-    calibration are in the file's metadata, each as JSON.
-
-    Args:
-        model: moved to the CPU in float32, and set to evaluation mode.
-        path: where to; replaced in one step.
-        height: H of the images it will be given.
-        width: W.
-
-    Returns:
-        The path.
+    calibration are in the file's metadata, each as JSON. The model itself is moved to the CPU in
+    float32, and set to evaluation mode.
 
     Raises:
         BackendError: when the packages that write ONNX are not installed.
-        ConfigError: for a size too small.
+        ConfigError: for a side below ``SMALLEST_SIDE``.
         WriteError: when the file cannot be written.
     """
     if min(height, width) < SMALLEST_SIDE:
@@ -59,8 +50,8 @@ def export_onnx(model: Mask2KAN, path: str | Path, height: int, width: int) -> P
     images = torch.rand(1, 3, height, width)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logging.getLogger("onnxscript").setLevel(logging.ERROR)
-        logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+        for name in ("onnxscript", "onnx_ir"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         program = torch.onnx.export(
             _Queries(model.cpu().float().eval()),
             (images,),
@@ -78,21 +69,11 @@ def export_onnx(model: Mask2KAN, path: str | Path, height: int, width: int) -> P
             "source": model.source,
         }
     )
-    with atomic_writer(path) as file:
-        file.write(program.model_proto.SerializeToString())
-    return Path(path)
+    return write_bytes(path, program.model_proto.SerializeToString())
 
 
 def largest_onnx_difference(model: Mask2KAN, path: str | Path, seed: int = 0) -> dict[str, float]:
-    """How far onnxruntime's answer is from ours on a random image.
-
-    Args:
-        model: the one that was exported.
-        path: the file.
-        seed: of the image.
-
-    Returns:
-        Per output, the largest absolute difference.
+    """Run a random image in onnxruntime; returns each output's largest difference from ours.
 
     Raises:
         BackendError: when onnxruntime is not installed.
@@ -108,13 +89,13 @@ def largest_onnx_difference(model: Mask2KAN, path: str | Path, seed: int = 0) ->
         ours = model(images, with_aux=False)
     theirs = session.run(list(OUTPUTS), {"images": images.numpy()})
     return {
-        name: float(np.abs(ours[name].numpy() - found).max())
-        for name, found in zip(OUTPUTS, theirs, strict=True)
+        name: float(np.abs(ours[name].numpy() - output).max())
+        for name, output in zip(OUTPUTS, theirs, strict=True)
     }
 
 
 class _Queries(nn.Module):
-    """The model with a tuple for an answer."""
+    """The model with a tuple as its output."""
 
     def __init__(self, model: Mask2KAN) -> None:
         super().__init__()

@@ -15,34 +15,31 @@ WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pkl", ".pt", ".bin")
 
 
 def pick_files(names: Iterable[str], file: str | None) -> list[str]:
-    """Which files of a folder or repository make up its checkpoint.
+    """Pick the files of a checkpoint: weights (or the index of their shards), then configurations.
 
     Args:
-        names: of its files, "/" between folders.
+        names: of the files, "/" between folders.
         file: the weights' file, when the user named it.
-
-    Returns:
-        The weights first (or the index of their shards), then what describes them.
 
     Raises:
         CheckpointError: when there is none, or more than one and no way to choose.
     """
-    known = set(names)
+    available = set(names)
     if file is not None:
-        if file not in known:
-            weights = sorted(name for name in known if name.endswith(WEIGHT_SUFFIXES))[:8]
+        if file not in available:
+            weights = sorted(name for name in available if name.endswith(WEIGHT_SUFFIXES))[:8]
             raise CheckpointError(
                 f"It has no file {file!r:.80}; it has {', '.join(weights) or 'no weights'}."
             )
-        return [file, *_beside(file, known)]
-    if "config.json" in known:
+        return [file, *_beside(file, available)]
+    if "config.json" in available:
         for name in ("model.safetensors", INDICES[0], "pytorch_model.bin", INDICES[1]):
-            if name in known:
-                return [name, *_beside(name, known)]
+            if name in available:
+                return [name, *_beside(name, available)]
     for suffixes in ((".safetensors",), (".pth", ".pkl")):
-        weights = sorted(n for n in known if n.endswith(suffixes) and "/" not in n)
+        weights = sorted(n for n in available if n.endswith(suffixes) and "/" not in n)
         if len(weights) == 1:
-            return [weights[0], *_beside(weights[0], known)]
+            return [weights[0], *_beside(weights[0], available)]
         if weights:
             raise CheckpointError(
                 f"It has {len(weights)} checkpoints ({', '.join(weights[:8])}); choose one with "
@@ -51,13 +48,13 @@ def pick_files(names: Iterable[str], file: str | None) -> list[str]:
     raise CheckpointError("It has no .safetensors, .pth or .pkl file.")
 
 
-def _beside(name: str, known: set[str]) -> list[str]:
-    folder = PurePosixPath(name).parent
-    return [path for other in BESIDE if (path := str(folder / other)) in known]
+def _beside(name: str, available: set[str]) -> list[str]:
+    paths = (str(PurePosixPath(name).with_name(other)) for other in BESIDE)
+    return [path for path in paths if path in available]
 
 
 def shards_of(index: Path) -> list[str]:
-    """The files an index of shards names, each once.
+    """List the files that an index of shards names.
 
     Raises:
         CheckpointError: when it names none, or one outside its folder.
@@ -73,10 +70,7 @@ def shards_of(index: Path) -> list[str]:
 
 
 def trunk_beside(folder: Path, name: str) -> list[str]:
-    """The file of the trunk that a head in a folder stands on; none where it is a whole model.
-
-    What it must be like is checked where it is loaded.
-    """
+    """List the trunk's file of a head in a folder; none for a whole model. Loading checks it."""
     trunk = trunk_of(folder / name) if name.endswith(".safetensors") else None
     file = str((trunk or {}).get("file", ""))
     if not file or PurePosixPath(file).name != file:

@@ -1,9 +1,8 @@
 """Read detectron2's ``.pkl`` checkpoints without running anything they contain.
 
-A pickle is a program. Here it is first walked, opcode by opcode, and refused if it names anything
-but numpy's array constructors; only then does the pure-Python unpickler run it, with inert
-stand-ins for those constructors that check sizes and read the numbers with ``np.frombuffer``.
-The C unpickler and numpy's real constructors are not used: mutated files crash them.
+A pickle is a program: it is refused if any opcode names something else than numpy's array
+constructors, then run by the pure-Python unpickler with inert stand-ins for those, which check
+sizes and use ``np.frombuffer``. Mutated files crash the C unpickler and numpy's constructors.
 
 Source of the format: ``pickletools`` and numpy's ``ndarray.__reduce__``.
 """
@@ -19,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mask2kan.errors import CheckpointError
+from mask2kan.errors import CheckpointError, one_line
 
 MAX_OPCODES = 500_000  # a checkpoint of 1,000 arrays has some 30,000
 MAX_DIMENSIONS = 8
@@ -38,7 +37,7 @@ _PLAIN_MODULES = {"posix": "os", "nt": "os", "__builtin__": "builtins"}
 
 
 def refusal(name: str) -> CheckpointError:
-    """The error for a pickle that names something it would call."""
+    """Build the error for a pickle that would call ``name``."""
     module, _, attribute = name.rpartition(".")
     return CheckpointError(
         f"Refused: it contains code ({_PLAIN_MODULES.get(module, module)}.{attribute}). "
@@ -47,10 +46,10 @@ def refusal(name: str) -> CheckpointError:
 
 
 def globals_in(data: bytes) -> Iterator[str]:
-    """Every ``module.attribute`` a pickle names, without running it.
+    """Yield every ``module.attribute`` a pickle names, without running it.
 
     Raises:
-        CheckpointError: for a damaged pickle or one with too many opcodes.
+        CheckpointError: for a damaged pickle or too many opcodes.
     """
     for name, opcode in _walk(data):
         if name:
@@ -60,8 +59,8 @@ def globals_in(data: bytes) -> Iterator[str]:
 
 
 def _walk(data: bytes) -> Iterator[tuple[str, str]]:
-    """(name or "", opcode) of every opcode; a name for those that import something."""
-    strings: list[str] = []  # pushed so far, enough to name what STACK_GLOBAL imports
+    """Yield the imported name ("" for none) and the opcode's of every opcode."""
+    strings: list[str] = []  # the last two pushed: the name that STACK_GLOBAL imports
     memo: dict[Any, str] = {}
     top = ""  # the string just pushed
     try:
@@ -88,15 +87,12 @@ def _walk(data: bytes) -> Iterator[tuple[str, str]]:
             yield name, opcode.name
     except (ValueError, IndexError, KeyError, OverflowError, MemoryError, TypeError) as error:
         raise CheckpointError(
-            f"Damaged: its pickle ends or breaks early ({_line(error)})."
+            f"Damaged: its pickle ends or breaks early ({one_line(error)})."
         ) from error
 
 
 def read_pickle(data: bytes) -> Any:
-    """What a detectron2 ``.pkl`` holds: containers, numbers, strings and numpy arrays.
-
-    Args:
-        data: the whole file.
+    """Read containers, numbers, strings and arrays (see ``as_array``) from a whole ``.pkl``.
 
     Raises:
         CheckpointError: for code, damage, or anything a checkpoint has no use for.
@@ -113,16 +109,12 @@ def read_pickle(data: bytes) -> Any:
         return _Unpickler(io.BytesIO(data), encoding="latin1").load()
     except CheckpointError:
         raise
-    except (Exception, RecursionError) as error:  # a broken program may fail in any way
-        raise CheckpointError(f"Damaged: its pickle can't be read ({_line(error)}).") from error
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    except Exception as error:  # a broken program may fail in any way
+        raise CheckpointError(f"Damaged: its pickle can't be read ({one_line(error)}).") from error
 
 
 class _Symbol:
-    """Stand-in for an importable name: may be called by REDUCE, and nothing else."""
+    """Stand-in for an importable name, which REDUCE may call."""
 
     __slots__ = ("_call",)
 
@@ -140,7 +132,7 @@ class _Symbol:
 
 
 class _Dict(dict[Any, Any]):
-    """OrderedDict; the attributes that torch hangs on a state dict are dropped."""
+    """OrderedDict, without the attributes that torch adds to a state dict."""
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -174,8 +166,8 @@ class _Array:
 
     __slots__ = ("value",)
 
-    def __init__(self) -> None:
-        self.value: NDArray[Any] = np.zeros(0, dtype=np.float32)
+    def __init__(self, value: NDArray[Any] | None = None) -> None:
+        self.value = np.zeros(0, dtype=np.float32) if value is None else value
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
@@ -185,7 +177,7 @@ class _Array:
 
 
 def _numbers(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
-    """The array behind raw bytes, once type, shape and length agree."""
+    """Read raw bytes whose type, shape and length agree."""
     data = data.encode("latin1") if isinstance(data, str) else data
     if not isinstance(dtype, _DType) or not isinstance(data, (bytes, bytearray)):
         raise pickle.UnpicklingError("array without numbers")
@@ -214,9 +206,7 @@ def _scalar(dtype: Any, data: Any) -> Any:
 
 
 def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-    array = _Array()
-    array.value = _numbers(data, dtype, shape, order)
-    return array
+    return _Array(_numbers(data, dtype, shape, order))
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
@@ -232,14 +222,11 @@ def _no_bytes(*args: Any) -> bytes:
 
 
 def _ordered_dict(*args: Any) -> _Dict:
-    result = _Dict()
-    for key, value in args[0] if args else ():
-        result[_plain_key(key)] = value
-    return result
+    return _Dict((_plain_key(key), value) for key, value in (args[0] if args else ()))
 
 
 def _plain_key(key: Any) -> Any:
-    """Hashing a deeply nested tuple overflows the C stack, so keys are plain."""
+    """Refuse other keys: hashing a deeply nested tuple overflows the C stack."""
     if not isinstance(key, (str, int, float, bytes)):
         raise pickle.UnpicklingError("a dictionary key is neither text nor a number")
     return key
@@ -264,12 +251,12 @@ _PythonUnpickler: Any = pickle._Unpickler
 
 
 class _Unpickler(_PythonUnpickler):
-    """The pure-Python unpickler, with a table of handlers that only know the stand-ins."""
+    """The pure-Python unpickler, with handlers that only accept the stand-ins."""
 
     dispatch: ClassVar = dict(_PythonUnpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> _Symbol:
-        """The stand-in for a name; everything else is code."""
+        """Return a name's stand-in; any other name is code."""
         symbol = _SYMBOLS.get((module, name))
         if symbol is None:
             raise refusal(f"{module}.{name}")
@@ -293,14 +280,11 @@ class _Unpickler(_PythonUnpickler):
 
     def load_setitems(self) -> None:
         items = self.pop_mark()
-        target = self._target()
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            target[_plain_key(key)] = value
+        self._target().update(zip(map(_plain_key, items[::2]), items[1::2], strict=True))
 
     def load_dict(self) -> None:
         items = self.pop_mark()
-        keys = [_plain_key(key) for key in items[::2]]
-        self.append(dict(zip(keys, items[1::2], strict=True)))
+        self.append(dict(zip(map(_plain_key, items[::2]), items[1::2], strict=True)))
 
     def _target(self) -> dict[Any, Any]:
         target = self.stack[-1]
@@ -316,5 +300,5 @@ class _Unpickler(_PythonUnpickler):
 
 
 def as_array(value: Any) -> NDArray[Any] | None:
-    """The numpy array behind a value that ``read_pickle`` returned, or None if it is no array."""
+    """Return the array behind a value of ``read_pickle``; None if it is no array."""
     return value.value if isinstance(value, _Array) else None

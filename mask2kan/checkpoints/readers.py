@@ -1,8 +1,8 @@
-"""From a file's bytes to named tensors, whatever it claims to be.
+"""Read named tensors from a file of any kind.
 
-A file's kind is decided by its first bytes, not by its name. It is opened once, so what was
-checked is what is read. PyTorch files go through ``torch.load(weights_only=True)`` after their
-zip's CRCs and the names their pickle mentions were checked; other pickles through ``pickles.py``.
+The kind is decided by the first bytes, not by the name; the file is opened once, so what was
+checked is read. PyTorch files go through ``torch.load(weights_only=True)`` after a check of their
+zip's CRCs and of the names in their pickle; other pickles go through ``pickles.py``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from mask2kan.checkpoints.pickles import as_array, globals_in, read_pickle, refusal
-from mask2kan.errors import CheckpointError
+from mask2kan.errors import CheckpointError, one_line
 from mask2kan.media.files import parse_object
 
 MAX_BYTES = 16 * 2**30
@@ -49,7 +49,7 @@ _WRAPPERS = ("model", "state_dict", "model_state_dict")
 
 @dataclasses.dataclass
 class Contents:
-    """What a file holds: tensors by name, all dense, floating point ones in float32."""
+    """Tensors by name, all dense, floating point ones in float32; and metadata."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -60,8 +60,8 @@ def read_file(path: Path, origin: str, sha256: str | None = None) -> Contents:
 
     Args:
         path: a regular file.
-        origin: what the user called it, for messages.
-        sha256: what its digest must be.
+        origin: the user's name for it, for messages.
+        sha256: its expected digest.
 
     Raises:
         CheckpointError: one line that says what is wrong with the file.
@@ -79,51 +79,38 @@ def read_file(path: Path, origin: str, sha256: str | None = None) -> Contents:
 
 
 def _read_regular(path: Path, sha256: str | None) -> Contents:
-    """Never waits on a pipe or reads a device without end."""
     if path.is_dir():
         raise CheckpointError("It is a folder, and a file was expected.")
-    if not stat.S_ISREG(path.stat().st_mode):
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device might never end
         raise CheckpointError("It is no regular file.")
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES:
             raise CheckpointError(f"It has {size:,} bytes; up to {MAX_BYTES:,} are read.")
-        if sha256 is not None:
-            require_sha256(file, sha256)
+        if sha256 is not None and (digest := _digest(file)) != sha256.lower():
+            raise CheckpointError(
+                f"Damaged: sha256 differs ({digest[:12]}… instead of {sha256[:12]}…). "
+                "Download the file again."
+            )
         return _read(file, size)
 
 
-def require_sha256(file: BinaryIO, expected: str) -> None:
-    """Compare a file's digest and rewind it.
-
-    Raises:
-        CheckpointError: when it differs.
-    """
-    found = _digest(file)
-    file.seek(0)
-    if found != expected.lower():
-        raise CheckpointError(
-            f"Damaged: sha256 differs ({found[:12]}… instead of {expected[:12]}…). "
-            "Download the file again."
-        )
-
-
 def sha256_of(path: Path) -> str:
-    """A file's sha256 in hexadecimal digits, whatever its size."""
+    """Compute a file's sha256 in hexadecimal digits."""
     with path.open("rb") as file:
         return _digest(file)
 
 
 def _digest(file: BinaryIO) -> str:
     digest = hashlib.sha256()
-    file.seek(0)
     while block := file.read(1 << 20):
         digest.update(block)
+    file.seek(0)
     return digest.hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that lies beside a checkpoint; empty when there is no such file.
+    """Read a JSON object beside a checkpoint; empty when there is no such file.
 
     Raises:
         CheckpointError: when it is there and no JSON object.
@@ -139,10 +126,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(data: bytes | str, name: str) -> dict[str, Any]:
-    """A JSON object with each key once and no NaN.
+    """Parse a JSON object as ``parse_object`` does.
 
     Raises:
-        CheckpointError: for anything else.
+        CheckpointError: for anything else, with the ``name`` of the text.
     """
     try:
         return parse_object(data)
@@ -191,13 +178,14 @@ def _read_safetensors(data: bytes, size: int) -> Contents:
     try:
         tensors = load_safetensors(data)
     except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        detail = " ".join(str(error).split())[:120]
-        raise CheckpointError(f"Damaged or truncated safetensors file ({detail}).") from error
+        raise CheckpointError(
+            f"Damaged or truncated safetensors file ({one_line(error)})."
+        ) from error
     return Contents(_dense(tensors), metadata)
 
 
 def _read_torch_zip(file: BinaryIO, size: int) -> Any:
-    """Check the archive and its pickle before torch sees them."""
+    """Check the archive and its pickle, then let torch load them."""
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
@@ -225,7 +213,7 @@ def _read_torch_zip(file: BinaryIO, size: int) -> Any:
 
 
 def _require_no_code(data: bytes) -> None:
-    """Refuse by name what ``weights_only`` would refuse with a page of advice."""
+    """Refuse in a line what ``weights_only`` would refuse with a page of advice."""
     for name in globals_in(data):
         module, _, attribute = name.rpartition(".")
         plain = (module, attribute) in (("collections", "OrderedDict"), ("_codecs", "encode"))
@@ -243,51 +231,36 @@ def _torch_load(file: BinaryIO) -> Any:
         raise CheckpointError(
             "Refused or damaged: PyTorch reads only tensors, numbers, text and containers from it."
         ) from error
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-        OverflowError,
-        UnicodeDecodeError,
-        RecursionError,
-    ) as error:
-        detail = " ".join(str(error).split())[:100] or type(error).__name__
-        raise CheckpointError(f"Damaged or truncated PyTorch file ({detail}).") from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file may fail in any way
+        raise CheckpointError(f"Damaged or truncated PyTorch file ({one_line(error)}).") from error
 
 
 def _state_dict(loaded: Any) -> dict[str, Any]:
-    """The table of weights in what was saved: itself, or under ``model`` or ``state_dict``."""
+    """Find the table of weights: itself, or under one of ``_WRAPPERS``."""
     if not isinstance(loaded, dict):
         raise CheckpointError(f"It holds a {type(loaded).__name__}, not a table of weights.")
-    for key in _WRAPPERS:
-        if isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-            break
+    tables = (loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), dict))
+    loaded = next(tables, loaded)
     if len(loaded) > MAX_TENSORS:
         raise CheckpointError(f"It has {len(loaded):,} entries; up to {MAX_TENSORS:,} are read.")
-    if loaded and all(str(key).startswith("module.") for key in loaded):
-        loaded = {str(key)[len("module.") :]: value for key, value in loaded.items()}
-    return {str(key): value for key, value in loaded.items()}
+    # DataParallel's models say "module." before every key
+    wrapped = all(str(key).startswith("module.") for key in loaded)
+    return {str(key)[len("module.") if wrapped else 0 :]: value for key, value in loaded.items()}
 
 
 def _dense(values: dict[str, Any]) -> dict[str, Tensor]:
-    """Ordinary tensors only, floating point ones as float32.
-
-    Raises:
-        CheckpointError: for sparse, complex or quantized ones, or one that claims more elements
-            than are stored.
-    """
+    """Refuse all but ordinary tensors and arrays; convert floating point ones to float32."""
     tensors = {}
     for key, value in values.items():
         array = as_array(value)
         if array is not None:
             native = array.astype(array.dtype.newbyteorder("="), order="C")  # a writable copy
-            value = _from_numpy(native, key)
+            try:
+                value = torch.from_numpy(native)
+            except TypeError as error:
+                raise CheckpointError(f"Its array {key[:80]!r} has type {native.dtype}.") from error
         if not isinstance(value, Tensor):
             raise CheckpointError(
                 f"Its entry {key[:80]!r} is a {type(value).__name__}; a tensor was expected."
@@ -302,10 +275,3 @@ def _dense(values: dict[str, Any]) -> dict[str, Tensor]:
     if not tensors:
         raise CheckpointError("It holds no tensors.")
     return tensors
-
-
-def _from_numpy(array: Any, key: str) -> Tensor:
-    try:
-        return torch.from_numpy(array)
-    except TypeError as error:
-        raise CheckpointError(f"Its array {key[:80]!r} has type {array.dtype}.") from error

@@ -1,8 +1,8 @@
-"""Checkpoints of the ``transformers`` library's Mask2Former (the ones published on the Hub).
+"""Checkpoints of the ``transformers`` library's Mask2Former.
 
-Names were read off ``save_pretrained``'s files; those of modules in memory (as in a
-``pytorch_model.bin`` written by hand) are understood too. Queries, keys and values are separate
-there and one matrix here. Only Swin backbones were ever published.
+Source of the names: files of ``save_pretrained``, and its modules in memory (as in a
+``pytorch_model.bin`` written by hand). Queries, keys and values are separate there and one matrix
+here. Only Swin backbones were ever published.
 """
 
 from __future__ import annotations
@@ -89,11 +89,7 @@ def read_transformers(
 ) -> Checkpoint:
     """Translate a transformers state dict and read the architecture off it.
 
-    Args:
-        state: as in the file.
-        origin: what the user called it.
-        config: ``config.json``, or empty.
-        preprocessor: ``preprocessor_config.json``, or empty.
+    ``config`` and ``preprocessor`` hold their JSON files, or nothing.
 
     Raises:
         CheckpointError: for another architecture or an option this model does not have.
@@ -109,15 +105,15 @@ def read_transformers(
     heads = config.get("num_attention_heads", 8)
     if type(heads) is not int or heads < 1:
         raise CheckpointError(f"Its config.json has num_attention_heads {heads!r:.40}.")
-    known = {**_class_names(config, translated), **_normalization(preprocessor)}
-    found = infer_config(translated, num_heads=heads, **known)
-    return Checkpoint(origin, "transformers", translated, found, names)
+    others = {**_class_names(config, translated), **_normalization(preprocessor)}
+    ours = infer_config(translated, num_heads=heads, **others)
+    return Checkpoint(origin, "transformers", translated, ours, names)
 
 
 def _require_supported(config: Mapping[str, Any]) -> None:
-    """Options that change the arithmetic and leave no trace in the weights."""
+    """Refuse options that change the arithmetic and leave no trace in the weights."""
     backbone = config.get("backbone_config") or {}
-    wanted: tuple[tuple[str, Mapping[str, Any], str, Any], ...] = (
+    supported: tuple[tuple[str, Mapping[str, Any], str, Any], ...] = (
         ("", config, "model_type", "mask2former"),
         ("", config, "activation_function", "relu"),
         ("", config, "pre_norm", False),
@@ -126,11 +122,11 @@ def _require_supported(config: Mapping[str, Any]) -> None:
         ("backbone_config.", backbone, "hidden_act", "gelu"),
         ("backbone_config.", backbone, "layer_norm_eps", 1e-5),
     )
-    for prefix, values, name, expected in wanted:
-        found = values.get(name, expected)
-        if found != expected:
+    for prefix, values, name, expected in supported:
+        value = values.get(name, expected)
+        if value != expected:
             raise CheckpointError(
-                f"Its config.json has {prefix}{name} {found!r:.60}; only {expected!r} is supported."
+                f"Its config.json has {prefix}{name} {value!r:.60}; only {expected!r} is supported."
             )
 
 
@@ -157,7 +153,7 @@ def _translate(state: StateDict) -> tuple[StateDict, dict[str, str]]:
 
 
 def _class_names(config: Mapping[str, Any], state: StateDict) -> dict[str, Any]:
-    """``id2label``, unless it is missing, of another length or transformers' placeholder."""
+    """Read ``id2label``, unless it is missing, of another length or a placeholder."""
     labels = config.get("id2label")
     head = state.get("transformer_decoder.class_embed.weight")
     if not isinstance(labels, dict) or head is None or len(labels) != head.shape[0] - 1:
@@ -169,10 +165,10 @@ def _class_names(config: Mapping[str, Any], state: StateDict) -> dict[str, Any]:
 
 
 def _normalization(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
-    """Mean and std in 0-255 units; ImageNet's when the file does not say."""
+    """Read mean and std, in 0-255 units, where the file says them."""
     if preprocessor.get("do_normalize") is False:
         return {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (255.0, 255.0, 255.0)}
-    found = {}
+    normalization = {}
     for ours, theirs in (("pixel_mean", "image_mean"), ("pixel_std", "image_std")):
         values = preprocessor.get(theirs)
         if values is None:
@@ -185,5 +181,5 @@ def _normalization(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
             raise CheckpointError(
                 f"Its preprocessor_config.json has {theirs} {values!r:.60}; expected three numbers."
             )
-        found[ours] = tuple(value * 255 for value in values)
-    return found
+        normalization[ours] = tuple(value * 255 for value in values)
+    return normalization

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mask2kan.checkpoints import describe, load_model
+from mask2kan.checkpoints import load_model, open_checkpoint
 from mask2kan.checks import require
 from mask2kan.inference.comparison import Comparison
 from mask2kan.inference.prediction import Prediction
@@ -85,8 +85,11 @@ def head_config(plan: Plan, trunk: str, head: str, seed: int) -> TrainConfig:
     config = dataclasses.replace(config, name=f"study_{head}", data=plan.data, seed=seed)
     config = override(config, plan.settings)
     if head == "mlp_equal":
-        model = describe(config.init)["config"] if config.init else dict(config.model_options)
-        width = equal_width(ModelConfig.from_dict(model))
+        width = equal_width(
+            open_checkpoint(config.init).config
+            if config.init
+            else ModelConfig.from_dict(config.model_options)
+        )
         options = {**config.model_options, "mask_embed_width": width}
         config = dataclasses.replace(config, model_options=options)
     return dataclasses.replace(config, eval_every=config.steps)

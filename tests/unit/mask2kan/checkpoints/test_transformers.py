@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from mask2kan.checkpoints import describe, load_model
+from mask2kan.checkpoints import load_model, open_checkpoint
 from mask2kan.errors import CheckpointError
 
 transformers = pytest.importorskip("transformers")
@@ -74,7 +74,7 @@ def test_names_normalisation_and_other_files_are_understood(tmp_path):
     assert whole.class_names == tuple("abcde")
     assert whole.config.pixel_mean == pytest.approx((127.5, 102.0, 76.5))
     assert whole.config.pixel_std == pytest.approx((63.75, 63.75, 63.75))
-    assert describe(folder)["format"] == "transformers"
+    assert whole.format == "transformers"
     state = whole.state_dict()
 
     single = load_model(folder / "model.safetensors")
@@ -120,7 +120,7 @@ def test_options_that_change_the_arithmetic_are_refused(saved, tmp_path, changes
     (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
     (tmp_path / "model.safetensors").symlink_to(saved / "model.safetensors")
     with pytest.raises(CheckpointError, match=said):
-        describe(tmp_path)
+        open_checkpoint(tmp_path)
 
 
 def test_an_index_cannot_point_elsewhere(tmp_path):
