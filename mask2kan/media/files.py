@@ -1,4 +1,4 @@
-"""Files that are whole: a crash leaves the old one or the new one, never half; and JSON in them."""
+"""Write files whole (a crash leaves the old one or the new one); write and read JSON."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from mask2kan.errors import ConfigError, WriteError
 
 @contextlib.contextmanager
 def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file that takes ``path``'s place when the block ends well.
+    """Open a binary file that replaces ``path`` when the block ends without an error.
 
-    It is written beside ``path``, flushed to disk and renamed; then the folder is flushed, since
-    the rename lives there. Files left by a killed process match ``.<name>.*.tmp``.
+    Files left by a killed process match ``.<name>.*.tmp``.
 
     Raises:
-        WriteError: when the file cannot be written; what was at ``path`` is untouched.
+        WriteError: when the file cannot be written; ``path`` is untouched.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -35,7 +34,7 @@ def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-            _flush_folder(path.parent)
+            _flush_folder(path.parent)  # which holds the new name
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -53,7 +52,7 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
 
 
 def json_bytes(value: Any, *, allow_nan: bool = False) -> bytes:
-    """Encode JSON as every file of ours holds it: indented, with a line end."""
+    """Encode JSON, indented, with a final newline."""
     return (json.dumps(value, indent=2, allow_nan=allow_nan) + "\n").encode()
 
 
@@ -73,7 +72,7 @@ def write_record(path: Path, content: dict[str, Any]) -> Path:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A JSON object that a command wrote before.
+    """Read a JSON object that a command wrote.
 
     Raises:
         ConfigError: for a file that cannot be read or holds something else.
@@ -90,21 +89,16 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def parse_object(data: bytes | str, *, finite: bool = True) -> dict[str, Any]:
-    """A JSON object with each key once.
-
-    Args:
-        data: the text.
-        finite: whether NaN and infinities, which are no JSON, are refused.
+    """Parse a JSON object with each key once, ``finite`` without NaN and infinities.
 
     Raises:
         ValueError: for anything else.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
+        if len(dict(pairs)) != len(pairs):
             raise ValueError("a key occurs twice")
-        return result
+        return dict(pairs)
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON")

@@ -1,12 +1,8 @@
-"""Bytes to an RGB array, or one clear line why not.
+"""Decode images from strangers to RGB arrays, or raise an ``ImageError``.
 
-Everything a stranger can upload passes through here: only a few formats are tried, the pixel count
-is read from the header before anything is decoded, and whatever a damaged file trips inside the
-decoder comes out as a ``ImageError``.
-
-What is done to an image, in this order: first frame of an animation; EXIF orientation applied;
-16-bit channels scaled to 8 by their high byte; transparency composited on white. Embedded colour
-profiles are not applied: the originals' loaders ignore them too, and the models learned that way.
+Few formats are tried, and the pixel count is read from the header before anything is decoded. In
+this order: first frame of an animation; EXIF orientation; 16 bits to their high byte; transparency
+on white. Colour profiles are not applied, as in the originals' loaders.
 """
 
 from __future__ import annotations
@@ -23,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mask2kan.errors import ImageError
+from mask2kan.errors import ImageError, one_line
 
 RGB: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 Source: TypeAlias = "str | Path | bytes | Image.Image | NDArray[np.uint8]"
@@ -49,10 +45,10 @@ def read_image(source: Source) -> RGB:
         source: a path, the bytes of a file, a PIL image, or an (H, W, 3) uint8 RGB array.
 
     Returns:
-        (H, W, 3) uint8 RGB, upright, contiguous, the caller's own to change.
+        (H, W, 3) uint8 RGB, upright, contiguous, a copy.
 
     Raises:
-        ImageError: one line with the reason, for anything that is not such an image.
+        ImageError: one line with the reason, for anything else.
     """
     if isinstance(source, np.ndarray):
         return _checked_array(source)
@@ -68,15 +64,9 @@ def read_image(source: Source) -> RGB:
 def list_images(
     folder: Path, *, suffixes: tuple[str, ...] = SUFFIXES, nested: bool = False
 ) -> list[Path]:
-    """List the image files of a folder, sorted by path.
+    """List the image files of a folder, sorted by path; ``nested`` also those of its folders.
 
-    Hidden files and folders are left out (macOS puts a ``._`` file beside each file it copies), as
-    are folders named like an image and links that lead nowhere.
-
-    Args:
-        folder: to look in.
-        suffixes: of the files to list, in lower case.
-        nested: whether to look in its folders too.
+    Hidden ones are left out (macOS puts a ``._`` file beside each copy); suffixes are lower case.
     """
     return sorted(
         path
@@ -88,14 +78,12 @@ def list_images(
 
 
 def find_images(arguments: Iterable[str]) -> list[Path]:
-    """Find files, the images directly inside folders, and what globs match, once and in order.
-
-    A file that is named is taken whatever its suffix; reading it shows whether it is an image.
+    """List files of any suffix, images directly inside folders, and matches of globs, once each.
 
     Raises:
         ImageError: when an argument names nothing.
     """
-    found: dict[Path, None] = {}
+    images: dict[Path, None] = {}
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
@@ -103,21 +91,21 @@ def find_images(arguments: Iterable[str]) -> list[Path]:
         elif path.exists():
             matches = [path]
         else:
-            matches = sorted(Path(name) for name in glob.glob(argument, recursive=True))  # noqa: PTH207
-            matches = [match for match in matches if match.is_file()]
+            names = glob.glob(argument, recursive=True)  # noqa: PTH207
+            matches = sorted(filter(Path.is_file, map(Path, names)))
         if not matches:
             raise ImageError(
                 f"No image at {argument!r}: expected an image, a folder with images "
                 f"({' '.join(SUFFIXES)}) or a pattern that matches some."
             )
-        found.update(dict.fromkeys(matches))
-    return list(found)
+        images.update(dict.fromkeys(matches))
+    return list(images)
 
 
 def _refusal(reason: str) -> ImageError:
-    one_line = " ".join(reason.split())
     return ImageError(
-        f"Can't read this image: {one_line}. Use JPEG, PNG or WebP up to {MAX_MEGAPIXELS} MP."
+        f"Can't read this image: {' '.join(reason.split())}. "
+        f"Use JPEG, PNG or WebP up to {MAX_MEGAPIXELS} MP."
     )
 
 
@@ -144,30 +132,31 @@ def _open(file: BinaryIO, head: bytes, size: int) -> RGB:
     try:
         image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise _refusal(_bomb_reason(error)) from error
+        # Pillow refuses the largest headers itself; its message holds the pixel count
+        pixels = re.search(r"\((\d+) pixels\)", str(error))
+        megapixels = f"{int(pixels[1]) / 1e6:.0f}" if pixels else "over 178"
+        raise _refusal(f"it has {megapixels} megapixels") from error
     except UnidentifiedImageError as error:
-        raise _refusal(_what_it_is(head)) from error
-    except Exception as error:  # Pillow's parsers raise whatever a malformed header trips
-        raise _refusal(f"its header is damaged ({_short(error)})") from error
+        raise _refusal(_kind(head)) from error
+    except Exception as error:  # Pillow's parsers raise anything at a malformed header
+        raise _refusal(f"its header is damaged ({one_line(error)})") from error
     with image:
         return _decode(image)
 
 
 def _decode(image: Image.Image) -> RGB:
-    """Pixels of an opened image, its size checked before and after decoding."""
-    _check_size(image)
+    _check_size(*image.size)
     try:
         image.load()
-        _check_size(image)
+        _check_size(*image.size)
         return np.array(_to_rgb(_upright(image)), dtype=np.uint8)
     except ImageError:
         raise
     except Exception as error:  # as above; a decoder may even claim to be out of memory
-        raise _refusal(f"it is cut off or damaged ({_short(error)})") from error
+        raise _refusal(f"it is cut off or damaged ({one_line(error)})") from error
 
 
-def _check_size(image: Image.Image) -> None:
-    width, height = image.size
+def _check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise _refusal(f"it is {width} × {height} pixels")
     megapixels = width * height / 1e6
@@ -175,14 +164,7 @@ def _check_size(image: Image.Image) -> None:
         raise _refusal(f"it has {megapixels:.1f} megapixels ({width} × {height})")
 
 
-def _bomb_reason(error: Image.DecompressionBombError) -> str:
-    """Pillow refuses the largest headers itself; its message holds the pixel count."""
-    found = re.search(r"\((\d+) pixels\)", str(error))
-    size = f"{int(found[1]) / 1e6:.0f}" if found else "over 178"
-    return f"it has {size} megapixels"
-
-
-def _what_it_is(head: bytes) -> str:
+def _kind(head: bytes) -> str:
     for signature, reason in _SIGNATURES:
         if head.startswith(signature):
             return reason
@@ -193,14 +175,10 @@ def _what_it_is(head: bytes) -> str:
     return "it is not an image in a known format"
 
 
-def _short(error: Exception) -> str:
-    return (str(error) or type(error).__name__)[:120]
-
-
 def _upright(image: Image.Image) -> Image.Image:
     upright = image.copy()
-    # Damaged metadata does not make the pixels unreadable. In place, because the pixels are then
-    # turned already when Pillow trips over a damaged tag that it wants to write back.
+    # Damaged metadata leave the pixels readable; in place, they are turned before Pillow trips over
+    # a damaged tag that it wants to write back.
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(upright, in_place=True)
     return upright
@@ -220,7 +198,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """The high byte of 16-bit gray; what Pillow does for 16-bit RGB."""
+    """Take the high byte of 16-bit gray, as Pillow does for 16-bit RGB."""
     wide = values.astype(np.int64)
     if wide.min() < 0 or wide.max() > 65535:
         raise _refusal("it has 32-bit pixels, expected 8 or 16 bits of gray or RGB")
@@ -232,7 +210,5 @@ def _checked_array(array: NDArray[np.generic]) -> RGB:
         raise _refusal(
             f"the array is {array.dtype} of shape {array.shape}, expected uint8 of (H, W, 3)"
         )
-    if array.shape[0] * array.shape[1] > MAX_MEGAPIXELS * 1e6:
-        height, width = array.shape[:2]
-        raise _refusal(f"it has {height * width / 1e6:.1f} megapixels ({width} × {height})")
+    _check_size(array.shape[1], array.shape[0])
     return np.array(array, dtype=np.uint8, order="C")

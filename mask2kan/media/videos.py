@@ -1,10 +1,8 @@
-"""Frames of a short video as images, or one clear line why not.
+"""Read frames of a short video from a stranger as images, or raise an ``ImageError``.
 
-What a stranger can upload passes through here, so only files that begin like a video are handed to
-the decoder, and it may read them as nothing else: FFmpeg would also take play lists, numbered
-series and subtitles, which lead to further files and addresses. A video is read from its beginning
-to its end and never sought in, because where a seek lands depends on the format and on how the
-video was encoded.
+Only files that begin like a video reach the decoder, which may read them as nothing else: FFmpeg
+would also follow play lists, numbered series and subtitles to other files and addresses. Nothing is
+sought, since where a seek lands depends on the format and encoder.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ _opening = threading.Lock()
 
 
 def is_video(path: str | Path) -> bool:
-    """Whether a file begins like a video: MP4, QuickTime, AVI, Matroska, WebM, Ogg or MPEG."""
+    """Whether a file begins like MP4, QuickTime, AVI, Matroska, WebM, Ogg or MPEG."""
     try:
         with Path(path).open("rb") as file:
             head = file.read(_TRANSPORT_PACKET + 1)
@@ -52,7 +50,7 @@ def is_video(path: str | Path) -> bool:
 
 
 def count_frames(path: str | Path, *, max_frames: int = 60) -> int:
-    """How many frames ``read_frames`` is going to give, going by what the video says of itself.
+    """Count the frames that ``read_frames`` yields, where the video's header is right.
 
     Raises:
         ImageError: as ``read_frames``.
@@ -61,40 +59,35 @@ def count_frames(path: str | Path, *, max_frames: int = 60) -> int:
 
 
 def read_frames(path: str | Path, *, max_frames: int = 60) -> Iterator[tuple[float, RGB]]:
-    """Frames evenly spaced over a video: each the middle one of equally long stretches.
-
-    Args:
-        path: of a file up to ``MAX_FILE_BYTES``, ``MAX_SECONDS`` long, of frames up to
-            ``MAX_MEGAPIXELS``.
-        max_frames: how many at most; a video that has no more is given whole.
+    """Yield up to ``max_frames`` evenly spaced frames.
 
     Yields:
-        Seconds since the beginning, and (H, W, 3) uint8 RGB, upright as its metadata says. Fewer
-        than ``count_frames`` where the video breaks off earlier than it says.
+        Seconds since the beginning, and (H, W, 3) uint8 RGB, upright; fewer than ``count_frames``
+        where the video breaks off.
 
     Raises:
-        ImageError: one line with the reason, for what is no such video; at the first frame.
+        ImageError: at the first frame, for no video or one beyond the limits.
     """
     path = Path(path)
     total = _checked_count(path)
-    kept = min(total, max_frames)
-    wanted = {int((place + 0.5) * total / kept) for place in range(kept)}
-    given = False
+    count = min(total, max_frames)
+    middles = {int((place + 0.5) * total / count) for place in range(count)}
+    empty = True
     with _opened(path) as capture:
         rate = _rate(capture)
         for index in range(total):
             if not capture.grab():
                 break
-            if index in wanted:
-                # Read before the frame is taken out, or it is the next one's.
+            if index in middles:
+                # before the frame is taken out; after it, the time is the next one's
                 seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-                found, frame = capture.retrieve()
-                if not found:
+                decoded, frame = capture.retrieve()
+                if not decoded:
                     break
-                given = True
+                empty = False
                 rgb = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
                 yield seconds if seconds > 0 else index / rate, rgb
-    if not given:
+    if empty:
         raise _refusal("it has no frame that can be decoded")
 
 
@@ -106,7 +99,7 @@ def _refusal(reason: str) -> ImageError:
 
 
 def _checked_count(path: Path) -> int:
-    """How many frames there are, after all limits."""
+    """Count the frames, once all limits are checked."""
     if not path.is_file():
         raise _refusal("there is no such file")
     size = path.stat().st_size
@@ -124,9 +117,9 @@ def _checked_count(path: Path) -> int:
             raise _refusal(
                 f"its frames have {megapixels:.1f} megapixels, at most {MAX_MEGAPIXELS} fit"
             )
-        told, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), _rate(capture)
-        # Recordings of a browser do not say how long they are.
-        count = int(told) if 0 < told < np.inf else _counted(capture)
+        stated, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), _rate(capture)
+        # a browser's recordings do not state their length
+        count = int(stated) if 0 < stated < np.inf else _counted(capture)
     if count > MAX_FRAMES_INSIDE:
         raise _refusal(f"it has more than {MAX_FRAMES_INSIDE:,} frames")
     if count / rate > MAX_SECONDS:
@@ -151,9 +144,8 @@ def _rate(capture: Any) -> float:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    # FFmpeg alone, and of its readers those of video files only: it goes by the name as well as by
-    # the content, and would take one with a % for a series of files. OpenCV has no other way to
-    # tell it than this variable, which stays set for no longer than an opening takes.
+    # FFmpeg's readers of video files only: it would take a name with a % for a series of files.
+    # OpenCV passes the list on through this variable alone, which is set while a file is opened.
     with _opening:
         before = os.environ.get(_OPTIONS)
         os.environ[_OPTIONS] = f"format_whitelist;{_READERS}|protocol_whitelist;file"
