@@ -39,10 +39,7 @@ _FULL_PRECISION = (".grid", ".running_mean", ".running_var")
 def save_model(model: Mask2KAN, path: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write a model as our own safetensors file, whole or not at all.
 
-    Args:
-        model: with its calibration, settings and card.
-        path: of the file, which may exist.
-        dtype: of the weights in the file (``torch.float16`` halves it); None for float32.
+    ``dtype`` is of the file's weights (``torch.float16`` halves it); None for float32.
 
     Raises:
         CheckpointError: when a weight is not finite in that dtype.
@@ -93,7 +90,7 @@ def save_again(model: Mask2KAN, path: str | Path, dtype: torch.dtype | None = No
 
 
 def _stands_on(model: Mask2KAN, path: Path) -> bool:
-    """Whether a trunk's file holds the model's trunk, in the dtype of the file."""
+    """Whether a file holds the model's trunk, in the file's dtype."""
     if not path.is_file():
         return False
     stored = read_file(path, path.name).tensors
@@ -104,7 +101,7 @@ def _stands_on(model: Mask2KAN, path: Path) -> bool:
 
 
 def trunk_of(path: Path) -> dict[str, str] | None:
-    """Read the ``file`` and ``sha256`` of a file's trunk; None where it is whole or absent.
+    """Read the ``file`` (a plain name) and ``sha256`` of a file's trunk, if it has one.
 
     Raises:
         CheckpointError: when the file is there and is no safetensors file.
@@ -118,11 +115,13 @@ def trunk_of(path: Path) -> dict[str, str] | None:
         raise CheckpointError(
             f"{path} is there and is no safetensors file; choose another name."
         ) from error
-    return parse_json(about, "metadata").get("trunk")
+    trunk = parse_json(about, "metadata").get("trunk")
+    name = trunk.get("file") if isinstance(trunk, dict) else None
+    return trunk if name and isinstance(name, str) and PurePath(name).name == name else None
 
 
 def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Split weights into the trunk's and the decoder's."""
+    """Split off the decoder's weights."""
     parts: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
     for key, value in state.items():
         parts[key.startswith("transformer_decoder.")][key] = value
@@ -184,7 +183,7 @@ def read_native(contents: Contents, folder: Path, origin: str) -> Checkpoint:
     """Read a checkpoint written by ``save_model``, with its trunk from the same folder.
 
     Raises:
-        CheckpointError: for metadata that describe no model, or a missing or damaged trunk.
+        CheckpointError: for unusable metadata, or a missing or damaged trunk.
     """
     about = parse_json(contents.metadata[METADATA_KEY], "metadata")
     if about.get("format") != FORMAT:

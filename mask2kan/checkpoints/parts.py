@@ -17,12 +17,10 @@ WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pkl", ".pt", ".bin")
 def pick_files(names: Iterable[str], file: str | None) -> list[str]:
     """Pick the files of a checkpoint: weights (or the index of their shards), then configurations.
 
-    Args:
-        names: of the files, "/" between folders.
-        file: the weights' file, when the user named it.
+    ``names`` have "/" between folders; ``file`` is the user's choice.
 
     Raises:
-        CheckpointError: when there is none, or more than one and no way to choose.
+        CheckpointError: when there is none, or no way to choose.
     """
     available = set(names)
     if file is not None:
@@ -72,7 +70,4 @@ def shards_of(index: Path) -> list[str]:
 def trunk_beside(folder: Path, name: str) -> list[str]:
     """List the trunk's file of a head in a folder; none for a whole model. Loading checks it."""
     trunk = trunk_of(folder / name) if name.endswith(".safetensors") else None
-    file = str((trunk or {}).get("file", ""))
-    if not file or PurePosixPath(file).name != file:
-        return []
-    return [str(PurePosixPath(name).with_name(file))]
+    return [str(PurePosixPath(name).with_name(trunk["file"]))] if trunk else []

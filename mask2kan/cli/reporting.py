@@ -1,4 +1,4 @@
-"""What the command line says: of an image's results, of a failure, of a checkpoint."""
+"""Print results, failures and descriptions of checkpoints."""
 
 from __future__ import annotations
 
@@ -14,20 +14,13 @@ from mask2kan.modeling.settings import InferenceSettings
 from mask2kan.outputs.tables import Table, calibration_table
 
 
-def tell_results(
+def print_results(
     path: Path, summaries: list[tuple[str, dict[str, Any]]], notes: Sequence[str], written: Path
 ) -> None:
-    """Print what came of an image, without disturbing a progress bar.
-
-    Args:
-        path: of the image.
-        summaries: a label and ``Analysis.summary`` of each model.
-        notes: of the prediction.
-        written: the file to look at.
-    """
+    """Print an image's ``Report`` above the progress bar."""
     tqdm.write(f"{path}: {written}")
     for label, summary in summaries:
-        classes = ", ".join(f"{e['name']} {e['share']:.0%}" for e in summary["classes"][:4])
+        classes = ", ".join(f"{c['name']} {c['share']:.0%}" for c in summary["classes"][:4])
         tqdm.write(
             f"  {label}{classes}; anomalous {summary['anomalous_share']:.1%} in "
             f"{summary['regions_found']} regions ({summary['score']} >= "
@@ -45,7 +38,7 @@ def complain(error: Exception, path: Path | None = None, *, prefix: str = "mask2
 
 
 def describe_model(facts: dict[str, Any]) -> str:
-    """What the info command found out, as lines of text."""
+    """Format the facts of the info command as text."""
     blank = ("", "")
     parameters = [(name, f"{count:,}") for name, count in facts["parameters"].items()]
     architecture = [(name, str(value)) for name, value in facts["architecture"].items()]
@@ -61,9 +54,11 @@ def describe_model(facts: dict[str, Any]) -> str:
     if not calibration:
         lines.append("calibration: none; anomaly images use nominal ranges")
     else:
-        data = dict.fromkeys(values.get("data") for values in calibration.values())
-        title = "calibration (anomalous if score >= threshold):"
-        notes = [f"  on {name}" for name in data if name]
-        table = calibration_table(calibration)
-        lines.append(dataclasses.replace(table, title=title, notes=notes).text())
+        data = dict.fromkeys(str(values.get("data") or "") for values in calibration.values())
+        table = dataclasses.replace(
+            calibration_table(calibration),
+            title="calibration (anomalous if score >= threshold):",
+            notes=[f"  on {name}" for name in data if name],
+        )
+        lines.append(table.text())
     return "\n".join(lines)

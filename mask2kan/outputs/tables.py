@@ -1,7 +1,6 @@
-"""One table, as aligned text for terminals, as Markdown, as HTML, and as LaTeX with booktabs.
+"""A table as aligned text for terminals, as Markdown, as HTML and as LaTeX with booktabs.
 
-Cells are plain text with the few signs that tables of figures need (–, ±, ↑, ↓, …); LaTeX gets them
-as commands.
+Cells are plain text; LaTeX gets signs such as ± and ↑ as commands.
 """
 
 from __future__ import annotations
@@ -35,18 +34,18 @@ _MARKDOWN = str.maketrans({"|": r"\|", "*": r"\*"})
 
 
 class Bold(str):
-    """A cell in bold, where the form of the table has it."""
+    """A cell in bold, where the format has it."""
 
     __slots__ = ()
 
 
 def cell(value: float | None, form: str = ".4f", missing: str = MISSING) -> str:
-    """A number as a cell; ``missing`` for None and NaN."""
+    """Format a number; ``missing`` for None and NaN."""
     return missing if value is None or math.isnan(value) else format(value, form)
 
 
 def interval(low: float | None, high: float | None, form: str = ".4f") -> str:
-    """Two bounds as a cell; ``MISSING`` without them."""
+    """Format two bounds; ``MISSING`` without them."""
     if low is None or high is None or math.isnan(low):
         return MISSING
     return f"[{low:{form}}, {high:{form}}]"
@@ -58,14 +57,12 @@ class Table:
 
     Attributes:
         columns: headings; all empty for none.
-        rows: as many cells as columns each.
         title: over the table, one line.
-        text_columns: how many columns at the left are text; the rest are figures, to the right.
-        number: of the thesis's table; empty for none.
+        text_columns: at the left; the rest are numbers, aligned to the right.
+        number: of the thesis's table.
         label: of LaTeX's ``\label``.
-        groups: heading over columns and how many columns it spans, from the left; empty text for
-            none. No groups, or spans that add up to the columns.
-        breaks: rows before which a line is drawn, in LaTeX.
+        groups: headings (or "") over columns, and the columns each spans; all columns or none.
+        breaks: rows before which LaTeX draws a line.
         notes: under the table.
     """
 
@@ -84,14 +81,14 @@ class Table:
         assert not self.groups or sum(span for _, span in self.groups) == len(self.columns)
 
     def text(self) -> str:
-        """Aligned columns for a terminal, indented under the title, without a final newline."""
+        """Format for a terminal, indented under the title, without a final newline."""
         lines = [self._headings(), *self.rows] if any(self.columns) else self.rows
         indent = "  " if self.title else ""
         body = [(indent + "  ".join(line)).rstrip() for line in self._aligned(lines, 0)]
         return "\n".join([*filter(None, [self.title]), *body, *self.notes])
 
     def markdown(self) -> str:
-        """Under a heading, columns aligned, a group's name in each of its columns."""
+        """Format as Markdown, a group's name in each of its columns."""
         cells = [[_markdown(cell) for cell in line] for line in (self._headings(), *self.rows)]
         heading, *rows = self._aligned(cells, 3)
         rule = [
@@ -107,7 +104,7 @@ class Table:
         return "\n".join(out) + "\n"
 
     def html(self) -> str:
-        """A ``<table>`` with title and notes."""
+        """Format as a ``<table>`` with title and notes."""
         heads = [[(name, 1) for name in self.columns]]
         if self.groups:
             heads.insert(0, list(self.groups))
@@ -128,7 +125,7 @@ class Table:
         return "\n".join(out) + "\n"
 
     def latex(self) -> str:
-        """A ``table`` environment; the document has to load ``booktabs``."""
+        """Format as a ``table`` environment; the document has to load ``booktabs``."""
         form = "l" * self.text_columns + "r" * (len(self.columns) - self.text_columns)
         out = [
             r"\begin{table}",
@@ -161,7 +158,7 @@ class Table:
         return self.title + (f" (Table {self.number} of the thesis)" if self.number else "")
 
     def _aligned(self, lines: Sequence[Sequence[str]], least: int) -> list[list[str]]:
-        """Cells filled up to their column's width, except text in the last column."""
+        """Pad cells to their column's width, except text in the last column."""
         widths = [max([least, *map(len, column)]) for column in zip(*lines, strict=True)]
         if self.text_columns == len(self.columns):
             widths[-1:] = [least]
@@ -190,16 +187,11 @@ def calibration_table(
     calibration: Mapping[str, Mapping[str, Any]],
     names: Sequence[str] = ("fpr05", "tpr95", "best F1"),
 ) -> Table:
-    """A checkpoint's calibration: a row per anomaly score.
-
-    Args:
-        calibration: of a model: score to ``range`` and thresholds, which may be missing.
-        names: headings of the three thresholds.
-    """
+    """List a checkpoint's calibration, a row per anomaly score; ``names`` head the thresholds."""
     rows = [
         [
             score,
-            "{:.4f} … {:.4f}".format(*values["range"]),
+            "{:.4f} … {:.4f}".format(*values["range"]) if values.get("range") else MISSING,
             *(cell(values.get(key)) for key in ("fpr05", "tpr95", "best_f1")),
         ]
         for score, values in calibration.items()
@@ -208,7 +200,7 @@ def calibration_table(
 
 
 def escape(text: str) -> str:
-    """Plain text for LaTeX."""
+    """Escape plain text for LaTeX."""
     return text.translate(_LATEX)
 
 

@@ -285,6 +285,17 @@ def test_faulty_own_checkpoints_are_refused_in_one_line(tmp_path, fault):
     assert len(str(caught.value)) < 900
 
 
+@pytest.mark.parametrize("trunk", ["x", [], {}, {"file": 1}, {"file": "."}, {"file": "../x"}])
+def test_a_trunk_without_a_plain_name_is_no_file_to_fetch(tmp_path, trunk):
+    save_model(tiny(), tmp_path / "good.safetensors")
+    rewritten(
+        tmp_path / "good.safetensors",
+        tmp_path / "bad.safetensors",
+        lambda _, about: about.update(trunk=trunk),
+    )
+    assert parts.trunk_beside(tmp_path, "bad.safetensors") == []
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

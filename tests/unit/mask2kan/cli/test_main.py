@@ -148,6 +148,18 @@ def test_info_reads_a_checkpoint_once(checkpoints, monkeypatch, capsys):
     assert len(reads) == 1
 
 
+def test_info_prints_a_calibration_without_range_and_with_data_of_any_kind(
+    checkpoints, tmp_path, capsys
+):
+    model = load_model(checkpoints[0], device="cpu")
+    model.calibration = {"msp": {"fpr05": 0.25, "data": ["a", "b"]}}
+    save_model(model, tmp_path / "odd.safetensors")
+    assert run("info", tmp_path / "odd.safetensors") == 0
+    text = capsys.readouterr().out
+    assert "0.2500" in text
+    assert "on ['a', 'b']" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -99,3 +99,5 @@ def test_a_calibration_may_lack_a_threshold():
     values = {"range": [0.0, 0.5], "fpr05": 0.1, "tpr95": None}
     [row] = calibration_table({"msp": values}).rows
     assert row == ["msp", "0.0000 … 0.5000", "0.1000", "–", "–"]
+    [row] = calibration_table({"msp": {"fpr05": 0.1}}).rows
+    assert row == ["msp", "–", "0.1000", "–", "–"]
