@@ -1,7 +1,7 @@
-"""One page for a paper: an image, what each model makes of it, the legend and every setting.
+"""One page for a paper, as PNG or as PDF with text: models compared on an image.
 
-Columns from left to right: the image, with its ground truth where that is known, then a column per
-model with classes above and anomaly score below. Written as PNG, or as PDF with its text as text.
+Columns from left to right: the image and its ground truth, then each model's classes and anomaly
+score; below, the legend and all settings.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mask2kan.outputs.writer import class_overlay
 _FORMATS = (".png", ".pdf")
 _DPI = 200
 _INK, _FADED, _LINE = "#181a1f", "#5c616b", "#00e5e5"
-# lengths in inches, sizes of letters in points: legible where the page is as wide as a paper's
+# lengths in inches, sizes of letters in points: legible at the width of a paper's page
 _PANEL, _MARGIN, _GAP = 3.6, 0.15, 0.15
 _HEAD, _CAPTION, _BAR, _ROW = 0.44, 0.22, 0.11, 0.2
 _TITLE, _TEXT = 11.5, 8.5
@@ -51,11 +51,7 @@ def comparison_page(
 ) -> Figure:
     """Draw models side by side on one page.
 
-    Args:
-        analyses: a title and an analysis of the same image per model.
-        name: of the image.
-        truth: (H, W) 0 known, 1 anomaly, 255 void.
-        colormap: of the heat maps.
+    ``name`` is the image's, ``truth`` (H, W) 0 known, 1 anomaly, 255 void.
 
     Raises:
         ConfigError: for an unknown colour map, or a truth of another size.
@@ -63,17 +59,13 @@ def comparison_page(
     image = analyses[0][1].prediction.image
     height, width = image.shape[:2]
     columns = [(name or "Image", f"{width} x {height} pixels", _inputs(image, truth))]
-    columns += [(title, _model(one), _maps(one, colormap)) for title, one in analyses]
+    columns += [(title, _cost(each), _maps(each, colormap)) for title, each in analyses]
     with _matplotlib():
         return _draw(columns, analyses, truth, drawing.color_table(colormap))
 
 
 def write_page(path: str | Path, page: Figure) -> Path:
-    """Write a page as PNG or PDF, whole or not at all.
-
-    Args:
-        path: its suffix decides.
-        page: from ``comparison_page``.
+    """Write a page as PNG or PDF, by the suffix of its path.
 
     Raises:
         ConfigError: for another suffix.
@@ -90,14 +82,11 @@ def write_page(path: str | Path, page: Figure) -> Path:
 
 @contextlib.contextmanager
 def _matplotlib() -> Iterator[None]:
-    """Settle what all figures of the process share: one thread at a time, without user styles.
-
-    Fonts are embedded as TrueType, which publishers ask for. A ``$`` in a file's name is no
-    formula, and letters that the font lacks are drawn as boxes without a warning each.
-    """
+    """Draw in one thread at a time, without user styles."""
+    # publishers ask for TrueType (42); a $ in a file's name is no formula
     settings = {"pdf.fonttype": 42, "text.parse_math": False}
     with _drawing, style.context(["default", settings]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")
+        warnings.filterwarnings("ignore", "Glyph")  # that the font lacks
         yield
 
 
@@ -108,17 +97,17 @@ def _inputs(image: RGB, truth: NDArray[np.uint8] | None) -> list[tuple[str, RGB]
     return [("input", image), (caption, drawing.outline(image, truth == 1))]
 
 
-def _model(analysis: Analysis) -> str:
+def _cost(analysis: Analysis) -> str:
     prediction = analysis.prediction
-    spent = sum(prediction.timings.get(stage, 0.0) for stage in ("model", "postprocess"))
-    return f"{prediction.num_parameters / 1e6:.2f} M parameters · {spent:.0f} ms"
+    milliseconds = sum(prediction.timings.get(stage, 0.0) for stage in ("model", "postprocess"))
+    return f"{prediction.num_parameters / 1e6:.2f} M parameters · {milliseconds:.0f} ms"
 
 
 def _maps(analysis: Analysis, colormap: str) -> list[tuple[str, RGB]]:
     heat = drawing.heat_map(analysis.values, *analysis.range, colormap)
     caption = f"anomaly score {_label(analysis)}; outlined: at least {analysis.threshold:.3g}"
     maps = [("classes; outlined: anomalous", class_overlay(analysis)), (caption, heat)]
-    return [(caption, drawing.outline(drawn, analysis.outlined)) for caption, drawn in maps]
+    return [(caption, drawing.outline(image, analysis.outlined)) for caption, image in maps]
 
 
 def _label(analysis: Analysis) -> str:
@@ -138,8 +127,7 @@ def _draw(
     wide = len(columns) * (_PANEL + _GAP) - _GAP
     legend = _legend([analysis for _, analysis in analyses], wide)
     notes = [f"{title}: {_findings(analysis, truth)}." for title, analysis in analyses]
-    sizes = sorted({analysis.min_pixels for _, analysis in analyses})
-    smallest = " or ".join(map(str, sizes))
+    smallest = " or ".join(map(str, sorted({analysis.min_pixels for _, analysis in analyses})))
     notes.append(f"Regions of {smallest} pixels or more, 8-connected, are outlined and counted.")
     lines = [line for note in notes for line in _wrapped(note, wide)]
     text_top = below + _ROW * (legend[-1][1] + 1) + _GAP
@@ -166,12 +154,10 @@ def _draw(
     return page
 
 
-# Places are in inches from the page's upper left corner.
-
-
-def _text(page: Figure, x: float, y: float, text: str, **look: Any) -> None:
-    look = {"fontsize": _TEXT, "color": _INK, "va": "top", **look}
-    page.text(x, page.get_figheight() - y, text, transform=page.dpi_scale_trans, **look)
+def _text(page: Figure, x: float, y: float, text: str, **style: Any) -> None:
+    """Draw a text; places are in inches from the page's upper left corner."""
+    style = {"fontsize": _TEXT, "color": _INK, "va": "top", **style}
+    page.text(x, page.get_figheight() - y, text, transform=page.dpi_scale_trans, **style)
 
 
 def _image(page: Figure, x: float, y: float, height: float, image: RGB) -> Axes:
@@ -195,7 +181,7 @@ def _scale(page: Figure, x: float, y: float, analysis: Analysis, colours: RGB) -
 
 
 def _findings(analysis: Analysis, truth: NDArray[np.uint8] | None) -> str:
-    """Say in a sentence what one model found, and how well where that is known."""
+    """Summarise a model's anomalies in a sentence, with their quality where there is a truth."""
     count, share = len(analysis.regions), 100 * float(analysis.mask.mean())
     range_from = "calibrated" if analysis.calibrated else "uncalibrated: nominal range"
     sentence = (
@@ -209,14 +195,9 @@ def _findings(analysis: Analysis, truth: NDArray[np.uint8] | None) -> str:
 
 
 def mask_quality(mask: NDArray[np.bool_], truth: NDArray[np.uint8]) -> dict[str, float]:
-    """Measure how well a mask finds the true anomalies.
+    """Measure a mask of anomalies; a ratio whose denominator is 0 is 0.
 
-    Args:
-        mask: (H, W), True where anomalous.
-        truth: (H, W) 0 known, 1 anomaly, 255 void, which counts for nothing.
-
-    Returns:
-        ``precision``, ``recall``, ``F1`` and ``IoU``; a ratio whose denominator is 0 is 0.
+    ``truth`` is 0 known, 1 anomaly, 255 void (ignored).
     """
     tp = int((mask & (truth == 1)).sum())
     fp = int((mask & (truth == 0)).sum())
@@ -232,7 +213,7 @@ def mask_quality(mask: NDArray[np.bool_], truth: NDArray[np.uint8]) -> dict[str,
 def _legend(
     analyses: Sequence[Analysis], width: float
 ) -> list[tuple[float, int, str, tuple[float, ...]]]:
-    """Place the classes some model sees, each once, the largest first: x, row, name and colour."""
+    """Place all models' classes, the largest first: x, row, name and colour."""
     shares: dict[tuple[str, tuple[float, ...]], float] = {}
     for analysis in analyses:
         for entry in analysis.classes:
@@ -257,11 +238,11 @@ def _width(text: str, size: float = _TEXT) -> float:
 
 def _fitted(text: str, width: float, size: float = _TEXT) -> str:
     """Shorten a text in its middle until it fits."""
-    kept, shown = len(text), text
-    while kept > 4 and _width(shown, size) > width:
-        kept -= 1
-        shown = f"{text[: kept // 2]}…{text[-(kept // 2) :]}"
-    return shown
+    length, shortened = len(text), text
+    while length > 4 and _width(shortened, size) > width:
+        length -= 1
+        shortened = f"{text[: length // 2]}…{text[-(length // 2) :]}"
+    return shortened
 
 
 def _wrapped(text: str, width: float) -> list[str]:

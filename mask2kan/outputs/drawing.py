@@ -1,7 +1,7 @@
-"""Maps to images: class colours, heat maps on a fixed range, overlays, outlines.
+"""Draw maps as images: class colours, heat maps, overlays, outlines.
 
-A heat map's range is always given, never taken from the map itself: stretched to its own minimum
-and maximum, every image of a normal road would glow somewhere.
+A heat map's range is always given: stretched to its own minimum and maximum, every image of a
+normal road would glow somewhere.
 
 Legend: H W image size, K classes.
 """
@@ -23,39 +23,22 @@ RIM = (24, 26, 31)
 
 
 def colorize(labels: NDArray[np.integer], palette: NDArray[np.uint8]) -> RGB:
-    """Class map to colours.
-
-    Args:
-        labels: (H, W) class indices; 255 and whatever else is no class becomes black.
-        palette: (K, 3).
-
-    Returns:
-        (H, W, 3).
-    """
+    """Colour a class map (H, W) with a palette (K, 3); what is no class becomes black."""
     colours = np.zeros((256, 3), dtype=np.uint8)
     colours[: len(palette)] = palette
-    known = (labels >= 0) & (labels < len(palette))
-    return colours[np.where(known, labels, 255)]
+    return colours[np.where((labels >= 0) & (labels < len(palette)), labels, 255)]
 
 
 def heat_map(score: NDArray[np.float32], lo: float, hi: float, cmap: str = "inferno") -> RGB:
-    """Score to colours on a fixed range.
+    """Colour a score (H, W) by a matplotlib colour map from ``lo`` to ``hi``, clipped.
 
-    Args:
-        score: (H, W).
-        lo: drawn as the colour map's first colour, with all below.
-        hi: drawn as its last, with all above. A range of no width becomes a step: the first colour
-            up to ``lo``, the last above.
-        cmap: any matplotlib colour map.
-
-    Returns:
-        (H, W, 3).
+    A range of no width is a step above ``lo``.
 
     Raises:
-        NumericsError: for scores or ranges that are not finite: NaN has no place on a scale.
+        NumericsError: for scores or ranges that are not finite.
         ConfigError: for an unknown colour map.
     """
-    bad = int((~np.isfinite(score)).sum())
+    bad = np.count_nonzero(~np.isfinite(score))
     if bad or not np.isfinite([lo, hi]).all():
         raise NumericsError(
             f"Can't draw this score: {bad} of {score.size} values are not finite "
@@ -67,7 +50,7 @@ def heat_map(score: NDArray[np.float32], lo: float, hi: float, cmap: str = "infe
 
 @functools.cache
 def color_table(cmap: str) -> NDArray[np.uint8]:
-    """The 256 colours of a matplotlib colour map, (256, 3).
+    """Sample a matplotlib colour map, (256, 3).
 
     Raises:
         ConfigError: for an unknown name.
@@ -80,7 +63,7 @@ def color_table(cmap: str) -> NDArray[np.uint8]:
 
 
 def overlay(image: RGB, colour: RGB, alpha: float = 0.5) -> RGB:
-    """``colour`` over ``image``: alpha 0 shows the image alone, 1 the colours alone.
+    """Blend ``colour`` over ``image``; alpha 0 shows the image alone.
 
     Raises:
         ConfigError: when alpha is outside [0, 1] or the sizes differ.
@@ -89,8 +72,7 @@ def overlay(image: RGB, colour: RGB, alpha: float = 0.5) -> RGB:
         raise ConfigError(f"alpha is {alpha}; it must be between 0 and 1.")
     if image.shape != colour.shape:
         raise ConfigError(f"Can't overlay {colour.shape} on {image.shape}; sizes must be equal.")
-    blended = Image.blend(Image.fromarray(image), Image.fromarray(colour), alpha)
-    return np.asarray(blended)
+    return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(colour), alpha))
 
 
 def outline(
@@ -100,13 +82,9 @@ def outline(
     *,
     thickness: int | None = None,
 ) -> RGB:
-    """Draw a line around each region of a mask; returns a new image.
+    """Draw a line around each region of a mask (H, W) in a copy of the image.
 
-    Args:
-        image: (H, W, 3).
-        mask: (H, W), True inside.
-        color: of the line; a dark rim keeps it visible on bright ground.
-        thickness: in pixels; by default it grows with the image.
+    A dark rim keeps it visible on bright ground; its thickness, in pixels, grows with the image.
 
     Raises:
         ConfigError: when the sizes differ.

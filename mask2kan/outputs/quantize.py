@@ -1,7 +1,6 @@
-"""The 16-bit encoding of score maps: codes 0 to 65535 over the map's own minimum and maximum.
+"""The 16-bit encoding of score maps: codes 0 to 65535 from the map's minimum to its maximum.
 
-``score = low + code * step``; low, high and step stand in every file of codes. A threshold is a
-code as well, "anomalous from this code on": whoever counts on the codes counts what the app shows.
+``score = low + code * step``. Thresholds are codes too, so that all readers see the same pixels.
 """
 
 from __future__ import annotations
@@ -19,13 +18,7 @@ CODES = 65536
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Quantized:
-    """A score map in 16-bit steps over its own range.
-
-    Attributes:
-        codes: (H, W) uint16.
-        low: the score of code 0, the map's minimum.
-        high: the score of code 65535, its maximum.
-    """
+    """Codes (H, W) of a score map, and its minimum and maximum."""
 
     codes: NDArray[np.uint16]
     low: float
@@ -33,13 +26,13 @@ class Quantized:
 
     @property
     def encoding(self) -> dict[str, float]:
-        """``low``, ``high`` and ``step``: what reading the scores back takes."""
+        """``low``, ``high`` and ``step``, to read the scores back."""
         return {"low": self.low, "high": self.high, "step": (self.high - self.low) / (CODES - 1)}
 
     @functools.cached_property
     def values(self) -> NDArray[np.float64]:
-        """The score of each code, (65536,); of the largest, the maximum without a rounding."""
-        # the viewer computes its thresholds in this order of operations, to the last bit
+        """The score of each code, (65536,); the last is the exact maximum."""
+        # in the viewer's order of operations, equal to the last bit
         values = self.low + np.arange(CODES) * (self.high - self.low) / (CODES - 1)
         values[-1] = self.high
         return values
@@ -50,12 +43,12 @@ class Quantized:
 
 
 def quantize(values: NDArray[np.float32]) -> Quantized:
-    """Encode a score map: (H, W) to (H, W); a constant map is all 0.
+    """Encode a score map (H, W); a constant one is all 0.
 
     Raises:
         NumericsError: for values that are not finite.
     """
-    bad = int((~np.isfinite(values)).sum())
+    bad = np.count_nonzero(~np.isfinite(values))
     if bad:
         raise NumericsError(f"{bad} of {values.size} scores are not finite; they have no code.")
     low, high = float(values.min()), float(values.max())

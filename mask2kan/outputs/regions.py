@@ -1,4 +1,4 @@
-"""Anomalous regions: one type, listed in summaries and written as COCO annotations.
+"""Anomalous regions, for summaries and as COCO annotations.
 
 Source: the run-length encoding of COCO (Lin et al., 2014; ``pycocotools``).
 
@@ -20,14 +20,12 @@ from mask2kan.inference.scores import anomalous_regions
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Region:
-    """Anomalous pixels that touch each other, diagonally too.
+    """8-connected anomalous pixels, with the mean and maximum of their scores.
 
     Attributes:
         box: left, top, right and bottom; right and bottom excluded.
-        inside: (h, w), which pixels of the box belong to it.
-        pixels: how many.
-        mean: of their scores.
-        max: of their scores.
+        inside: (h, w), the region's pixels in the box.
+        pixels: their number.
     """
 
     box: tuple[int, int, int, int]
@@ -37,10 +35,10 @@ class Region:
     max: float
 
     def run_lengths(self, height: int, width: int) -> str:
-        """Encode it for an image of (H, W) as ``pycocotools`` does.
+        """Encode the region in an image of (H, W) as ``pycocotools`` does.
 
-        Lengths of zeros and ones by turns, zeros first, down the columns of the image; written five
-        bits a letter, low ones first; from the fourth on, as the change since two before.
+        Lengths of zeros and ones alternate down the columns, zeros first; from the fourth on they
+        are differences from the last but one; a letter holds five bits, low ones first.
         """
         columns, rows = np.nonzero(self.inside.T)
         places = (columns + self.box[0]) * height + rows + self.box[1]
@@ -61,13 +59,7 @@ class Region:
 def find_regions(
     mask: NDArray[np.bool_], scores: NDArray[np.float32], min_pixels: int = 0
 ) -> list[Region]:
-    """List the 8-connected regions of a mask, the largest first.
-
-    Args:
-        mask: (H, W), True where anomalous.
-        scores: (H, W).
-        min_pixels: smaller regions are left out.
-    """
+    """List the regions of a mask (H, W) of at least ``min_pixels``, the largest first."""
     labels, _ = anomalous_regions(mask, min_pixels)
     regions = []
     for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
@@ -82,25 +74,16 @@ def find_regions(
 def coco_file(
     regions: Sequence[Region], size: tuple[int, int], file_name: str, info: dict[str, Any]
 ) -> dict[str, Any]:
-    """Describe the regions of an image as a COCO annotation file does.
+    """Describe an image's regions as a COCO annotation file, with mean and largest scores.
 
-    Args:
-        regions: from ``find_regions``.
-        size: (H, W) of the image.
-        file_name: of the image.
-        info: what else a reader should know.
-
-    Returns:
-        ``info``, ``images``, ``categories`` and ``annotations``, these with ``segmentation``
-        (run-length encoded), ``area``, ``bbox`` [x, y, width, height], and the region's mean
-        and largest score.
+    ``size`` is (H, W); ``info`` is passed through. Each ``bbox`` is [x, y, width, height].
     """
     height, width = size
-    annotations = []
-    for number, region in enumerate(regions, start=1):
-        left, top, right, bottom = region.box
-        counts = region.run_lengths(height, width)
-        annotations.append(
+    return {
+        "info": info,
+        "images": [{"id": 1, "width": width, "height": height, "file_name": file_name}],
+        "categories": [{"id": 1, "name": "anomaly", "supercategory": "anomaly"}],
+        "annotations": [
             {
                 "id": number,
                 "image_id": 1,
@@ -108,14 +91,14 @@ def coco_file(
                 "iscrowd": 0,
                 "area": region.pixels,
                 "bbox": [left, top, right - left, bottom - top],
-                "segmentation": {"size": [height, width], "counts": counts},
+                "segmentation": {
+                    "size": [height, width],
+                    "counts": region.run_lengths(height, width),
+                },
                 "score": region.mean,
                 "max_score": region.max,
             }
-        )
-    return {
-        "info": info,
-        "images": [{"id": 1, "width": width, "height": height, "file_name": file_name}],
-        "categories": [{"id": 1, "name": "anomaly", "supercategory": "anomaly"}],
-        "annotations": annotations,
+            for number, region in enumerate(regions, start=1)
+            for left, top, right, bottom in [region.box]
+        ],
     }

@@ -1,4 +1,4 @@
-"""One anomaly score of a prediction at one threshold: its mask and regions, and a JSON summary.
+"""Read one anomaly score of a prediction at one threshold: mask, regions, JSON summary.
 
 Files, figures and summaries are all made from an ``Analysis``, so they show the same pixels.
 """
@@ -26,11 +26,7 @@ class Analysis:
     """One score of a prediction, read at a threshold.
 
     Attributes:
-        prediction: as given.
-        score: one of ``scores.SCORES``.
-        range: low and high of the range that images of the score use.
-        calibrated: whether that range was measured.
-        threshold: a pixel is anomalous from here on.
+        range: of the heat map, low and high; ``calibrated`` if measured.
         threshold_from: ``given``, ``fpr05`` or ``middle of the range``.
         min_pixels: of a region to be listed or outlined.
     """
@@ -43,13 +39,12 @@ class Analysis:
         *,
         min_region_pixels: int | None = None,
     ) -> None:
-        """Choose what is read.
+        """Choose score and threshold.
 
         Args:
-            prediction: from a ``Predictor``.
-            score: one of ``scores.SCORES``; None for the prediction's settings'.
-            threshold: in score units; None for the calibrated one, or the middle of the nominal
-                range.
+            prediction: to read.
+            score: one of ``scores.SCORES``; None for the settings'.
+            threshold: None for the calibrated one, or the middle of the nominal range.
             min_region_pixels: None for the settings', at least ``MIN_REGION_PIXELS``.
 
         Raises:
@@ -76,7 +71,7 @@ class Analysis:
 
     @property
     def values(self) -> NDArray[np.float32]:
-        """(H, W): the score, smoothed as the settings say."""
+        """The score (H, W), smoothed as the settings say."""
         return self.prediction.anomaly_map(self.score)
 
     @functools.cached_property
@@ -86,21 +81,21 @@ class Analysis:
 
     @functools.cached_property
     def mask(self) -> NDArray[np.bool_]:
-        """(H, W): True where anomalous.
+        """The anomalous pixels (H, W).
 
-        Decided on the codes, as the page and readers of ``score16.png`` do: half a step around
-        the threshold, less than 1/65535 of the map's range, the raw scores may differ.
+        Decided on the codes, as by the page and readers of ``score16.png``; raw scores within half
+        a step of the threshold (1/65535 of the map's range) may differ.
         """
         return self.quantized.codes >= self.quantized.threshold_code(self.threshold)
 
     @functools.cached_property
     def regions(self) -> list[Region]:
-        """Regions of at least ``min_pixels``, the largest first."""
+        """The regions of at least ``min_pixels``, the largest first."""
         return find_regions(self.mask, self.values, self.min_pixels)
 
     @functools.cached_property
     def outlined(self) -> NDArray[np.bool_]:
-        """(H, W): the mask less the regions that are too small."""
+        """The mask (H, W) without regions that are too small."""
         outlined = np.zeros_like(self.mask)
         for region in self.regions:
             left, top, right, bottom = region.box
@@ -109,7 +104,7 @@ class Analysis:
 
     @functools.cached_property
     def classes(self) -> list[dict[str, Any]]:
-        """Classes, largest first: ``index``, ``name``, ``color``, ``pixels``, ``share``."""
+        """The classes, largest first: ``index``, ``name``, ``color``, ``pixels``, ``share``."""
         prediction = self.prediction
         counts = np.bincount(prediction.semantic.ravel(), minlength=len(prediction.class_names))
         return [
@@ -125,16 +120,10 @@ class Analysis:
         ]
 
     def summary(self) -> dict[str, Any]:
-        """Summarise it in plain values ready for JSON.
+        """Summarise the analysis in plain values ready for JSON.
 
-        Returns:
-            ``model``, ``parameters``, ``size`` and ``computed_size`` as [height, width], ``score``,
-            ``range``, ``calibrated``, ``threshold``, ``threshold_from``, ``classes`` (largest
-            first, with their share of the area), ``anomalous_share``, ``regions`` (largest first;
-            boxes as [left, top, right, bottom), right and bottom excluded), ``regions_found``,
-            ``smallest_region`` (in pixels), ``score16`` (how to read that file: score = low +
-            code * step), ``settings``, ``milliseconds`` per stage, ``shared`` (stages that another
-            model of the comparison had already computed) and ``notes``.
+        Sizes are [height, width], boxes [left, top, right, bottom), shares of the image's area;
+        ``score16`` is that file's encoding; another model computed the ``shared`` stages.
         """
         prediction, regions = self.prediction, self.regions
         notes = list(prediction.notes)

@@ -1,17 +1,13 @@
-"""The files of a result; the command line, the page and batches all write them here.
-
-After a prefix such as ``left_``:
+"""Write the files of a result, after a prefix such as ``left_``.
 
 - ``semantic.png``  8-bit gray, label values;
 - ``overlay.png``   class colours over the image, anomalies outlined;
 - ``heat.png``      the score over its stated range as colours, anomalies outlined;
-- ``score16.png``   16-bit gray, the smoothed score as codes (``outputs.quantize``); as JSON in the
-  PNG's text ``mask2kan``: ``low``, ``high`` and ``step`` (score = low + code * step), ``range``
-  (low and high once more), ``score``, ``threshold``, the code it stands for (``anomalous_from``),
-  ``calibrated``, and the ``calibrated_range`` or null;
-- ``score.npz``     ``score`` (H, W) raw float32, and ``smoothed``, what the threshold is applied to
-  (equal where the settings smooth nothing), with ``name``, ``range``, ``threshold`` and ``sigma``,
-  the smoothing as a share of the longer side;
+- ``score16.png``   16-bit gray, the smoothed score as codes (``outputs.quantize``); JSON in the
+  PNG's text ``mask2kan``: ``low``, ``high``, ``step``, ``range`` (low and high), ``score``,
+  ``threshold`` and its code (``anomalous_from``), ``calibrated``, ``calibrated_range`` or null;
+- ``score.npz``     ``score`` (H, W) raw float32, ``smoothed`` (the threshold applies to it),
+  ``name``, ``range``, ``threshold`` and ``sigma``, the smoothing as a share of the longer side;
 - ``regions.json``  the anomalous regions as a COCO annotation file.
 """
 
@@ -48,22 +44,13 @@ def write_results(
     image_name: str = "",
     colormap: str = "inferno",
 ) -> list[Path]:
-    """Write files of a result, each whole or not at all.
+    """Write files of a result, each whole or not at all; returns their paths.
 
-    Args:
-        analysis: what they show.
-        folder: made when it does not exist.
-        prefix: what their names begin with, before an underscore.
-        names: of ``FILES``.
-        image_name: as of ``encode``.
-        colormap: as of ``encode``.
-
-    Returns:
-        The paths, in the order of the names.
+    An underscore follows the prefix; ``names`` are of ``FILES``, the options those of ``encode``.
 
     Raises:
         ConfigError: as ``encode``; nothing is written then.
-        WriteError: when the folder cannot be written; files already complete stay.
+        WriteError: when the folder cannot be written; complete files stay.
     """
     contents = [encode(analysis, name, image_name=image_name, colormap=colormap) for name in names]
     paths = [Path(folder) / f"{prefix}_{name}" for name in names]
@@ -73,13 +60,7 @@ def write_results(
 def encode(
     analysis: Analysis, name: str, *, image_name: str = "", colormap: str = "inferno"
 ) -> bytes:
-    """Encode one file of a result.
-
-    Args:
-        analysis: what it shows.
-        name: one of ``FILES``.
-        image_name: for ``regions.json``.
-        colormap: of ``heat.png``, any of matplotlib's.
+    """Encode one of ``FILES``; ``image_name`` is for ``regions.json``, ``colormap`` for the heat.
 
     Raises:
         ConfigError: for an unknown file or colour map.
@@ -109,14 +90,14 @@ def encode(
 
 
 def class_overlay(analysis: Analysis) -> RGB:
-    """Blend class colours over the image: (H, W, 3)."""
+    """Blend class colours over the image."""
     prediction = analysis.prediction
     colours = drawing.colorize(prediction.semantic, prediction.palette)
     return drawing.overlay(prediction.image, colours, OVERLAY_ALPHA)
 
 
 def png_bytes(array: NDArray[Any], facts: dict[str, Any] | None = None) -> bytes:
-    """Encode an 8-bit gray, 16-bit gray or RGB PNG; ``facts`` go into its text as JSON."""
+    """Encode an 8-bit gray, 16-bit gray or RGB PNG, with ``facts`` as JSON in its text."""
     text = PngImagePlugin.PngInfo()
     if facts:
         text.add_text("mask2kan", json.dumps(facts))
