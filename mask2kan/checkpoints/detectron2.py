@@ -52,7 +52,7 @@ def is_detectron2(state: StateDict) -> bool:
 
 
 def read_detectron2(state: StateDict, origin: str) -> Checkpoint:
-    """Translate a detectron2 state dict and read the architecture off it.
+    """Translate a state dict and infer its architecture.
 
     Raises:
         CheckpointError: for another architecture, or two keys that mean the same.

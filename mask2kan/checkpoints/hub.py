@@ -48,7 +48,7 @@ from mask2kan.checkpoints.manifest import Address, bundled_file, entry_of, hub_a
 from mask2kan.checkpoints.parts import INDICES, pick_files, shards_of, trunk_beside
 from mask2kan.checkpoints.readers import MAX_BYTES, SHA256, sha256_of
 from mask2kan.errors import CheckpointError, WriteError, one_line
-from mask2kan.media.files import atomic_writer
+from mask2kan.media.files import write_bytes
 
 Progress = Callable[[int, int], None]
 
@@ -125,8 +125,8 @@ def fetch(
         repo: ``owner/name``.
         file: the weights' file, when the repository has several.
         revision: a branch, tag or commit; None for the main branch.
-        progress: called with the bytes fetched and in total, several times a second. An exception
-            from it (no ``OSError``) ends the download; the next call keeps whole files.
+        progress: called often with the bytes fetched and in total; may raise (no ``OSError``) to
+            end the download.
 
     Returns:
         The folder and the weights' file (or index of shards) in it.
@@ -209,7 +209,7 @@ class _Repository:
         self.files = {sibling.rfilename: sibling for sibling in info.siblings or []}
 
     def require_moderate(self, names: list[str]) -> int:
-        """Sum the files' sizes; refuse more than ``MAX_BYTES``."""
+        """Sum sizes up to ``MAX_BYTES``."""
         total = sum(self.files[name].size or 0 for name in names)
         if total > MAX_BYTES:
             raise CheckpointError(f"It has {total:,} bytes; up to {MAX_BYTES:,} are fetched.")
@@ -269,10 +269,7 @@ class _Repository:
 
 
 def _pieces(url: str, size: int) -> Iterator[bytes]:
-    """Yield a file's content as it arrives; resume where a connection broke.
-
-    A server that starts over instead is caught by the digest later.
-    """
+    """Yield a file's content as it arrives; resume where a connection broke."""
     done = failures = 0
     while done < size:
         # Compressed, a second answer would not continue the first
@@ -301,16 +298,13 @@ def _cache_folder(repo: str) -> Path:
 
 
 def _remember(address: Address, commit: str | None) -> None:
-    """Note the branch's commit as the client does, to find the checkpoint without network.
-
-    Where the cache is read-only, everything was there before and the note stands.
-    """
+    """Note the branch's commit as the client does, to find the checkpoint without network."""
     branch = address.revision or constants.DEFAULT_REVISION
     if commit is None or branch == commit or ".." in PurePosixPath(branch).parts:
         return
     note = _cache_folder(address.repo) / "refs" / branch
-    with contextlib.suppress(WriteError), atomic_writer(note) as file:
-        file.write(commit.encode())
+    with contextlib.suppress(WriteError):  # a read-only cache had everything before, the note too
+        write_bytes(note, commit.encode())
 
 
 def _find_cached(repo: str, file: str | None, revision: str | None) -> tuple[Path, list[str]]:

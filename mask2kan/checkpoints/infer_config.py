@@ -50,10 +50,9 @@ class Checkpoint:
     Attributes:
         origin: the user's name for it, for messages.
         format: ``native``, ``detectron2`` or ``transformers``.
-        state: our key to tensor, floating point ones in float32.
+        state: floating point tensors are float32.
         names: our key to the key in the file, where they differ.
         calibration: per anomaly score.
-        card: its maker's description, any JSON object.
     """
 
     origin: str
@@ -67,15 +66,10 @@ class Checkpoint:
 
 
 def infer_config(state: Mapping[str, Tensor], *, num_heads: int = 8, **others: Any) -> ModelConfig:
-    """Infer the configuration from weights in our key names.
-
-    Args:
-        state: our key to tensor.
-        num_heads: of all attentions outside a Swin backbone.
-        others: fields that the weights do not show, e.g. ``class_names``.
+    """Infer the configuration from weights; ``others`` are fields that they do not show.
 
     Raises:
-        CheckpointError: when a part is missing or its shape fits nothing we build.
+        CheckpointError: for a missing part or an unsupported shape.
     """
     queries, hidden = _shape(state, "transformer_decoder.query_feat.weight", 2)
     points = _shape(state, "pixel_decoder.encoder_layers.0.self_attn.sampling_offsets.weight", 2)[0]

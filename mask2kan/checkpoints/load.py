@@ -40,12 +40,11 @@ def load_model(
     """Load a model, in evaluation mode.
 
     Args:
-        source: a file or folder (of a training run: its best weights), a name from
-            ``list_weights()`` or a Hub repository id, tried in this order; an ``Address`` always
-            means the Hub.
+        source: a file or folder (of a training run: its best), a name from ``list_weights()`` or a
+            Hub repository id, tried in this order; an ``Address`` always means the Hub.
         file: the weights' file, when a folder or repository holds several.
-        revision: a branch, tag or commit of a Hub repository.
-        device: ``auto`` (a CUDA GPU where there is one), or any name torch knows.
+        revision: a branch, tag or commit on the Hub.
+        device: ``auto`` (a GPU where there is one), or torch's name.
 
     Raises:
         CheckpointError: for a missing, damaged, unsafe or incomplete one, or another architecture.

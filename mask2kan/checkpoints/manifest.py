@@ -67,7 +67,7 @@ def is_repo_id(source: str) -> bool:
 
 
 def hub_address(source: str) -> Address | None:
-    """Return the Hub address that ``load_model`` would take; None where it would take none."""
+    """Return the Hub address that ``load_model`` would take, if any."""
     if not source.strip() or "\0" in source or Path(source).expanduser().exists():
         return None
     return named_address(source)

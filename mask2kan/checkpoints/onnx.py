@@ -28,10 +28,9 @@ SMALLEST_SIDE = 32
 def export_onnx(model: Mask2KAN, path: str | Path, height: int, width: int) -> Path:
     """Write an ONNX file that maps an image to its queries; returns its path.
 
-    Its input ``images`` is (1, 3, H, W) float32 RGB in [0, 1]; its outputs are ``pred_logits``
-    (1, Q, K+1) and ``pred_masks`` (1, Q, ceil32(H)/4, ceil32(W)/4). Class names, palette and
-    calibration are in the file's metadata, each as JSON. The model itself is moved to the CPU in
-    float32, and set to evaluation mode.
+    Input: ``images`` (1, 3, H, W) float32 RGB in [0, 1]; outputs: ``pred_logits`` (1, Q, K+1) and
+    ``pred_masks`` (1, Q, ceil32(H)/4, ceil32(W)/4); metadata: class names, palette and calibration
+    as JSON. The model itself moves to the CPU, float32 and evaluation mode.
 
     Raises:
         BackendError: when the packages that write ONNX are not installed.

@@ -1,8 +1,8 @@
 """Read detectron2's ``.pkl`` checkpoints without running anything they contain.
 
-A pickle is a program: it is refused if any opcode names something else than numpy's array
-constructors, then run by the pure-Python unpickler with inert stand-ins for those, which check
-sizes and use ``np.frombuffer``. Mutated files crash the C unpickler and numpy's constructors.
+A pickle is a program: one that names more than numpy's array constructors is refused, and the
+pure-Python unpickler runs the others with inert stand-ins, which check sizes. Mutated files crash
+the C unpickler and numpy's own constructors.
 
 Source of the format: ``pickletools`` and numpy's ``ndarray.__reduce__``.
 """

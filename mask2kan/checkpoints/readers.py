@@ -1,8 +1,7 @@
 """Read named tensors from a file of any kind.
 
-The kind is decided by the first bytes, not by the name; the file is opened once, so what was
-checked is read. PyTorch files go through ``torch.load(weights_only=True)`` after a check of their
-zip's CRCs and of the names in their pickle; other pickles go through ``pickles.py``.
+Its first bytes decide the kind, and it is opened once, so what was checked is read. PyTorch files
+go through ``torch.load(weights_only=True)`` after a check of CRCs and of the names in their pickle.
 """
 
 from __future__ import annotations
@@ -58,10 +57,7 @@ class Contents:
 def read_file(path: Path, origin: str, sha256: str | None = None) -> Contents:
     """Read a checkpoint file of any kind.
 
-    Args:
-        path: a regular file.
-        origin: the user's name for it, for messages.
-        sha256: its expected digest.
+    ``origin`` is the user's name for it, for messages; ``sha256`` its expected digest.
 
     Raises:
         CheckpointError: one line that says what is wrong with the file.

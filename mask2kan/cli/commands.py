@@ -1,4 +1,4 @@
-"""What each command does; ``mask2kan.cli.main`` parses its options."""
+"""The commands; ``mask2kan.cli.main`` parses their options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mask2kan.checkpoints import list_weights, load_model, save_model
 from mask2kan.cli.predict_job import PredictJob, Report, Task
-from mask2kan.cli.reporting import complain, describe_model, tell_results
+from mask2kan.cli.reporting import complain, describe_model, print_results
 from mask2kan.errors import ConfigError
 from mask2kan.inference.comparison import Comparison
 from mask2kan.inference.predictor import Predictor
@@ -35,8 +35,8 @@ _PREDICTOR_OPTIONS = (
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Segment images with one model; four files and a JSON summary each."""
-    tasks = _tasks(options.pictures)
+    """Segment images with one model; write four files and a JSON summary each."""
+    tasks = _tasks(options.images)
     job = PredictJob(
         model=options.model or _bundled("mask2kan"),
         out=options.out,
@@ -44,20 +44,20 @@ def predict(options: argparse.Namespace) -> int:
         threshold=options.threshold,
         predictor={name: getattr(options, name) for name in _PREDICTOR_OPTIONS},
     )
-    missing = [task for task in tasks if not (options.resume and job.is_done(task))]
-    if len(missing) < len(tasks):
-        print(f"{len(tasks) - len(missing)} of {len(tasks)} images were done before.")
+    todo = [task for task in tasks if not (options.resume and job.is_done(task))]
+    if len(todo) < len(tasks):
+        print(f"{len(tasks) - len(todo)} of {len(tasks)} images were done before.")
     if options.ray or options.ray_address or options.workers is not None:
         workers, address = options.workers, options.ray_address
-        outcomes = run_actors(job.worker, missing, workers=workers, address=address)
+        outcomes = run_actors(job.worker, todo, workers=workers, address=address)
     else:
-        outcomes = run_here(job.worker, missing)
-    return _report_all(outcomes, len(missing))
+        outcomes = run_here(job.worker, todo)
+    return _report_all(outcomes, len(todo))
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Run two models on the same images; one folder per image."""
-    tasks = _tasks(options.pictures)
+    """Run two models on the same images; write a folder per image."""
+    tasks = _tasks(options.images)
     return _report_all(run_here(lambda: _comparer(options), tasks), len(tasks))
 
 
@@ -66,17 +66,16 @@ def _comparer(options: argparse.Namespace) -> Callable[[Task], Report]:
     from mask2kan.outputs.comparison_figure import comparison_page, write_page
 
     sources = (options.left or _bundled("mask2kan"), options.right or _bundled("mask2former"))
-    chosen = {name: getattr(options, name) for name in _PREDICTOR_OPTIONS}
-    comparison = Comparison(
-        *(Predictor(load_model(source, device=options.device), **chosen) for source in sources)
-    )
+    settings = {name: getattr(options, name) for name in _PREDICTOR_OPTIONS}
+    models = (load_model(source, device=options.device) for source in sources)
+    comparison = Comparison(*(Predictor(model, **settings) for model in models))
     titles = [Path(source).name if Path(source).exists() else source for source in sources]
     thresholds = [
-        options.threshold if own is None else own
-        for own in (options.left_threshold, options.right_threshold)
+        options.threshold if threshold is None else threshold
+        for threshold in (options.left_threshold, options.right_threshold)
     ]
 
-    def compared(task: Task) -> Report:
+    def compare_image(task: Task) -> Report:
         path, folder = Path(task[0]), options.out / task[1]
         predictions = comparison(path)
         analyses = [
@@ -100,20 +99,16 @@ def _comparer(options: argparse.Namespace) -> Callable[[Task], Report]:
         labels = [f"{side} " for side in SIDES]
         return Report(list(zip(labels, summaries, strict=True)), predictions[0].notes, written)
 
-    return compared
+    return compare_image
 
 
 def info(options: argparse.Namespace) -> int:
-    """Print what a checkpoint (or a model name) is."""
+    """Describe a checkpoint or an architecture."""
     if options.model in model_names():
         model = create_model(options.model)
     else:
         model = load_model(options.model, device=options.device)
-    parts = {
-        name: sum(parameter.numel() for parameter in part.parameters())
-        for name, part in model.named_children()
-    }
-    head = model.transformer_decoder.mask_embed
+    parts = {name: _count_parameters(part) for name, part in model.named_children()}
     facts = {
         "model": options.model,
         "format": model.format or "architecture with random weights",
@@ -125,7 +120,7 @@ def info(options: argparse.Namespace) -> int:
         "parameters": {
             "total": sum(parts.values()),
             **parts,
-            "mask_embed": sum(parameter.numel() for parameter in head.parameters()),
+            "mask_embed": _count_parameters(model.transformer_decoder.mask_embed),
         },
         "class_names": list(model.class_names),
         "palette": model.palette.tolist(),
@@ -137,31 +132,35 @@ def info(options: argparse.Namespace) -> int:
     return 0
 
 
+def _count_parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def models(options: argparse.Namespace) -> int:
     """List architectures and the weights that can be loaded by name."""
-    bundled = set(list_weights(bundled_only=True))
-    weights = {name: name in bundled for name in list_weights()}
+    bundled = list_weights(bundled_only=True)
     if options.json:
-        listed = [{"name": name, "bundled": here} for name, here in weights.items()]
-        print(json.dumps({"architectures": model_names(), "weights": listed}, indent=2))
+        weights = [{"name": name, "bundled": name in bundled} for name in list_weights()]
+        print(json.dumps({"architectures": model_names(), "weights": weights}, indent=2))
         return 0
-    configs = {name: model_config(name) for name in model_names()}
     architectures = [
         (name, f"{config.mask_embed} head, {config.masked_attention} masked attention")
-        for name, config in configs.items()
+        for name in model_names()
+        for config in [model_config(name)]
     ]
     title = "architectures (random weights, for create_model and info):"
     print(Table(("", ""), architectures, title, text_columns=2).text())
+    title = "weights (for --model, --left, --right):"
     places = [
-        (name, "bundled" if here else "downloaded when used") for name, here in weights.items()
+        (name, "bundled" if name in bundled else "downloaded when used") for name in list_weights()
     ]
-    print(Table(("", ""), places, "weights (for --model, --left, --right):", text_columns=2).text())
+    print(Table(("", ""), places, title, text_columns=2).text())
     print("Any .safetensors, .pth or .pkl file and any Hub repository id can stand there too.")
     return 0
 
 
 def convert(options: argparse.Namespace) -> int:
-    """Write any readable checkpoint as our safetensors."""
+    """Convert a checkpoint to our safetensors."""
     _require_new_file(options.output, ".safetensors", "a safetensors file", options.force)
     model = load_model(options.model, device="cpu")
     dtype = torch.float16 if options.dtype == "float16" else None
@@ -183,23 +182,21 @@ def export(options: argparse.Namespace) -> int:
     if find_spec("onnxruntime") is None:
         print("Not checked: onnxruntime is not installed.")
         return 0
-    for name, apart in largest_onnx_difference(model, options.output).items():
-        print(f"  {name}: at most {apart:.2g} from ours in onnxruntime")
+    for name, difference in largest_onnx_difference(model, options.output).items():
+        print(f"  {name}: at most {difference:.2g} from ours in onnxruntime")
     return 0
 
 
 def unique_stems(images: Sequence[Path]) -> list[str]:
-    """File names without suffix; a repeated one gets the next free number: road, road_2."""
-    taken: set[str] = set()
-    stems = []
+    """Take the files' stems; a repeated one gets the next free number: road, road_2."""
+    stems: dict[str, str] = {}  # by their case-folded form
     for path in images:
         stem, number = path.stem, 1
-        while stem.casefold() in taken:
+        while stem.casefold() in stems:
             number += 1
             stem = f"{path.stem}_{number}"
-        taken.add(stem.casefold())
-        stems.append(stem)
-    return stems
+        stems[stem.casefold()] = stem
+    return list(stems.values())
 
 
 def _tasks(arguments: Sequence[str]) -> list[Task]:
@@ -208,7 +205,7 @@ def _tasks(arguments: Sequence[str]) -> list[Task]:
 
 
 def _report_all(outcomes: Iterator[Outcome[Task, Report]], count: int) -> int:
-    """Say what became of every image; go on after one that fails, and fail at the end."""
+    """Print every image's results or failure; returns the exit status."""
     failed = 0
     hidden = count == 1 or not sys.stderr.isatty()
     for outcome in tqdm(outcomes, total=count, unit="image", disable=hidden):
@@ -217,14 +214,14 @@ def _report_all(outcomes: Iterator[Outcome[Task, Report]], count: int) -> int:
             failed += 1
             complain(outcome.error, path)
         if outcome.result is not None:
-            tell_results(path, *outcome.result)
+            print_results(path, *outcome.result)
     if failed and count > 1:
         tqdm.write(f"{failed} of {count} images failed.", file=sys.stderr)
     return 1 if failed else 0
 
 
 def _bundled(family: str) -> str:
-    """The first bundled model of a family."""
+    """Return the first bundled model of a family."""
     for name in list_weights(bundled_only=True):
         if name.startswith(family):
             return name

@@ -1,7 +1,7 @@
-"""The command line: ``python -m mask2kan predict | compare | info | models | convert``.
+"""The command line: ``python -m mask2kan predict | compare | info | models | convert | export``.
 
-Exit status: 0 when everything worked, 1 when some image or step failed (each with one line on
-standard error, the rest still done), 2 for arguments that make no sense.
+Exit status: 0 for success, 1 when an image or step failed (one line each on standard error; the
+rest is done), 2 for wrong arguments.
 """
 
 from __future__ import annotations
@@ -44,14 +44,7 @@ _EXAMPLES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        arguments: what follows the program's name; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """Run one command with these arguments, or the process's; returns the exit status."""
     return run_command(_parser(), _run, arguments, prefix="mask2kan", failure=1)
 
 
@@ -80,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--resume", help="leave out what the same model and options were done with", **_FLAG)
     add("--ray", help="spread the images with Ray Data", **_FLAG)
     add("--ray-address", help="of a running cluster, which shares --out (default: start one here)")
-    add("--workers", type=int, help="Ray actors (default: a card or four cores each)")
+    add("--workers", type=int, help="Ray actors (default: a GPU or four cores each)")
 
     add = _command(subparsers, commands.compare, "two models side by side on the same images")
     add("--left", help=f"{source} (default: the bundled KAN model)")
@@ -115,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 def _command(
     subparsers: Any, command: Callable[[argparse.Namespace], int], summary: str
 ) -> Callable[..., Any]:
-    """Add a command under its function's name; returns what adds an option to it."""
+    """Add a command under its function's name; returns its ``add_argument``."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         command.__name__,
         help=summary,
@@ -128,13 +121,13 @@ def _command(
 
 
 def _image_options(add: Callable[..., Any]) -> None:
-    add("pictures", nargs="+", help="images, folders and quoted patterns")
+    add("images", nargs="+", help="images, folders and quoted patterns")
     add("--score", choices=SCORES, help="anomaly score (default: the checkpoint's, else msp)")
     add(
         "--settings",
         choices=("checkpoint", "native"),
         default="checkpoint",
-        help="sizes and smoothing: as the checkpoint's makers say, or one look at the image's "
+        help="sizes and smoothing: as the checkpoint's makers say, or one pass at the image's "
         "own size (default: %(default)s)",
     )
     add("--threshold", type=float, help="anomalous from here on (default: the calibrated one)")

@@ -1,4 +1,4 @@
-"""What the ``predict`` command does with one image, here or in a process of its own."""
+"""Predict one image and write its results, in this process or a worker's."""
 
 from __future__ import annotations
 
@@ -16,19 +16,13 @@ from mask2kan.media.files import json_bytes, write_bytes
 from mask2kan.outputs.summary import Analysis
 from mask2kan.outputs.writer import write_results
 
-Task = tuple[str, str]  # an image's path, and what its results' names begin with
+Task = tuple[str, str]  # an image's path, and the prefix of its results' names
 
-_SAME_ANSWER = ("device", "compile", "graphs")  # options that change a result in its rounding only
+_SAME_RESULT = ("device", "compile", "graphs")  # options that change rounding only
 
 
 class Report(NamedTuple):
-    """What is said of an image that was segmented.
-
-    Attributes:
-        summaries: a label and ``Analysis.summary`` of each model.
-        notes: of the prediction.
-        written: the JSON file, the last one written.
-    """
+    """Each model's label and ``Analysis.summary``, the prediction's notes, and the JSON file."""
 
     summaries: list[tuple[str, dict[str, Any]]]
     notes: tuple[str, ...]
@@ -37,15 +31,7 @@ class Report(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PredictJob:
-    """A model, and where and how its results are written.
-
-    Attributes:
-        model: anything ``load_model`` takes.
-        out: folder of the results.
-        score: as of ``Analysis``.
-        threshold: as of ``Analysis``.
-        predictor: options of ``Predictor``.
-    """
+    """A source of ``load_model``, the options of ``Analysis`` and ``Predictor``, and a folder."""
 
     model: str
     out: Path
@@ -54,33 +40,30 @@ class PredictJob:
     predictor: Mapping[str, Any]
 
     def is_done(self, task: Task) -> bool:
-        """Whether all results of this very image are there, made with the same settings.
-
-        The JSON file, which says so, is written last.
-        """
+        """Whether all results of this very image are there, made with the same settings."""
         try:
-            known = json.loads(self._summary_file(task).read_bytes())
+            facts = json.loads(self._summary_file(task).read_bytes())  # written last
             expected = (task[0], image_stamp(task[0]), self.options)
-            found = (known["picture"], known["picture_stamp"], known["options"])
-            return found == expected and all((self.out / name).is_file() for name in known["files"])
+            if (facts["picture"], facts["picture_stamp"], facts["options"]) != expected:
+                return False
+            return all((self.out / name).is_file() for name in facts["files"])
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
     @functools.cached_property
     def options(self) -> dict[str, Any]:
-        """What results depend on, beside the image, in plain values ready for JSON."""
-        options = {key: v for key, v in self.predictor.items() if key not in _SAME_ANSWER}
+        """All that results depend on beside the image, ready for JSON."""
         return {
             "model": self.model,
-            # of a name the weights are told by it
+            # a bundled name or a Hub id stands for its weights
             "weights": sha256_of(Path(self.model)) if Path(self.model).is_file() else None,
             "score": self.score,
             "threshold": self.threshold,
-            **options,
+            **{key: value for key, value in self.predictor.items() if key not in _SAME_RESULT},
         }
 
     def worker(self) -> Callable[[Task], Report]:
-        """Load the model; returns what segments an image and writes its files."""
+        """Load the model; returns a function that segments an image and writes its files."""
         model = load_model(self.model, device=self.predictor.get("device", "auto"))
         return functools.partial(self._segment, Predictor(model, **self.predictor))
 
@@ -105,6 +88,6 @@ class PredictJob:
 
 
 def image_stamp(path: str) -> dict[str, int]:
-    """What tells an image from another of the same name: bytes, and when it was modified."""
-    known = Path(path).stat()
-    return {"bytes": known.st_size, "modified_ns": known.st_mtime_ns}
+    """Identify an image among others of the same name by its size and time of modification."""
+    status = Path(path).stat()
+    return {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}

@@ -1,4 +1,4 @@
-"""From a command's arguments to its exit status; shared by every command of the project."""
+"""Run a command of the project: from its arguments to its exit status."""
 
 from __future__ import annotations
 
@@ -23,14 +23,11 @@ def run_command(
 
     Args:
         parser: of its arguments.
-        command: takes the parsed arguments; None is exit status 0.
-        arguments: what follows the program's name; None for those of this process.
-        prefix: before the message of an error.
+        command: its None is exit status 0.
+        arguments: None for the process's.
+        prefix: of an error's message.
         failure: exit status after an error.
-        stopped: printed after an interruption, whose exit status is 130.
-
-    Returns:
-        The exit status.
+        stopped: printed after an interruption (exit status 130).
     """
     options = parser.parse_args(arguments)
     try:
