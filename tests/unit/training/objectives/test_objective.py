@@ -150,7 +150,7 @@ def test_distillation_learns_the_old_head_from_images_alone(tmp_path):
     images = SyntheticStreets("train", 12)
     for index, name in enumerate(images.names):
         Image.fromarray(images.arrays(index)[0]).save(folder / f"{name}.png")
-    settings = [f"data=images:{folder}", "steps=20", "eval_every=20", "eval_pictures=1"]
+    settings = [f"data=pictures:{folder}", "steps=20", "eval_every=20", "eval_pictures=1"]
     settings += ["lr=3e-3", "grid_update_steps=(1,)"]
     trainer = _head_only(tmp_path / "run", "mask2former_road", *settings, name="distill_kan")
     start = {key: value.clone() for key, value in trainer.model.state_dict().items()}
@@ -210,7 +210,7 @@ def test_the_contrastive_term_joins_where_outliers_are_pasted(tmp_path):
         ("head_only_kan", ["fresh=()"], "add mask_embed to fresh"),
         ("head_only_kan", ["data=synthetic:ade20k"], "add class_embed to fresh"),
         ("camvid_kan", ["data=synthetic:cityscapes"], "model.num_classes unset"),
-        ("camvid_kan", ["data=images:/tmp"], "has no labels"),
+        ("camvid_kan", ["data=pictures:/tmp"], "has no labels"),
         ("camvid_kan", ["pretrained_backbone=gone.pth"], "pretrained_backbone=timm.*or random"),
     ],
 )
