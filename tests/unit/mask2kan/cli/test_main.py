@@ -217,7 +217,7 @@ def test_info_of_a_checkpoint_and_of_an_architecture(checkpoints, capsys):
     assert facts["parameters"]["total"] == sum(p.numel() for p in model.parameters())
     assert run("info", checkpoints[0]) == 0
     text = capsys.readouterr().out
-    assert "fpr05 0.55" in text
+    assert "0.5500" in text
     assert "classes (19): road, sidewalk" in text
     assert run("info", "mask2former_mobilenetv2") == 0
     assert "calibration: none" in capsys.readouterr().out
