@@ -34,20 +34,19 @@ def calibrate(
     limit: int | None = None,
     device: str = "auto",
 ) -> dict[str, dict[str, Any]]:
-    """Calibrate a checkpoint of this project on an anomaly data set and write it back.
+    """Calibrate a checkpoint on an anomaly data set and write it back.
 
     Args:
         checkpoint: a ``.safetensors`` file; one not written by ``save_model`` needs ``out``.
-        out: where to; the checkpoint itself when None. Replaced in one step.
+        out: None to replace the checkpoint, in one step.
         data: an anomaly data set.
-        root: its folder; None to look in the usual places.
+        root: its folder; None for the usual places.
         settings: to write as well; None for the checkpoint's own.
-        limit: use only that many images, evenly spread.
+        limit: images, evenly spread.
         device: of the predictor.
 
     Returns:
-        What was written: score to ``{"range": [low, high], "fpr05": t, "tpr95": t, "best_f1": t,
-        "data": words}``.
+        Per score ``{"range": [low, high], "fpr05": t, "tpr95": t, "best_f1": t, "data": words}``.
 
     Raises:
         Mask2KANError: for anything that cannot be loaded, measured or written.
@@ -69,7 +68,7 @@ def calibrate(
     predictor = Predictor(model, device, "float32")
     meter = measure_scores(predictor, images, limit=limit, smoothed=True)
     words = IN_WORDS.get(data, ANOMALY_SETS[data].title)
-    words = f"{words}, {meter.about()['images']} images"
+    words = f"{words}, {meter.about()['pictures']} images"
     model.calibration = {
         score: {**evaluator.operating_points(), "data": words}
         for score, evaluator in meter.evaluators.items()
@@ -79,9 +78,9 @@ def calibrate(
 
 
 def stored_dtype(checkpoint: Path) -> torch.dtype | None:
-    """The small type a file's weights are stored in, or None for float32."""
+    """Return the half type a file's weights are stored in; None for float32."""
     with safe_open(checkpoint, framework="pt") as file:
-        found = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-    if "F16" in found:
+        dtypes = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    if "F16" in dtypes:
         return torch.float16
-    return torch.bfloat16 if "BF16" in found else None
+    return torch.bfloat16 if "BF16" in dtypes else None

@@ -42,7 +42,7 @@ def as_markdown(results: Mapping[str, Any], scores: Sequence[str]) -> str:
     for data, about in first["sets"].items():
         keys = [*PIXEL_FIGURES, *(COMPONENT_FIGURES if about["track"] else ())]
         title = (
-            f"{ANOMALY_SETS[data].title}: {about['images']} images, "
+            f"{ANOMALY_SETS[data].title}: {about['pictures']} images, "
             f"{about['prevalence']:.4f} of the area anomalous"
         )
         rows = [

@@ -17,7 +17,7 @@ def result_table(result: Mapping[str, Any]) -> Table:
     Args:
         result: from ``training.evaluate``.
     """
-    count = f"{result['images']} images"
+    count = f"{result['pictures']} images"
     if "scores" in result:
         title = f"{result['data']}: {count}, {result['prevalence']:.4f} of the area anomalous"
         rows = [

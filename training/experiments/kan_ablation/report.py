@@ -108,7 +108,7 @@ def title_of(content: Mapping[str, Any]) -> str:
     data, protocol = content["settings"]["data"], content["settings"]["protocol"]
     count, epochs = content["summary"][0]["n"], protocol["epochs"]
     return (
-        f"KAN ablation on {data['name']} ({data['images']:,} images), "
+        f"KAN ablation on {data['name']} ({data['pictures']:,} images), "
         f"{count} seed{'s' * (count != 1)}, {epochs} epoch{'s' * (epochs != 1)}, "
         f"λ = {protocol['regularization']:g}"
     )

@@ -2,14 +2,14 @@
 
 ``evaluation.json`` (Cityscapes; other data sets belong to no table)::
 
-    {"recipe": "thesis_swin_t_kan", "data": "cityscapes", "split": "val", "images": 500,
+    {"recipe": "thesis_swin_t_kan", "data": "cityscapes", "split": "val", "pictures": 500,
      "iou": 0.80, "iiou": 0.63, "category_iou": 0.91, "category_iiou": 0.81, ...}
 
 ``benchmark.json``, with the sets' names of ``training.experiments.published.ANOMALY_SETS``; of the
 scores only msp, the thesis's, is read::
 
     {"recipe": "thesis_swin_t_kan", "protocol": "exact", "sets": {"road_anomaly": {
-     "images": 60, "scores": {"msp": {"ap": 0.43, "auroc": 0.83, "fpr95": 0.70}, ...}}, ...}}
+     "pictures": 60, "scores": {"msp": {"ap": 0.43, "auroc": 0.83, "fpr95": 0.70}, ...}}, ...}}
 
 ``ablation.json`` is what ``training.ablation`` writes. Shares lie in [0, 1]; null is a figure that
 was not measured. Several files of one recipe are several seeds. Files of recipes that are not the
