@@ -1,30 +1,23 @@
-"""What a set of predicted masks costs: class, mask and dice losses after matching.
+"""Losses of a set of predicted masks: class, mask and dice after matching.
 
-Mask2Former's losses (Cheng et al., CVPR 2022): cross-entropy over the classes with a
-down-weighted no-object class, and binary cross-entropy plus dice at points that favour
-uncertain places; every decoder layer and the learnable queries are supervised the same way.
-The thesis adds λ1 times the KAN regularisation (eq. 2.6-2.9) and, for outlier training, λ2
-times a contrastive term; ``total`` is where such terms join.
+Mask2Former's (Cheng et al., CVPR 2022), for every decoder layer and the learnable queries, plus λ1
+times the KAN regularisation (thesis, eq. 2.6-2.9).
 
-Departs from the original: an image draws one set of uniform points per step, from a stream of its
-own, and each of its masks in each layer chooses the uncertain ones among them for itself, where
-the original draws anew for every mask and layer: the expected loss is the same, and reading all
-masks at the same points takes a third of the time. The class loss is averaged over the queries of
-all processes where the original averages per process, so that the loss of a batch does not depend
-on how it is spread. Void pixels are in no mask, as there: they count as background of every mask;
-so do pasted outliers. Void that says nothing (``IGNORED``) counts nowhere. A label may be a group
-of classes: its probability is then that of its classes together.
+Departs from the original: an image draws one set of uniform points per step, from its own stream,
+and each mask in each layer chooses its uncertain ones among them: the expected loss is the same, at
+a third of the time. The class loss is averaged over the queries of all processes, so that a batch's
+loss does not depend on how it is spread. Void and pasted outliers are background of every mask, as
+there; ``IGNORED`` counts nowhere. A group's probability is that of its classes together.
 
-Shapes: S predicted sets (decoder layers), B batch, Q queries, K classes, G groups, T masks of a
+Shapes: S predicted sets (decoder layers), B batch, Q queries, K classes, G groups, T masks of an
 image, n matched pairs of an image in a set, N of all images, P points, R drawn points.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,33 +28,18 @@ from mask2kan.modeling.kan.layers import KAN
 from ..data.augmentation import IGNORED, VOID
 from ..data.label_space import Groups, membership
 from .distributed import mean_over_processes
-from .matcher import (
-    HungarianMatcher,
-    Match,
-    Target,
-    padded_masks,
-    point_weights,
-    together,
-)
+from .matcher import HungarianMatcher, Match, Target, padded_masks, point_weights, together
 from .point_sampling import point_sample, sample_masks, uncertain_points
 
 
 def semantic_targets(labels: Tensor) -> list[dict[str, Tensor]]:
-    """One mask per class or group present, from label maps.
-
-    Args:
-        labels: (B, H, W) int64, values as in ``training.data.label_space``.
-
-    Returns:
-        B targets as ``training.objectives.matcher.Target`` has them.
-    """
+    """Make one mask per class or group present from (B, H, W) int64 label maps: B ``Target``s."""
     images = torch.arange(len(labels), device=labels.device)[:, None]
     values = (labels.flatten(1) + images * (VOID + 1)).flatten()
     counts = torch.bincount(values, minlength=len(labels) * (VOID + 1)).view(len(labels), -1)
     targets = []
     for label, present in zip(labels, counts.cpu(), strict=True):
-        classes = present[:IGNORED].nonzero().flatten()
-        classes = classes.to(labels.device)
+        classes = present[:IGNORED].nonzero().flatten().to(labels.device)
         target = {"labels": classes, "masks": label[None] == classes[:, None, None]}
         if present[IGNORED]:
             target["ignored"] = label == IGNORED
@@ -75,12 +53,12 @@ class SetCriterion(nn.Module):
     Args:
         num_classes: K, without the no-object class.
         class_weight, mask_weight, dice_weight: of the losses and of the matching costs.
-        no_object_weight: of the no-object class in the cross-entropy.
-        num_points: P, points per matched mask, and per image in the matching.
+        no_object_weight: in the cross-entropy.
+        num_points: P, per matched mask, and per image in the matching.
         oversample_ratio: candidates for uncertain points, as a multiple of P.
-        importance_ratio: share of P that are uncertain points; the others are uniform.
-        regularization_weight: λ1 of the KAN's regularisation.
-        groups: what labels from K on stand for.
+        importance_ratio: share of P that are uncertain points, not uniform ones.
+        regularization_weight: λ1.
+        groups: of labels from K on.
     """
 
     def __init__(
@@ -119,7 +97,7 @@ class SetCriterion(nn.Module):
         targets: Sequence[Target],
         draws: Callable[[int], Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Unweighted losses of one model: ``of_heads`` with one."""
+        """Return the unweighted losses of one model; see ``of_heads``."""
         return self.of_heads([outputs], targets, draws)[0]
 
     def of_heads(
@@ -128,28 +106,26 @@ class SetCriterion(nn.Module):
         targets: Sequence[Target],
         draws: Callable[[int], Tensor] | None = None,
     ) -> list[dict[str, Tensor]]:
-        """Unweighted losses of one or more heads, compared at the same points.
+        """Return each head's unweighted losses, all at the same points.
 
         Args:
             outputs: each head's ``pred_logits`` (B, Q, K+1), ``pred_masks`` (B, Q, h, w) and
-                ``aux_outputs``, as many everywhere.
-            targets: B images' ground truth, see ``semantic_targets``.
-            draws: gives (B, P, 2) uniform points for P, such as ``PointDraws``; torch's own stream
-                when absent.
+                ``aux_outputs``, equally many.
+            targets: of B images.
+            draws: gives (B, P, 2) uniform points for P; None for torch's own stream.
 
         Returns:
-            Per head ``loss_ce``, ``loss_mask`` and ``loss_dice`` of the last layer, and the same
-            with ``_<i>`` appended for the i-th of ``aux_outputs``.
+            Per head ``loss_ce``, ``loss_mask`` and ``loss_dice``; those of ``aux_outputs`` end in
+            ``_<i>``.
 
         Raises:
             NumericsError: when a prediction is not finite.
         """
-        layers = [[*one.get("aux_outputs", []), one] for one in outputs]
-        every = list(itertools.chain(*layers))
-        logits = torch.stack([output["pred_logits"] for output in every]).float()
-        masks = [output["pred_masks"] for output in every]
-        if draws is None:
-            draws = functools.partial(_draw, len(targets), logits.device)
+        layers = [[*output.get("aux_outputs", []), output] for output in outputs]
+        sets = list(itertools.chain(*layers))
+        logits = torch.stack([output["pred_logits"] for output in sets]).float()
+        masks = [output["pred_masks"] for output in sets]
+        draws = draws or (lambda count: torch.rand(len(targets), count, 2, device=logits.device))
         points = draws(self.num_points)
         matches = self.matcher(logits, masks, targets, points, self.members)
         with torch.autocast(logits.device.type, enabled=False):
@@ -168,12 +144,7 @@ class SetCriterion(nn.Module):
         ]
 
     def total(self, losses: Mapping[str, Tensor], mask_embed: nn.Module) -> Tensor:
-        """The number to minimise: L_seg + λ1 L_reg (thesis eq. 2.6).
-
-        Args:
-            losses: what ``forward`` returned.
-            mask_embed: the model's mask head; only a KAN has a regularisation term.
-        """
+        """Weight and sum what ``forward`` returned: L_seg + λ1 L_reg (thesis eq. 2.6)."""
         terms = [
             weight * losses[key]
             for key in losses
@@ -188,37 +159,33 @@ class SetCriterion(nn.Module):
         self, logits: Tensor, targets: Sequence[Target], matches: Sequence[Match]
     ) -> Tensor:
         """Weighted cross-entropy of each set: (S,)."""
-        nothing = len(self.class_weights) - 1
-        expected = torch.full(logits.shape[:3], nothing, dtype=torch.int64, device=logits.device)
+        no_object = len(self.class_weights) - 1
+        expected = logits.new_full(logits.shape[:3], no_object, dtype=torch.int64)
         images = torch.cat(
             [torch.full_like(match.query, b) for b, match in enumerate(matches)], dim=1
         )
-        found = [
+        labels = [
             target["labels"][match.mask] for target, match in zip(targets, matches, strict=True)
         ]
         sets = torch.arange(len(logits), device=logits.device)[:, None]
         queries = torch.cat([match.query for match in matches], dim=1)
-        expected[sets, images, queries] = torch.cat(found, dim=1)
+        expected[sets, images, queries] = torch.cat(labels, dim=1)
         weight = self.class_weights[expected]
         if self.members is None:
             loss = F.cross_entropy(
                 logits.flatten(0, 2), expected.flatten(), self.class_weights, reduction="none"
             ).view_as(weight)
         else:
-            chances = self._with_groups(logits.log_softmax(-1), self.members)
-            loss = -weight * chances.gather(-1, expected[..., None])[..., 0]
+            classes, no_object = logits.log_softmax(-1).split((self.num_classes, 1), -1)
+            groups = [
+                classes[..., group].logsumexp(-1, keepdim=True)
+                for group in self.members[self.num_classes :]
+            ]
+            log_probability = torch.cat([classes, *groups, no_object], dim=-1)
+            loss = -weight * log_probability.gather(-1, expected[..., None])[..., 0]
         total = mean_over_processes(weight.sum((1, 2)))
-        # without any match and with a no-object weight of 0 there is nothing to divide by
+        # Without any match and with a no-object weight of 0, the total is 0.
         return loss.sum((1, 2)) / total.clamp(min=torch.finfo(total.dtype).eps)
-
-    def _with_groups(self, log_chances: Tensor, members: Tensor) -> Tensor:
-        """Logarithms of probabilities (…, K+1), those of groups put in: (…, K+G+1)."""
-        classes, nothing = log_chances[..., :-1], log_chances[..., -1:]
-        groups = [
-            classes[..., chosen].logsumexp(-1, keepdim=True)
-            for chosen in members[self.num_classes :]
-        ]
-        return torch.cat([classes, *groups, nothing], dim=-1)
 
     def _mask_losses(
         self,
@@ -227,58 +194,40 @@ class SetCriterion(nn.Module):
         matches: Sequence[Match],
         drawn: Tensor,
     ) -> dict[str, Tensor]:
-        """Binary cross-entropy and dice at uncertain points, each (S,).
-
-        Args:
-            masks: S tensors (B, Q, h, w).
-            targets: of B images.
-            matches: of B images.
-            drawn: (B, R, 2) uniform points, see ``uncertain_points``.
-        """
+        """Binary cross-entropy and dice at uncertain points among (B, R, 2), each (S,)."""
         counts = [match.query.shape[1] for match in matches]
         count = torch.tensor(float(sum(len(target["labels"]) for target in targets)))
         num_masks = mean_over_processes(count.to(drawn.device)).clamp(min=1.0)
-        images = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        images = images.to(drawn.device)
+        images = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(drawn.device)
         queries = torch.cat([match.query for match in matches], dim=1)
-        chosen = torch.stack(
-            [one[images, query].float() for one, query in zip(masks, queries, strict=True)]
+        matched = torch.stack(
+            [logits[images, query].float() for logits, query in zip(masks, queries, strict=True)]
         )
         # Without any match still a function of the masks: every parameter gets a (zero) gradient.
-        losses = drawn.new_zeros(2, len(masks)) + (0.0 if any(counts) else chosen.sum())
+        losses = drawn.new_zeros(2, len(masks)) + (0.0 if any(counts) else matched.sum())
         start = 0
-        for some in together(len(counts), drawn.device):
-            pairs = sum(counts[some])
-            if pairs:
-                predicted = chosen[:, start : start + pairs]
+        for part in together(len(counts), drawn.device):
+            end = start + sum(counts[part])
+            if end > start:
                 losses = losses + self._matched_losses(
-                    predicted, targets[some], matches[some], drawn[some]
+                    matched[:, start:end], targets[part], matches[part], drawn[part]
                 )
-            start += pairs
+            start = end
         cross_entropy, dice = losses / num_masks
         return {"loss_mask": cross_entropy, "loss_dice": dice}
 
     def _matched_losses(
-        self,
-        predicted: Tensor,
-        targets: Sequence[Target],
-        matches: Sequence[Match],
-        drawn: Tensor,
+        self, predicted: Tensor, targets: Sequence[Target], matches: Sequence[Match], drawn: Tensor
     ) -> Tensor:
-        """Sums over the matched masks of some images: (2, S), cross-entropy and dice.
-
-        Args:
-            predicted: (S, N, h, w) float32 logits of the matched queries, image by image.
-            targets: of B images.
-            matches: of B images.
-            drawn: (B, R, 2) uniform points.
-        """
+        """Sum cross-entropy and dice (2, S) of matched float32 logits (S, N, h, w)."""
         weights = point_weights(targets, drawn)
-        slots = _Slots.of([match.query.shape[1] for match in matches], drawn.device)
-        chosen = self._choose(predicted.detach(), drawn, slots, weights)
+        counts = [match.query.shape[1] for match in matches]
+        image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(drawn.device)
+        place = torch.cat([torch.arange(count) for count in counts]).to(drawn.device)
+        chosen = self._choose(predicted.detach(), drawn, (image, place), max(counts), weights)
         index = torch.cat([match.mask for match in matches], dim=1)
-        truth = sample_masks(padded_masks(targets), drawn)[slots.image, index].gather(2, chosen)
-        picked = slots.image[:, None].expand_as(chosen)
+        truth = sample_masks(padded_masks(targets), drawn)[image, index].gather(2, chosen)
+        picked = image[:, None].expand_as(chosen)
         points = drawn[picked, chosen]  # (S, N, P, 2)
         values = point_sample(predicted.flatten(0, 1)[:, None], points.flatten(0, 1))
         values = values[:, 0].view_as(truth)
@@ -299,47 +248,22 @@ class SetCriterion(nn.Module):
         self,
         predicted: Tensor,
         drawn: Tensor,
-        slots: _Slots,
+        slots: tuple[Tensor, Tensor],
+        most: int,
         weights: Tensor | None,
     ) -> Tensor:
-        """Uncertain points of every matched mask: (S, N, P) indices into its image's.
+        """Choose every matched mask's points: (S, N, P) indices into its image's.
 
-        The masks of an image are read together, those of several padded to one number of masks.
+        Images are padded to ``most`` masks; ``slots`` are each mask's image and place there, (N,).
         """
         sets, size = len(predicted), predicted.shape[-2:]
         maps = predicted.transpose(0, 1)  # (N, S, h, w)
         padded = maps[None]
         if len(drawn) > 1:
-            padded = predicted.new_zeros(len(drawn), slots.most, sets, *size)
-            padded[slots.image, slots.place] = maps
+            padded = predicted.new_zeros(len(drawn), most, sets, *size)
+            padded[slots] = maps
         chosen = uncertain_points(
             padded.flatten(1, 2), drawn, self.num_points, self._important, weights
         )
-        by_mask: Tensor = chosen.unflatten(1, (-1, sets))[slots.image, slots.place]
+        by_mask: Tensor = chosen.unflatten(1, (-1, sets))[slots]
         return by_mask.transpose(0, 1)
-
-
-class _Slots(NamedTuple):
-    """Where the N matched masks of some images belong.
-
-    Attributes:
-        image: (N,) its index.
-        place: (N,) the mask's place among its image's.
-        most: masks of any image.
-    """
-
-    image: Tensor
-    place: Tensor
-    most: int
-
-    @classmethod
-    def of(cls, counts: Sequence[int], device: torch.device) -> _Slots:
-        """Of so many masks per image."""
-        image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        place = torch.cat([torch.arange(count) for count in counts])
-        return cls(image.to(device), place.to(device), max(counts))
-
-
-def _draw(images: int, device: torch.device, num_points: int) -> Tensor:
-    """(B, P, 2) uniform points in [0, 1] from torch's own stream."""
-    return torch.rand(images, num_points, 2, device=device)

@@ -1,7 +1,4 @@
-"""What a loss needs to be the same on one process and on many.
-
-Shared counts, and random numbers that belong to an image instead of a process.
-"""
+"""Counts and random numbers that make a loss the same on one process and on many."""
 
 from __future__ import annotations
 
@@ -12,10 +9,9 @@ from torch import Tensor
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The value averaged over all processes, without gradient; itself where there is one.
+    """Average over all processes, without gradient.
 
-    Dividing a local sum by the average count gives, after the gradients' average, the loss of the
-    whole batch.
+    A local sum over the average count gives, once gradients are averaged, the whole batch's loss.
     """
     value = value.detach()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -26,15 +22,7 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 
 class PointDraws:
-    """Uniform points of the images of a batch, each image with a stream of its own.
-
-    Crop n of a run draws the same points whatever batch or process it is in.
-
-    Args:
-        seed: of the run.
-        numbers: of the crops, one per image of the batch.
-        device: where the points are wanted.
-    """
+    """Uniform points of a batch: crop ``number`` draws the same in any batch and process."""
 
     def __init__(self, seed: int, numbers: Sequence[int], device: torch.device) -> None:
         self._device = device
@@ -44,10 +32,9 @@ class PointDraws:
         ]
 
     def __call__(self, num_points: int) -> Tensor:
-        """(B, P, 2) new points in [0, 1]."""
-        return torch.stack(
-            [
-                torch.rand(num_points, 2, generator=stream, device=self._device)
-                for stream in self._streams
-            ]
-        )
+        """Draw (B, P, 2) new points in [0, 1]."""
+        draws = [
+            torch.rand(num_points, 2, generator=stream, device=self._device)
+            for stream in self._streams
+        ]
+        return torch.stack(draws)

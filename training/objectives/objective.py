@@ -1,12 +1,8 @@
-"""What a step computes: a batch in, losses out, as one module that any wrapper may wrap.
-
-``SegmentationObjective`` is L_total = L_seg + λ1 L_reg + λ2 L_contrastive (thesis, eq. 2.6);
-``DistillationObjective`` teaches a new mask head to answer as the old one does.
-"""
+"""From a batch to losses, in one module that any wrapper may wrap."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,11 +25,11 @@ from .trunk_cache import TrunkCache
 
 
 class StepOutput(NamedTuple):
-    """What an objective makes of a batch.
+    """Losses and the queries that the mask head read.
 
     Attributes:
         losses: unweighted terms, and ``loss``, their weighted sum.
-        queries: (..., C) each, detached: what the mask head read, the KAN's of a pair.
+        queries: (..., C) each, detached; the KAN's of a pair.
     """
 
     losses: dict[str, Tensor]
@@ -46,18 +42,14 @@ class Objective(Protocol):
     model: Trained
 
     def __call__(self, batch: Batch) -> StepOutput:
-        """The losses of a batch."""
+        """Return the losses of a batch."""
         ...
 
 
 class SegmentationObjective(nn.Module):
-    """Losses of the masks and classes a model predicts for labelled crops.
+    """L_total = L_seg + λ1 L_reg + λ2 L_contrastive (thesis, eq. 2.6) of labelled crops.
 
-    Args:
-        model: to train.
-        config: weights of the terms.
-        trunk: where features come from when the trunk does not learn; None to compute them.
-        groups: of the data's classes.
+    ``trunk`` gives the features of a trunk that does not learn; ``groups`` are the data's.
     """
 
     def __init__(
@@ -81,59 +73,50 @@ class SegmentationObjective(nn.Module):
         targets = semantic_targets(_framed(batch["labels"]))
         device = batch["images"].device
         draws = PointDraws(self.config.seed, batch["numbers"], device)
-        found = self.criterion.of_heads(list(outputs.values()), targets, draws)
+        per_head = self.criterion.of_heads(list(outputs.values()), targets, draws)
         total = torch.zeros((), device=device)
         losses: dict[str, Tensor] = {}
-        by_name = decoders(self.model)
-        for name, terms in zip(outputs, found, strict=True):
-            share = self.criterion.total(terms, by_name[name].mask_embed)
+        heads = decoders(self.model)
+        for name, terms in zip(outputs, per_head, strict=True):
+            head_loss = self.criterion.total(terms, heads[name].mask_embed)
             if self.config.outliers.active and self.config.contrastive_weight:
                 terms["loss_contrastive"] = self._contrastive(outputs[name], batch["labels"])
-                share = share + self.config.contrastive_weight * terms["loss_contrastive"]
-            total = total + share / len(outputs)
+                head_loss = head_loss + self.config.contrastive_weight * terms["loss_contrastive"]
+            total = total + head_loss / len(outputs)
             prefix = f"{name}/" if name else ""
             losses |= {prefix + key: value for key, value in terms.items()}
         leading = next(iter(outputs.values()))
-        queries = [layer["queries"].detach() for layer in (*leading["aux_outputs"], leading)]
-        return StepOutput({"loss": total, **losses}, tuple(queries))
+        queries = tuple(out["queries"].detach() for out in (*leading["aux_outputs"], leading))
+        return StepOutput({"loss": total, **losses}, queries)
 
     def _outputs(self, batch: Batch) -> dict[str, Any]:
-        """Predictions by the names of ``decoders``."""
+        """Predict, by the names of ``decoders``."""
         images = batch["images"]
         if self.config.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         if isinstance(self.model, HeadPair):
-            pair: dict[str, Any] = self.model(images)
-            return pair
+            return cast(dict[str, Any], self.model(images))
         if self.trunk is None:
             return {"": self.model(images)}
         return {"": self.model.decode(self.trunk(images, batch["views"]))}
 
     def _contrastive(self, outputs: Any, labels: Tensor) -> Tensor:
-        """Summed over all predicted sets, as Mask2Anomaly's code has it."""
+        """Sum over all predicted sets, as Mask2Anomaly's code does."""
         height, width = labels.shape[-2:]
         form, margin = self.config.contrastive_form, self.config.contrastive_margin
+        terms = []
         with torch.autocast(labels.device.type, enabled=False):
-            terms = [
-                contrastive_loss(
-                    at_pixels(
-                        negative_likelihood(one["pred_logits"], one["pred_masks"], form),
-                        (height, width),
-                    ),
-                    labels,
-                    margin=margin,
-                    form=form,
-                )
-                for one in (*outputs["aux_outputs"], outputs)
-            ]
+            for layer in (*outputs["aux_outputs"], outputs):
+                l_n = negative_likelihood(layer["pred_logits"], layer["pred_masks"], form)
+                l_n = at_pixels(l_n, (height, width))
+                terms.append(contrastive_loss(l_n, labels, margin=margin, form=form))
         return torch.stack(terms).sum()
 
 
 def _framed(labels: Tensor) -> Tensor:
-    """(B, H, W) labels padded with void, right and below, as the model pads images.
+    """Pad (B, H, W) labels with void, right and below, as the model pads images.
 
-    Predicted masks cover the padded image, so ground-truth masks must too: a point is a share of
-    the whole.
+    Points are shares of the padded image, in both kinds of masks.
     """
     height, width = labels.shape[-2:]
     return F.pad(labels, (0, -width % STRIDE, 0, -height % STRIDE), value=VOID)
@@ -142,18 +125,15 @@ def _framed(labels: Tensor) -> Tensor:
 class DistillationObjective(nn.Module):
     """How far a new ``mask_embed`` is from the old one, in the masks they make.
 
-    Everything else is shared: the old head guides the decoder's attention, and both heads read the
-    same queries, of every layer. The loss is the mean squared difference of the mask logits over
-    all pixels, divided by the old ones' mean square. No pixel is needed for it: with F (C, P) the
-    mask features and d (C) the difference of two embeddings, Σ_p (d·F_p)² = dᵀ (F Fᵀ) d.
+    The old head guides the decoder's attention, and both read the same queries of every layer. The
+    loss is the mean squared difference of the mask logits, divided by the old ones' mean square,
+    without any pixel: with F (C, P) the mask features and d (C) the difference of two embeddings,
+    Σ_p (d·F_p)² = dᵀ (F Fᵀ) d.
 
     Args:
-        model: with the new head in place.
-        config: its ``init`` is where the old head is.
+        model: with the new head.
+        config: its ``init`` is the checkpoint with the old head.
         trunk: as for ``SegmentationObjective``.
-
-    Attributes:
-        teacher: the model as the checkpoint has it.
     """
 
     def __init__(self, model: Mask2KAN, config: TrainConfig, trunk: TrunkCache | None) -> None:
@@ -175,10 +155,10 @@ class DistillationObjective(nn.Module):
             queries, expected = (torch.stack(part).float() for part in zip(*states, strict=True))
         student = self.model.get_submodule(HEAD)
         with torch.autocast(images.device.type, enabled=False):
-            found = student(queries, **shared_weights(student))
+            embeddings = student(queries, **shared_weights(student))
             pixels = features.mask_features.float().flatten(2)
             gram = pixels @ pixels.mT / pixels.shape[-1]  # (B, C, C)
-            loss = _power(found - expected, gram) / _power(expected, gram)
+            loss = _power(embeddings - expected, gram) / _power(expected, gram)
         return StepOutput({"loss": loss, "relative_error": loss.detach()}, (queries,))
 
 

@@ -1,9 +1,8 @@
-"""Features of a trunk that does not learn, computed once per crop and kept on disk.
+"""Features of a trunk that does not learn, computed once per crop and stored on disk.
 
-Head-only training changes ``mask_embed`` and ``class_embed`` alone. The attention masks of the
-decoder depend on ``mask_embed``, so the decoder must run every step; backbone and pixel decoder,
-nine tenths of the work, need not. Features are kept as float16 (about 1e-3 relative) in a temporary
-file without a name, which the system removes even when the program is killed.
+The decoder's attention masks depend on ``mask_embed``, so only the trunk, nine tenths of the work,
+is cached: as float16 (about 1e-3 relative), in an unnamed temporary file, which the system removes
+even when the program is killed.
 """
 
 from __future__ import annotations
@@ -15,12 +14,14 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mask2kan.errors import NumericsError
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.modeling.pixel_decoder import Features
 
+Row = NDArray[np.float16]
 logger = logging.getLogger(__name__)
 
 
@@ -28,9 +29,9 @@ class TrunkCache:
     """The pixel decoder's outputs of crops, by the number of their view.
 
     Args:
-        model: its backbone and pixel decoder are in evaluation mode and do not change.
-        gigabytes: of disk at most; what does not fit is computed every time.
-        folder: where the temporary file lies; the system's temporary folder when None.
+        model: its trunk is in evaluation mode and does not change.
+        gigabytes: of disk; what does not fit is computed every time.
+        folder: of the temporary file.
 
     Attributes:
         misses: crops computed so far.
@@ -47,14 +48,9 @@ class TrunkCache:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, views: Sequence[int]) -> Features:
-        """Features of a batch.
+        """Return float32 features of (B, 3, H, W) images, all batches of one size.
 
-        Args:
-            images: (B, 3, H, W), all batches of one size.
-            views: B numbers; equal numbers mean equal crops.
-
-        Returns:
-            Float32.
+        Equal numbers in ``views`` (B) mean equal crops.
         """
         rows = [self._row(images[b : b + 1], view) for b, view in enumerate(views)]
         batch = torch.from_numpy(np.stack(rows)).to(images.device).float()
@@ -65,11 +61,8 @@ class TrunkCache:
         )
         return Features(mask_features, levels)
 
-    def _row(self, image: Tensor, view: int) -> np.ndarray[tuple[int], np.dtype[np.float16]]:
-        """All features of one crop, one after the other.
-
-        Computed alone, not in its batch: the same crop gives the same numbers in every company.
-        """
+    def _row(self, image: Tensor, view: int) -> Row:
+        """Flatten all features of one crop; computed alone, so its batch changes no number."""
         if view in self._slots:
             return self._read(self._slots[view])
         self.misses += 1
@@ -82,11 +75,10 @@ class TrunkCache:
                 "The trunk's features are not finite in float16; set views=0 to train without "
                 "keeping them."
             )
-        values = row.numpy()
-        self._write(view, values)
-        return values
+        self._write(view, row.numpy())
+        return row.numpy()
 
-    def _write(self, view: int, values: np.ndarray[tuple[int], np.dtype[np.float16]]) -> None:
+    def _write(self, view: int, values: Row) -> None:
         slot = len(self._slots)
         if (slot + 1) * values.nbytes > self._capacity:
             if slot and self.misses == slot + 1:
@@ -98,7 +90,7 @@ class TrunkCache:
         self._file.write(values.tobytes())
         self._slots[view] = slot
 
-    def _read(self, slot: int) -> np.ndarray[tuple[int], np.dtype[np.float16]]:
+    def _read(self, slot: int) -> Row:
         count = sum(shape.numel() for shape in self._shapes)
         assert self._file is not None
         self._file.seek(slot * count * 2)
