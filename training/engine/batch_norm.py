@@ -1,9 +1,7 @@
 """Give batch norms true statistics without changing what the network computes.
 
-Weights with batch norm folded into the convolutions (mean 0, variance 1) work for inference, but
-the first training step would normalise activations that never were normalised. Here each layer's
-input is measured on real images while the network computes its original function; then the
-measured statistics are set, and scale and shift absorb the difference.
+Batch norm folded into the convolutions (mean 0, variance 1) would make training normalise
+activations that never were. Inputs are measured on real images; scale and shift absorb the change.
 """
 
 from __future__ import annotations
@@ -18,14 +16,10 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Set running statistics of every 2-d batch norm from data, keeping the function in eval mode.
-
-    Args:
-        model: called on each batch in evaluation mode; left in the mode it was in.
-        batches: inputs of the model.
+    """Set every 2-d batch norm's running statistics from data, keeping what eval mode computes.
 
     Returns:
-        Number of batch norms changed: those that saw data.
+        Number of batch norms that saw data.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     sums: dict[int, list[Tensor]] = {}
@@ -58,7 +52,7 @@ def _measure(sums: dict[int, list[Tensor]], norm: nn.Module, inputs: tuple[Any, 
 
 
 def _absorb(norm: nn.BatchNorm2d, mean: Tensor, mean_square: Tensor) -> None:
-    """New running statistics, and the scale and shift that undo them."""
+    """Set new running statistics, and the scale and shift that undo them."""
     old_mean, old_variance = norm.running_mean, norm.running_var
     assert old_mean is not None
     assert old_variance is not None

@@ -1,9 +1,7 @@
-"""A moving average of a model's weights, which is what gets evaluated and saved.
+"""The moving average of a model's weights, which is evaluated and saved.
 
-Polyak averaging with an exponential window: smooths the noise of small batches and high learning
-rates. The window grows with the step, so early weights are forgotten quickly. PyTorch's
-``AveragedModel`` cannot copy a model that FSDP shards, nor follow one from an unsharded copy; only
-its averaging function is used here.
+Polyak averaging with an exponential window that grows with the step. PyTorch's ``AveragedModel``
+cannot copy a model that FSDP shards.
 """
 
 from __future__ import annotations
@@ -19,15 +17,14 @@ from .sharding import share, share_of, whole
 
 
 class WeightAverage:
-    """An averaged copy of a model.
+    """An averaged copy of a model, made before anything wraps it.
 
     Args:
-        model: whose weights to follow, before anything wraps it.
-        decay: share of the average kept per step, 0 for none (the average is the model).
+        model: to follow.
+        decay: share of the average kept per step; 0 for none.
 
     Attributes:
-        model: the copy, whole and in evaluation mode; up to date after ``settle``.
-        updates: steps seen.
+        model: whole and in evaluation mode; up to date after ``settle``.
     """
 
     def __init__(self, model: Trained, decay: float) -> None:
@@ -43,11 +40,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def follow(self, model: Trained) -> None:
-        """Keep only this process's share from here on, where the model is sharded.
-
-        Args:
-            model: as the run's wrapper left it.
-        """
+        """Keep only this process's share of the wrapped ``model``, where it is sharded."""
         for key, live in model.state_dict().items():
             part = share_of(self._values[key], live)
             if part is not self._values[key]:
@@ -61,8 +54,7 @@ class WeightAverage:
             return
         decay = min(self.decay, self.updates / (self.updates + 10.0))
         current = {key: share(value) for key, value in model.state_dict().items()}
-        average = get_ema_multi_avg_fn(decay)
-        average(
+        get_ema_multi_avg_fn(decay)(
             [self._values[key] for key in self._averaged],
             [current[key] for key in self._averaged],
             self.updates,
@@ -72,18 +64,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def restart(self, name: str, model: Trained) -> None:
-        """Copy one submodule as it is: its weights changed their meaning (a new spline grid)."""
+        """Copy one submodule whose weights changed their meaning (a new spline grid)."""
         for key, value in model.state_dict().items():
             if key.startswith(f"{name}."):
                 self._values[key].copy_(share(value))
 
     @torch.no_grad()
     def settle(self, model: Trained) -> None:
-        """Bring ``self.model`` up to date; all processes must call it together.
-
-        Args:
-            model: the wrapped model; its own weights count where there is no average.
-        """
+        """Bring ``self.model`` up to date with the wrapped ``model``; a collective."""
         target = self.model.state_dict()
         for key, live in model.state_dict().items():
             value = whole(self._values[key] if self.decay else share(live), live)
@@ -91,10 +79,10 @@ class WeightAverage:
                 target[key].copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue, after ``settle``."""
+        """Return everything needed to continue, after ``settle``."""
         return {"model": self.model.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict()``; before ``follow``."""
+        """Continue from ``state_dict()``, before ``follow``."""
         self.model.load_state_dict(state["model"])
         self.updates = state["updates"]

@@ -1,7 +1,4 @@
-"""Checks of what a step is about to apply.
-
-Each raises a NumericsError that names the step and its images; nothing was changed until then.
-"""
+"""Refuse a loss or gradient that is not finite, before anything is changed."""
 
 from __future__ import annotations
 
@@ -17,15 +14,7 @@ LOWEST_SCALE = 1.0  # of the float16 loss scale; below it, gradients are not rec
 
 
 def require_finite_losses(losses: Mapping[str, Tensor], where: str) -> None:
-    """Stop on a loss that must not be differentiated.
-
-    Args:
-        losses: scalars; ``loss`` is their weighted sum.
-        where: step and images, in words.
-
-    Raises:
-        NumericsError: when ``loss`` is not finite.
-    """
+    """Raise NumericsError when ``loss`` is not finite."""
     if torch.isfinite(losses["loss"]):
         return
     broken = [name for name, value in losses.items() if not torch.isfinite(value)]
@@ -38,20 +27,8 @@ def require_finite_losses(losses: Mapping[str, Tensor], where: str) -> None:
 def require_finite_gradient(
     model: nn.Module, norm: Tensor, scaler: GradScaler | None, where: str
 ) -> None:
-    """Stop on a gradient that must not be applied; float16 may skip while its scale falls.
-
-    Args:
-        model: whose parameters have the gradient.
-        norm: of the gradient.
-        scaler: of the loss, in float16.
-        where: step and images, in words.
-
-    Raises:
-        NumericsError: when the gradient is not finite and no smaller scale would help.
-    """
-    if torch.isfinite(norm):
-        return
-    if scaler is not None and scaler.get_scale() > LOWEST_SCALE:
+    """Raise NumericsError on a gradient that no smaller float16 loss scale would make finite."""
+    if torch.isfinite(norm) or (scaler is not None and scaler.get_scale() > LOWEST_SCALE):
         return
     broken = [
         name

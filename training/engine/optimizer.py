@@ -1,8 +1,7 @@
 """AdamW as Mask2Former sets it up: which parameters decay, which learn slower, and when.
 
-Departs from the original: a short linear warm-up before the polynomial decay, because runs here
-are a few thousand steps instead of ninety thousand; splines may learn faster than the rest and
-without decay; and Mask2KAN's spline grids need no rule, they are buffers.
+Departs from it: a short linear warm-up, because runs here take a few thousand steps, not ninety
+thousand; splines may learn faster and without decay.
 """
 
 from __future__ import annotations
@@ -28,19 +27,10 @@ def parameter_groups(
     spline_factor: float = 1.0,
     decay_splines: bool = True,
 ) -> list[dict[str, Any]]:
-    """Trainable parameters by learning rate and decay.
+    """Group trainable parameters by learning rate and decay, with a ``name`` each.
 
-    Args:
-        model: parameters of a ``backbone`` get ``lr * backbone_factor``.
-        lr: of everything else.
-        backbone_factor: see ``model``.
-        weight_decay: of weights; norms, embeddings and relative-position tables get none (the
-            pixel decoder's ``level_embed`` is no embedding and decays, as there).
-        spline_factor: splines get ``lr * spline_factor``.
-        decay_splines: False for no decay of splines.
-
-    Returns:
-        Groups for an optimizer, each with a ``name``; only parameters that require gradients.
+    Norms, embeddings and relative-position tables do not decay; the pixel decoder's ``level_embed``
+    is no embedding and does, as there.
     """
     factors = {"backbone": backbone_factor, "head": 1.0, "splines": spline_factor}
     groups: dict[tuple[str, bool], list[Tensor]] = {}
@@ -61,27 +51,23 @@ def parameter_groups(
     return [
         {
             "name": f"{part}{'' if decayed else '_undecayed'}",
-            "params": parameters,
+            "params": groups[part, decayed],
             "lr": lr * factors[part],
             "weight_decay": weight_decay if decayed else 0.0,
         }
-        for (part, decayed), parameters in sorted(groups.items(), key=_order)
+        for part in ("head", "splines", "backbone")
+        for decayed in (False, True)
+        if (part, decayed) in groups
     ]
 
 
-def _order(item: tuple[tuple[str, bool], list[Tensor]]) -> tuple[int, bool]:
-    part, decayed = item[0]
-    return ("head", "splines", "backbone").index(part), decayed
-
-
 def build_optimizer(model: nn.Module, *, lr: float, **options: Any) -> AdamW:
-    """AdamW over ``parameter_groups``, whose options these are."""
-    groups = parameter_groups(model, lr=lr, **options)
-    return AdamW(groups, lr=lr, fused=True)
+    """Build AdamW over ``parameter_groups``, which takes the options."""
+    return AdamW(parameter_groups(model, lr=lr, **options), lr=lr, fused=True)
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """``lr`` outside the backbone and, where the backbone's is another, ``lr_backbone``."""
+    """Return ``lr`` and, where the backbone's differs, ``lr_backbone``."""
     rates = {group["name"].partition("_")[0]: group["lr"] for group in optimizer.param_groups}
     base, backbone = rates["head"], rates.get("backbone", rates["head"])
     return {"lr": base} if backbone == base else {"lr": base, "lr_backbone": backbone}
@@ -90,7 +76,7 @@ def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
 def rate_factor(
     kind: str, step: int, *, steps: int, warmup_steps: int, power: float = 0.9
 ) -> float:
-    """Share of the full learning rate at a step: linear up, then by the kind of schedule.
+    """Return the share of the full learning rate at a step: linear up, then by schedule.
 
     ``poly`` is ``(1 - progress) ** power``, ``falling`` ``1 - progress``, ``constant`` 1.
     """
@@ -103,7 +89,7 @@ def rate_factor(
 def build_schedule(
     optimizer: torch.optim.Optimizer, kind: str, *, steps: int, warmup_steps: int
 ) -> LambdaLR:
-    """``rate_factor`` on every group's learning rate, advanced once per step."""
+    """Apply ``rate_factor`` to every group's learning rate."""
     return LambdaLR(
         optimizer, lambda step: rate_factor(kind, step, steps=steps, warmup_steps=warmup_steps)
     )

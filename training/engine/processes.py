@@ -1,4 +1,4 @@
-"""The processes of a run: how they start, what they agree on, and how they are asked to stop."""
+"""How the processes of a run start, agree and stop."""
 
 from __future__ import annotations
 
@@ -16,11 +16,7 @@ from .sharding import sharding_asked_for
 
 
 def join_processes(batch_size: int, mixed_precision: str | None) -> Accelerator:
-    """Bring this process together with the others of the run.
-
-    Args:
-        batch_size: crops per step over all processes.
-        mixed_precision: ``no``, ``bf16`` or ``fp16``; None for what accelerate is configured for.
+    """Join the other processes of the run; ``batch_size`` counts crops per step over all of them.
 
     Raises:
         ConfigError: when the processes cannot share a batch equally.
@@ -43,19 +39,19 @@ def join_processes(batch_size: int, mixed_precision: str | None) -> Accelerator:
 
 
 def any_process(accelerator: Accelerator, answer: bool) -> bool:
-    """Whether the answer is yes on any process; all processes must ask together."""
+    """Return whether ``answer`` holds on any process; a collective."""
     if answer:
         accelerator.set_trigger()
     return bool(accelerator.check_trigger())
 
 
 def main_process(accelerator: Accelerator, answer: bool) -> bool:
-    """The main process's answer, on every process; all processes must ask together."""
+    """Return the main process's answer everywhere; a collective."""
     return any_process(accelerator, answer and accelerator.is_main_process)
 
 
 def step_seed(seed: int, step: int, process: int) -> int:
-    """A seed of its own for every step of every process."""
+    """Return a distinct seed for every step of every process."""
     return ((seed * 1_000_003 + step) * 1009 + process) % 2**63
 
 

@@ -1,8 +1,7 @@
 """How the processes of a run find each other, also after some of them died.
 
-torchrun's default rendezvous keeps one store for all its restarts, and a gloo or NCCL group made
-from it may read the addresses of processes that are gone: it fails, or waits for ever. Here every
-restart meets in a part of the store that is its own.
+torchrun keeps one store for all restarts; a process group made from it may read addresses of dead
+processes and fail or hang. Here each restart has its own part.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _SCHEME = "mask2kan-attempt"
 
 
 def meeting() -> InitProcessGroupKwargs:
-    """What accelerate needs to know to bring the processes together."""
+    """Return accelerate's arguments for the rendezvous."""
     _register()
     return InitProcessGroupKwargs(init_method=f"{_SCHEME}://", timeout=LONGEST_WAIT)
 

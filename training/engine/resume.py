@@ -1,7 +1,7 @@
-"""Everything a run needs to continue, whole on one process, however the model is spread.
+"""A run's model and optimizer state, whole on one process.
 
-Weights and optimizer are written under the parameters' names and unsharded, so a run may go on
-with another number of processes, or with FSDP where it began without.
+Stored unsharded under the parameters' names, so a run may continue on another number of processes,
+with or without FSDP.
 """
 
 from __future__ import annotations
@@ -12,11 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_state_dict,
-    set_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
 from mask2kan.errors import CheckpointError
@@ -25,11 +21,7 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def collect(module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Weights and optimizer; all processes must call it together.
-
-    Returns:
-        ``model`` and ``optimizer``; complete on the main process.
-    """
+    """Return ``model`` and ``optimizer``, complete on the main process; a collective."""
     model, optimizer_state = get_state_dict(module, optimizer, options=WHOLE)
     return {"model": model, "optimizer": optimizer_state}
 
@@ -37,13 +29,9 @@ def collect(module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
 def restore(
     module: nn.Module, optimizer: Optimizer, state: dict[str, Any], *, own_rates: bool = False
 ) -> None:
-    """Continue from ``collect()``.
+    """Continue from ``collect()``, whole on every process.
 
-    Args:
-        module: that learns.
-        optimizer: of its parameters.
-        state: the whole of it, on every process.
-        own_rates: keep the optimizer's learning rates and decay, and restore its moments alone.
+    ``own_rates`` keeps the optimizer's learning rates and decay and restores its moments alone.
     """
     groups = [{**group, "params": None} for group in optimizer.param_groups]
     set_state_dict(
@@ -60,7 +48,7 @@ def restore(
 
 @contextlib.contextmanager
 def must_fit(folder: Path) -> Iterator[None]:
-    """Turn what goes wrong while a run's state is put back into one message.
+    """Name the run when its state cannot be restored.
 
     Raises:
         CheckpointError: when the state is of another model or version.

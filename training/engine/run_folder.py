@@ -1,7 +1,4 @@
-"""The folder of a run: what was asked for, what came out, and what is needed to continue.
-
-Files are written beside their place and moved there, so a stopped run never leaves half a file.
-"""
+"""The folder of a run: its configuration, its results, and what is needed to continue."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import platform
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,7 @@ from mask2kan.media.files import atomic_writer, write_record
 from mask2kan.modeling.mask2kan import Mask2KAN
 
 from ..config.train_config import TrainConfig
+from ..evaluation.job_folder import flat
 from ..evaluation.validation import Validation
 from ..reporting.plots import draw_confusion, draw_curves
 from ..reporting.run_card import as_markdown
@@ -64,11 +62,7 @@ class RunFolder:
 
     Args:
         folder: made when absent.
-        tracker: where values go besides the folder: ``tensorboard`` (into the folder), ``wandb`` or
-            ``trackio``, which must be installed.
-
-    Attributes:
-        provenance: see ``provenance()``.
+        tracker: ``tensorboard`` (into the folder), or also ``wandb`` or ``trackio``.
 
     Raises:
         ConfigError: for a tracker that does not exist or is not installed.
@@ -96,11 +90,11 @@ class RunFolder:
         return (self.folder / "state.pt").is_file()
 
     def require_same(self, config: TrainConfig) -> None:
-        """Refuse to continue a run as another one.
+        """Refuse to continue a run with other settings.
 
         Raises:
-            ConfigError: when the folder is not here, which every machine needs, or its run was
-                started with other settings than may change on the way (``MAY_CHANGE``).
+            ConfigError: when the folder is not on this machine, or a setting outside ``MAY_CHANGE``
+                differs.
         """
         if not self.has_state:
             raise ConfigError(
@@ -108,16 +102,15 @@ class RunFolder:
                 "folder must be on a disk that all machines share."
             )
         try:
-            known = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-            before = dict(_flat(known))
+            before = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            before = dict(flat(before))
         except (OSError, ValueError, AttributeError):
             return  # written after state.pt only by hand
-        now = dict(_flat(json.loads(json.dumps(config.to_dict()))))
-        shared = before.keys() & now.keys()
+        now = dict(flat(json.loads(json.dumps(config.to_dict()))))
         changed = sorted(
             f"{key} was {before[key]!r} and is {now[key]!r}"
-            for key in shared
-            if key not in MAY_CHANGE and before[key] != now[key]
+            for key in before.keys() & now.keys() - {*MAY_CHANGE}
+            if before[key] != now[key]
         )
         if changed:
             raise ConfigError(
@@ -138,12 +131,7 @@ class RunFolder:
             )
 
     def open(self, config: TrainConfig, step: int) -> None:
-        """Make the folder and write down what is about to run.
-
-        Args:
-            config: of the run.
-            step: that it goes on from; what it logged later, it logs again.
-        """
+        """Make the folder and record the run; what it logged after ``step`` it logs again."""
         (self.folder / "samples").mkdir(parents=True, exist_ok=True)
         write_record(self.folder / "config.json", config.to_dict())
         write_record(self.folder / "provenance.json", {"seed": config.seed, **self.provenance})
@@ -159,7 +147,7 @@ class RunFolder:
             tracker.start()
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``; one that a kill cut short is left out."""
+        """Return the lines of ``metrics.jsonl``, without one that a kill cut short."""
         path = self.folder / "metrics.jsonl"
         lines = []
         for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
@@ -170,14 +158,14 @@ class RunFolder:
         return lines
 
     def log(self, step: int, values: dict[str, Any]) -> None:
-        """Append a line to ``metrics.jsonl`` and tell the trackers."""
+        """Append a line to ``metrics.jsonl`` and the trackers."""
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         self._tell("log", values, step)
 
     def log_validation(self, step: int, validations: Mapping[str, Validation]) -> float:
-        """Log the validation of every member and keep its image; returns the mean mIoU."""
-        miou = sum(one.values["miou"] for one in validations.values()) / len(validations)
+        """Log every member's validation and save its image; return the mean mIoU."""
+        miou = sum(result.values["miou"] for result in validations.values()) / len(validations)
         values = {"val/miou": miou}
         for member, validation in validations.items():
             prefix = f"val/{member}/" if member else "val/"
@@ -190,22 +178,16 @@ class RunFolder:
         return miou
 
     def draw(self, step: int, last: Mapping[str, Validation], class_names: tuple[str, ...]) -> None:
-        """Write ``curves.png`` from what was logged, and the last validation's confusion."""
+        """Draw ``curves.png`` and the last validation's confusion matrices."""
         name = self.folder.name
         draw_curves(self.metrics(), name, self.folder / "curves.png")
-        for member, one in last.items():
+        for member, validation in last.items():
             path = self.folder / (f"confusion_{member}.png" if member else "confusion.png")
             title = f"{name} {member}".rstrip() + f", step {step}"
-            draw_confusion(one.confusion, class_names, title, path)
+            draw_confusion(validation.confusion, class_names, title, path)
 
     def save_weights(self, name: str, model: Mask2KAN, member: str = "") -> None:
-        """Write ``<name>.safetensors``, and its card as ``README.md``.
-
-        Args:
-            name: of the weights, ``best`` or ``last``.
-            model: to write.
-            member: the folder inside the run's that a member of a pair lies in.
-        """
+        """Write ``<name>.safetensors`` and its model card, a pair's ``member`` into its folder."""
         folder = self.folder / member
         folder.mkdir(exist_ok=True)
         save_model(model, folder / f"{name}.safetensors")
@@ -214,12 +196,12 @@ class RunFolder:
             file.write(page.encode())
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Write what ``load_state`` returns."""
+        """Write ``state.pt``."""
         with atomic_writer(self.folder / "state.pt") as file:
             torch.save(state, file)
 
     def load_state(self) -> dict[str, Any]:
-        """What the run last saved.
+        """Load what ``save_state`` wrote.
 
         Raises:
             CheckpointError: when the file is damaged.
@@ -246,8 +228,8 @@ class RunFolder:
         self._tell("finish")
 
     def _tell(self, method: str, *values: Any, only: str = "", **options: Any) -> None:
-        """Tell the trackers; one that a disk or network fails must not end the run."""
-        for tracker in [one for one in self._trackers if only in ("", one.name)]:
+        """Pass values to the trackers; a failing disk or network must not end the run."""
+        for tracker in [each for each in self._trackers if only in ("", each.name)]:
             try:
                 getattr(tracker, method)(*values, **options)
             except OSError as error:
@@ -256,7 +238,7 @@ class RunFolder:
 
 
 def branch_state(folder: str) -> dict[str, Any] | None:
-    """The state of the run that another one is a branch of; None where it is none.
+    """Load the state of the run this one branches off; None when ``folder`` is empty.
 
     Raises:
         ConfigError: when the folder holds none.
@@ -272,17 +254,8 @@ def branch_state(folder: str) -> dict[str, Any] | None:
     return parent.load_state()
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as ``part.field``."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def provenance() -> dict[str, Any]:
-    """Versions, commit and machine, for the model's card and for repeating the run."""
+    """Collect versions, commit and machine."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -299,13 +272,13 @@ def provenance() -> dict[str, Any]:
 
 
 def _module() -> str:
-    """The module that was started with ``python -m``, or the script's name."""
+    """Return the module started with ``python -m``, or the script's name."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
 
 
 def git_commit() -> str:
-    """The commit of the source tree, with ``-dirty`` when it was changed; or ``unknown``."""
+    """Return the source tree's commit, ``-dirty`` when changed; or ``unknown``."""
     root = Path(__file__).resolve().parents[2]
     try:
         done = subprocess.run(

@@ -1,6 +1,6 @@
-"""Weights that FSDP spreads over processes, seen whole or as this process's share.
+"""Weights that FSDP spreads over processes, whole or this process's share.
 
-Without FSDP every function here returns or writes the tensor as it is.
+Without FSDP these functions return or write the tensor as it is.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ SHARDED_PARTS = ("EncoderLayer", "Stage")
 
 
 def sharding_asked_for() -> FullyShardedDataParallelPlugin | None:
-    """FSDP as this model needs it, when ``accelerate launch --use_fsdp`` asks for FSDP."""
+    """Configure FSDP for this model when ``accelerate launch --use_fsdp`` asks for it."""
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() not in ("1", "true"):
         return None
     return FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
 
 
 def choose_parts(plugin: FullyShardedDataParallelPlugin, model: nn.Module) -> None:
-    """Tell FSDP which parts of a model to gather on their own."""
+    """Set which parts FSDP gathers on their own."""
     present = {type(module).__name__ for module in model.modules()}
     plugin.transformer_cls_names_to_wrap = [name for name in SHARDED_PARTS if name in present]
 
 
 def share(value: Tensor) -> Tensor:
-    """This process's part of a weight, sharing its memory."""
+    """Return this process's share of a weight, in the same memory."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
 def share_of(value: Tensor, like: Tensor) -> Tensor:
-    """This process's part of a whole tensor, cut as ``like`` is."""
+    """Return this process's share of a whole tensor, cut as ``like`` is."""
     if not isinstance(like, DTensor):
         return value
     return distribute_tensor(value, like.device_mesh, like.placements).to_local()
 
 
 def whole(part: Tensor, like: Tensor) -> Tensor:
-    """The whole of which ``part`` is this process's share, cut as ``like`` is; a collective."""
+    """Return the tensor whose share here is ``part``, cut as ``like`` is; a collective."""
     if not isinstance(like, DTensor):
         return part
     spread = DTensor.from_local(
@@ -57,12 +57,9 @@ def whole(part: Tensor, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def update_grid(head: KAN, plain: KAN, inputs: Tensor) -> None:
-    """``head.update_grid(inputs)``, also where its weights are sharded; a collective.
+    """Call ``head.update_grid`` also where the weights are sharded; a collective.
 
-    Args:
-        head: of the model in training.
-        plain: any unsharded head of the same shape; not changed.
-        inputs: (N, C), the same on every process.
+    ``plain`` is any unsharded head of the same shape; ``inputs`` (N, C) are the same everywhere.
     """
     live = head.state_dict()
     if not any(isinstance(value, DTensor) for value in live.values()):

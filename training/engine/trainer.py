@@ -1,10 +1,7 @@
 """The training loop: one for every recipe, on one or many processes, through accelerate.
 
-Everything random is a function of the seed and the crop's number (crops, outliers, points) or of
-the seed, the step and the process (stochastic depth), so a resumed run repeats the interrupted one
-bit for bit with nothing to restore but weights, optimizer and step. The loop checks what it is
-about to apply: a loss or a gradient that is not finite stops the run before the update, naming the
-step and its images.
+Randomness is a function of the seed and the crop's number (crops, outliers, points) or of seed,
+step and process (stochastic depth), so a resumed run repeats the interrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -56,21 +53,19 @@ class Trainer:
     """A run from its configuration to its checkpoints.
 
     Args:
-        config: what to train.
+        config: of the run.
         folder: of the run.
         resume: continue from the folder's state if it has one.
-        mixed_precision: ``no``, ``bf16`` or ``fp16``; None for what accelerate is configured for.
+        mixed_precision: ``no``, ``bf16`` or ``fp16``; None for accelerate's configuration.
         progress: show a progress bar.
-        tracker: ``tensorboard``, or also ``wandb`` or ``trackio``.
-        minutes: stop as if asked to after this long; None to go on to the last step.
+        tracker: see ``RunFolder``.
+        minutes: stop after this long.
 
     Attributes:
-        model: the model itself, whatever accelerate wraps around it; or a pair of them.
+        model: without accelerate's wrapper.
         average: its averaged copy.
-        step: updates done.
         best: highest validation mIoU so far; of a pair, the mean of both.
-        interrupted: True once the run was asked to stop.
-        order: digest of all crops so far, in order.
+        order: digest of all crops so far.
     """
 
     def __init__(
@@ -137,7 +132,7 @@ class Trainer:
             self.run.open(config, self.step)
 
     def _place_model(self, *, new: bool) -> None:
-        """Move the model to its device; a new one's batch norms get statistics of the data."""
+        """Move the model to its device; a new one gets batch norm statistics of the data."""
         config, device = self.config, self.accelerator.device
         self.model.to(device)
         if config.channels_last and not self._sharded:  # FSDP takes contiguous weights only
@@ -163,8 +158,7 @@ class Trainer:
             objective = DistillationObjective(lead(self.model), config, trunk)
             self.val_images = TeacherLabels(self.val_images, objective.teacher)
             return cast(Objective, objective.to(self.accelerator.device))
-        groups = self.train_images.groups
-        segmentation = SegmentationObjective(self.model, config, trunk, groups)
+        segmentation = SegmentationObjective(self.model, config, trunk, self.train_images.groups)
         return cast(Objective, segmentation.to(self.accelerator.device))
 
     @property
@@ -183,10 +177,7 @@ class Trainer:
         )
 
     def fit(self) -> float:
-        """Train to the end, or until asked to stop (SIGTERM or SIGINT).
-
-        Returns:
-            The best validation mIoU.
+        """Train to the end, a stop signal or the time limit; return the best validation mIoU.
 
         Raises:
             NumericsError: when a loss or gradient is not finite.
@@ -234,7 +225,7 @@ class Trainer:
         return on_time and self._validated != self.step
 
     def _save_is_due(self, saved: float) -> bool:
-        """Whether it is time for a checkpoint; the main process's clock decides for all."""
+        """Return whether to save; the main process's clock decides for all."""
         if self.config.save_every:
             return self.step % self.config.save_every == 0
         late = time.monotonic() - saved > 60.0 * self.config.save_minutes
@@ -244,12 +235,10 @@ class Trainer:
         self.interrupted = True
 
     def _agree_to_stop(self) -> bool:
-        """Whether any process was asked to stop."""
         self.interrupted = any_process(self.accelerator, self.interrupted)
         return self.interrupted
 
     def _batches(self) -> Iterator[Batch]:
-        """Batches from the current step to the end of the run."""
         if self.step >= self.config.steps:
             return
         loader = load(
@@ -261,7 +250,7 @@ class Trainer:
         yield from map(prepared, self.accelerator.prepare(loader))
 
     def _update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of the optimizer; returns detached losses."""
+        """Take one step of the optimizer and return its losses."""
         config, where = self.config, f"step {self.step + 1}, images {', '.join(batch['names'])}"
         torch.manual_seed(step_seed(config.seed, self.step, self.accelerator.process_index))
         training_mode(self.model, config.trainable, batch_norm=config.train_batch_norm)
@@ -282,19 +271,13 @@ class Trainer:
         numbers = " ".join(map(str, batch["numbers"]))
         self.order = hashlib.blake2b(f"{self.order} {numbers}".encode(), digest_size=16).hexdigest()
         self.average.update(self.model)
-        if self.step in config.grid_update_steps and kan_head(self.model) is not None:
-            self._update_grid(torch.cat([part.flatten(0, -2) for part in queries]))
+        if self.step in config.grid_update_steps and (head := kan_head(self.model)):
+            self._update_grid(*head, torch.cat([part.flatten(0, -2) for part in queries]))
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        return {
-            "gradient_norm": norm.detach(),
-            **{name: value.detach() for name, value in losses.items()},
-        }
+        return {name: value.detach() for name, value in {"gradient_norm": norm, **losses}.items()}
 
-    def _update_grid(self, inputs: Tensor) -> None:
-        """Fit the KAN head's grids to what all processes' queries gave it."""
-        found = kan_head(self.model)
-        assert found is not None
-        name, head = found
+    def _update_grid(self, name: str, head: KAN, inputs: Tensor) -> None:
+        """Fit the KAN head's grids to the queries of all processes."""
         plain = self.average.model.get_submodule(name)
         assert isinstance(plain, KAN)
         update_grid(head, plain, self.accelerator.gather(inputs))
@@ -302,10 +285,10 @@ class Trainer:
         logger.info("spline grids fitted at step %d", self.step)
 
     def _log(self, window: list[dict[str, Tensor]], seconds: float) -> dict[str, float]:
-        """Averages over the window's steps and all processes, into the run's metrics."""
+        """Log and return the averages over the window and all processes."""
         names = list(window[0])
-        local = torch.stack([torch.stack([one[name] for name in names]) for one in window]).mean(0)
-        shared = self.accelerator.reduce(local, "mean").tolist()
+        steps = [torch.stack([losses[name] for name in names]) for losses in window]
+        shared = self.accelerator.reduce(torch.stack(steps).mean(0), "mean").tolist()
         mean = dict(zip(names, shared, strict=True))
         values = mean | learning_rates(self.optimizer)
         values = {f"train/{key}": value for key, value in values.items()}
@@ -315,7 +298,7 @@ class Trainer:
         return mean
 
     def _validate(self) -> None:
-        """Measure the average, keep it when it is the best; not at all when asked to stop."""
+        """Measure the average, unless asked to stop."""
         if self._agree_to_stop():
             return
         self.average.settle(self.model)
@@ -326,7 +309,7 @@ class Trainer:
             self._validated = self.step
 
     def _measure(self) -> dict[str, Validation]:
-        """Validate every member; nothing when asked to stop meanwhile."""
+        """Validate every member; empty when asked to stop meanwhile."""
         results: dict[str, Validation] = {}
         for name, model in members(self.average.model).items():
             validation = validate(
@@ -338,14 +321,11 @@ class Trainer:
         return results
 
     def _note_validation(self, results: dict[str, Validation]) -> None:
-        """Log a validation of every member, and keep the weights when their mean is the best."""
         miou = self.run.log_validation(self.step, results)
         self._last_validation = results
-        each = ", ".join(
-            f"{name} {one.values['miou']:.4f}" for name, one in results.items() if name
-        )
-        line = f"step {self.step}: val mIoU {miou:.4f}" + (f" ({each})" if each else "")
-        tqdm.write(line, file=sys.stderr)
+        heads = [f"{name} {result.values['miou']:.4f}" for name, result in results.items() if name]
+        line = f"step {self.step}: val mIoU {miou:.4f}"
+        tqdm.write(line + (f" ({', '.join(heads)})" if heads else ""), file=sys.stderr)
         if math.isfinite(miou) and miou > self.best:
             self.best = miou
             self._save_weights("best")
@@ -356,7 +336,7 @@ class Trainer:
             self.run.save_weights(name, model, member)
 
     def _save(self, *, draw: bool = True) -> None:
-        """Write weights and state, and draw the curves; all processes together."""
+        """Write weights and state, and draw the curves; a collective."""
         self.average.settle(self.model)
         collected = collect(self.model, self.optimizer.optimizer)
         if self.accelerator.is_main_process:
@@ -376,8 +356,7 @@ class Trainer:
                 }
             )
             if draw:
-                names = tuple(self.val_images.class_names)
-                self.run.draw(self.step, self._last_validation, names)
+                self.run.draw(self.step, self._last_validation, tuple(self.val_images.class_names))
         self.accelerator.wait_for_everyone()
 
     def _restore(self, saved: dict[str, Any]) -> None:

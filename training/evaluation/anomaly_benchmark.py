@@ -1,7 +1,7 @@
 """All anomaly scores of some checkpoints on some anomaly data sets: scored, measured, drawn.
 
-Scores are kept as files (``saved_scores``) and figures are computed from these, so that a stopped
-benchmark goes on and the scoring can be spread over machines that share the folder.
+Figures come from score files, so that a stopped benchmark continues and machines that share the
+folder share the scoring.
 """
 
 from __future__ import annotations
@@ -30,17 +30,10 @@ from .saved_scores import Scorer, ScoringPlan, content_of, images_of, read_score
 
 
 class Benchmark:
-    """Runs what of a plan is not yet in its folder.
-
-    Args:
-        plan: what is scored.
-        out: of the results.
-        protocol: ``exact`` or ``smiyc``.
-        limit: images per set, evenly spread; None for all.
+    """Runs what its folder lacks of a plan, on at most ``limit`` evenly spread images per set.
 
     Raises:
-        ConfigError: for a set that is not there, or a folder with scores of other weights, options
-            or images.
+        ConfigError: for a missing set, or a folder of other weights, options or images.
     """
 
     def __init__(
@@ -50,7 +43,7 @@ class Benchmark:
         self.out = out
         self.protocol = protocol
         self.images = {data: open_anomaly(data, plan.root) for data in plan.sets}
-        self.chosen = {data: evenly_spread(one, limit) for data, one in self.images.items()}
+        self.chosen = {data: evenly_spread(images, limit) for data, images in self.images.items()}
         self._extremes: dict[tuple[str, str], Extremes[Path]] = {}
         settings = {
             "checkpoints": [[name, content_of(source)] for name, source in plan.checkpoints],
@@ -59,12 +52,12 @@ class Benchmark:
             "max_side": plan.max_side,
             "flip": plan.flip,
             "refine": plan.refine,
-            "sets": {data: images_of(one) for data, one in self.images.items()},
+            "sets": {data: images_of(images) for data, images in self.images.items()},
         }
         JobFolder(Path(plan.out), settings, growing=["sets"])
 
     def run(self, *, ray: bool, workers: int | None, address: str | None) -> str:
-        """Score, measure, write; returns the table.
+        """Score, measure and write; return the Markdown table.
 
         Raises:
             Mask2KANError: for anything that cannot be loaded or scored.
@@ -89,8 +82,7 @@ class Benchmark:
         missing = [task for task in tasks if not self.plan.is_done(task)]
         spread = functools.partial(run_actors, workers=workers, address=address)
         outcomes = (spread if ray else run_here)(functools.partial(Scorer, self.plan), missing)
-        failures = 0
-        done = len(tasks) - len(missing)
+        failures, done = 0, len(tasks) - len(missing)
         with tqdm(total=len(tasks), initial=done, unit="image", desc="scoring") as bar:
             for outcome in outcomes:
                 if outcome.error is not None:
@@ -105,11 +97,7 @@ class Benchmark:
             )
 
     def measure(self) -> dict[str, Any]:
-        """Figures from the score files.
-
-        Returns:
-            Per checkpoint what ``benchmark.json`` holds.
-        """
+        """Compute from the score files each checkpoint's ``benchmark.json``."""
         results: dict[str, Any] = {
             name: {**describe_weights(source), "protocol": self.protocol, "sets": {}}
             for name, source in self.plan.checkpoints
@@ -118,10 +106,10 @@ class Benchmark:
             curves = {}
             for name, result in results.items():
                 meter = self._measure_one(name, data)
-                track = ANOMALY_SETS[data].track
-                scores = {score: _figures(one.compute()) for score, one in meter.evaluators.items()}
+                evaluators, track = meter.evaluators.items(), ANOMALY_SETS[data].track
+                scores = {score: _figures(evaluator.compute()) for score, evaluator in evaluators}
                 result["sets"][data] = {**meter.about(), "track": track, "scores": scores}
-                curves[name] = {score: one.points() for score, one in meter.evaluators.items()}
+                curves[name] = {score: evaluator.points() for score, evaluator in evaluators}
             draw(curves, data, self.out)
         return results
 
@@ -142,10 +130,9 @@ class Benchmark:
         return meter
 
     def show_extremes(self) -> None:
-        """Images of every checkpoint's best and worst cases, by their own AP."""
-        predictors = dict(
-            zip(dict(self.plan.checkpoints), Scorer(self.plan).predictors, strict=True)
-        )
+        """Draw every checkpoint's best and worst images, by their own AP."""
+        names = dict(self.plan.checkpoints)
+        predictors = dict(zip(names, Scorer(self.plan).predictors, strict=True))
         for (data, name), extremes in self._extremes.items():
             folder = self.out / "best_and_worst" / data / name
             shutil.rmtree(folder, ignore_errors=True)
@@ -154,13 +141,13 @@ class Benchmark:
 
 
 def _figures(metrics: dict[str, Any]) -> dict[str, float | None]:
-    """What is reported; None in place of NaN, which is no JSON."""
+    """Select what is reported; None in place of NaN, which is no JSON."""
     reported = [key for key in (*PIXEL_FIGURES, *COMPONENT_FIGURES) if key in metrics]
     return {key: None if math.isnan(metrics[key]) else float(metrics[key]) for key in reported}
 
 
 def checkpoint_names(sources: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """A short, unlike name for every checkpoint: its file's, with its folder's where needed.
+    """Give every checkpoint a unique name: its file's, with its folder's where needed.
 
     Raises:
         ConfigError: when the same checkpoint is named twice.
@@ -179,18 +166,16 @@ def checkpoint_names(sources: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 
 def sets_to_measure(named: Sequence[str] | None, root: Path | None) -> tuple[str, ...]:
-    """The sets asked for, or all that are there.
+    """Return the sets asked for, or all that are there.
 
     Raises:
         ConfigError: when none is there.
     """
-    if named:
-        return tuple(named)
-    found = tuple(name for name, _ in find_anomaly_sets(root))
-    if not found:
+    names = tuple(named or (name for name, _ in find_anomaly_sets(root)))
+    if not names:
         where = root or "the usual places (python -m training.data list)"
         raise ConfigError(
             f"No anomaly data set in {where}; --root names their folder, --sets "
             "synthetic_anomaly needs none."
         )
-    return found
+    return names

@@ -1,4 +1,4 @@
-"""Everything that is measured of one checkpoint on one data set, ready for JSON."""
+"""All figures of one checkpoint on one data set, ready for JSON."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ DATA_SETS = (*SEGMENTATION_SETS, *SYNTHETIC_SETS, *ANOMALY_SETS)
 def open_labelled(
     data: str, root: str | Path | None = None, split: str | None = None
 ) -> tuple[LabelledImages, str, str]:
-    """A split of a data set to train on, and the names of both, however they were asked for.
+    """Open a split of a labelled data set; return it and both names.
 
     Args:
         data: a name, a folder or ``name=folder``.
-        root: where a named set is, or what holds it; None to look in the usual places.
-        split: None for the one that is usually reported: CamVid's test, others' val.
+        root: where a named set is, or what holds it; None for the usual places.
+        split: None for the one usually reported: CamVid's test, others' val.
 
     Raises:
-        ConfigError: for an unknown name, or a data set that is not found or incomplete.
+        ConfigError: for an unknown name, or a data set that is missing or incomplete.
     """
     if root is not None and data in SEGMENTATION_SETS:
         data = f"{data}={find_set(data, root)}"
@@ -90,16 +90,12 @@ def evaluate(
     score: str = "msp",
     out: Path | None = None,
 ) -> dict[str, Any]:
-    """Load a checkpoint and measure it.
+    """Measure a checkpoint on labelled images (see ``open_labelled``) or an anomaly set, for JSON.
 
-    Data, root and split are those of ``open_labelled``, or an anomaly set; at most ``limit`` images
-    are used, evenly spread. The dtype is by default not ``auto``, so that figures do not depend on
-    the machine. ``images_to`` is a folder for one side-by-side image per image, with the
-    anomaly score named; ``out`` one for ``evaluation.json``, the confusion matrix and the best and
-    worst images, by default beside weights that lie in a run folder, nowhere for others.
-
-    Returns:
-        What was measured, on what, ready for JSON.
+    The dtype is not ``auto`` by default, so that figures do not depend on the machine.
+    ``images_to`` takes side-by-side images with the anomaly ``score``; ``out`` takes
+    ``evaluation.json``, the confusion matrix and the best and worst images, by default beside
+    weights in a run folder.
 
     Raises:
         Mask2KANError: for anything that cannot be loaded or does not fit.
@@ -107,21 +103,20 @@ def evaluate(
     if limit is not None:
         require("limit", limit, 1)
     check_score(score)
-    name, given, folder_given = data.partition("=")
+    name, equals, path = data.partition("=")
     labelled: LabelledImages | None = None
     if name in ANOMALY_SETS:
         data = name
-        images: Images = open_anomaly(data, folder_given if given else root)
+        images: Images = open_anomaly(data, path if equals else root)
     else:
         labelled, data, split = open_labelled(data, root, split)
         images = labelled
     model = load_model(weights, device=device)
-    if labelled is not None:
-        _require_classes(tuple(model.class_names), labelled, data)
-    predictor = Predictor(model, device, dtype, settings=settings)
     result: dict[str, Any] = {**describe_weights(weights), "data": data}
     if labelled is not None:
+        _require_classes(tuple(model.class_names), labelled, data)
         result["split"] = split
+    predictor = Predictor(model, device, dtype, settings=settings)
     if settings == "native":
         result["native"] = True
     folder = _folder(weights, result, out)
@@ -134,25 +129,24 @@ def evaluate(
         figures, extremes = _measure_scores(predictor, images, limit, score, draw)
     else:
         figures, extremes, confusion = _measure_classes(predictor, labelled, limit, draw)
-    result |= figures
-    result["seconds"] = round(time.perf_counter() - start, 1)
-    result["device"] = str(predictor.device)
-    result["dtype"] = str(predictor.dtype).removeprefix("torch.")
+    result |= {
+        **figures,
+        "seconds": round(time.perf_counter() - start, 1),
+        "device": str(predictor.device),
+        "dtype": str(predictor.dtype).removeprefix("torch."),
+    }
     if folder is not None:
         extremes.show(images, predictor, side(folder / "best_and_worst"))
         if labelled is not None and confusion is not None:
             title = f"{result['weights']} on {data} {split}"
-            path = folder / "confusion.png"
-            draw_confusion(confusion, tuple(labelled.class_names), title, path)
+            names = tuple(labelled.class_names)
+            draw_confusion(confusion, names, title, folder / "confusion.png")
         write_record(folder / "evaluation.json", result)
     return result
 
 
 def _measure_classes(
-    predictor: Predictor,
-    images: LabelledImages,
-    limit: int | None,
-    draw: SideImages | None,
+    predictor: Predictor, images: LabelledImages, limit: int | None, draw: SideImages | None
 ) -> tuple[dict[str, Any], Extremes[Prediction], NDArray[np.int64]]:
     """Figures of the class map, on Cityscapes also that benchmark's; and the confusion matrix."""
     meter = class_meter(images, predictor.model)
@@ -172,17 +166,13 @@ def _measure_classes(
     measure(predictions_of(Comparison(predictor)), images, chosen, [meters])
     figures = {"pictures": len(chosen), **meter.compute()}
     if cityscapes is not None:
-        own = benchmark.compute()
-        figures |= {name: own[name] for name in BENCHMARK_FIGURES}
+        official = benchmark.compute()
+        figures |= {name: official[name] for name in BENCHMARK_FIGURES}
     return figures, extremes, meter.evaluator.confusion
 
 
 def _measure_scores(
-    predictor: Predictor,
-    images: Images,
-    limit: int | None,
-    score: str,
-    draw: SideImages | None,
+    predictor: Predictor, images: Images, limit: int | None, score: str, draw: SideImages | None
 ) -> tuple[dict[str, Any], Extremes[Prediction]]:
     """Figures of every anomaly score and, of a calibrated model, of regions at its threshold."""
     extremes = Extremes[Prediction](
@@ -202,12 +192,12 @@ def _measure_scores(
     figures = {**meter.about(), "settings": predictor.settings.to_dict()}
     if calibrated:
         figures["regions"] = regions.compute()
-    figures["scores"] = {name: one.compute() for name, one in meter.evaluators.items()}
+    figures["scores"] = {name: evaluator.compute() for name, evaluator in meter.evaluators.items()}
     return figures, extremes
 
 
 def describe_weights(weights: str) -> dict[str, Any]:
-    """Name, sha256 and, of weights in a run folder, the recipe: what a result says of them."""
+    """Return name, sha256 and, of weights in a run folder, the recipe."""
     path = Path(weights)
     about: dict[str, Any] = {"weights": path.stem if path.suffix else weights}
     if path.is_file():
@@ -229,11 +219,11 @@ def _folder(weights: str, result: dict[str, Any], out: Path | None) -> Path | No
 
 
 def _require_classes(names: tuple[str, ...], images: LabelledImages, data: str) -> None:
-    wanted = tuple(images.class_names)
-    unnamed = tuple(f"class_{index}" for index in range(len(wanted)))
-    if names not in (wanted, unnamed) and not meanings_of(wanted, names):
+    expected = tuple(images.class_names)
+    unnamed = tuple(f"class_{index}" for index in range(len(expected)))
+    if names not in (expected, unnamed) and not meanings_of(expected, names):
         raise ConfigError(
             f"The checkpoint has {len(names)} classes ({', '.join(names[:3])}, …); {data} needs "
-            f"its own {len(wanted)} ({', '.join(wanted[:3])}, …). Measure it on an anomaly data "
-            "set, or use a checkpoint trained on these classes."
+            f"its own {len(expected)} ({', '.join(expected[:3])}, …). Measure it on an anomaly "
+            "data set, or use a checkpoint trained on these classes."
         )

@@ -1,4 +1,4 @@
-"""A folder that keeps what is finished of a long job, so that a stopped command goes on."""
+"""A folder of a long job's finished pieces, so that a stopped command continues."""
 
 from __future__ import annotations
 
@@ -12,20 +12,16 @@ from mask2kan.media.files import read_record, write_record
 
 
 class JobFolder:
-    """Finished pieces of a job, one JSON record each, and the settings they have in common.
+    """Finished pieces of a job, one JSON record each, and their common settings.
 
     Args:
         path: made when absent.
-        settings: ready for JSON; a folder takes no pieces of other ones.
-        record: the file that keeps the settings.
-        growing: keys of settings that hold entries of which a later start may have others; those
-            that both have must be the same.
-
-    Attributes:
-        settings: as the folder keeps them.
+        settings: ready for JSON.
+        record: the file of the settings.
+        growing: keys of settings whose entries may differ between starts; common ones must agree.
 
     Raises:
-        ConfigError: when the folder holds pieces of other settings, naming the first that differs.
+        ConfigError: when the folder has other settings, naming the first that differs.
     """
 
     def __init__(
@@ -43,7 +39,7 @@ class JobFolder:
             for key in growing:
                 earlier, now = before.get(key, {}), self.settings[key]
                 before[key], self.settings[key] = now | earlier, earlier | now
-            old, new = dict(_flat(before)), dict(_flat(self.settings))
+            old, new = dict(flat(before)), dict(flat(self.settings))
             for key in new | old:
                 was, now = old.get(key, "nothing"), new.get(key, "nothing")
                 if was != now:
@@ -55,11 +51,10 @@ class JobFolder:
         self.write(record, self.settings)
 
     def __contains__(self, name: str) -> bool:
-        """Whether a piece is finished."""
         return (self.path / name).is_file()
 
     def read(self, name: str) -> dict[str, Any]:
-        """A finished piece.
+        """Read a finished piece.
 
         Raises:
             ConfigError: when its file is damaged.
@@ -67,14 +62,14 @@ class JobFolder:
         return read_record(self.path / name)
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        """Keep a piece, in one step."""
+        """Write a piece, in one step."""
         write_record(self.path / name, content)
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as ``part.field``."""
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield nested settings as ``part.field``."""
     for key, value in settings.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

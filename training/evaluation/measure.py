@@ -1,8 +1,4 @@
-"""The one loop that measures: every chosen image is predicted and handed to meters.
-
-What is predicted (by one model, by several that share a trunk, or read from files) and what is
-counted (classes, anomaly scores, regions, best and worst images) are arguments of ``measure``.
-"""
+"""The one loop that measures: every chosen image is predicted and handed to meters."""
 
 from __future__ import annotations
 
@@ -53,15 +49,10 @@ def measure(
     stop: Callable[[], bool] = lambda: False,
     **bar: Any,
 ) -> bool:
-    """Predict every chosen image and hand each prediction, with the truth, to its meters.
+    """Predict every chosen image and hand each prediction, with the truth, to its model's meters.
 
-    Args:
-        predict: gives one prediction per model; see ``predictions_of``.
-        images: labelled.
-        chosen: indices; see ``evenly_spread``.
-        meters: of each model.
-        stop: asked before every image whether to give up.
-        bar: of the progress bar, as for ``tqdm``.
+    ``predict`` gives one prediction per model (see ``predictions_of``); ``stop`` is asked before
+    every image; ``bar`` are options of ``tqdm``.
 
     Returns:
         Whether all images were measured.
@@ -79,7 +70,7 @@ def measure(
 def predictions_of(
     together: Comparison, scores: Collection[str] = ()
 ) -> Callable[[Sample], list[Prediction]]:
-    """How ``measure`` asks models; anomaly scores named here are computed in one pass."""
+    """Make ``measure``'s ``predict`` of models; the anomaly ``scores`` are computed in one pass."""
 
     def predict(sample: Sample) -> list[Prediction]:
         predictions = together(sample.image)
@@ -92,7 +83,7 @@ def predictions_of(
 
 
 def evenly_spread(images: Images, limit: int | None) -> list[int]:
-    """Indices of at most ``limit`` images, from the first to the last; None for all."""
+    """Return indices of at most ``limit`` images, from the first to the last; None for all."""
     count = len(images.names)
     spread = np.linspace(0, count - 1, min(limit or count, count)).round().astype(int)
     return [int(index) for index in spread]
@@ -101,9 +92,7 @@ def evenly_spread(images: Images, limit: int | None) -> list[int]:
 class ClassMeter(Generic[P]):
     """Overlap of a class map with the truth; labels that are no single class count as void.
 
-    Args:
-        class_names: of the data set.
-        class_map: (H, W) of a prediction, in these classes.
+    ``class_map`` gives a prediction's (H, W) in ``class_names``.
     """
 
     def __init__(self, class_names: Sequence[str], class_map: Callable[[P], Array]) -> None:
@@ -117,7 +106,7 @@ class ClassMeter(Generic[P]):
         self.evaluator.update(self._class_map(prediction), label)
 
     def compute(self) -> dict[str, Any]:
-        """``miou``, ``pixel_accuracy``, ``iou_per_class`` (None where it does not occur)."""
+        """Return ``miou``, ``pixel_accuracy``, ``iou_per_class`` (None where absent)."""
         figures = self.evaluator.compute()
         iou = [None if np.isnan(value) else value for value in figures["iou"]]
         return {
@@ -134,10 +123,9 @@ class ClassMeter(Generic[P]):
 
 
 def class_meter(images: LabelledImages, model: Any) -> ClassMeter[Prediction]:
-    """A meter of a model's class maps, in the data set's classes.
+    """Make a meter of a model's class maps, in the data set's classes.
 
-    Where these are coarser than the model's (see ``classes.meanings_of``), a pixel's class is that
-    whose members' class scores add up to the most.
+    Where these are coarser than the model's, the class whose members' scores add up to most wins.
     """
     coarser = coarse_classes(tuple(model.class_names), tuple(images.class_names))
     if coarser is None:
@@ -146,17 +134,10 @@ def class_meter(images: LabelledImages, model: Any) -> ClassMeter[Prediction]:
 
 
 class ScoreMeter(Generic[P]):
-    """Anomaly scores, each with all pixels of all images ranked together.
+    """Anomaly scores, with all pixels of all images ranked together.
 
-    Labels are 0 known, 1 anomaly, 255 void.
-
-    Args:
-        read: (H, W) of a prediction by the score's name, as ``Prediction.anomaly``.
-        scores: names.
-        options: of ``AnomalyEvaluator``.
-
-    Attributes:
-        evaluators: by score.
+    ``read`` gives a prediction's (H, W) by the score's name; ``options`` are
+    ``AnomalyEvaluator``'s.
     """
 
     def __init__(
@@ -170,7 +151,7 @@ class ScoreMeter(Generic[P]):
         self._images = self._anomalous = self._valid = 0
 
     def __call__(self, sample: Sample, prediction: P) -> None:
-        """Rank one image."""
+        """Rank one image's pixels: 0 known, 1 anomaly, 255 void."""
         for score, evaluator in self.evaluators.items():
             evaluator.update(self._read(prediction, score), sample.label)
         self._images += 1
@@ -178,7 +159,7 @@ class ScoreMeter(Generic[P]):
         self._valid += int((sample.label != VOID).sum())
 
     def about(self) -> dict[str, Any]:
-        """``images`` (how many), ``prevalence`` (share of anomalous pixels among the valid)."""
+        """Return the number of images and ``prevalence``, the anomalous share of valid pixels."""
         return {"pictures": self._images, "prevalence": self._anomalous / max(self._valid, 1)}
 
 
@@ -191,15 +172,9 @@ def measure_scores(
     smoothed: bool = False,
     beside: Sequence[Meter[Prediction]] = (),
 ) -> ScoreMeter[Prediction]:
-    """Anomaly scores of one model over at most ``limit`` images, one run of it per image.
+    """Measure anomaly scores of one model over at most ``limit`` images.
 
-    Args:
-        predictor: of any model.
-        images: with labels 0 known, 1 anomaly, 255 void.
-        scores: names.
-        limit: see ``evenly_spread``.
-        smoothed: measure the map that thresholds are applied to, not the plain score.
-        beside: further meters.
+    ``smoothed`` measures the map that thresholds apply to; ``beside`` are further meters.
     """
     meter = ScoreMeter(Prediction.anomaly_map if smoothed else Prediction.anomaly, scores)
     predict = predictions_of(Comparison(predictor), scores)
@@ -208,7 +183,7 @@ def measure_scores(
 
 
 def own_ap(score: NDArray[np.float32], label: Array) -> float:
-    """AP of one image alone, NaN where it has not both kinds of pixels."""
+    """AP of one image alone, NaN where it lacks either kind of pixels."""
     if not {KNOWN, ANOMALY} <= set(np.unique(label).tolist()):
         return float("nan")
     alone = AnomalyEvaluator()
@@ -217,11 +192,9 @@ def own_ap(score: NDArray[np.float32], label: Array) -> float:
 
 
 class Extremes(Generic[P]):
-    """Remembers every image's own figure, to show the best and the worst.
+    """Remembers every image's own ``quality`` (NaN for none), to show the best and the worst.
 
-    Args:
-        quality: the figure of one image; NaN where it has none.
-        draw: called for every image as well, as ``SideImages``.
+    ``draw``, such as ``SideImages``, is called for every image as well.
     """
 
     def __init__(

@@ -1,10 +1,4 @@
-"""Anomaly scores of labelled images, kept as one file per image so that a stop costs nothing.
-
-A ``Scorer`` is the worker: it opens the data sets and the checkpoints once and then scores images
-one by one, here or on another machine; checkpoints with a common trunk share it. A file holds the
-float32 scores of one checkpoint on one image as they are, so that figures computed from the files
-are those of the scores.
-"""
+"""Anomaly scores of labelled images, one float32 file per checkpoint and image."""
 
 from __future__ import annotations
 
@@ -35,12 +29,9 @@ class ScoringPlan:
     """What is scored, and where the scores lie.
 
     Attributes:
-        checkpoints: anything ``load_model`` takes, by the name results go under.
-        sets: names of anomaly data sets.
+        checkpoints: (name of the results, anything ``load_model`` takes).
         root: where the sets are; None for the usual places.
-        scores: names of anomaly scores.
         out: folder of the score files.
-        device: of the predictors, as all that follows.
     """
 
     checkpoints: tuple[tuple[str, str], ...]
@@ -55,17 +46,17 @@ class ScoringPlan:
     refine: bool = False
 
     def file(self, checkpoint: str, task: Task) -> Path:
-        """Where the scores of an image lie."""
+        """Return the path of an image's scores."""
         data, index = task
         return Path(self.out) / checkpoint / data / f"{index:06d}.npz"
 
     def is_done(self, task: Task) -> bool:
-        """Whether every checkpoint's scores of an image are there."""
+        """Return whether every checkpoint's scores of an image are there."""
         return all(self.file(name, task).is_file() for name, _ in self.checkpoints)
 
 
 class Scorer:
-    """Scores one image of a plan after another."""
+    """Scores images of a plan, here or on another machine; equal trunks run once."""
 
     def __init__(self, plan: ScoringPlan) -> None:
         self.plan = plan
@@ -84,7 +75,7 @@ class Scorer:
         self._together = Comparison(*self.predictors)
 
     def __call__(self, task: Task) -> Task:
-        """Score an image with every checkpoint and write the files; returns the task."""
+        """Score an image with every checkpoint and write the files; return the task."""
         image, _ = self._sets[task[0]].arrays(task[1])
         predictions = self._together(image)
         for (name, _), prediction in zip(self.plan.checkpoints, predictions, strict=True):
@@ -105,30 +96,30 @@ def save_scores(path: Path, scores: dict[str, NDArray[np.float32]]) -> None:
 
 
 def read_score(path: Path, score: str) -> NDArray[np.float32]:
-    """One score map, (H, W).
+    """Read one score map, (H, W).
 
     Raises:
         CheckpointError: when the file is damaged.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
-            found: NDArray[np.float32] = stored[score]
+            values: NDArray[np.float32] = stored[score]
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"Can't read the scores {path}: {error}. Delete the file; the command makes it again."
         ) from error
-    return found
+    return values
 
 
 def content_of(source: str) -> str:
-    """What decides a checkpoint's scores: a file's sha256, or the name where it is none."""
+    """Identify a checkpoint: a file's sha256, or the name where it is none."""
     path = Path(source)
     return sha256_of(path) if path.is_file() else source
 
 
 def images_of(images: AnomalyImages) -> str:
-    """What decides which image a number stands for, as a sha256: files, or names without them."""
-    listed = images.names
+    """Identify an image list by the sha256 of its files, or of names without files."""
+    names = images.names
     if isinstance(images, PairedImages):
-        listed = [str(pair.image.resolve()) for pair in images.pairs]
-    return hashlib.sha256("\n".join(listed).encode()).hexdigest()
+        names = [str(pair.image.resolve()) for pair in images.pairs]
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()

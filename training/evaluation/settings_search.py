@@ -1,4 +1,4 @@
-"""Anomaly scores at many combinations of sizes, to choose a checkpoint's settings by."""
+"""Anomaly scores at many combinations of sizes, to choose a checkpoint's settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .measure import Array, Sample, evenly_spread, measure
 
 EVERY = 4  # pixels and rows
 MOST_TOGETHER = 4  # sizes
-ONE_LOOK = 1280.0**2
+REFERENCE_AREA = 1280.0**2
 
 
 class Row(NamedTuple):
@@ -36,17 +36,14 @@ class Row(NamedTuple):
 
 
 def combinations(sides: Sequence[int], cost: float) -> list[tuple[int, ...]]:
-    """Up to four sizes whose areas add up to at most ``cost`` times that of 1280×720."""
-    found = [
-        chosen
-        for count in range(1, MOST_TOGETHER + 1)
-        for chosen in itertools.combinations(sides, count)
-    ]
-    return [chosen for chosen in found if _cost(chosen) <= cost]
+    """Combine up to four sizes whose areas sum to at most ``cost`` times 1280²."""
+    counts = range(1, MOST_TOGETHER + 1)
+    every = itertools.chain(*(itertools.combinations(sides, count) for count in counts))
+    return [combination for combination in every if _cost(combination) <= cost]
 
 
 def _cost(sides: Sequence[int]) -> float:
-    return sum(side * side for side in sides) / ONE_LOOK
+    return sum(side * side for side in sides) / REFERENCE_AREA
 
 
 BySize = dict[int, NDArray[np.float32]]
@@ -55,15 +52,14 @@ BySize = dict[int, NDArray[np.float32]]
 def class_scores_by_size(
     checkpoint: str, data: str, root: Path | None, sides: Sequence[int], limit: int | None
 ) -> list[tuple[BySize, Array]]:
-    """Class scores (K, h, w) by size, and the label (h, w), of every image.
+    """Compute every image's class scores (K, h, w) by size, and read its label (h, w).
 
-    Of an image smaller than one of the sizes, also those at its own, which has the key 0.
+    Where an image is smaller than a size, also at its own, under 0.
     """
     model = load_model(checkpoint)
     settings = {side: InferenceSettings(sides=(side,)) for side in sides} | {0: InferenceSettings()}
     predictors = {
-        side: Predictor(model, dtype="float32", settings=chosen)
-        for side, chosen in settings.items()
+        side: Predictor(model, dtype="float32", settings=own) for side, own in settings.items()
     }
     measured: list[tuple[BySize, Array]] = []
 
@@ -78,19 +74,18 @@ def class_scores_by_size(
             }
         ]
 
-    def keep(sample: Sample, scores: BySize) -> None:
+    def record(sample: Sample, scores: BySize) -> None:
         measured.append((scores, sample.label[::EVERY, ::EVERY]))
 
     images = open_anomaly(data, root)
-    chosen = evenly_spread(images, limit)
-    measure(predict, images, chosen, [[keep]], desc=checkpoint)
+    measure(predict, images, evenly_spread(images, limit), [[record]], desc=checkpoint)
     return measured
 
 
 def rank(
     measured: Sequence[tuple[BySize, Array]], combined: Sequence[tuple[int, ...]]
 ) -> list[Row]:
-    """All combinations and scores, best AP first."""
+    """Measure all combinations and scores, best AP first."""
     rows = []
     for sides in combined:
         evaluators = {score: AnomalyEvaluator() for score in FROM_CLASS_SCORES}
@@ -100,6 +95,6 @@ def rank(
             for score, evaluator in evaluators.items():
                 evaluator.update(SCORES[score].compute(mean).numpy(), label)
         for score, evaluator in evaluators.items():
-            found = evaluator.compute()
-            rows.append(Row(sides, score, _cost(sides), found["ap"], found["fpr95"]))
+            metrics = evaluator.compute()
+            rows.append(Row(sides, score, _cost(sides), metrics["ap"], metrics["fpr95"]))
     return sorted(rows, key=lambda row: -row.ap)

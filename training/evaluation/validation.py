@@ -1,7 +1,6 @@
-"""How good a model is while it trains: mIoU on a few images of the validation split.
+"""mIoU on a few validation images, for choosing the best weights while a model trains.
 
-A quick figure for choosing the best weights; ``training.evaluate`` computes the one to report, from
-the predictor people use.
+The figure to report is ``training.evaluate``'s, from the predictor people use.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from .measure import Array, ClassMeter, Meter, Sample, evenly_spread, measure
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """What one validation found.
+    """Result of one validation.
 
     Attributes:
         values: ``miou``, ``pixel_accuracy`` and ``iou/<class>``.
         confusion: (K, K) pixels, row = truth, column = prediction.
-        sample: an image with its prediction and ground truth below it, (3 H, W, 3).
+        sample: image, prediction and ground truth, one below the other, (3 H, W, 3).
     """
 
     values: dict[str, float]
@@ -43,15 +42,9 @@ class Validation:
 def semantic_map(
     model: Mask2KAN, image: Tensor, class_names: tuple[str, ...] | None = None
 ) -> NDArray[np.uint8]:
-    """Class of every pixel.
+    """Classify every pixel of a (3, H, W) float32 RGB image in [0, 1]: (H, W).
 
-    Args:
-        model: in evaluation mode.
-        image: (3, H, W) float32 RGB in [0, 1].
-        class_names: to tell apart, where they are coarser than the model's.
-
-    Returns:
-        (H, W).
+    ``class_names`` may be coarser than the model's, which is in evaluation mode.
     """
     size = (image.shape[-2], image.shape[-1])
     output = model(image[None].to(model.device), with_aux=False)
@@ -70,25 +63,14 @@ def validate(
     *,
     stop: Callable[[], bool] = lambda: False,
 ) -> Validation | None:
-    """Measure a model.
-
-    Args:
-        model: evaluated in the mode it is in, which should be evaluation mode.
-        images: labelled images.
-        limit: how many of them, evenly spread; 0 for all.
-        stop: asked before every image whether to give up.
-
-    Returns:
-        What was found; None when given up.
-    """
+    """Measure a model in evaluation mode on ``limit`` images, 0 for all; None when stopped."""
     names = tuple(images.class_names)
     palette = np.array(images.palette, np.uint8)
     meter = ClassMeter[Array](names, lambda class_map: class_map)
     shown: list[Array] = []
 
     def predict(sample: Sample) -> list[Array]:
-        image, _ = as_tensors(sample.image, sample.label)
-        return [semantic_map(model, image, names)]
+        return [semantic_map(model, as_tensors(sample.image, sample.label)[0], names)]
 
     def show_first(sample: Sample, class_map: Array) -> None:
         if not shown:
@@ -100,23 +82,18 @@ def validate(
     if not measure(predict, images, chosen, [meters], stop=stop, disable=True):
         return None
     values = meter.compute()
-    per_class = {f"iou/{name}": iou for name, iou in values.pop("iou_per_class").items()}
-    values |= {name: iou for name, iou in per_class.items() if iou is not None}
+    per_class = values.pop("iou_per_class").items()
+    values |= {f"iou/{name}": iou for name, iou in per_class if iou is not None}
     return Validation(values, meter.evaluator.confusion, np.concatenate(shown))
 
 
 class TeacherLabels:
-    """Images whose labels are what a model says: the truth of a distillation.
-
-    Args:
-        images: any; their own labels are not looked at.
-        teacher: in evaluation mode.
-    """
+    """Images labelled by a model in evaluation mode: the truth of a distillation."""
 
     def __init__(self, images: LabelledImages, teacher: Mask2KAN) -> None:
         self._images = images
         self._teacher = teacher
-        self._known: dict[int, NDArray[np.uint8]] = {}
+        self._labels: dict[int, NDArray[np.uint8]] = {}
         self.names = images.names
         self.num_classes = teacher.config.num_classes
         self.class_names = teacher.class_names
@@ -127,12 +104,11 @@ class TeacherLabels:
         return len(self._images)
 
     def arrays(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The image (H, W, 3) RGB and the teacher's class map (H, W)."""
-        image, unused = self._images.arrays(index)
-        if index not in self._known:
-            pixels, _ = as_tensors(image, unused)
-            self._known[index] = semantic_map(self._teacher, pixels)
-        return image, self._known[index]
+        """Return the image (H, W, 3) RGB and the teacher's class map (H, W)."""
+        image, label = self._images.arrays(index)
+        if index not in self._labels:
+            self._labels[index] = semantic_map(self._teacher, as_tensors(image, label)[0])
+        return image, self._labels[index]
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return as_tensors(*self.arrays(index))
