@@ -1,1 +1,1 @@
-"""What a run is made of: its configuration and the recipes that fill it in."""
+"""A run's configuration and the recipes that fill it in."""

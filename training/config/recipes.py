@@ -1,24 +1,20 @@
-"""Recipes: what people train, by name.
+"""Recipes: training configurations by name.
 
-- ``road_pair``: the bundled road pair, a KAN and an MLP head on one trunk; a run of constant rate,
-  finished by ``road_pair_end``, its branch with a falling one, or ``road_pair_outliers``, the same
-  with natural outliers.
-- ``camvid_kan``, ``camvid_mlp``: the fair pair on CamVid, one configuration with the mask head the
-  only difference; a float16 checkpoint is under 8 MB and a run about an hour on two cores.
+- ``road_pair``: the bundled road pair, a KAN and an MLP head on one trunk, at a constant rate;
+  ``road_pair_end``: its branch with a falling one; ``road_pair_outliers``: with natural outliers.
+- ``camvid_kan``, ``camvid_mlp``: differ in the mask head only; a float16 checkpoint is under 8 MB,
+  a run about an hour on two cores.
 - ``thesis_<backbone>_<kan|mlp>``: the thesis's section 3.2 on Cityscapes, with one decoder layer as
   its code trained (``DEC_LAYERS: 2`` counts the learnable queries); ``…_9`` with nine.
-- ``mask2former_<backbone>``: Mask2Former's own Cityscapes recipe (Cheng et al., CVPR 2022), and
-  ``mask2former_ade20k_<backbone>`` its ADE20K recipe.
-- ``mask2anomaly_<backbone>_stage1``, ``…_stage2``: Mask2Anomaly (Rai et al., ICCV 2023): masks
-  first, then outlier exposure with the contrastive loss.
+- ``mask2former_<backbone>``, ``mask2former_ade20k_<backbone>``: Cheng et al., CVPR 2022.
+- ``mask2anomaly_<backbone>_stage1``, ``…_stage2``: Rai et al., ICCV 2023: masks first, then outlier
+  exposure with the contrastive loss.
 - ``head_only_kan``, ``head_only_mlp``: only ``mask_embed`` and ``class_embed`` of a checkpoint.
-- ``distill_kan``: the MLP head of a checkpoint taught to a KAN head, from images alone.
+- ``distill_kan``: a KAN head taught by a checkpoint's MLP head, from images alone.
 
-What the sources leave open and what stands here: the thesis gives no λ1, λ2 or margin. λ1 is 1e-5
-(the regularisation of a fresh [256, 256, 256] KAN is about 22, most of it entropy, so this is a
-nudge, not a force); λ2 is 1 and the margin 1, Mask2Anomaly's. It names no outlier data either: the
-contrastive term joins where ``outliers`` are switched on. Gradient clipping, loss weights, points
-and schedule are Mask2Former's, on whose code the thesis builds.
+The thesis gives no λ1, λ2, margin or outlier data. Here λ1 is 1e-5 (a fresh [256, 256, 256] KAN's
+regularisation is about 22: a nudge); λ2 and the margin are Mask2Anomaly's 1. Clipping, weights,
+points and schedule are Mask2Former's.
 """
 
 from __future__ import annotations
@@ -78,11 +74,9 @@ ROAD_DATA = "6 cityscapes256 + 1 cityscapes_clips + 2 camvid + 0.3 rendered_stre
 def road_pair() -> TrainConfig:
     """A small Mask2KAN and a small Mask2Former of Cityscapes' classes on one trunk.
 
-    ``--data cityscapes`` trains it on the official layout.
-
-    The KAN differs from the thesis's where that made its splines idle: they have no scaler, learn
-    faster and without decay, begin with more and the base branch with less, and a bias spares them
-    serving as the constant.
+    Unlike the thesis's, whose splines stayed idle, the KAN's have no scaler, learn faster and
+    without decay and start larger, its base branch starts smaller, and a bias serves as the
+    constant.
     """
     small = dict(camvid_mlp().model_options)
     for option in ("num_classes", "class_names", "palette"):
@@ -158,8 +152,8 @@ def road_pair_outliers() -> TrainConfig:
 def mask2former(backbone: str) -> TrainConfig:
     """Mask2Former's Cityscapes recipe: batch 16, crops of 512×1024, 90,000 steps.
 
-    Two things are drawn otherwise: the scale from the whole interval instead of 16 steps of it, and
-    colours by ``Augmentation.colour`` instead of SSD's distortion, which also turns the hue.
+    Departs from it: scales from the whole interval instead of 16 steps, and colours by
+    ``Augmentation.colour`` instead of SSD's distortion, which also turns the hue.
     """
     return TrainConfig(
         name=f"mask2former_{backbone}",
@@ -191,7 +185,7 @@ def mask2former(backbone: str) -> TrainConfig:
 def mask2former_ade20k(backbone: str) -> TrainConfig:
     """Mask2Former's ADE20K recipe: crops of 512×512 (640 for Swin-B and L), 160,000 steps.
 
-    A ResNet's batch norms are frozen there (detectron2's default), and learn on Cityscapes.
+    Batch norms are frozen there (detectron2's default).
     """
     side = 640 if backbone in ("swin_b", "swin_l") else 512
     base = mask2former(backbone)
@@ -208,13 +202,7 @@ def mask2former_ade20k(backbone: str) -> TrainConfig:
 
 
 def thesis(backbone: str, head: str, layers: int = 1) -> TrainConfig:
-    """The thesis's section 3.2: frozen backbone, batch 8, crops of 340×680, scales 0.1 to 2.0.
-
-    Args:
-        backbone: one of ``BACKBONES``.
-        head: ``kan`` or ``mlp``.
-        layers: of the transformer decoder.
-    """
+    """The thesis's section 3.2: frozen backbone, batch 8, crops of 340×680, scales 0.1 to 2.0."""
     base = mask2former(backbone)
     family = {"kan": "mask2kan", "mlp": "mask2former"}[head]
     return dataclasses.replace(
@@ -247,8 +235,7 @@ def mask2anomaly_stage1(backbone: str) -> TrainConfig:
 def mask2anomaly_stage2(backbone: str) -> TrainConfig:
     """Mask2Anomaly's second stage: 5,000 steps of outlier exposure from the first's checkpoint.
 
-    The published code trains the contrastive term as ``published``; the default here is the
-    well-posed form, ``--set contrastive_form=published`` repeats theirs.
+    ``--set contrastive_form=published`` repeats their code; the default is well-posed.
     """
     first = mask2anomaly_stage1(backbone)
     return dataclasses.replace(
@@ -267,8 +254,8 @@ def mask2anomaly_stage2(backbone: str) -> TrainConfig:
 def head_only(head: str) -> TrainConfig:
     """Only ``mask_embed``, made anew, and ``class_embed`` of a checkpoint; see ``--init``.
 
-    The checkpoint's trunk is computed once for a few crops of every image and its features are
-    kept, so a head takes minutes. The protocol is RbA's (Nayal et al., ICCV 2023).
+    The trunk's features are cached, so a head takes minutes. RbA's protocol (Nayal et al., ICCV
+    2023).
     """
     return TrainConfig(
         name=f"head_only_{head}",
@@ -290,7 +277,7 @@ def head_only(head: str) -> TrainConfig:
 
 
 def distill_kan() -> TrainConfig:
-    """A KAN head that answers as the checkpoint's own head does, from images without labels."""
+    """A KAN head taught to answer as the checkpoint's own, from images without labels."""
     return dataclasses.replace(
         head_only("kan"),
         name="distill_kan",
@@ -329,7 +316,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
 
 
 def recipe(name: str) -> TrainConfig:
-    """A recipe by name.
+    """Return a recipe by name.
 
     Raises:
         ConfigError: for an unknown name, listing the nearest.

@@ -1,7 +1,4 @@
-"""What a training run is told: one frozen dataclass, and how single fields are changed.
-
-The presets are in ``training.config.recipes``.
-"""
+"""The configuration of a training run, and how single fields are changed."""
 
 from __future__ import annotations
 
@@ -36,64 +33,47 @@ class TrainConfig:
     """One training run.
 
     Attributes:
-        name: of the recipe, and of the run folder unless told otherwise.
+        name: of the recipe, and of the run folder by default.
         model: a name of ``mask2kan.list_models()``.
-        model_options: overrides of the model's configuration; number, names and colours of the
-            classes are the data set's unless given.
+        model_options: overrides of the model's configuration; classes are the data set's by
+            default.
         pretrained_backbone: file of ImageNet weights, looked up like data; ``timm`` to download
             timm's; ``random`` or empty for none.
-        init: checkpoint to start from (anything ``load_model`` takes) instead of random weights.
-            The architecture is then the checkpoint's; of the model's configuration only the
-            options of ``mask_embed`` count, where it is made anew.
-        heads: the heads trained on one trunk, ``("kan", "mlp")``; empty for the model's own alone.
-            ``model`` is then the KAN model's name and ``init`` a folder with both.
-        branch_of: run folder whose weights, optimizer and average to go on from, in a run of its
-            own: a milestone of a run with a constant learning rate.
+        init: checkpoint to start from, anything ``load_model`` takes; its architecture holds, and
+            ``model_options`` count for a new ``mask_embed`` alone.
+        heads: ``("kan", "mlp")`` trains both on one trunk, with a KAN ``model`` and ``init`` a
+            folder with both; empty for the model's own.
+        branch_of: run folder whose weights, optimizer and average to go on from, in a new run.
         fresh: parts of the checkpoint to make anew, of ``mask_embed`` and ``class_embed``.
-        trainable: ``all``, ``frozen_backbone`` (the thesis's "encoder"), or ``heads``: only
-            ``mask_embed`` and ``class_embed``.
-        objective: ``segmentation``, or ``distillation`` of the checkpoint's own ``mask_embed``
-            into a new one from images alone.
-        data: folder, known name or ``synthetic``.
-        augmentation: how crops are drawn.
-        outliers: which unknown objects are pasted into the images, and how often.
-        views: crops of an image come from this many fixed ones, whose features can be kept; 0
-            draws a new one every time.
-        cache_gigabytes: of temporary disk on each machine for the features of a trunk that does
-            not learn.
+        trainable: ``heads`` are ``mask_embed`` and ``class_embed``; ``frozen_backbone`` is the
+            thesis's "encoder".
+        objective: ``distillation`` teaches a new ``mask_embed`` the checkpoint's, from images
+            alone.
+        data: folder, name or ``synthetic``.
+        views: fixed crops per image, whose features can be cached; 0 draws a new one every time.
+        cache_gigabytes: of temporary disk per machine for the features of a trunk that does not
+            learn.
         batch_size: crops per step, over all processes.
         steps: optimizer updates of the whole run.
-        lr: peak learning rate outside the backbone.
-        backbone_factor: the backbone's share of it.
-        weight_decay: of weights; see ``training.engine.optimizer``.
-        spline_factor: the share of ``lr`` for a KAN's splines.
-        decay_splines: whether weight decay pulls splines to zero too.
-        schedule: ``poly`` (Mask2Former's decay), ``constant`` (prolonged at will), or ``falling``
-            in a straight line to 0 (the end of a constant run: a branch of it).
-        clip_norm: largest norm of the whole model's gradient.
-        warmup_steps: of linear warm-up.
+        lr: peak rate outside the backbone; the factors multiply it.
+        schedule: ``poly`` (Mask2Former's), ``constant``, or ``falling`` linearly to 0 (the end of a
+            constant run, as a branch).
+        clip_norm: largest norm of the whole gradient.
         num_points: per mask in the losses and per image in the matching.
-        no_object_weight: of the no-object class in the class loss.
-        regularization_weight: λ1 of the KAN's regularisation; nothing on an MLP.
-        contrastive_weight: λ2 of the contrastive term, which is computed where ``outliers`` are
-            pasted.
+        regularization_weight: λ1.
+        contrastive_weight: λ2, where ``outliers`` are pasted.
         contrastive_margin: m of eq. 2.11.
-        contrastive_form: ``published`` or ``well_posed``; see ``training.objectives.contrastive``.
-        grid_update_steps: after these steps the KAN's grids are fitted to the data they see.
-        average_decay: of the moving average of the weights that is evaluated and saved; 0 for none.
-        batch_norm_batches: batches of crops that set the backbone's statistics before step 0.
-        train_batch_norm: False keeps statistics and weights of batch norms as they are for the
-            whole run, as detectron2's FrozenBN does.
-        eval_every: steps between two validations.
+        contrastive_form: see ``training.objectives.contrastive``.
+        grid_update_steps: after these the KAN's grids are fitted to the data they see.
+        average_decay: of the moving average that is evaluated and saved; 0 for none.
+        batch_norm_batches: set the backbone's statistics before step 0.
+        train_batch_norm: False freezes batch norms, as detectron2's FrozenBN does.
+        eval_every: steps between validations.
         eval_pictures: of the validation split; 0 for all.
-        save_every: steps between two resumable checkpoints; 0 to go by time alone.
-        save_minutes: at most this long between two resumable checkpoints.
-        channels_last: whether maps lie channels last in memory, which is what most convolutions on
-            CPUs and in half types on GPUs are made for.
-        full_precision_backbone: whether a backbone that loses much in half types computes in
-            float32 under mixed precision too.
-        seed: of weights, crops and points.
-        workers: processes that prepare crops; 0 prepares them in the training process.
+        save_every: steps between resumable checkpoints; 0 to go by ``save_minutes`` alone.
+        channels_last: the memory format of most convolutions on CPUs and in half types on GPUs.
+        full_precision_backbone: keep a backbone that loses much in half types in float32.
+        workers: processes that prepare crops; 0 for the training process.
     """
 
     name: str
@@ -141,11 +121,6 @@ class TrainConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what no run can be made of.
-
-        Raises:
-            ConfigError: naming the field, the value found and what it must be.
-        """
         for field in ("batch_size", "steps", "num_points", "eval_every"):
             require(field, getattr(self, field), 1)
         for field in NOT_NEGATIVE:
@@ -174,7 +149,7 @@ class TrainConfig:
             require_choice("part to make anew", part, PARTS)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return dataclasses.asdict(dataclasses.replace(self, model_options=dict(self.model_options)))
 
 
@@ -182,12 +157,7 @@ _DEFAULT_MODEL = ModelConfig()
 
 
 def override(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
-    """Change fields by ``key=value`` texts.
-
-    Args:
-        config: what to change.
-        settings: ``lr=3e-4``, ``model.num_queries=20`` (an option of the model),
-            ``augmentation.crop=(192,256)`` or ``outliers.source=procedural``.
+    """Change fields by texts: ``lr=3e-4``, ``model.num_queries=20``, ``augmentation.colour=0.5``.
 
     Raises:
         ConfigError: for a text without ``=``, an unknown key or a value of another type.
@@ -212,7 +182,6 @@ def override(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
 
 
 def _parse(text: str) -> Any:
-    """A Python literal, or the text itself where it is none (names, paths)."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -226,19 +195,15 @@ def _replace(instance: Settings, key: str, value: Any) -> Settings:
 
 
 def _fitting(key: str, before: Any, value: Any) -> Any:
-    """A value of the type of the one it replaces.
-
-    Raises:
-        ConfigError: when it cannot be one.
-    """
+    """Convert a value to the type of the one it replaces."""
     if isinstance(before, float) and type(value) is int:
         value = float(value)
     if isinstance(before, tuple) and isinstance(value, list):
         value = tuple(value)
     if isinstance(before, tuple) and isinstance(value, tuple) and before:
-        kinds = {type(one) for one in before}
+        kinds = {type(item) for item in before}
         value = tuple(float(v) if kinds == {float} and type(v) is int else v for v in value)
-        if {type(one) for one in value} - kinds:
+        if {type(item) for item in value} - kinds:
             raise ConfigError(f"{key} is {value!r}; expected the form of {before!r}.")
     if type(value) is not type(before):
         raise ConfigError(

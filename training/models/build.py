@@ -1,4 +1,4 @@
-"""The model a run trains: built or loaded, with parts made anew, and only some of it learning."""
+"""The model a run trains: built or loaded, with new parts, and only some of it learning."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 def open_images(config: TrainConfig, split: str) -> LabelledImages:
-    """A split of the run's data.
+    """Open a split of the run's data.
 
     Raises:
-        ConfigError: when it is not there, or has no labels where they are needed.
+        ConfigError: when it is missing, or lacks labels it needs.
     """
     if not config.data.startswith(PREFIX):
         return open_split(config.data, split)
@@ -48,12 +48,12 @@ def open_images(config: TrainConfig, split: str) -> LabelledImages:
 
 
 def build_model(config: TrainConfig, images: LabelledImages, *, pretrained: bool) -> Trained:
-    """The model before its first step, on the processor.
+    """Build the model before its first step, on the CPU, with the classes of ``images``.
 
     Args:
         config: of the run.
-        images: the training split; decides the classes.
-        pretrained: whether to load ImageNet weights; a resumed run overwrites them anyway.
+        images: the training split.
+        pretrained: load ImageNet weights; a resumed run overwrites them anyway.
 
     Raises:
         ConfigError: when configuration, checkpoint and data do not fit together.
@@ -104,11 +104,7 @@ def _from_scratch(config: TrainConfig, images: LabelledImages, *, pretrained: bo
 
 
 def _backbone_weights(name: str) -> Path | bool:
-    """The file of ImageNet weights, or True for timm's.
-
-    Raises:
-        ConfigError: when it is not there, saying what else there is.
-    """
+    """Return the file of ImageNet weights, or True for timm's."""
     if name == "timm":
         return True
     try:
@@ -122,14 +118,13 @@ def _backbone_weights(name: str) -> Path | bool:
 
 def _from_checkpoint(config: TrainConfig, images: LabelledImages) -> Mask2KAN:
     model = load_model(config.init, device="cpu")
-    wanted = {key: value for key, value in config.model_options.items() if key in HEAD_OPTIONS}
-    before = model.config
-    changed = before
+    options = {key: value for key, value in config.model_options.items() if key in HEAD_OPTIONS}
+    changed = model.config
     if "mask_embed" in config.fresh:
-        changed = dataclasses.replace(changed, **wanted)
-    elif any(getattr(before, key) != value for key, value in wanted.items()):
+        changed = dataclasses.replace(changed, **options)
+    elif any(getattr(changed, key) != value for key, value in options.items()):
         raise ConfigError(
-            f"{config.init} has mask_embed={before.mask_embed!r} and the run asks for {wanted}; "
+            f"{config.init} has mask_embed={changed.mask_embed!r} and the run asks for {options}; "
             "add mask_embed to fresh to make it anew."
         )
     if "class_embed" in config.fresh:
@@ -152,7 +147,6 @@ def _from_checkpoint(config: TrainConfig, images: LabelledImages) -> Mask2KAN:
 
 
 def _classes_of(images: LabelledImages) -> dict[str, Any]:
-    """The options of a model that tells a data set's classes apart."""
     return {
         "num_classes": images.num_classes,
         "class_names": tuple(images.class_names),
@@ -171,7 +165,7 @@ def _require_classes(names: tuple[str, ...], images: LabelledImages, config: Tra
 
 
 def in_classes_of(model: Trained, images: LabelledImages) -> LabelledImages:
-    """Images labelled in a model's classes, with groups where theirs are coarser."""
+    """Label images in a model's classes, with groups where theirs are coarser."""
     names = lead(model).class_names
     if not meanings_of(tuple(images.class_names), names):
         return images
@@ -180,12 +174,7 @@ def in_classes_of(model: Trained, images: LabelledImages) -> LabelledImages:
 
 
 def choose_trainable(model: Trained, which: str) -> None:
-    """Let only part of a model learn.
-
-    Args:
-        model: its parameters' ``requires_grad`` is set.
-        which: ``all``, ``frozen_backbone`` or ``heads``.
-    """
+    """Set ``requires_grad``: ``which`` is ``all``, ``frozen_backbone`` or ``heads``."""
     model.requires_grad_(which != "heads")
     if which == "frozen_backbone":
         lead(model).backbone.requires_grad_(False)
@@ -195,12 +184,9 @@ def choose_trainable(model: Trained, which: str) -> None:
 
 
 def training_mode(model: Trained, which: str, *, batch_norm: bool) -> None:
-    """Set train mode on what learns and evaluation mode on what does not.
+    """Set train mode on what learns (see ``choose_trainable``), evaluation mode on the rest.
 
-    Args:
-        model: see ``choose_trainable``.
-        which: as there.
-        batch_norm: False keeps every batch norm's statistics.
+    Without ``batch_norm`` no batch norm updates its statistics.
     """
     model.train(which != "heads")
     if which == "frozen_backbone":
@@ -218,21 +204,17 @@ def _batch_norms(model: nn.Module) -> list[nn.Module]:
 
 
 def head_parameters(config: ModelConfig) -> int:
-    """Number of parameters of the mask head a configuration asks for."""
+    """Count the parameters of a configuration's mask head."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_mask_embed(config).parameters())
 
 
 def equal_width(config: ModelConfig) -> int:
-    """Hidden width at which a three-layer MLP head has the number of parameters of the KAN head.
+    """Return the hidden width that makes a three-layer MLP head as large as the KAN's [C, C, C].
 
-    Args:
-        config: of a model with a KAN head, [C, C, C].
-
-    Returns:
-        The nearest width: the MLP has W² + (2C + 2)W + C parameters.
+    The MLP has W² + (2C + 2)W + C parameters.
     """
     channels = config.hidden_dim
-    wanted = head_parameters(dataclasses.replace(config, mask_embed="kan"))
-    root = math.sqrt((channels + 1) ** 2 + wanted - channels)
+    parameters = head_parameters(dataclasses.replace(config, mask_embed="kan"))
+    root = math.sqrt((channels + 1) ** 2 + parameters - channels)
     return max(1, round(root - (channels + 1)))
