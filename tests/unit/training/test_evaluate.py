@@ -127,7 +127,7 @@ def test_anomaly_command(
         label = (np.array(Image.open(path)) == 2).astype(np.uint8)
         prediction = predictor(data / "road_anomaly" / "frames" / f"{index}.png")
         expected.update(prediction.anomaly("rba"), label)
-    assert tuple(result["scores"]) == tuple(SCORES)
+    assert list(result["scores"]) == list(SCORES)
     assert result["scores"]["rba"] == pytest.approx(expected.compute(), abs=1e-9)
     assert 0 < result["prevalence"] < 0.1
     assert "rba" in capsys.readouterr().out
@@ -179,7 +179,7 @@ def test_calibration_is_written_and_true(checkpoint: Path, data: Path, tmp_path:
     arguments = [str(checkpoint), "--out", str(out), "--root", str(data), "--device", "cpu"]
     assert calibrate.main(arguments) == 0
     model = load_model(str(out), device="cpu")
-    assert tuple(model.calibration) == tuple(SCORES)
+    assert list(model.calibration) == list(SCORES)
     predictor = Predictor(model, device="cpu", dtype="float32")
     images = CamVidAnomaly(data / "camvid")
     for score in ("msp", "energy"):

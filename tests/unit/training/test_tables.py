@@ -103,7 +103,7 @@ def test_without_results_only_the_thesis_stands(capsys: pytest.CaptureFixture[st
 def test_segmentation_in_percent_over_seeds_with_the_better_head_bold(tmp_path: Path) -> None:
     write(tmp_path / "a" / "evaluation.json", evaluation("thesis_swin_t_kan", 0.80))
     write(tmp_path / "b" / "deep" / "evaluation.json", evaluation("thesis_swin_t_kan", 0.82))
-    write(tmp_path / "c" / "evaluation.json", evaluation("thesis_swin_t_mlp", 0.805, images=20))
+    write(tmp_path / "c" / "evaluation.json", evaluation("thesis_swin_t_mlp", 0.805, pictures=20))
     write(tmp_path / "d" / "evaluation.json", evaluation("thesis_swin_l_kan", 0.9))
     # the same folder twice and one inside it: a file counts once
     text = build(find([tmp_path, tmp_path, tmp_path / "a"]))[0].markdown()
@@ -199,7 +199,7 @@ TEXT = json.dumps(GOOD)
         ("benchmark.json", TEXT.replace("0.2", "20"), "msp.ap is 20; it must"),
         ("benchmark.json", TEXT.replace("0.2", "true"), "msp.ap is True; it must"),
         ("benchmark.json", TEXT.replace('"fpr95"', '"fpr"'), "msp.fpr95 is missing"),
-        ("benchmark.json", TEXT.replace("60", "true"), "images is True; expected int"),
+        ("benchmark.json", TEXT.replace("60", "true"), "pictures is True; expected int"),
         ("evaluation.json", {"data": "cityscapes"}, "recipe is None; expected str"),
         ("evaluation.json", evaluation("thesis_r50_kan", 79.1), "iou is 79.1; it must"),
         ("ablation.json", ablation(default=[0.9]) | {"summary": []}, "empty summary"),
