@@ -1,19 +1,16 @@
-"""Which parts of the KAN matter: the ablation of the thesis's Table 3.6.
+"""Ablate the parts of the KAN: the thesis's Table 3.6, its nine networks on digits.
 
     python -m training.ablation
     python -m training.ablation --data mnist --root data/mnist --seeds 5
 
-Trains the nine networks of the table on digits, under the same seeds
-(``training.experiments.kan_ablation``). Into the run folder go ``ablation.json`` (settings,
-versions, all runs, summary), ``ablation.md`` and ``ablation.png``; finished runs are kept there, so
-the command may be stopped and repeated.
+The run folder gets ``ablation.json`` (settings, versions, runs, summary), ``ablation.md`` and
+``ablation.png``. A stopped command continues: finished runs are not repeated.
 
-Departures from the thesis, which names MNIST, the experiments and one accuracy each: the default
-data are the digits that come with scikit-learn (no download, minutes on two cores), every
-experiment has several seeds, and differences have an interval. λ, the factor of the regularisation,
-is 0.1: the thesis gives none, and less has no effect here that could be ablated (``Protocol``). The
-model's recipes take 1e-5. The grid follows the training data after 5, 10 and 20 percent of the
-steps; without updates it stays uniform on [-1, 1].
+Departures from the thesis, which names MNIST, the experiments and one accuracy each: scikit-learn's
+digits by default (no download, minutes on two cores), several seeds, intervals of the differences.
+λ, the factor of the regularisation, is 0.1: the thesis gives none, and less has no effect to ablate
+here (``Protocol``); the recipes take 1e-5. The grid follows the training data after 5, 10 and 20
+percent of the steps; without updates it stays uniform on [-1, 1].
 """
 
 from __future__ import annotations
@@ -41,7 +38,7 @@ EXAMPLE = """examples:
 
 
 def _parser() -> argparse.ArgumentParser:
-    known = Protocol(epochs=1)
+    defaults = Protocol(epochs=1)
     out = argparse.ArgumentParser(
         prog="python -m training.ablation",
         description="The KAN ablation of the thesis's Table 3.6, over several seeds.",
@@ -60,34 +57,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     epochs = ", ".join(f"{name} {count}" for name, count in EPOCHS.items())
     out.add_argument("--epochs", type=int, help=f"of every run (default: {epochs})")
-    out.add_argument(
-        "--batch-size", type=int, default=known.batch_size, help="default: %(default)s"
-    )
-    out.add_argument("--lr", type=float, default=known.learning_rate, help="default: %(default)s")
-    out.add_argument(
-        "--regularization",
-        type=float,
-        default=known.regularization,
-        metavar="LAMBDA",
-        help="factor of the regularisation (default: %(default)s)",
-    )
-    out.add_argument(
-        "--out", type=Path, default=Path("runs/ablation"), help="run folder (default: %(default)s)"
-    )
-    out.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count() or 1,
-        help="runs at a time, one thread each (default: all cores)",
-    )
+    shown = "default: %(default)s"
+    out.add_argument("--batch-size", type=int, default=defaults.batch_size, help=shown)
+    out.add_argument("--lr", type=float, default=defaults.learning_rate, help=shown)
+    out.add_argument("--regularization", type=float, default=defaults.regularization, help=shown)
+    out.add_argument("--out", type=Path, default="runs/ablation", help=shown)
+    cores = os.cpu_count() or 1
+    out.add_argument("--workers", type=int, default=cores, help="runs at a time, a thread each")
     return out
 
 
 def protocol_of(options: argparse.Namespace) -> Protocol:
-    """The protocol a command line asks for.
+    """Build the protocol from the command line.
 
     Raises:
-        ConfigError: for numbers no run can be made of.
+        ConfigError: for numbers out of range.
     """
     if options.epochs is None:
         options.epochs = EPOCHS.get(options.data, 1)
@@ -118,8 +102,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    stopped = "stopped; the same command continues."
-    return run_command(_parser(), _run, arguments, stopped=stopped)
+    return run_command(_parser(), _run, arguments, stopped="stopped; the same command continues.")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""All anomaly scores of some checkpoints on all anomaly data sets: one table, curves, images.
+"""Measure all anomaly scores of checkpoints on all anomaly data sets: table, curves, images.
 
     python -m training.benchmark mask2kan_road mask2former_road
     python -m training.benchmark runs/*/best.safetensors --root data --protocol smiyc
     python -m training.benchmark mask2kan_road --ray --workers 4
 
-Pixel figures are those of ``training.metrics.AnomalyEvaluator``; sets of SegmentMeIfYouCan's tracks
-also get that benchmark's sIoU, PPV and F1*. Checkpoints with a common trunk share it. The scores of
-a finished image are kept in the output folder while the command runs, so it may be stopped and
-repeated, and Ray Data may spread the scoring over processes and machines that share the folder.
+SegmentMeIfYouCan's tracks also get its sIoU, PPV and F1*. Checkpoints with a common trunk share it.
+A stopped command continues: scores of finished images wait in the output folder. Ray Data may
+spread the scoring over processes and machines that share the folder.
 """
 
 from __future__ import annotations
@@ -54,14 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument("--ray-address", help="of a running cluster (default: start one here)")
     out.add_argument("--workers", type=int, help="Ray actors (default: as many as fit)")
     out.add_argument("--keep-scores", action="store_true", help="leave the score files")
-    out.add_argument(
-        "--out", type=Path, default=Path("runs/benchmark"), help="default: %(default)s"
-    )
+    out.add_argument("--out", type=Path, default="runs/benchmark", help="default: %(default)s")
     return out
 
 
 def run(options: argparse.Namespace) -> str:
-    """Score, measure, write; returns the table.
+    """Score, measure and write; return the table.
 
     Raises:
         Mask2KANError: for anything that cannot be loaded or does not fit.
@@ -84,8 +81,8 @@ def run(options: argparse.Namespace) -> str:
         refine=options.refine,
     )
     benchmark = Benchmark(plan, options.out, protocol=options.protocol, limit=options.limit)
-    spread = options.ray or options.ray_address is not None or options.workers is not None
-    text = benchmark.run(ray=spread, workers=options.workers, address=options.ray_address)
+    use_ray = options.ray or options.ray_address is not None or options.workers is not None
+    text = benchmark.run(ray=use_ray, workers=options.workers, address=options.ray_address)
     if not options.keep_scores:
         shutil.rmtree(scores_folder)
     return text

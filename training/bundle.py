@@ -1,15 +1,10 @@
-"""``python -m training.bundle``: a trained pair as the checkpoints that come with the project.
+"""Bundle a trained pair as checkpoints that come with the project.
 
     python -m training.bundle runs/road_pair_end --name road --settings weights/road_settings.json
 
-Both are measured first: spline share and curvature of their heads, and what setting the splines to
-zero does, on images that were not trained on (``mask2kan.inference.kan_activity``); it stands in
-their metadata, for ``info``, cards and the KAN page.
-
-Writes ``weights/mask2kan_<name>.safetensors``, ``mask2former_<name>.safetensors`` and, once for
-both, ``<name>_trunk.safetensors``, all in float16; with the settings they are to be run with, and
-without a calibration, which ``training.calibrate`` adds. ``training.cards`` writes their cards and
-their lines in the manifest.
+Writes ``mask2kan_<name>``, ``mask2former_<name>`` and their ``<name>_trunk`` (``.safetensors``,
+float16) with settings and, from validation images, each head's spline share, curvature and the
+effect of zero splines, but no calibration: next come ``training.calibrate`` and ``training.cards``.
 """
 
 from __future__ import annotations
@@ -47,18 +42,15 @@ def bundle(
     *,
     data: str,
 ) -> list[Path]:
-    """Write a pair's files.
+    """Write a pair's files; return those of the heads.
 
     Args:
         pair: folder of a joint run, or with ``kan`` and ``mlp`` files.
-        folder: where to.
-        name: what the pair is called.
-        settings: how both are to be run.
+        folder: where to write.
+        name: of the pair.
+        settings: for both models.
         facts: added to what the models' cards say of their training.
-        data: whose validation images the heads are measured on.
-
-    Returns:
-        The files of the heads.
+        data: on whose validation images the heads are measured.
 
     Raises:
         Mask2KANError: when the pair cannot be read or written.
@@ -70,24 +62,24 @@ def bundle(
         model.card = {**model.card, **facts, **activity_facts(model, data)}
     named = {f"{FAMILIES[head]}_{name}": model for head, model in models.items()}
     save_pair(named, folder, f"{name}_trunk", torch.float16)
-    return [folder / f"{one}.safetensors" for one in named]
+    return [folder / f"{stem}.safetensors" for stem in named]
 
 
 def activity_facts(model: Mask2KAN, data: str) -> dict[str, str]:
-    """What a card says of how much of a KAN the head is."""
+    """Measure how much of a KAN the head is, in words for its card."""
     model.eval()
     images = open_split(data, "val")
     chosen = evenly_spread(images, QUERY_IMAGES)
     queries = collect_queries(model, (images[index][0] for index in chosen))
-    found = head_activity(model.transformer_decoder.mask_embed, queries)
-    where = f"on {found.queries} queries of {len(chosen)} images of {data} val"
-    facts = {"curvature": f"{found.curvature:.4f}, {where}"}
-    if found.spline_shares:
-        shares = " and ".join(f"{share:.3f}" for share in found.spline_shares)
+    activity = head_activity(model.transformer_decoder.mask_embed, queries)
+    where = f"on {activity.queries} queries of {len(chosen)} images of {data} val"
+    facts = {"curvature": f"{activity.curvature:.4f}, {where}"}
+    if activity.spline_shares:
+        shares = " and ".join(f"{share:.3f}" for share in activity.spline_shares)
         facts["spline share"] = f"{shares} of the layers' variance, {where}"
         mious = []
-        for one in (model, without_splines(model)):
-            validation = validate(one, images, ZEROED_IMAGES)
+        for variant in (model, without_splines(model)):
+            validation = validate(variant, images, ZEROED_IMAGES)
             assert validation is not None
             mious.append(validation.values["miou"])
         facts["splines set to zero"] = (
@@ -121,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--settings", type=Path, required=True, help="JSON of InferenceSettings")
     parser.add_argument("--data", default="cityscapes256", help="to measure the heads on")
     parser.add_argument("--facts", type=Path, help="JSON of what the cards say of the training")
-    parser.add_argument("--out", type=Path, default=Path("weights"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default="weights", help="default: %(default)s")
     return run_command(parser, _run, arguments)
 
 

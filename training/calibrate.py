@@ -2,15 +2,11 @@
 
     python -m training.calibrate weights/mask2kan_road.safetensors --data fishyscapes_static
 
-From an anomaly data set that was not trained on, per score: ``range``, the 0.5th and 99.5th
-percentile over all valid pixels, which images of the score map to [0, 1]; and thresholds,
-"anomalous if score >= t": ``fpr05`` flags at most 5 % of the known pixels, ``tpr95`` at least 95 %
-of the anomalous ones, ``best_f1`` balances the two. All are exact: every pixel of every image is
-ranked, of the map that thresholds are applied to: at the checkpoint's sizes, and smoothed as its
-settings say (see ``mask2kan.modeling.settings``).
-
-Elsewhere the same threshold flags another share of the pixels; a threshold is a starting point, not
-a promise.
+Per score, over all valid pixels of an anomaly data set that was not trained on, of the map at the
+checkpoint's sizes and smoothing: ``range``, the 0.5th and 99.5th percentile, shown as [0, 1]; and
+thresholds t (anomalous if score >= t): ``fpr05`` flags at most 5 % of the known pixels, ``tpr95``
+at least 95 % of the anomalous ones, ``best_f1`` balances the two. On other data a threshold flags
+another share: it is a starting point.
 """
 
 from __future__ import annotations
@@ -45,23 +41,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(path: Path | None) -> InferenceSettings | None:
-    return None if path is None else InferenceSettings.from_dict(read_record(path))
-
-
 def _run(options: argparse.Namespace) -> None:
     if options.limit is not None:
         require("--limit", options.limit, 1)
-    found = calibrate(
+    settings = None
+    if options.settings is not None:
+        settings = InferenceSettings.from_dict(read_record(options.settings))
+    calibration = calibrate(
         options.checkpoint,
         options.out,
         data=options.data,
         root=options.root,
-        settings=_settings(options.settings),
+        settings=settings,
         limit=options.limit,
         device=options.device,
     )
-    print(calibration_table(found).text())
+    print(calibration_table(calibration).text())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,9 +3,8 @@ r"""Write the card of a bundled checkpoint and its line in ``weights/manifest.js
     python -m training.cards weights/mask2kan_road.safetensors --title "Mask2KAN, road scenes" \
         --scene road --results results/mask2kan_*.json --seen results/seen.txt
 
-Every figure on the card is read from the JSON files that ``training.evaluate --json`` wrote, all
-else from the checkpoint: architecture, training, settings, thresholds. So the card says what the
-commands print. Its fixed words are in ``reporting/card.md``.
+Figures are read from the files of ``training.evaluate --json``, all else from the checkpoint; the
+fixed words are in ``reporting/card.md``.
 """
 
 from __future__ import annotations
@@ -48,11 +47,9 @@ def _architecture(model: Mask2KAN) -> str:
 
 
 def _facts(model: Mask2KAN) -> str:
-    """What the checkpoint itself says of its training and of how it is to be run."""
-    facts = dict(model.card)
+    rows = [[key, str(value)] for key, value in model.card.items()]
     if model.settings is not None:
-        facts["run with"] = model.settings.in_words()
-    rows = [[key, str(value)] for key, value in facts.items()]
+        rows.append(["run with", model.settings.in_words()])
     return Table(("", ""), rows, text_columns=2).markdown().rstrip()
 
 
@@ -87,13 +84,12 @@ def _calibration(model: Mask2KAN) -> str:
 
 
 def update_manifest(manifest: Path, entry: dict[str, str]) -> None:
-    """Put an entry into a manifest in place of the one of its name.
+    """Replace a manifest's entry of the same name, or add it; an absent manifest is made.
 
     Args:
         manifest: ``{"weights": [{"name", "file", "sha256", "title", "scene", "score", "licence",
-            "card"}]}``, also ``trunk`` where it has a file of its own; made when absent, replaced
-            in one step.
-        entry: those.
+            "card"}]}``, also ``trunk`` where it has a file of its own; replaced in one step.
+        entry: one such entry.
 
     Raises:
         ConfigError: when the manifest is not of this form.
@@ -101,25 +97,21 @@ def update_manifest(manifest: Path, entry: dict[str, str]) -> None:
     entries = read_record(manifest).get("weights") if manifest.is_file() else []
     if not isinstance(entries, list):
         raise ConfigError(f"{manifest} has no list of weights; repair it, or remove it.")
-    kept = [one for one in entries if one["name"] != entry["name"]]
-    ordered = sorted([*kept, entry], key=lambda one: one["name"])
-    write_record(manifest, {"weights": ordered})
+    by_name = {item["name"]: item for item in [*entries, entry]}
+    write_record(manifest, {"weights": [by_name[name] for name in sorted(by_name)]})
 
 
 def write_card(
     checkpoint: Path, *, title: str, scene: str, results: Sequence[Path], seen: Path | None
 ) -> Path:
-    """Write ``<checkpoint>.md`` and the manifest's entry beside a checkpoint.
+    """Write ``<checkpoint>.md`` and the manifest's entry beside a checkpoint; return the card.
 
     Args:
         checkpoint: a calibrated ``.safetensors`` file.
         title: one line.
-        scene: ``road`` or ``indoor``: what it is offered for.
+        scene: ``road`` or ``indoor``.
         results: files that ``training.evaluate --json`` wrote.
         seen: text file with what a person saw in the model's images, or None.
-
-    Returns:
-        The card.
 
     Raises:
         Mask2KANError: for a checkpoint or file that is missing or does not belong.
@@ -135,7 +127,7 @@ def write_card(
                 f"{checkpoint} with {sha256}. Evaluate this file and pass that result."
             )
     trunk = trunk_of(checkpoint)
-    told = seen.read_text(encoding="utf-8").strip() if seen else ""
+    remarks = seen.read_text(encoding="utf-8").strip() if seen else ""
     card = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=title,
         name=name,
@@ -145,7 +137,7 @@ def write_card(
         architecture=_architecture(model),
         facts=_facts(model),
         measured="\n\n".join(_measured(name, result) for result in measured),
-        seen=f"## Seen in its images\n\n{told}\n\n" if told else "",
+        seen=f"## Seen in its images\n\n{remarks}\n\n" if remarks else "",
         calibration=_calibration(model),
     )
     path = checkpoint.with_suffix(".md")

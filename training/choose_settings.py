@@ -1,12 +1,11 @@
-"""``python -m training.choose_settings``: which sizes and score a checkpoint should be run with.
+"""``python -m training.choose_settings``: compare sizes and scores to run a checkpoint with.
 
     python -m training.choose_settings mask2kan_road mask2former_road --data fishyscapes_static
 
-Class scores of every image are computed once per size, on every fourth pixel of every fourth
-row, and then averaged over combinations of sizes that cost at most ``--cost`` times one look at
-1280×720. The table has AP and FPR95 of every score made of class scores, best AP first: to choose
-by, on sets that nothing else is measured on. What is chosen is written into ``InferenceSettings``
-by hand: how much smoothing and how small a region a page should show is a matter of taste as well.
+Class scores are computed once per size, on every fourth pixel of every fourth row, and averaged
+over the combinations of sizes that cost at most ``--cost`` passes at 1280×720. The table has AP and
+FPR95 of every score, best AP first; the choice goes into ``InferenceSettings`` by hand. Choose on
+sets that nothing else is measured on.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ def _run(options: argparse.Namespace) -> None:
         require("--limit", options.limit, 1)
     combined = combinations(sorted(options.sides), options.cost)
     for checkpoint in options.checkpoints:
-        found = class_scores_by_size(
+        class_scores = class_scores_by_size(
             checkpoint, options.data, options.root, options.sides, options.limit
         )
         rows = [
             [" + ".join(map(str, row.sides)), row.score, *(cell(v, ".3f") for v in row[2:])]
-            for row in rank(found, combined)[: options.shown]
+            for row in rank(class_scores, combined)[: options.shown]
         ]
         columns = ("sides", "score", "cost", "AP ↑", "FPR95 ↓")
         title = f"{checkpoint} on {options.data}"

@@ -1,16 +1,12 @@
-"""How good a checkpoint is on labelled images.
+"""Measure a checkpoint on labelled images.
 
     python -m training.evaluate mask2kan_road --data camvid --split test
     python -m training.evaluate runs/thesis_swin_t_kan/best.safetensors --data cityscapes
     python -m training.evaluate weights/mask2kan_road.safetensors --data road_anomaly
 
-A data set to train on measures the class map: IoU per class, mIoU over the classes that occur,
-pixel accuracy, and on Cityscapes also that benchmark's IoU and iIoU over classes and categories
-(the thesis's Table 3.1). An anomaly data set (``python -m training.data list``) measures every
-anomaly score in one pass (AP, AUROC, FPR95, best F1, by the exact protocol);
-``training.benchmark`` does so for many sets and checkpoints. Images are computed as the
-checkpoint's settings say (``--settings native``: at their own size) by the same ``Predictor`` that
-the command line and the app use.
+Data sets to train on: IoU per class, mIoU over the classes that occur, pixel accuracy; on
+Cityscapes also its IoU and iIoU over classes and categories (the thesis's Table 3.1). Anomaly data
+sets: AP, AUROC, FPR95 and best F1 of every score, by the exact protocol.
 """
 
 from __future__ import annotations
@@ -42,12 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", help="train, val, test (default: camvid's test, others' val)")
     parser.add_argument("--limit", type=int, metavar="N", help="only N images, evenly spread")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    parser.add_argument(
-        "--dtype",
-        choices=tuple(DTYPES),
-        default="float32",
-        help="of the arithmetic (default: %(default)s)",
-    )
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
     parser.add_argument(
         "--settings",
         choices=SETTINGS,
@@ -58,15 +49,14 @@ def _parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         metavar="DIR",
-        help="for evaluation.json, confusion matrix, best and worst images (default: beside "
-        "weights of a run)",
+        help="for evaluation.json, plots and images (default: beside the weights of a run)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
     parser.add_argument(
         "--pictures",
         type=Path,
         metavar="DIR",
-        help="also write a side-by-side image per input, named so that the worst come first",
+        help="also write a side-by-side image per input, worst first",
     )
     parser.add_argument("--score", default="msp", help=f"shown there: {', '.join(SCORES)}")
     return parser

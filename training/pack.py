@@ -1,12 +1,11 @@
-"""``python -m training.pack``: data sets in one small file, to train from elsewhere.
+"""``python -m training.pack``: put data sets into one small file, to train from elsewhere.
 
     python -m training.pack road.tar.xz --data "6 cityscapes256 + 2 camvid" --longest-side 512
     tar -xJf road.tar.xz && MASK2KAN_DATA=road python -m training.train road_pair
 
-Only what training reads is packed, in the layout it is read in: images and labels of the training
-split, a few of the validation split, and files or folders named with ``--extra``. Images are
-shrunk and encoded again as WebP, labels as PNGs without compression of their own, which the archive
-compresses far better.
+Packs only what training reads, in the same layout: the training split, some of the validation
+split, and ``--extra`` files or folders. Images are shrunk and become WebP; labels become PNGs
+without compression of their own, which the archive compresses far better.
 """
 
 from __future__ import annotations
@@ -41,25 +40,19 @@ VALIDATION = 40  # images
 def pack(
     archive: Path, data: str, extras: Sequence[str], *, quality: int, longest_side: int
 ) -> int:
-    """Write the archive.
+    """Write the archive; return its size in bytes.
 
     Args:
         archive: a ``.tar.xz``.
-        data: as of ``--data``; synthetic sets need no packing.
-        extras: files or folders below one of the usual places, kept under their names there.
+        data: a data set or a mixture; synthetic sets need no packing.
+        extras: files or folders below a data folder, stored under their names there.
         quality: of WebP, 1 to 100.
-        longest_side: of images, in pixels; larger ones are shrunk, with their labels.
-
-    Returns:
-        Its size in bytes.
+        longest_side: pixels; larger images are shrunk, with their labels.
 
     Raises:
         ConfigError: for data that is not there.
     """
-    with (
-        atomic_writer(archive) as file,
-        tarfile.open(fileobj=file, mode="w:xz", preset=6) as tar,
-    ):
+    with atomic_writer(archive) as file, tarfile.open(fileobj=file, mode="w:xz", preset=6) as tar:
         for name, content in _contents(data, extras, quality, longest_side):
             entry = tarfile.TarInfo(f"{ROOT}/{name}")
             entry.size = len(content)
@@ -70,17 +63,17 @@ def pack(
 def _contents(
     data: str, extras: Sequence[str], quality: int, longest_side: int
 ) -> Iterator[tuple[str, bytes]]:
-    """Names below the data folder, and bytes; labels of a set last, next to each other."""
+    """Yield names below the data folder and bytes; labels of a set last, next to each other."""
     for part in parts_of(data):
         images, root = find_split_data(part.data)
         pairs: list[Pair] = []
         for split in usable_splits(part.data):
-            found = images.scan(root, split).require_usable().pairs
-            pairs += found if split == "train" else found[:: max(1, len(found) // VALIDATION)]
+            usable = images.scan(root, split).require_usable().pairs
+            pairs += usable if split == "train" else usable[:: max(1, len(usable) // VALIDATION)]
         sizes = {}
         for pair in tqdm(pairs, desc=part.data, unit="image"):
             image = decode_image(pair.image, read_file(pair.image))
-            image = _shrunk(image, longest_side, cv2.INTER_AREA)
+            image = _shrunk(image, longest_side)
             sizes[pair.label] = image.shape[:2]
             yield _inside(pair.image.with_suffix(".webp")), _webp(image, quality)
         for pair in pairs:
@@ -98,7 +91,6 @@ def _contents(
 
 
 def _inside(path: Path) -> str:
-    """A path below the folder data lies in."""
     for place in data_places():
         if path.resolve().is_relative_to(place.resolve()):
             return path.resolve().relative_to(place.resolve()).as_posix()
@@ -109,24 +101,24 @@ def _inside(path: Path) -> str:
 
 
 def _extra(file: Path, quality: int, longest_side: int) -> bytes:
-    """A file as it is; an image with transparency, such as a cut-out, smaller."""
+    """Read a file as it is; shrink an image with transparency, such as a cut-out."""
     content = file.read_bytes()
     if file.suffix.lower() not in IMAGE_TYPES:
         return content
     with Image.open(io.BytesIO(content)) as opened:
         if opened.mode != "RGBA":
             return content
-        pixels = _shrunk(np.asarray(opened), longest_side // 2, cv2.INTER_AREA)
+        pixels = _shrunk(np.asarray(opened), longest_side // 2)
     smaller = _webp(pixels, quality)
     return smaller if len(smaller) < len(content) else content
 
 
-def _shrunk(image: Array, longest_side: int, interpolation: int) -> Array:
+def _shrunk(image: Array, longest_side: int) -> Array:
     factor = longest_side / max(image.shape[:2])
     if factor >= 1:
         return image
     size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
-    return np.asarray(cv2.resize(image, size, interpolation=interpolation), np.uint8)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _webp(image: Array, quality: int) -> bytes:

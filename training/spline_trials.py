@@ -1,13 +1,11 @@
-"""Which KAN configuration has splines that work, and what it costs: short runs beside controls.
+"""Compare KAN configurations with controls in short runs: do the splines work, at what cost?
 
     python -m training.spline_trials --init mask2kan_road --seeds 3 --steps 250 --out runs/trials
 
-Every configuration trains ``mask_embed`` (made anew) and ``class_embed`` of one checkpoint on its
-kept features, from several seeds; the trunk, crops and points are the same for all. Per run: spline
-share and curvature on validation queries (``mask2kan.inference.kan_activity``), validation mIoU,
-anomaly AP, and both again with the splines set to zero. The table is written to ``trials.md``.
-
-A stopped command goes on where it was: a run that is done is not repeated.
+Trains ``mask_embed`` (new) and ``class_embed`` on one checkpoint's frozen trunk, with the same
+crops and points for all. ``trials.md`` has spline share and curvature on validation queries
+(``mask2kan.inference.kan_activity``), validation mIoU and anomaly AP, both again with the splines
+set to zero. A stopped command continues: finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -74,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--score", default="entropy", help="of the AP (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=250)
-    parser.add_argument("--out", type=Path, default=Path("runs/spline_trials"))
+    parser.add_argument("--out", type=Path, default="runs/spline_trials")
     stopped = "Stopped; the same command goes on here."
     return run_command(parser, _run, arguments, stopped=stopped)
 

@@ -1,16 +1,14 @@
-"""``python -m training.study``: does the KAN head help?
+"""``python -m training.study``: compare the KAN head with MLP heads.
 
-Three heads under one roof: the KAN, Mask2Former's MLP, and an MLP as wide as it takes to have the
-KAN's number of parameters. Everything else is the same in a pair of runs: the recipe, the seed, and
-with it the order of the data, the crops and the points.
+The KAN, Mask2Former's MLP, and an MLP as wide as it takes to have the KAN's number of parameters;
+the recipe, the seed and with it the order of the data, the crops and the points are the same.
 
-- ``head_only``: the heads are trained on frozen trunks, **crossed**: on a trunk that grew up with a
-  KAN head and on one that grew up with an MLP head, since a trunk favours the head it grew up with.
-- ``full``: the whole model is trained with each head.
+- ``head_only``: heads on frozen trunks, **crossed**: one trunk grew up with a KAN head, another
+  with an MLP head, since a trunk favours the head it grew up with.
+- ``full``: the whole model with each head.
 
-Learning rates are chosen per head and trunk on the validation split, with a seed of their own.
-Results lie in one folder per run and finished runs are not repeated, so the command may be stopped
-and started again at any time.
+Learning rates are chosen per head and trunk on the validation split, with a seed of their own. A
+stopped command continues: finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -55,40 +53,35 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
     out.add_argument("--steps", type=int, help="of every run (default: the recipe's)")
     out.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
-    out.add_argument(
-        "--rates", type=float, nargs="*", default=[3e-4, 1e-3, 3e-3], help="to choose from"
-    )
+    out.add_argument("--rates", type=float, nargs="*", default=[3e-4, 1e-3, 3e-3])
     out.add_argument("--tuning-steps", type=int, default=200, help="default: %(default)s")
     out.add_argument("--anomalies", nargs="*", default=["camvid_anomaly", "road_anomaly"])
     out.add_argument("--split", default="", help="measured (default: camvid's test, others' val)")
     out.add_argument("--limit", type=int, help="images per set (default: all)")
     out.add_argument("--out", type=Path, default=Path("runs/study"), help="default: %(default)s")
-    out.add_argument("--threads", type=int, help="processor threads (default: all cores)")
+    out.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     return out
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
-    """The plan a command line asks for.
+    """Build the plan from the command line.
 
     Raises:
-        ConfigError: for a trunk that is not NAME=CHECKPOINT, or numbers no study can be made of.
+        ConfigError: for a trunk that is not NAME=CHECKPOINT, or numbers out of range.
     """
     trunks = {"": ""}
     if options.mode == "head_only":
-        pairs = [text.partition("=") for text in options.trunks]
-        broken = [text for text, pair in zip(options.trunks, pairs, strict=True) if not pair[2]]
-        if broken:
-            raise ConfigError(f"--trunks {broken[0]!r} is not NAME=CHECKPOINT.")
-        trunks = {name: checkpoint for name, _, checkpoint in pairs}
-    settings = list(options.settings)
-    if options.steps is not None:
-        settings.append(f"steps={options.steps}")
+        for text in options.trunks:
+            if not text.partition("=")[2]:
+                raise ConfigError(f"--trunks {text!r} is not NAME=CHECKPOINT.")
+        trunks = dict(text.split("=", 1) for text in options.trunks)
+    steps = [] if options.steps is None else [f"steps={options.steps}"]
     return Plan(
         mode=options.mode,
         data=options.data,
         trunks=trunks,
         seeds=options.seeds,
-        settings=tuple(settings),
+        settings=(*options.settings, *steps),
         rates=tuple(options.rates),
         tuning_steps=options.tuning_steps,
         anomalies=tuple(options.anomalies),
@@ -110,8 +103,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    stopped = "stopped; the same command continues."
-    return run_command(_parser(), _run, argv, stopped=stopped)
+    return run_command(_parser(), _run, argv, stopped="stopped; the same command continues.")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,10 @@
-"""The tables of the thesis, rebuilt from results, its published figures beside ours.
+"""Rebuild the thesis's tables from our results, its published figures beside them.
 
     python -m training.tables runs --out tables.md
     python -m training.tables runs/a runs/b --format both --out tables.md
 
-Looks for ``evaluation.json``, ``benchmark.json`` and ``ablation.json`` anywhere under the folders;
-``training.experiments.thesis_tables.results`` describes them. What was not measured is "–".
-``training.experiments.published`` holds the thesis's figures and what is wrong with them; the
-remarks stand under the tables.
+Finds ``evaluation.json``, ``benchmark.json`` and ``ablation.json`` at any depth; what was not
+measured is "–". Remarks on the thesis's figures (``experiments.published``) stand below.
 """
 
 from __future__ import annotations
@@ -30,22 +28,13 @@ EXAMPLE = "example: python -m training.tables runs --format both --out tables.md
 
 
 def render(tables: Sequence[Table], form: str) -> str:
-    """All tables as one text.
-
-    Args:
-        tables: in the order to print.
-        form: ``markdown``, ``latex`` or ``html``.
-    """
+    """Write all tables as one text; ``form`` is ``markdown``, ``latex`` or ``html``."""
     head = {"latex": ["% needs \\usepackage{booktabs}"], "html": ['<meta charset="utf-8">']}
     return "\n".join([*head.get(form, []), *(getattr(table, form)() for table in tables)])
 
 
 def outputs(out: Path, form: str) -> dict[str, Path]:
-    """Which form goes to which file.
-
-    Args:
-        out: as it is for one form; for ``both``, with each form's own suffix.
-        form: of ``SUFFIXES``, or ``both`` for Markdown and LaTeX.
+    """Map each form to its file; ``both`` writes Markdown and LaTeX, each with its suffix.
 
     Raises:
         ConfigError: when ``both`` is asked for and the name ends in something else.
@@ -72,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         type=Path,
         metavar="FOLDER",
-        help="where runs lie, at any depth; none for the published figures alone",
+        help="of runs, at any depth; none: the published figures alone",
     )
     out.add_argument("--out", type=Path, metavar="FILE", help="default: print")
     out.add_argument(

@@ -1,6 +1,6 @@
 """``python -m training.train <recipe>``: train a model.
 
-Run folders continue with ``--resume``: the result is the same as if the run had never stopped.
+A run continued with ``--resume`` gives the same result as one that never stopped.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ EXAMPLE = """example:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Define the command line."""
     out = argparse.ArgumentParser(
         prog="python -m training.train",
         description="Train a model by a recipe; progress, metrics and weights go to a run folder.",
@@ -52,16 +52,10 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--out", type=Path, help="run folder (default: runs/<recipe>)")
     out.add_argument("--init", help="checkpoint to start from: a file, bundled name or Hub id")
     out.add_argument("--steps", type=int, help="optimizer updates of the whole run")
-    out.add_argument(
-        "--branch-of", metavar="RUN", help="go on from that run's state, in a run of its own"
-    )
-    out.add_argument(
-        "--minutes", type=float, help="save and stop after this long; go on with --resume"
-    )
+    out.add_argument("--branch-of", metavar="RUN", help="start a new run from that run's state")
+    out.add_argument("--minutes", type=float, help="save and stop then; go on with --resume")
     out.add_argument("--seed", type=int, help="of weights, crops and points")
-    out.add_argument(
-        "--outliers", help="paste objects: procedural, cutouts:<folder> or coco:<folder>"
-    )
+    out.add_argument("--outliers", help="to paste: procedural, cutouts:<folder> or coco:<folder>")
     out.add_argument("--resume", action="store_true", help="continue the run in the folder")
     out.add_argument(
         "--set",
@@ -79,16 +73,14 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--tracker", choices=TRACKERS, default="tensorboard", help="default: %(default)s"
     )
-    out.add_argument(
-        "--skip-check", action="store_true", help="do not look at every image and label first"
-    )
-    out.add_argument("--threads", type=int, help="processor threads (default: all cores)")
+    out.add_argument("--skip-check", action="store_true", help="do not check the data first")
+    out.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     out.add_argument("--quiet", action="store_true", help="no progress bar")
     return out
 
 
 def resolve(arguments: argparse.Namespace) -> TrainConfig:
-    """The recipe with what the command line changes; an option of its own wins over ``--set``."""
+    """Apply the command line to the recipe; an option of its own wins over ``--set``."""
     preset = recipe(arguments.recipe)
     config = override(preset, arguments.settings)
     if arguments.data is not None:
@@ -110,7 +102,7 @@ def check(config: TrainConfig) -> None:
     """Look at every image and label before the first step; a clean result is remembered.
 
     Raises:
-        ConfigError: when something is wrong; the faults are on the error stream.
+        ConfigError: when something is wrong; the faults go to the error stream.
     """
     if config.data.startswith(PREFIX):
         return

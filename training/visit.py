@@ -3,11 +3,10 @@
     python -m training.pack build/gpu/road.tar.xz --data … --extra …     # here
     python -m training.visit build/gpu/road.tar.xz --minutes 8 --out OUT  # there
 
-The machine needs no network and no data but the archive. The pair learns at a constant rate, then
-two branches of equal length let the rate fall to 0: one as it is, one with natural outliers, its
-control being the other. Weights come back in float16, a file of at most 15 MiB each:
-``constant.tar`` to go on from (``--init`` of the next visit or of a run elsewhere, with a fresh
-optimizer), ``end.tar`` and ``outliers.tar`` to measure and bundle; and what was logged.
+The machine needs nothing but the archive. The pair learns at a constant rate; then two branches of
+equal length let the rate fall to 0, one with natural outliers, the other its control. Weights
+return in float16: ``constant.tar`` to go on from (``--init``, with a fresh optimizer), ``end.tar``
+and ``outliers.tar`` to measure and bundle; and the logs.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from .objectives.objective import SegmentationObjective
 from .pack import ROOT
 
 LARGEST = 15 * 2**20  # bytes of a file that is brought back
-LAYOUTS = {  # of the GPU's work; which is fastest, the first steps tell
+LAYOUTS = {  # name: channels last, full-precision backbone
     "channels last, float32 backbone": (True, True),
     "channels first, float32 backbone": (False, True),
     "channels last, half backbone": (True, False),
@@ -56,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 
 def probe(config: TrainConfig, precision: str) -> TrainConfig:
-    """The configuration with the layout whose steps are fastest here."""
+    """Choose the layout whose steps are fastest here."""
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, Path(folder), mixed_precision=precision, progress=False)
@@ -65,8 +64,8 @@ def probe(config: TrainConfig, precision: str) -> TrainConfig:
             layout = torch.channels_last if channels_last else torch.contiguous_format
             trainer.model.to(memory_format=layout)
             trainer.optimizer.optimizer.state.clear()
-            first = next(iter(members(trainer.model).values()))
-            first.full_precision_backbone = full_precision
+            model = next(iter(members(trainer.model).values()))
+            model.full_precision_backbone = full_precision
             objective = trainer.objective
             assert isinstance(objective, SegmentationObjective)
             objective.config = dataclasses.replace(config, channels_last=channels_last)
@@ -91,10 +90,10 @@ def _wait() -> None:
 
 
 def write_part(model: Trained, path: Path, title: str) -> None:
-    """A pair in float16, as one file to bring back.
+    """Write a pair in float16, as one file to bring back.
 
     Raises:
-        CheckpointError: when it is too large to be.
+        CheckpointError: when it is larger than ``LARGEST``.
     """
     with tempfile.TemporaryDirectory() as folder:
         save_pair(members(model), folder, "trunk", torch.float16)
@@ -106,13 +105,8 @@ def write_part(model: Trained, path: Path, title: str) -> None:
         )
 
 
-def run(
-    config: TrainConfig,
-    folder: Path,
-    precision: str,
-    minutes: float | None = None,
-) -> Trainer:
-    """Train one run of the visit; returns its trainer."""
+def run(config: TrainConfig, folder: Path, precision: str, minutes: float | None = None) -> Trainer:
+    """Train one run of the visit; return its trainer."""
     trainer = Trainer(config, folder, mixed_precision=precision, progress=False, minutes=minutes)
     trainer.run.draw = lambda *_: None  # type: ignore[method-assign]  # curves are drawn at home
     start = time.monotonic()
@@ -123,7 +117,7 @@ def run(
 
 
 def visit(options: argparse.Namespace) -> None:
-    """Do all of it."""
+    """Unpack the data and train."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     cv2.setNumThreads(1)
     if torch.cuda.is_available():  # on a CPU the same word means half types, emulated on most
@@ -137,11 +131,7 @@ def visit(options: argparse.Namespace) -> None:
 
 
 def _unpack(archive: Path, work: Path) -> None:
-    """The archive's data, and where to look for them.
-
-    Raises:
-        ConfigError: when it is damaged or none of ``training.pack``.
-    """
+    """Unpack the archive and point the data folder at it."""
     start = time.monotonic()
     try:
         with tarfile.open(archive) as tar:
@@ -206,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m training.visit", description="Train the road pair on a lent GPU."
     )
     parser.add_argument("archive", type=Path, help="what training.pack wrote")
-    parser.add_argument("--out", type=Path, default=Path("visit"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default="visit", help="default: %(default)s")
     parser.add_argument("--init", type=Path, help="folder of an unpacked constant.tar")
     parser.add_argument("--minutes", type=float, default=6.0, help="at the constant rate")
     parser.add_argument("--end-minutes", type=float, default=1.0, help="of each branch, about")

@@ -1,9 +1,7 @@
-"""The figures the thesis prints in its Tables 3.1 to 3.6, and what is wrong with them.
+"""The thesis's printed figures, Tables 3.1 to 3.6, and what is wrong with them.
 
-``published.csv`` copies them as printed, errors included; ``NOTES`` says what those are, and goes
-under the tables.
-Backbones and heads are named as in the recipes ``thesis_<backbone>_<head>``, data sets as in
-``training.benchmark``.
+``published.csv`` copies them as printed, errors included; ``NOTES`` names those under the tables.
+Backbones and heads: as in the recipes ``thesis_<backbone>_<head>``.
 """
 
 from __future__ import annotations
@@ -58,7 +56,7 @@ ANOMALY_TABLES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def _printed() -> dict[str, dict[tuple[str, str], tuple[float, ...]]]:
-    """Data set -> (backbone, head) -> the metrics above; of the ablation by (experiment, "")."""
+    """Map data set -> (backbone, head), or (experiment, "") -> the metrics above."""
     figures: dict[str, dict[tuple[str, str], tuple[float, ...]]] = {}
     with Path(__file__).with_suffix(".csv").open(newline="") as file:
         for data, model, head, *values in csv.reader(file):
@@ -82,6 +80,9 @@ _COUNTS = (
     "Thesis: over the 15 Swin cells of Tables 3.4 and 3.5, KAN is better in AuROC 6, in AuPRC 9 "
     "and in FPR95 7 times, and worse on average in all three."
 )
+_LOST_AND_FOUND = (
+    "FS_LostFound_full is Fishyscapes' validation set of 100 images, not all of Lost and Found."
+)
 NOTES: Mapping[str, tuple[str, ...]] = {
     "3.1": (
         "In percent. What the thesis calls IoU_sup and iIoU_sup are IoU and iIoU over Cityscapes' "
@@ -90,17 +91,9 @@ NOTES: Mapping[str, tuple[str, ...]] = {
         "against its text.",
     ),
     "3.2": (_SCRAMBLED, _SETS),
-    "3.3": (
-        _SCRAMBLED,
-        "FS_LostFound_full is Fishyscapes' validation set of 100 images, not all of Lost and "
-        "Found.",
-    ),
+    "3.3": (_SCRAMBLED, _LOST_AND_FOUND),
     "3.4": (_SETS, _COUNTS),
-    "3.5": (
-        _COUNTS,
-        "FS_LostFound_full is Fishyscapes' validation set of 100 images, not all of Lost and "
-        "Found.",
-    ),
+    "3.5": (_COUNTS, _LOST_AND_FOUND),
     "3.6": (
         "Thesis: MNIST, one accuracy each, with neither protocol nor spread; all lie within 0.0127 "
         "of the default.",

@@ -1,4 +1,4 @@
-"""Short runs of KAN configurations beside controls, on one checkpoint's trunk."""
+"""Train KAN configurations and controls in short runs on one checkpoint's trunk."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ QUERY_IMAGES = 25
 
 
 def trial_config(trial: str, init: str, data: str, steps: int, seed: int) -> TrainConfig:
-    """The run of a trial."""
+    """Configure the run of a trial."""
     name, options, fields = TRIALS[trial]
     base = recipe(name)
     fields = {**fields, "model_options": {**base.model_options, **options}, "eval_every": steps}
@@ -67,17 +67,17 @@ def trial_config(trial: str, init: str, data: str, steps: int, seed: int) -> Tra
 def measure(
     model: Mask2KAN, images: LabelledImages, anomalies: str, score: str
 ) -> dict[str, float]:
-    """Validation mIoU, and AP of a score."""
+    """Measure validation mIoU, and AP of a score."""
     validation = validate(model.eval(), images, 0)
     assert validation is not None
     predictor = Predictor(model, "cpu", "float32")
-    ranked = measure_scores(predictor, open_anomaly(anomalies), scores=(score,))
-    ap = ranked.evaluators[score].compute()["ap"]
+    meter = measure_scores(predictor, open_anomaly(anomalies), scores=(score,))
+    ap = meter.evaluators[score].compute()["ap"]
     return {"miou": validation.values["miou"], "ap": ap}
 
 
 def run_trial(config: TrainConfig, folder: Path, anomalies: str, score: str) -> dict[str, float]:
-    """Train one configuration and measure what came out."""
+    """Train one configuration and measure it."""
     trainer = Trainer(config, folder, resume=True, progress=False)
     trainer.fit()
     if trainer.interrupted:
@@ -87,17 +87,17 @@ def run_trial(config: TrainConfig, folder: Path, anomalies: str, score: str) -> 
     chosen = evenly_spread(images, QUERY_IMAGES)
     queries = collect_queries(model, (images[index][0] for index in chosen))
     activity = head_activity(model.transformer_decoder.mask_embed, queries)
-    found = measure(model, images, anomalies, score)
-    found["curvature"] = activity.curvature
-    found |= {f"share {index}": share for index, share in enumerate(activity.spline_shares)}
+    metrics = measure(model, images, anomalies, score)
+    metrics["curvature"] = activity.curvature
+    metrics |= {f"share {index}": share for index, share in enumerate(activity.spline_shares)}
     if activity.spline_shares:
         zeroed = measure(without_splines(model), images, anomalies, score)
-        found |= {f"zeroed {name}": value for name, value in zeroed.items()}
-    return found
+        metrics |= {f"zeroed {name}": value for name, value in zeroed.items()}
+    return metrics
 
 
 def without_splines(model: Mask2KAN) -> Mask2KAN:
-    """A copy whose splines are zero."""
+    """Copy a model with all splines set to zero."""
     changed = copy.deepcopy(model)
     for module in changed.modules():
         if isinstance(module, KAN):
@@ -110,13 +110,13 @@ def without_splines(model: Mask2KAN) -> Mask2KAN:
 def run_trials(
     out: Path, *, seeds: int, init: str, data: str, anomalies: str, score: str, steps: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Run every trial that is not yet in the folder; by trial, what each seed's run measured.
+    """Run the trials missing in the folder; return by trial what each seed's run measured.
 
-    All runs stand on the trunk of ``init`` and are trained and validated on ``data``; the AP is
-    that of ``score`` on ``anomalies``.
+    All runs use the trunk of ``init`` and train and validate on ``data``; AP is of ``score`` on
+    ``anomalies``.
 
     Raises:
-        ConfigError: as ``JobFolder``.
+        ConfigError: when the folder holds trials with other settings.
     """
     common = {"init": init, "data": data, "anomalies": anomalies, "score": score, "steps": steps}
     folder = JobFolder(out, common)
@@ -126,8 +126,8 @@ def run_trials(
             record = f"{number}_{seed}/trial.json"
             if record not in folder:
                 config = trial_config(trial, init, data, steps, seed)
-                found = run_trial(config, out / f"{number}_{seed}", anomalies, score)
-                folder.write(record, {"trial": trial, "seed": seed, **found})
+                metrics = run_trial(config, out / f"{number}_{seed}", anomalies, score)
+                folder.write(record, {"trial": trial, "seed": seed, **metrics})
             results[trial].append(folder.read(record))
             print(f"{trial}, seed {seed}: {results[trial][-1]}", flush=True)
     return results

@@ -1,4 +1,4 @@
-"""A study of mask heads: pairs of runs that differ in the head alone, over trunks and seeds."""
+"""Compare mask heads in pairs of runs that differ in the head alone, over trunks and seeds."""
 
 from __future__ import annotations
 
@@ -40,19 +40,16 @@ class Plan:
     Attributes:
         mode: ``head_only`` or ``full``.
         data: labelled images.
-        trunks: checkpoints whose trunk the heads are trained on, by a short name; one empty name
-            in ``full`` mode.
+        trunks: name -> checkpoint whose trunk the heads stand on; ``{"": ""}`` in ``full`` mode.
         seeds: how many.
         settings: changes of the recipe, as ``--set``.
-        rates: learning rates to choose from.
-        tuning_steps: of the runs that choose the rate.
+        rates: learning rates to choose from; none for the recipe's.
         anomalies: sets to measure.
         limit: images per set; None for all.
-        split: whose class maps are measured; empty for the usual one, which is CamVid's test and
-            others' val.
+        split: for class maps; empty for CamVid's test, others' val.
 
     Raises:
-        ConfigError: for numbers no study can be made of.
+        ConfigError: for numbers out of range.
     """
 
     mode: str
@@ -76,12 +73,12 @@ class Plan:
 
 
 def head_config(plan: Plan, trunk: str, head: str, seed: int) -> TrainConfig:
-    """The configuration of one run, before its learning rate is chosen."""
-    kind = "kan" if head == "kan" else "mlp"
+    """Configure one run, before its learning rate is chosen."""
     if plan.mode == "full":
-        config = camvid_kan() if kind == "kan" else camvid_mlp()
+        config = camvid_kan() if head == "kan" else camvid_mlp()
     else:
-        config = dataclasses.replace(head_only(kind), init=plan.trunks[trunk])
+        recipe = head_only("kan" if head == "kan" else "mlp")
+        config = dataclasses.replace(recipe, init=plan.trunks[trunk])
     config = dataclasses.replace(config, name=f"study_{head}", data=plan.data, seed=seed)
     config = override(config, plan.settings)
     if head == "mlp_equal":
@@ -96,15 +93,10 @@ def head_config(plan: Plan, trunk: str, head: str, seed: int) -> TrainConfig:
 
 
 class Study:
-    """Runs what of a plan is not yet in its folder.
-
-    Args:
-        plan: what to run.
-        out: folder of the study.
+    """Run what of a plan is not yet in the folder ``out``.
 
     Raises:
-        ConfigError: when the folder holds a study of another plan, or something to measure on is
-            not there.
+        ConfigError: when the folder holds a study of another plan, or data are missing.
     """
 
     def __init__(self, plan: Plan, out: Path) -> None:
@@ -116,7 +108,7 @@ class Study:
         self._shared: tuple[tuple[str, int], TrunkCache] | None = None
 
     def run(self) -> dict[str, Any]:
-        """Do all runs, then the report; returns what ``study.json`` holds."""
+        """Do all runs, then the report; return the content of ``study.json``."""
         plan = self.plan
         rates = {(trunk, head): self._rate(trunk, head) for trunk in plan.trunks for head in HEADS}
         groups = [(trunk, seed) for seed in range(plan.seeds) for trunk in plan.trunks]
@@ -141,7 +133,7 @@ class Study:
         return content
 
     def _rate(self, trunk: str, head: str) -> float | None:
-        """The learning rate with the best validation mIoU; None for the recipe's own."""
+        """Choose the learning rate by validation mIoU; None for the recipe's own."""
         if not self.plan.rates:
             return None
         record = f"{trunk or 'full'}/{head}/learning_rate.json"
@@ -162,7 +154,7 @@ class Study:
     def _group(
         self, trunk: str, seed: int, rates: dict[tuple[str, str], float | None], bar: tqdm[Any]
     ) -> None:
-        """The heads of one trunk and seed: trained one after the other, measured together."""
+        """Train the heads of one trunk and seed one after the other, measure them together."""
         cells = {head: _cell(trunk, head, seed) for head in HEADS}
         missing = [head for head in HEADS if f"{cells[head]}/result.json" not in self.folder]
         lr = {}
@@ -178,19 +170,14 @@ class Study:
         if missing:
             path = self.folder.path
             weights_of = {head: path / cells[head] / "last.safetensors" for head in missing}
-            for head, measured in self._measure(weights_of).items():
-                about = {
-                    "trunk": trunk,
-                    "head": head,
-                    "seed": seed,
-                    "lr": lr[head],
-                    "head_parameters": measured.pop("head_parameters"),
-                }
-                self.folder.write(f"{cells[head]}/result.json", {**about, "metrics": measured})
+            for head, metrics in self._measure(weights_of).items():
+                about = {"trunk": trunk, "head": head, "seed": seed, "lr": lr[head]}
+                about["head_parameters"] = metrics.pop("head_parameters")
+                self.folder.write(f"{cells[head]}/result.json", {**about, "metrics": metrics})
         bar.update(len(HEADS) - len(missing))
 
     def _train(self, config: TrainConfig, trunk: str, folder: Path) -> float:
-        """One run, continued where it was stopped; returns its validation mIoU."""
+        """Train or continue one run; return its validation mIoU."""
         trainer = Trainer(config, folder, resume=True, progress=False)
         cache = getattr(trainer.objective, "trunk", None)
         if isinstance(cache, TrunkCache):
@@ -206,10 +193,10 @@ class Study:
         return best
 
     def _measure(self, weights: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        """Every metric of several heads, their common trunk computed once per image."""
+        """Measure several heads, their common trunk computed once per image."""
         models = {head: load_model(path, device="auto") for head, path in weights.items()}
         together = Comparison(*(Predictor(model, dtype="float32") for model in models.values()))
-        found: dict[str, dict[str, Any]] = {
+        metrics: dict[str, dict[str, Any]] = {
             head: {"head_parameters": head_parameters(model.config)}
             for head, model in models.items()
         }
@@ -217,17 +204,17 @@ class Study:
         predict, meters = predictions_of(together), [[meter] for meter in overlap.values()]
         measure(predict, self._images, self._chosen(self._images), meters, disable=True)
         for head, meter in overlap.items():
-            found[head]["miou"] = meter.compute()["miou"]
+            metrics[head]["miou"] = meter.compute()["miou"]
         for name, images in self._anomalies.items():
             ranked = {head: ScoreMeter(Prediction.anomaly) for head in models}
-            predict, each = predictions_of(together, SCORES), [[one] for one in ranked.values()]
+            predict, each = predictions_of(together, SCORES), [[ranks] for ranks in ranked.values()]
             measure(predict, images, self._chosen(images), each, disable=True)
-            for head, one in ranked.items():
-                for score, evaluator in one.evaluators.items():
+            for head, ranks in ranked.items():
+                for score, evaluator in ranks.evaluators.items():
                     figures = evaluator.compute()
                     for figure in ("ap", "auroc", "fpr95"):
-                        found[head][f"{name}/{score}/{figure}"] = figures[figure]
-        return found
+                        metrics[head][f"{name}/{score}/{figure}"] = figures[figure]
+        return metrics
 
     def _chosen(self, images: Images) -> range:
         return range(len(images.names))[: self.plan.limit]

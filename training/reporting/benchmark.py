@@ -1,4 +1,4 @@
-"""A benchmark's results as one table, and its precision-recall and ROC curves."""
+"""Show a benchmark's results as a table, precision-recall and ROC curves."""
 
 from __future__ import annotations
 
@@ -31,12 +31,7 @@ Curves = Mapping[str, Mapping[str, Mapping[str, NDArray[np.float64]]]]
 
 
 def as_markdown(results: Mapping[str, Any], scores: Sequence[str]) -> str:
-    """One table per data set: a row per checkpoint and score.
-
-    Args:
-        results: by checkpoint, what ``benchmark.json`` holds.
-        scores: in the order of the rows.
-    """
+    """Make one table per data set, a row per checkpoint (of ``results``) and score."""
     first = next(iter(results.values()))
     parts = [f"Protocol: {first['protocol']}.\n"]
     for data, about in first["sets"].items():
@@ -64,24 +59,18 @@ def draw(curves: Curves, data: str, out: Path) -> None:
         data: name of the set.
         out: folder.
     """
-    title = ANOMALY_SETS[data].title
     for kind, x, y, labels in (
         ("pr", "tpr", "precision", ("recall", "precision")),
         ("roc", "fpr", "tpr", ("false-positive rate", "true-positive rate")),
     ):
-        made, axes = figure(1, 1, (6.4, 4.4))
+        chart, axes = figure(1, 1, (6.4, 4.4))
         panel = axes[0, 0]
         for line, (name, by_score) in zip(LINES * len(curves), curves.items(), strict=False):
             for number, (score, points) in enumerate(by_score.items()):
-                panel.plot(
-                    *(points[x], points[y]),
-                    line,
-                    color=f"C{number}",
-                    linewidth=1.3,
-                    label=f"{name}, {score}",
-                )
+                style = {"color": f"C{number}", "linewidth": 1.3, "label": f"{name}, {score}"}
+                panel.plot(points[x], points[y], line, **style)
         panel.set(xlim=(0, 1), ylim=(0, 1.01), xlabel=labels[0], ylabel=labels[1])
-        panel.set_title(title)
-        made.legend(loc="outside right upper", fontsize=8)
+        panel.set_title(ANOMALY_SETS[data].title)
+        chart.legend(loc="outside right upper", fontsize=8)
         out.mkdir(parents=True, exist_ok=True)
-        save(made, out / f"{kind}_{data}.png")
+        save(chart, out / f"{kind}_{data}.png")

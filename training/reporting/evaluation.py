@@ -1,4 +1,4 @@
-"""One evaluation's result as a table, for the terminal and for cards."""
+"""Show one evaluation's result as a table, for the terminal and for cards."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ CITYSCAPES_FIGURES = ("iou", "iiou", "category_iou", "category_iiou")
 
 
 def result_table(result: Mapping[str, Any]) -> Table:
-    """A row per anomaly score, or per class.
-
-    Args:
-        result: from ``training.evaluate``.
-    """
+    """Make a row per anomaly score, or per class, of a result of ``training.evaluate``."""
     count = f"{result['pictures']} images"
     if "scores" in result:
         title = f"{result['data']}: {count}, {result['prevalence']:.4f} of the area anomalous"

@@ -1,4 +1,4 @@
-"""Images of numbers: loss curves, confusion matrices."""
+"""Draw loss curves and confusion matrices."""
 
 from __future__ import annotations
 
@@ -34,29 +34,23 @@ styled = mpl.rc_context(STYLE)
 
 
 def figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, NDArray[Any]]:
-    """An empty figure without any window system behind it, and its (rows, columns) axes."""
-    made = Figure(figsize=size, layout="constrained", dpi=120)
-    return made, made.subplots(rows, columns, squeeze=False)
+    """Make an empty figure without any window system, and its (rows, columns) axes."""
+    chart = Figure(figsize=size, layout="constrained", dpi=120)
+    return chart, chart.subplots(rows, columns, squeeze=False)
 
 
-def save(made: Figure, path: Path) -> None:
-    """Write as PNG, in one step."""
+def save(chart: Figure, path: Path) -> None:
+    """Write a figure as PNG, in one step."""
     with atomic_writer(path) as file:
-        made.savefig(file, format="png")
+        chart.savefig(file, format="png")
 
 
 @styled
 def draw_curves(lines: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
-    """Loss, its terms and the validation's mIoU over the steps of a run.
-
-    Args:
-        lines: of ``metrics.jsonl``.
-        title: of the figure.
-        path: the PNG to write.
-    """
+    """Draw loss, its terms and the validation over the steps of a run (``metrics.jsonl``)."""
     trained = [line for line in lines if "train/loss" in line]
     validated = [line for line in lines if "val/miou" in line]
-    made, axes = figure(1, 3, (12, 3.4))
+    chart, axes = figure(1, 3, (12, 3.4))
     loss, terms, quality = axes[0]
     _line(loss, trained, "train/loss", BLUE, "loss")
     loss.set_title(f"{title}: loss")
@@ -72,14 +66,14 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], title: str, path: Path) -> N
     if validated:
         quality.set_ylim(0, 1)
         quality.legend(loc="lower right")
-    for one in axes[0]:
-        one.set_xlabel("step")
-    for one in (loss, terms):
-        if any(min(line.get_ydata(), default=0) > 0 for line in one.get_lines()):
-            one.set_yscale("log")
-            for axis in (one.yaxis.set_major_formatter, one.yaxis.set_minor_formatter):
-                axis(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    save(made, path)
+    for panel in axes[0]:
+        panel.set_xlabel("step")
+    for panel in (loss, terms):
+        if any(min(line.get_ydata(), default=0) > 0 for line in panel.get_lines()):
+            panel.set_yscale("log")
+            for set_formatter in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
+                set_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    save(chart, path)
 
 
 def _is_term(key: str) -> bool:
@@ -100,7 +94,7 @@ def _line(
 def draw_confusion(
     confusion: NDArray[np.int64], names: Sequence[str], title: str, path: Path
 ) -> None:
-    """Where the pixels of each class went, as shares of the class.
+    """Draw where the pixels of each class went, as shares of the class.
 
     Args:
         confusion: (K, K) counts, row = truth, column = prediction.
@@ -111,24 +105,18 @@ def draw_confusion(
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     count = len(names)
     side = min(12.0, 2.5 + 0.42 * count)
-    made, axes = figure(1, 1, (side + 0.8, side))
-    one = axes[0, 0]
-    one.grid(visible=False)
-    shown = one.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    made.colorbar(shown, ax=one, shrink=0.7, label="share of the true class")
-    one.set_title(title)
-    one.set_xlabel("predicted")
-    one.set_ylabel("true")
+    chart, axes = figure(1, 1, (side + 0.8, side))
+    panel = axes[0, 0]
+    panel.grid(visible=False)
+    matrix = panel.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    chart.colorbar(matrix, ax=panel, shrink=0.7, label="share of the true class")
+    panel.set(title=title, xlabel="predicted", ylabel="true")
     if count <= LARGEST_MATRIX:
-        one.set_xticks(range(count), names, rotation=60, ha="right", rotation_mode="anchor")
-        one.set_yticks(range(count), names)
+        panel.set_xticks(range(count), names, rotation=60, ha="right", rotation_mode="anchor")
+        panel.set_yticks(range(count), names)
         for row, column in np.argwhere(share >= 0.005):
             value = share[row, column]
-            one.text(
-                *(column, row, f"{value:.2f}".lstrip("0")),
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="white" if value > 0.5 else "black",
-            )
-    save(made, path)
+            style = {"ha": "center", "va": "center", "fontsize": 7}
+            colour = "white" if value > 0.5 else "black"
+            panel.text(column, row, f"{value:.2f}".lstrip("0"), color=colour, **style)
+    save(chart, path)

@@ -1,4 +1,4 @@
-"""What a checkpoint says about its training; travels in its metadata and beside it as Markdown."""
+"""Describe a checkpoint's training, for its metadata and as Markdown beside it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from mask2kan.outputs.tables import Table
 
 from ..config.train_config import TrainConfig
 
+_USE = """```python
+import mask2kan
+
+model = mask2kan.load_model("best.safetensors")
+```
+"""
+
 
 def describe_run(
     config: TrainConfig, provenance: Mapping[str, Any], step: int, best: float
 ) -> dict[str, str]:
-    """The card ``mask2kan.load_model`` puts into ``model.card``.
+    """Make the card that ``mask2kan.load_model`` puts into ``model.card``.
 
     Args:
         config: of the run.
@@ -59,22 +66,7 @@ def _loss(config: TrainConfig) -> str:
 
 
 def as_markdown(card: Mapping[str, str], title: str, files: Mapping[str, str]) -> str:
-    """The card as a page.
-
-    Args:
-        card: from ``describe_run``.
-        title: its head line.
-        files: name to what it is, of the files beside it.
-    """
+    """Write the card as a page; ``files`` describes the files beside it by name."""
     table = Table(("", ""), [*card.items()], text_columns=2).markdown()
-    lines = [f"# {title}", "", table, "## Files", ""]
-    lines += [f"- `{name}`: {what}" for name, what in files.items()]
-    lines += [
-        "",
-        "```python",
-        "import mask2kan",
-        "",
-        'model = mask2kan.load_model("best.safetensors")',
-        "```",
-    ]
-    return "\n".join(lines) + "\n"
+    listed = "".join(f"- `{name}`: {what}\n" for name, what in files.items())
+    return f"# {title}\n\n{table}\n## Files\n\n{listed}\n{_USE}"

@@ -1,7 +1,6 @@
-"""One image per evaluated input: photo, class map, anomaly score and the truth, two by two.
+"""Write one image per evaluated input: photo, class map, anomaly score and truth, two by two.
 
-The file name begins with the image's own figure, so that a folder sorted by name shows the
-worst first.
+File names begin with the image's own figure: sorted by name, the worst come first.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ VOID_COLOR = (0, 0, 0)
 
 
 class SideImages:
-    """Writes a PNG per image; called by the evaluation.
+    """Write a PNG per image.
 
     Args:
-        folder: where to; made when absent.
-        score: the anomaly score shown, over the checkpoint's calibrated (else nominal) range.
+        folder: where to write; made when absent.
+        score: shown over the checkpoint's calibrated (else nominal) range.
         anomalies: labels are 0 known, 1 anomaly, 255 void; otherwise class indices.
         palette: (C, 3) colours of the labels' classes; None for the model's.
 
@@ -59,9 +58,8 @@ class SideImages:
         low, high, _ = prediction.score_range(self.score)
         classes = overlay(photo, colorize(prediction.semantic, prediction.palette), 0.6)
         heat = heat_map(prediction.anomaly(self.score), low, high)
-        truth = self._truth(
-            photo, label, prediction.palette if self.palette is None else self.palette
-        )
+        palette = prediction.palette if self.palette is None else self.palette
+        truth = self._truth(photo, label, palette)
         rows = [np.hstack([photo, classes]), np.hstack([heat, truth])]
         shown = "none" if np.isnan(quality) else f"{quality:.3f}"
         Image.fromarray(np.vstack(rows)).save(self.folder / f"{shown}_{name}.png")

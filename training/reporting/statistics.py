@@ -1,4 +1,4 @@
-"""Means of shares with confidence intervals, and paired comparisons over seeds."""
+"""Compute means of shares with confidence intervals, and paired comparisons over seeds."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ class Mean:
 
 @dataclasses.dataclass(frozen=True)
 class PairedDifference(Mean):
-    """Mean of first − second over pairs, the paired t-test's p, and how often the first is larger.
-
-    ``losses`` counts the pairs in which it is smaller.
-    """
+    """Mean of first − second over pairs, the paired t-test's p, and in how many the first wins."""
 
     p: float
     wins: int
@@ -35,10 +32,10 @@ class PairedDifference(Mean):
 
 
 def mean_of(values: Sequence[float]) -> Mean:
-    """Mean and interval of shares: Student's t on the logit scale, so within [0, 1].
+    """Compute mean and interval of shares: Student's t on the logit scale, so within [0, 1].
 
-    The standard error is carried to that scale by the delta method, error / (mean (1 − mean)), as
-    surveys do for proportions. Far from 0 and 1 this is the plain t interval.
+    The standard error is carried to that scale by the delta method, error / (mean (1 − mean)). Far
+    from 0 and 1 this is the plain t interval.
 
     Args:
         values: in [0, 1], one per run, at least one.
@@ -54,15 +51,10 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> PairedDifference:
-    """Compare two conditions run under the same seeds.
+    """Compare two conditions by one share per seed each, in the same order.
 
-    The interval is Student's t, cut at −1 and 1, which no difference of shares exceeds: it covers
-    the true difference as often as before, and excludes 0 exactly where the t-test's p is below
-    5 %.
-
-    Args:
-        first: one share per seed.
-        second: the other condition's, in the same order.
+    The interval is Student's t, cut at −1 and 1, which no difference of shares exceeds; it excludes
+    0 exactly where the t-test's p is below 5 %.
     """
     data = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     mean, n = float(data.mean()), len(data)
@@ -77,11 +69,11 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Paired
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P values adjusted for their number (Holm, 1979); NaN stays NaN and does not count."""
-    adjusted = [float("nan")] * len(p_values)
-    known = [index for index, p in enumerate(p_values) if not np.isnan(p)]
+    """Adjust p values for their number (Holm, 1979); NaN stays NaN and does not count."""
+    adjusted = [math.nan] * len(p_values)
+    valid = [index for index, p in enumerate(p_values) if not math.isnan(p)]
     largest = 0.0
-    for rank, index in enumerate(sorted(known, key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, p_values[index] * (len(known) - rank)))
+    for rank, index in enumerate(sorted(valid, key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, p_values[index] * (len(valid) - rank)))
         adjusted[index] = largest
     return adjusted

@@ -1,10 +1,8 @@
-"""A study's results as a table and an image.
+"""Show a study's results as tables (``study.md``) and an image (``study.png``).
 
-``study.md``: per trunk and head, mean and 95 % interval over the seeds, and the paired differences
-of the KAN from either MLP with the paired t-test's p. The test's metrics are named in advance: mIoU
-and the thesis's score and figures, whose p values are adjusted for their number (Holm); the other
-scores stand apart, unadjusted.
-``study.png``: one panel per metric, a dot per run.
+Per trunk and head, mean and 95 % interval over the seeds, and paired differences of the KAN from
+either MLP with the paired t-test's p. The metrics of the test are named in advance: mIoU and the
+thesis's score, their p adjusted for their number (Holm); the other scores stand apart, unadjusted.
 """
 
 from __future__ import annotations
@@ -27,27 +25,22 @@ LOWER_IS_BETTER = "fpr95"
 
 
 def report(content: Mapping[str, Any], out: Path) -> None:
-    """Write ``study.md`` and ``study.png``.
-
-    Args:
-        content: of ``study.json``.
-        out: folder of the study.
-    """
+    """Write ``study.md`` and ``study.png`` from the content of ``study.json``."""
     write_bytes(out / "study.md", as_markdown(content).encode())
     draw(content, out / "study.png")
 
 
 def as_markdown(content: Mapping[str, Any]) -> str:
-    """The tables."""
+    """Write the tables."""
     results = content["results"]
-    trunks = list(dict.fromkeys(one["trunk"] for one in results))
+    trunks = list(dict.fromkeys(run["trunk"] for run in results))
     metrics = list(results[0]["metrics"])
-    sizes = {one["head"]: one["head_parameters"] for one in results}
+    sizes = {run["head"]: run["head_parameters"] for run in results}
     heads = "; ".join(f"{HEAD_NAMES[head]}, {size:,} parameters" for head, size in sizes.items())
     rates = "; ".join(
-        f"{one['trunk'] or 'full'} {HEAD_NAMES[one['head']]} "
-        + (f"{one['lr']:g}" if one["lr"] is not None else "the recipe's")
-        for one in content["learning_rates"]
+        f"{rate['trunk'] or 'full'} {HEAD_NAMES[rate['head']]} "
+        + (f"{rate['lr']:g}" if rate["lr"] is not None else "the recipe's")
+        for rate in content["learning_rates"]
     )
     parts = [f"Heads: {heads}.\n", f"Learning rates chosen on the validation split: {rates}.\n"]
     parts += [_means(results, trunk, metrics).markdown() for trunk in trunks]
@@ -62,20 +55,20 @@ def as_markdown(content: Mapping[str, Any]) -> str:
 
 
 def is_primary(metric: str) -> bool:
-    """Whether a metric is one the question was asked of in advance."""
+    """Whether a metric was named in advance."""
     return metric == "miou" or metric.split("/")[1] == PRIMARY_SCORE
 
 
 def values_of(
     results: Sequence[Mapping[str, Any]], trunk: str, head: str, metric: str
 ) -> list[float]:
-    """One value per seed, in the seeds' order."""
-    chosen = [one for one in results if one["trunk"] == trunk and one["head"] == head]
-    return [float(one["metrics"][metric]) for one in sorted(chosen, key=lambda one: one["seed"])]
+    """Collect one value per seed, in the seeds' order."""
+    runs = [run for run in results if run["trunk"] == trunk and run["head"] == head]
+    return [float(run["metrics"][metric]) for run in sorted(runs, key=lambda run: run["seed"])]
 
 
 def _means(results: Sequence[Mapping[str, Any]], trunk: str, metrics: Sequence[str]) -> Table:
-    heads = [head for head in HEAD_NAMES if any(one["head"] == head for one in results)]
+    heads = [head for head in HEAD_NAMES if any(run["head"] == head for run in results)]
     rows = []
     for metric in metrics:
         means = [mean_of(values_of(results, trunk, head, metric)) for head in heads]
@@ -99,19 +92,16 @@ def _differences(
         for trunk in trunks
         for metric in metrics
     }
-    p_values = [difference.p for difference in compared.values()]
+    p_values = [result.p for result in compared.values()]
     if adjusted:
         p_values = holm(p_values)
     rows = []
-    for ((trunk, other, metric), found), p in zip(compared.items(), p_values, strict=True):
-        better = found.losses if metric.endswith(LOWER_IS_BETTER) else found.wins
-        rows.append(
-            [
-                *(trunk or "full", HEAD_NAMES[other], _label(metric), cell(found.mean, "+.4f")),
-                *(interval(found.low, found.high, "+.4f"), cell(p, ".3f")),
-                f"{better} of {found.n}",
-            ]
-        )
+    for ((trunk, other, metric), result), p in zip(compared.items(), p_values, strict=True):
+        better = result.losses if metric.endswith(LOWER_IS_BETTER) else result.wins
+        names = [trunk or "full", HEAD_NAMES[other], _label(metric)]
+        spread = interval(result.low, result.high, "+.4f")
+        figures = [cell(result.mean, "+.4f"), spread, cell(p, ".3f"), f"{better} of {result.n}"]
+        rows.append(names + figures)
     columns = (
         *("trunk", "against", "metric", "difference", "95 % interval"),
         *("p (Holm)" if adjusted else "p", "KAN better"),
@@ -129,10 +119,10 @@ def _label(metric: str) -> str:
 
 @styled
 def draw(content: Mapping[str, Any], path: Path) -> None:
-    """A dot per run, a bar for the mean, panels by metric."""
+    """Draw a dot per run, a bar for the mean, a panel per metric."""
     results = content["results"]
-    trunks = list(dict.fromkeys(one["trunk"] for one in results))
-    heads = [head for head in HEAD_NAMES if any(one["head"] == head for one in results)]
+    trunks = list(dict.fromkeys(run["trunk"] for run in results))
+    heads = [head for head in HEAD_NAMES if any(run["head"] == head for run in results)]
     metrics = [
         metric
         for metric in results[0]["metrics"]
@@ -140,7 +130,7 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
     ]
     columns = 4
     rows = -(-len(metrics) // columns)
-    made, axes = figure(rows, columns, (3.4 * columns, 2.5 * rows))
+    chart, axes = figure(rows, columns, (3.4 * columns, 2.5 * rows))
     for panel, metric in zip(axes.flat, metrics, strict=False):
         for t, trunk in enumerate(trunks):
             for h, head in enumerate(heads):
@@ -160,5 +150,5 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
         axes.flat[0].plot([], [], "o", color=COLOURS[head], label=HEAD_NAMES[head])[0]
         for head in heads
     ]
-    made.legend(handles=handles, loc="outside upper center", ncols=len(heads))
-    save(made, path)
+    chart.legend(handles=handles, loc="outside upper center", ncols=len(heads))
+    save(chart, path)

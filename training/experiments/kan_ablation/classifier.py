@@ -1,11 +1,9 @@
-"""One network of the ablation: a classifier of digits around the mask head's own KAN.
+"""A classifier of digits around the mask head's own KAN.
 
-The thesis reports a digit classifier for the "KAN mask embedding architecture", 256 features in all
-layers, and says nothing else about it. Here the mask head is taken as it stands in the model, a KAN
-[256, 256, 256] that reads normalised vectors and whose output goes through a linear map: pixels ->
-linear -> LayerNorm -> KAN -> linear -> 10 classes. A pure KAN [pixels, 256, 256, 10] would ablate
-other layers too, and its first would see pixels in [0, 1], where the model's sees values of spread
-1, a third of them outside the initial grid. What grid and grid update do depends on that.
+Pixels -> linear -> LayerNorm -> KAN [256, 256, 256] -> linear -> 10 classes. The thesis says only
+"KAN mask embedding architecture", 256 features in all layers. A pure KAN [pixels, 256, 256, 10]
+would ablate other layers too, and its first would see pixels in [0, 1], where the model's sees
+values of spread 1, a third of them outside the initial grid: grid and grid update depend on that.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from ...engine.optimizer import build_schedule
 from .digits import CLASSES, Digits
 from .experiments import Experiment
 
-GRID_UPDATE_ROWS = 2048  # training images a grid update looks at; all of scikit-learn's digits
+GRID_UPDATE_ROWS = 2048  # training images for a grid update; all of scikit-learn's digits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +31,13 @@ class Protocol:
     """How every network is trained: AdamW, learning rate falling to 0 as (1 - progress)^0.9.
 
     Attributes:
-        epochs: passes over the training part; the last, incomplete batch of each is left out.
-        batch_size: images per step.
+        epochs: passes over the training part, each without its last, incomplete batch.
         learning_rate: at the start.
-        weight_decay: of AdamW, on all parameters; the thesis's (section 3.2).
-        regularization: λ, factor of the thesis's eq. 2.7 on the spline weights (mean |w| and
-            entropy, μ1 = μ2 = 1). The thesis gives no number. Of 1e-5, 1e-3, 1e-2 and 1e-1, tried
-            on the validation part of three other seeds for 20 epochs, only 0.1 lowers the term by
-            more than 2 percent (from 22.0 to 20.9, nearly all entropy, in nats); the validation
-            accuracy, 0.984, is the same with all four.
+        weight_decay: on all parameters; the thesis's (section 3.2).
+        regularization: λ of the thesis's eq. 2.7 on the spline weights (mean |w| and entropy,
+            μ1 = μ2 = 1), which gives no number. Of 1e-5, 1e-3, 1e-2 and 1e-1, for 20 epochs on
+            three other seeds, only 0.1 lowers the term by more than 2 percent (22.0 to 20.9, nearly
+            all entropy, in nats); validation accuracy is 0.984 with all four.
         grid_updates: when the grid follows the training data, as shares of all steps.
         width: features of all layers.
     """
@@ -56,7 +52,7 @@ class Protocol:
 
 
 class KANClassifier(nn.Module):
-    """Digits from pixels, by way of the mask head's KAN; all layers are ``width`` wide."""
+    """Classify digits with the mask head's KAN; all layers are ``width`` wide."""
 
     def __init__(self, pixels: int, width: int, experiment: Experiment) -> None:
         super().__init__()
@@ -72,13 +68,13 @@ class KANClassifier(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, pixels) in [0, 1] to class logits (B, 10)."""
+        """Map (B, pixels) in [0, 1] to class logits (B, 10)."""
         logits: Tensor = self.class_embed(self.mask_embed(self.pixel_embed(images)))
         return logits
 
 
 class Part:
-    """Some rows of a data set, as tensors made when they are asked for."""
+    """Some rows of a data set as tensors."""
 
     def __init__(self, digits: Digits, rows: Any) -> None:
         self.pixels = torch.from_numpy(digits.pixels[rows])
@@ -89,15 +85,15 @@ class Part:
         return len(self.labels)
 
     def images(self, rows: Tensor | slice) -> Tensor:
-        """(B, pixels) float32 in [0, 1]."""
+        """Convert rows to (B, pixels) float32 in [0, 1]."""
         return self.pixels[rows].float() / self.white
 
 
 def train(experiment: Experiment, digits: Digits, seed: int, protocol: Protocol) -> dict[str, Any]:
     """Train one network and measure it after its last epoch.
 
-    Split, order of the images and first weights depend on the seed alone, so that all experiments
-    of a seed see the same. The test part is looked at once, at the end; nothing is chosen by it.
+    Split, order of the images and first weights depend on the seed alone: the same for all
+    experiments. Nothing is chosen by the test part.
 
     Returns:
         ``test_accuracy``, ``val_accuracy``, ``train_accuracy``, ``train_loss`` (cross-entropy) and
@@ -112,9 +108,8 @@ def train(experiment: Experiment, digits: Digits, seed: int, protocol: Protocol)
     torch.manual_seed(seed)
     model = KANClassifier(digits.pixels.shape[1], protocol.width, experiment)
     _fit(model, parts["train"], experiment, seed, protocol)
-    measured = {f"{name}_accuracy": _measure(model, part)[0] for name, part in parts.items()}
     return {
-        **measured,
+        **{f"{name}_accuracy": _measure(model, part)[0] for name, part in parts.items()},
         "train_loss": _measure(model, parts["train"])[1],
         "seconds": round(time.perf_counter() - start, 2),
     }
@@ -137,8 +132,8 @@ def _fit(
             shuffled = torch.randperm(len(part), generator=order)
         if experiment.grid_updated and step in updates:
             with torch.no_grad():
-                known = model.pixel_embed(part.images(slice(0, GRID_UPDATE_ROWS)))
-            model.mask_embed.update_grid(known)
+                inputs = model.pixel_embed(part.images(slice(0, GRID_UPDATE_ROWS)))
+            model.mask_embed.update_grid(inputs)
         rows = shuffled[step % batches * size :][:size]
         loss = F.cross_entropy(model(part.images(rows)), part.labels[rows])
         if experiment.regularized:
@@ -156,7 +151,7 @@ def _fit(
 
 @torch.no_grad()
 def _measure(model: KANClassifier, part: Part) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy."""
+    """Measure accuracy and mean cross-entropy."""
     right, loss = 0, 0.0
     for first in range(0, len(part), GRID_UPDATE_ROWS):
         rows = slice(first, first + GRID_UPDATE_ROWS)

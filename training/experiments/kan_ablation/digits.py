@@ -1,9 +1,8 @@
-"""Handwritten digits, for experiments that must be quick: scikit-learn's, and MNIST.
+"""Read handwritten digits: scikit-learn's, and MNIST.
 
-``digits`` is ``sklearn.datasets.load_digits``: 1,797 images of 8x8 pixels with values 0 to 16,
-part of the package. ``mnist`` reads LeCun's four idx files, plain or gzipped, from a folder;
-nothing is downloaded. Format of an idx file: two zero bytes, the type (8 = unsigned byte), the
-number of dimensions, each dimension as a big-endian 32-bit number, then the values.
+``digits`` is ``sklearn.datasets.load_digits``: 1,797 images of 8x8 pixels, values 0 to 16.
+``mnist`` is LeCun's four idx files, plain or gzipped: two zero bytes, the type (8 = unsigned byte),
+the number of dimensions, each dimension as a big-endian 32-bit number, then the values.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _UNSIGNED_BYTE = 8
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Row numbers of the three parts; no row is in two of them."""
+    """Row numbers of the three parts, which are disjoint."""
 
     train: NDArray[np.int64]
     val: NDArray[np.int64]
@@ -52,8 +51,7 @@ class Digits:
         pixels: (N, P) uint8.
         white: the largest pixel value, 16 or 255.
         labels: (N,) int64 in [0, 10).
-        first_test: row from which on the images are an official test set; None where there is
-            no such set.
+        first_test: first row of the official test set; None without one.
     """
 
     name: str
@@ -63,10 +61,9 @@ class Digits:
     first_test: int | None = None
 
     def split(self, seed: int) -> Split:
-        """Training, validation and test rows, each with the classes in equal shares.
+        """Split into training, validation and test rows, each with the classes in equal shares.
 
-        Without an official test set the shares are 60, 20 and 20 percent. With one, it is the test
-        part whatever the seed, and a sixth of the other rows is for validation.
+        60, 20 and 20 percent; or an official test set, and of the rest a sixth to validate.
         """
         rows = np.arange(self.first_test or len(self.labels))
         if self.first_test is not None:
@@ -85,25 +82,24 @@ class Digits:
         return first, second
 
     def digest(self) -> str:
-        """SHA-256 over pixels and labels: two data sets with the same digest are the same."""
+        """Hash pixels and labels (SHA-256)."""
         return hashlib.sha256(self.pixels.tobytes() + self.labels.tobytes()).hexdigest()
 
 
 def scikit_digits() -> Digits:
-    """The 1,797 images that come with scikit-learn."""
+    """Load the digits of scikit-learn."""
     pixels, labels = load_digits(return_X_y=True)
     return Digits("digits", pixels.astype(np.uint8), 16, labels.astype(np.int64))
 
 
 def mnist(root: Path | None) -> Digits:
-    """MNIST from a folder; the 10,000 test images follow the 60,000 training images.
+    """Read MNIST; the 10,000 test images follow the 60,000 training images.
 
     Args:
-        root: the folder of the four files of ``MNIST_FILES``, each as it is or with ``.gz``.
+        root: folder of the four files of ``MNIST_FILES``, each as it is or with ``.gz``.
 
     Raises:
-        ConfigError: for a folder that is not given, or a file that is missing, damaged, or does
-            not fit the others.
+        ConfigError: without a folder, or for a file that is missing, damaged or does not fit.
     """
     if root is None:
         raise ConfigError(
@@ -124,7 +120,7 @@ def mnist(root: Path | None) -> Digits:
 def _mnist_part(
     root: Path, images: str, labels: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """One part's pixels (N, P) and labels (N,)."""
+    """Read one part's pixels (N, P) and labels (N,)."""
     pixels = read_idx(_present(root, images), dimensions=3)
     classes = read_idx(_present(root, labels), dimensions=1)
     if len(pixels) != len(classes):
@@ -151,11 +147,10 @@ def _present(root: Path, name: str) -> Path:
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """The array in an idx file of unsigned bytes, gzipped where its name ends in ``.gz``.
+    """Read an idx file of unsigned bytes, gzipped where its name ends in ``.gz``.
 
     Raises:
-        ConfigError: for a file that cannot be read, is of another kind, or has another length
-            or other dimensions than expected.
+        ConfigError: for a file that cannot be read, or whose kind, length or dimensions are wrong.
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -180,11 +175,10 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
 
 def load(name: str, root: Path | None = None) -> Digits:
-    """A data set of ``DATA_SETS``; only MNIST has a folder.
+    """Load a data set of ``DATA_SETS``; only MNIST has a folder.
 
     Raises:
-        ConfigError: for an unknown name, a folder that is given without need, or what ``mnist``
-            refuses.
+        ConfigError: for an unknown name, a needless folder, or what ``mnist`` refuses.
     """
     require_choice("data set", name, DATA_SETS)
     if name == "mnist":

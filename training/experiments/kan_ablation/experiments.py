@@ -1,4 +1,4 @@
-"""The nine experiments of the thesis's Table 3.6: the default, and what each changes about it."""
+"""The nine experiments of the thesis's Table 3.6: the default and single changes of it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from mask2kan.checks import require_choice
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One row of the table; the fields' defaults are the thesis's default setting.
+    """One row of the table; the fields' defaults are the thesis's.
 
     Attributes:
         name: on the command line and in files.
         title: in tables and figures.
         grid_size: G, intervals of the grid.
         spline_order: k, degree of the splines.
-        base_activation: of the base branch, as ``KANLinear`` names it.
+        base_activation: as ``KANLinear`` names it.
         spline_scaler: whether each spline has a factor of its own.
-        regularized: whether the loss has the regularisation term.
         grid_updated: whether the grid follows the data; else it stays uniform on [-1, 1].
     """
 
@@ -51,10 +50,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 
 def choose(names: Sequence[str]) -> list[Experiment]:
-    """Experiments by name, in the table's order; the default is always among them.
-
-    Args:
-        names: none for all.
+    """Choose experiments by name, none for all, in the table's order; always with the default.
 
     Raises:
         ConfigError: for an unknown name, listing the nearest.

@@ -1,9 +1,8 @@
-"""An ablation's runs compared with the default, as a table and an image.
+"""Compare an ablation's runs with the default, in a table and an image.
 
-All experiments of a seed share split and order of the images, so that an experiment is compared
-with the default seed by seed: mean difference, its 95 % interval and the paired t-test's
-p, as it is and adjusted for the number of experiments (Holm). The seeds divide the same images
-again and again, so their results are not independent: the intervals are somewhat too narrow.
+Compared seed by seed, since a seed fixes split and order of the images: mean difference, its 95 %
+interval, the paired t-test's p, plain and adjusted for the number of experiments (Holm). The seeds
+divide the same images, so results are not independent and intervals somewhat too narrow.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ COLUMNS = (
 
 
 def summarize(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One entry per experiment, in the table's order.
+    """Summarise the runs, one entry per experiment, in the table's order.
 
     Args:
-        runs: with ``experiment``, ``seed`` and ``test_accuracy``; the default is among them, and
-            all experiments have its seeds.
+        runs: with ``experiment``, ``seed`` and ``test_accuracy``; all experiments have the
+            default's seeds.
 
     Returns:
-        Per experiment: ``experiment``, ``n`` (seeds), ``mean``, ``std`` (of a sample), ``low`` and
-        ``high`` (95 % interval of the mean); of the difference to the default: ``difference``,
+        ``experiment``, ``n`` (seeds), ``mean``, ``std`` (of a sample), ``low`` and ``high`` (95 %
+        interval of the mean); of the difference to the default: ``difference``,
         ``difference_low``, ``difference_high``, ``p``, ``p_holm``; and ``published``, the thesis's
         accuracy. None where a figure does not exist, as an interval of one seed.
     """
@@ -54,39 +53,38 @@ def summarize(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     adjusted = dict(zip(others, holm([compared[name].p for name in others]), strict=True))
     summary = []
     for name, accuracies in paired.items():
-        found, against = mean_of(accuracies), compared.get(name)
+        average, difference = mean_of(accuracies), compared.get(name)
         figures = {
-            "mean": found.mean,
-            "std": float(np.std(accuracies, ddof=1)) if found.n > 1 else math.nan,
-            "low": found.low,
-            "high": found.high,
-            "difference": against.mean if against else math.nan,
-            "difference_low": against.low if against else math.nan,
-            "difference_high": against.high if against else math.nan,
-            "p": against.p if against else math.nan,
+            "mean": average.mean,
+            "std": float(np.std(accuracies, ddof=1)) if average.n > 1 else math.nan,
+            "low": average.low,
+            "high": average.high,
+            "difference": difference.mean if difference else math.nan,
+            "difference_low": difference.low if difference else math.nan,
+            "difference_high": difference.high if difference else math.nan,
+            "p": difference.p if difference else math.nan,
             "p_holm": adjusted.get(name, math.nan),
         }
-        known = {key: None if math.isnan(value) else value for key, value in figures.items()}
-        summary.append({"experiment": name, "n": found.n, **known, "published": ABLATION[name]})
+        shown = {key: None if math.isnan(value) else value for key, value in figures.items()}
+        summary.append({"experiment": name, "n": average.n, **shown, "published": ABLATION[name]})
     return summary
 
 
 def as_table(summary: Sequence[Mapping[str, Any]], title: str, number: str, label: str) -> Table:
-    """The thesis's Table 3.6 with ours beside it.
+    """Set the summary beside the thesis's Table 3.6.
 
     Args:
-        summary: of ``summarize``; experiments that are not in it have no figures of ours.
+        summary: of ``summarize``; absent experiments have no figures of ours.
         title: of the table.
         number: of the thesis's table; empty outside a set of tables.
         label: for LaTeX.
     """
-    found = {one["experiment"]: one for one in summary}
+    measured = {entry["experiment"]: entry for entry in summary}
     rows = []
     for experiment in EXPERIMENTS.values():
-        ours = found.get(experiment.name, {})
+        ours = measured.get(experiment.name, {})
         published = ABLATION[experiment.name]
         spread = "" if ours.get("std") is None else f" ± {ours['std']:.4f}"
-        is_default = experiment.name == DEFAULT
         texts = [
             experiment.title,
             str(experiment.grid_size),
@@ -97,14 +95,14 @@ def as_table(summary: Sequence[Mapping[str, Any]], title: str, number: str, labe
             cell(ours.get("p"), ".3f"),
             cell(ours.get("p_holm"), ".3f"),
             f"{published:.4f}",
-            MISSING if is_default else f"{published - ABLATION[DEFAULT]:+.4f}",
+            MISSING if experiment.name == DEFAULT else f"{published - ABLATION[DEFAULT]:+.4f}",
         ]
         rows.append([text.replace("-", "−") for text in texts])
     return Table(COLUMNS, rows, title, number=number, label=label, notes=NOTES["3.6"])
 
 
 def title_of(content: Mapping[str, Any]) -> str:
-    """What an ablation was run on, in a line."""
+    """Describe an ablation in a line."""
     data, protocol = content["settings"]["data"], content["settings"]["protocol"]
     count, epochs = content["summary"][0]["n"], protocol["epochs"]
     return (
@@ -115,12 +113,7 @@ def title_of(content: Mapping[str, Any]) -> str:
 
 
 def report(content: Mapping[str, Any], out: Path) -> None:
-    """Write ``ablation.md`` and ``ablation.png``.
-
-    Args:
-        content: of ``ablation.json``.
-        out: folder of the ablation.
-    """
+    """Write ``ablation.md`` and ``ablation.png`` from the content of ``ablation.json``."""
     text = as_table(content["summary"], title_of(content), "", "tab:ablation").markdown()
     write_bytes(out / "ablation.md", text.encode())
     draw(content, out / "ablation.png")
@@ -128,29 +121,26 @@ def report(content: Mapping[str, Any], out: Path) -> None:
 
 @styled
 def draw(content: Mapping[str, Any], path: Path) -> None:
-    """Accuracy by experiment, and its difference to the default seed by seed.
-
-    Args:
-        content: of ``ablation.json``.
-        path: the PNG to write.
-    """
+    """Draw accuracy by experiment, and its difference to the default seed by seed, as PNG."""
     summary = content["summary"]
     runs: dict[str, dict[int, float]] = {}
     for run in content["runs"]:
         runs.setdefault(run["experiment"], {})[run["seed"]] = run["test_accuracy"]
-    made, axes = figure(1, 2, (10, 1.3 + 0.38 * len(summary)))
+    chart, axes = figure(1, 2, (10, 1.3 + 0.38 * len(summary)))
     left, right = axes[0]
-    for row, one in enumerate(summary):
-        name = one["experiment"]
+    for row, entry in enumerate(summary):
+        name = entry["experiment"]
         _dots(left, row, list(runs[name].values()))
-        _bar(left, row, one["mean"], one["low"], one["high"])
-        if one["difference"] is None:
+        _bar(left, row, entry["mean"], entry["low"], entry["high"])
+        if entry["difference"] is None:
             continue
         _dots(right, row, [value - runs[DEFAULT][seed] for seed, value in runs[name].items()])
-        _bar(right, row, one["difference"], one["difference_low"], one["difference_high"])
-        printed = one["published"] - ABLATION[DEFAULT]
+        _bar(right, row, *(entry[f"difference{end}"] for end in ("", "_low", "_high")))
+        printed = entry["published"] - ABLATION[DEFAULT]
         right.plot(printed, row, "D", color=ORANGE, markersize=5, fillstyle="none")
-    left.set_yticks(range(len(summary)), [EXPERIMENTS[one["experiment"]].title for one in summary])
+    left.set_yticks(
+        range(len(summary)), [EXPERIMENTS[entry["experiment"]].title for entry in summary]
+    )
     right.set_yticks(range(len(summary)), [""] * len(summary))
     for panel in (left, right):
         panel.locator_params(axis="x", nbins=6)
@@ -160,7 +150,7 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
     right.axvline(0, color=GREY, linewidth=1, zorder=0)
     left.set_xlabel("test accuracy")
     right.set_xlabel("difference to the default, same seed")
-    made.suptitle(title_of(content), fontsize=10, x=0.01, ha="left")
+    chart.suptitle(title_of(content), fontsize=10, x=0.01, ha="left")
     styles = {"one seed": ".", "mean, 95 % interval": "o", "thesis (MNIST)": "D"}
     colours = (GREY, BLUE, ORANGE)
     handles = [
@@ -169,12 +159,12 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
         )[0]
         for (label, mark), colour in zip(styles.items(), colours, strict=True)
     ]
-    made.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    save(made, path)
+    chart.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    save(chart, path)
 
 
 def _dots(panel: Any, row: int, values: Sequence[float]) -> None:
-    """A dot per seed, spread a little so that equal values stay apart."""
+    """Draw a dot per seed, spread a little so that equal values stay apart."""
     rows = row + 0.22 * np.linspace(-1, 1, len(values)) if len(values) > 1 else [row]
     panel.plot(values, rows, ".", color=GREY, markersize=5, alpha=0.7)
 

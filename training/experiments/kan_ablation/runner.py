@@ -1,8 +1,8 @@
-"""All runs of an ablation, several at a time, each kept in the folder as soon as it is done.
+"""Run an ablation, several runs at a time, each stored as soon as it is done.
 
-``settings.json`` says what all runs have in common, ``runs/<experiment>_<seed>.json`` is one run.
-A folder takes further seeds and experiments at any time, but no other settings. Every run computes
-on one thread, whatever the number of workers, so that its result does not depend on that number.
+``settings.json`` has what all runs have in common, ``runs/<experiment>_<seed>.json`` one run. A
+folder takes further seeds and experiments, but no other settings. Every run computes on one thread,
+so that its result does not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -39,13 +39,10 @@ def ablate(
     experiments: Sequence[str] = (),
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Run what is missing of an ablation and write its report.
+    """Run what is missing of an ablation and write its report; return ``ablation.json``.
 
     See ``digits.load`` for data and root, ``experiments.choose`` for the experiments' names. Seeds
-    count from 0; of the runs, ``workers`` are made at a time, a single one in this process.
-
-    Returns:
-        The content of ``ablation.json``.
+    count from 0; a single worker is this process.
 
     Raises:
         Mask2KANError: as these, as ``run_all`` and as ``JobFolder``.
@@ -61,12 +58,8 @@ def ablate(
     settings = {"data": about, "protocol": dataclasses.asdict(protocol)}
     folder = JobFolder(out, settings, record="settings.json")
     runs = run_all(chosen, range(seeds), digits, protocol, folder=folder, workers=workers)
-    content = {
-        "settings": folder.settings,
-        "provenance": provenance(),
-        "runs": runs,
-        "summary": summarize(runs),
-    }
+    results = {"runs": runs, "summary": summarize(runs)}
+    content = {"settings": folder.settings, "provenance": provenance(), **results}
     folder.write("ablation.json", content)
     report(content, out)
     return content
@@ -81,7 +74,7 @@ def run_all(
     folder: JobFolder,
     workers: int,
 ) -> list[dict[str, Any]]:
-    """Train what is not yet in the folder; all experiments of a seed come before the next seed.
+    """Train what is not yet in the folder, seed by seed.
 
     Returns:
         Every run, finished earlier or now: ``experiment``, ``seed`` and ``RESULT_FIELDS``.

@@ -1,6 +1,1 @@
-"""The thesis's tables with our figures beside its own; ``training.tables`` is the command.
-
-``results`` reads what runs left behind, ``build`` puts it into tables;
-``training.experiments.published`` holds the thesis's figures and ``mask2kan.outputs.tables`` writes
-Markdown, LaTeX and HTML.
-"""
+"""The thesis's tables: ``results`` finds our figures, ``build`` sets them beside its own."""

@@ -1,7 +1,7 @@
-"""The thesis's Tables 3.1 to 3.6: its figures as printed and, in the row below, ours.
+"""Build the thesis's Tables 3.1 to 3.6: its figures as printed and, in the row below, ours.
 
-A figure of ours is the mean over the runs of a recipe, with standard deviation and their number
-where there are several. The better of the heads of a backbone is bold where both were measured.
+Ours: mean over the runs of a recipe, of several also standard deviation and number; the better head
+of a backbone is bold where both were measured.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _READING = (
 
 
 def build(results: Results) -> list[Table]:
-    """All tables, in the thesis's order; one Table 3.6 per ablation found."""
+    """Build all tables, in the thesis's order; one Table 3.6 per ablation."""
     tables = [_segmentation(results)]
     tables += [_anomalies(number, results) for number in ANOMALY_TABLES]
     for count, (path, content) in enumerate(results.ablations.items()):
@@ -49,19 +49,13 @@ def build(results: Results) -> list[Table]:
 
 
 def _segmentation(results: Results) -> Table:
-    printed = {
-        model: {
-            ("cityscapes", metric): value
-            for metric, value in zip(CITYSCAPES_METRICS, values, strict=True)
-        }
-        for model, values in CITYSCAPES.items()
-    }
+    columns = {("cityscapes", metric): name for metric, name in CITYSCAPES_METRICS.items()}
     return _table(
         "3.1",
         "Segmentation of Cityscapes (val), in percent",
-        {("cityscapes", metric): name for metric, name in CITYSCAPES_METRICS.items()},
-        printed,
-        [one for one in results.measurements if one.data == "cityscapes"],
+        columns,
+        {model: dict(zip(columns, row, strict=True)) for model, row in CITYSCAPES.items()},
+        [result for result in results.measurements if result.data == "cityscapes"],
         percent=True,
     )
 
@@ -72,15 +66,15 @@ def _anomalies(number: str, results: Results) -> Table:
     for data in sets:
         for model, values in ANOMALY[data].items():
             if model[0] in backbones:
-                found = zip(ANOMALY_METRICS, values, strict=True)
-                printed.setdefault(model, {}).update({(data, m): value for m, value in found})
+                for metric, value in zip(ANOMALY_METRICS, values, strict=True):
+                    printed.setdefault(model, {})[data, metric] = value
     names = ", ".join(ANOMALY_SETS[data] for data in sets)
     return _table(
         number,
         f"Anomalies, {'ResNet-50' if backbones == ('r50',) else 'Swin'}: {names}",
         {(data, metric): name for data in sets for metric, name in ANOMALY_METRICS.items()},
         printed,
-        [one for one in results.measurements if one.data in sets and one.model[0] in backbones],
+        [row for row in results.measurements if row.data in sets and row.model[0] in backbones],
         groups=[("", 2), *((ANOMALY_SETS[data], len(ANOMALY_METRICS)) for data in sets)],
     )
 
@@ -95,13 +89,13 @@ def _table(
     groups: Sequence[tuple[str, int]] = (),
     percent: bool = False,
 ) -> Table:
-    """Two rows per model that was printed or measured: the thesis's and ours."""
+    """Make two rows per model that was printed or measured: the thesis's and ours."""
     ours: dict[Model, dict[Figure, list[float]]] = {}
-    for one in measured:
-        for metric, value in one.figures.items():
+    for result in measured:
+        for metric, value in result.figures.items():
             if value is not None:
-                scaled = 100 * value if percent else value
-                ours.setdefault(one.model, {}).setdefault((one.data, metric), []).append(scaled)
+                values = ours.setdefault(result.model, {}).setdefault((result.data, metric), [])
+                values.append(100 * value if percent else value)
     rows: list[list[str]] = []
     breaks = []
     for backbone, backbone_name in BACKBONES.items():
@@ -148,17 +142,17 @@ def _our_cell(
 
 
 def _notes_on(measured: Sequence[Measurement]) -> list[str]:
-    """How our figures came about, and what makes them differ from the thesis's conditions."""
+    """Explain our figures, and what makes them differ from the thesis's conditions."""
     notes = [_READING] if measured else []
     expected = {"cityscapes": CITYSCAPES_IMAGES, **ANOMALY_IMAGES}
-    for one in measured:
-        name = f"{BACKBONES[one.model[0]]} ({HEADS[one.model[1]]})"
-        data = ANOMALY_SETS.get(one.data, "Cityscapes")
-        if one.images != expected[one.data]:
+    for result in measured:
+        name = f"{BACKBONES[result.model[0]]} ({HEADS[result.model[1]]})"
+        data, count = ANOMALY_SETS.get(result.data, "Cityscapes"), expected[result.data]
+        if result.images != count:
             notes.append(
-                f"Ours: {name} was measured on {one.images} of the {expected[one.data]} images "
-                f"of {data}; do not compare."
+                f"Ours: {name} was measured on {result.images} of the {count} images of {data}; "
+                "do not compare."
             )
-        if one.protocol != "exact":
-            notes.append(f"Ours: {name} on {data} by the protocol {one.protocol}.")
+        if result.protocol != "exact":
+            notes.append(f"Ours: {name} on {data} by the protocol {result.protocol}.")
     return list(dict.fromkeys(notes))

@@ -1,19 +1,17 @@
-"""What runs measured, found by file name anywhere under the given folders.
+"""Find results by file name anywhere under the given folders.
 
-``evaluation.json`` (Cityscapes; other data sets belong to no table)::
+``evaluation.json`` (Cityscapes)::
 
     {"recipe": "thesis_swin_t_kan", "data": "cityscapes", "split": "val", "pictures": 500,
      "iou": 0.80, "iiou": 0.63, "category_iou": 0.91, "category_iiou": 0.81, ...}
 
-``benchmark.json``, with the sets' names of ``training.experiments.published.ANOMALY_SETS``; of the
-scores only msp, the thesis's, is read::
+``benchmark.json``, of the scores only msp, the thesis's::
 
     {"recipe": "thesis_swin_t_kan", "protocol": "exact", "sets": {"road_anomaly": {
      "pictures": 60, "scores": {"msp": {"ap": 0.43, "auroc": 0.83, "fpr95": 0.70}, ...}}, ...}}
 
-``ablation.json`` is what ``training.ablation`` writes. Shares lie in [0, 1]; null is a figure that
-was not measured. Several files of one recipe are several seeds. Files of recipes that are not the
-thesis's are left aside and reported.
+``ablation.json`` of ``training.ablation``. Shares lie in [0, 1]; null was not measured. Several
+files of one recipe are several seeds. Other recipes and data are reported as unused.
 """
 
 from __future__ import annotations
@@ -30,13 +28,7 @@ from mask2kan.media.files import read_record
 
 from ...data.registry import ANOMALY_SETS as KNOWN_SETS
 from ..kan_ablation.experiments import EXPERIMENTS
-from ..published import (
-    ANOMALY_METRICS,
-    ANOMALY_SETS,
-    BACKBONES,
-    CITYSCAPES_METRICS,
-    HEADS,
-)
+from ..published import ANOMALY_METRICS, ANOMALY_SETS, BACKBONES, CITYSCAPES_METRICS, HEADS
 
 THESIS_SCORE = "msp"
 _RECIPE = re.compile(rf"thesis_({'|'.join(BACKBONES)})_({'|'.join(HEADS)})")
@@ -50,7 +42,6 @@ class Measurement:
     """One model on one data set.
 
     Attributes:
-        model: backbone and head.
         data: ``cityscapes`` or a set of ``ANOMALY_SETS``.
         images: how many were measured.
         protocol: of the anomaly metrics; ``exact`` on Cityscapes.
@@ -66,12 +57,11 @@ class Measurement:
 
 @dataclasses.dataclass
 class Results:
-    """Everything found.
+    """All results of some folders.
 
     Attributes:
-        measurements: of segmentation and anomalies.
-        ablations: contents of ``ablation.json`` by their path.
-        unused: paths of files that belong to no table, and why.
+        ablations: contents of ``ablation.json`` by path.
+        unused: files that belong to no table, and why.
     """
 
     measurements: list[Measurement] = dataclasses.field(default_factory=list)
@@ -83,8 +73,7 @@ def find(folders: Iterable[Path]) -> Results:
     """Read every result under some folders; a file that two of them hold counts once.
 
     Raises:
-        ConfigError: for a folder that does not exist, or a file that is damaged or of another
-            form; the message names it.
+        ConfigError: for an absent folder, or a file that is damaged or of another form.
     """
     readers = {
         "evaluation.json": _read_evaluation,
@@ -110,7 +99,7 @@ def find(folders: Iterable[Path]) -> Results:
 
 
 class _Fields:
-    """A JSON object that knows where in the file it stands, for messages."""
+    """A JSON object and where in the file it stands, for messages."""
 
     def __init__(self, content: Any, place: str = "") -> None:
         if not isinstance(content, dict):
@@ -118,30 +107,30 @@ class _Fields:
         self.content, self.place = content, place
 
     def value(self, key: str, kind: type) -> Any:
-        found = self.content.get(key)
-        if not isinstance(found, kind) or isinstance(found, bool):
-            raise ConfigError(f"{self._at(key)} is {found!r}; expected {kind.__name__}.")
-        return found
+        value = self.content.get(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ConfigError(f"{self._at(key)} is {value!r}; expected {kind.__name__}.")
+        return value
 
     def inside(self, key: str) -> _Fields:
         return _Fields(self.content.get(key), self._at(key))
 
     def figure(self, key: str, low: float = 0.0, high: float = 1.0) -> float | None:
-        """A number in [low, high], or None for null."""
+        """Read a number in [low, high], or None for null."""
         if key not in self.content:
             raise ConfigError(f"{self._at(key)} is missing.")
-        found: float | None = self.content[key]
-        if found is not None:
-            require(self._at(key), found, low, high)
-        return found
+        value: float | None = self.content[key]
+        if value is not None:
+            require(self._at(key), value, low, high)
+        return value
 
     def _at(self, key: str) -> str:
         return f"{self.place}.{key}".lstrip(".")
 
 
 def _model_of(recipe: str) -> Model | None:
-    found = _RECIPE.fullmatch(recipe)
-    return (found[1], found[2]) if found else None
+    match = _RECIPE.fullmatch(recipe)
+    return (match[1], match[2]) if match else None
 
 
 def _read_evaluation(path: Path, fields: _Fields, results: Results) -> None:
@@ -193,10 +182,9 @@ def _read_ablation(path: Path, fields: _Fields, results: Results) -> None:
     if not entries:
         raise ConfigError("It has an empty summary.")
     for number, entry in enumerate(entries):
-        one = _Fields(entry, f"summary.{number}")
-        name = one.value("experiment", str)
-        require_choice("experiment", name, EXPERIMENTS)
-        one.value("n", int)
+        experiment = _Fields(entry, f"summary.{number}")
+        require_choice("experiment", experiment.value("experiment", str), EXPERIMENTS)
+        experiment.value("n", int)
         for figure in _SUMMARY_FIGURES:
-            one.figure(figure, low=-1000.0)
+            experiment.figure(figure, low=-1000.0)
     results.ablations[path] = fields.content
