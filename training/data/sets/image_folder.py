@@ -22,7 +22,8 @@ from ..faults import Fault
 from ..folders import exists
 
 CLASS_LIST = "classes.txt"
-MAX_CLASSES = 254  # 254 stands for pasted outliers while training, 255 for void
+# 253 stands for ignored pixels in training, 254 for pasted outliers, 255 for void.
+MAX_CLASSES = 253
 
 
 class ImageFolder(SegmentationImages):

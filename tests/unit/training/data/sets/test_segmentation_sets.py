@@ -13,6 +13,7 @@ from mask2kan.errors import ConfigError, ImageError
 from mask2kan.modeling.classes import ADE20K, CITYSCAPES
 from tests.unit.training.data_trees import TREES, mask, save
 from training.data import find_anomaly_sets, open_anomaly, open_split
+from training.data.augmentation import IGNORED
 from training.data.faults import Fault, FaultError
 from training.data.reading import decode_label
 from training.data.sets.cityscapes import Cityscapes
@@ -197,3 +198,13 @@ def test_synthetic_twins():
         assert len(seen) >= min(count + 1, 80)  # of ADE20K's, a dozen are drawn per image
     with pytest.raises(ConfigError, match="Unknown split 'dev'"):
         open_split("synthetic", "dev")
+
+
+def test_a_folder_has_no_class_of_the_value_that_losses_ignore(tmp_path):
+    TREES["folder"](tmp_path)
+    names = tmp_path / "classes.txt"
+    names.write_text("\n".join(f"class{index}" for index in range(IGNORED)))
+    assert open_split(str(tmp_path), "train").num_classes == IGNORED
+    names.write_text("\n".join(f"class{index}" for index in range(IGNORED + 1)))
+    with pytest.raises(ConfigError, match="expected 1 to 253 names"):
+        open_split(str(tmp_path), "train")
