@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.predictor import Predictor
-from mask2kan.inference.runners import PlainRun, Run, Stage
+from mask2kan.inference.runners import PlainRun, Run, StageTimer
 from mask2kan.media.images import Source
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.modeling.pixel_decoder import Features
@@ -131,10 +131,10 @@ class _SharedTrunk:
         self._results = results
         self._backbone_key = backbone_key
         self._trunk_key = trunk_key
-        self.taken: tuple[str, ...] = ()
+        self.reused: tuple[str, ...] = ()
 
-    def __call__(self, run: Run, images: Tensor, view_key: Hashable, stage: Stage) -> Features:
-        self.taken = ()
+    def __call__(self, run: Run, images: Tensor, view_key: Hashable, stage: StageTimer) -> Features:
+        self.reused = ()
         model = cast(PlainRun, run).model
 
         def maps() -> list[Tensor]:
@@ -155,7 +155,7 @@ class _SharedTrunk:
     def _once(self, parts: tuple[str, ...], key: Hashable, compute: Callable[[], _T]) -> _T:
         """Compute the parts' result unless an earlier predictor did."""
         if key in self._results:
-            self.taken = parts
+            self.reused = parts
         else:
             self._results[key] = compute()
         return cast(_T, self._results[key])

@@ -243,7 +243,7 @@ def _step(
     terms = SCORES[score].terms(claims)
     step: dict[str, Any] = {name: value.item() for name, value in terms.steps.items()}
     if terms.columns:
-        of_queries = terms.of == "queries"
+        of_queries = terms.rows == "queries"
         rank = terms.columns["term"] if of_queries else claims.class_scores
         order = rank.argsort(descending=True, stable=True).tolist()
         count = queries if of_queries else classes

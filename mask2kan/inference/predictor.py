@@ -135,7 +135,7 @@ class Predictor:
             refine=self.refine,
             settings=self.settings,
             source=getattr(model, "source", ""),
-            shared=() if sharing is None else sharing.taken,
+            shared=() if sharing is None else sharing.reused,
             num_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
         )
 

@@ -18,24 +18,29 @@ from torch import Tensor, nn
 from mask2kan.modeling.pixel_decoder import Features
 from mask2kan.modeling.transformer_decoder import DecoderOutput
 
-Stage = Callable[[str], contextlib.AbstractContextManager[None]]
+StageTimer = Callable[[str], contextlib.AbstractContextManager[None]]  # measures a named part
 
-_GRAPHS_KEPT = 8  # two per image size
-_WARM_UP_CALLS = 3
+# Trunk and decoder of four image sizes; each holds its inputs and outputs in GPU memory.
+_GRAPHS_KEPT = 8
+_WARM_UP_CALLS = 3  # as in PyTorch's own examples
 
 
 def untimed(name: str) -> contextlib.AbstractContextManager[None]:
-    """Enter a stage without timing it."""
+    """Measure nothing."""
     return contextlib.nullcontext()
 
 
 class Run(Protocol):
     """A way to run a model."""
 
-    kind: str  # runs of one kind give equal results, bit for bit
+    kind: str  # on equal weights and device, runs of one kind agree bit for bit
 
-    def trunk(self, images: Tensor, stage: Stage = untimed) -> Features:
-        """Turn (B, 3, H, W) images into features, inside ``stage`` part by part where possible."""
+    def trunk(self, images: Tensor, stage: StageTimer = untimed) -> Features:
+        """Turn (B, 3, H, W) images into features.
+
+        ``stage(name)`` is entered around each part that can be measured by itself. Compiled code
+        and graphs have no such parts and never call it.
+        """
 
     def decode(self, features: Features) -> DecoderOutput:
         """Turn features into the last layer's output."""
@@ -47,10 +52,10 @@ class Run(Protocol):
 class Sharing(Protocol):
     """A source of features that other predictors may have computed; see ``Comparison``."""
 
-    taken: tuple[str, ...]  # parts of the trunk that the last call did not have to compute
+    reused: tuple[str, ...]  # parts of the trunk that the last call did not have to compute
 
-    def __call__(self, run: Run, images: Tensor, view_key: Hashable, stage: Stage) -> Features:
-        """Return ``run.trunk(images, stage)``; equal keys mean equal images."""
+    def __call__(self, run: Run, images: Tensor, view_key: Hashable, stage: StageTimer) -> Features:
+        """Return ``run.trunk(images, stage)``, now or from before; equal keys mean equal images."""
 
 
 class PlainRun:
@@ -61,7 +66,7 @@ class PlainRun:
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
 
-    def trunk(self, images: Tensor, stage: Stage = untimed) -> Features:
+    def trunk(self, images: Tensor, stage: StageTimer = untimed) -> Features:
         """See ``Run``; the parts are ``backbone`` and ``pixel_decoder``."""
         with stage("backbone"):
             maps = self.model.backbone_maps(images)
@@ -87,7 +92,7 @@ class CompiledRun(PlainRun):
         self._trunk = torch.compile(self.model.trunk, **options)
         self._decode = torch.compile(self.model.decode, **options)
 
-    def trunk(self, images: Tensor, stage: Stage = untimed) -> Features:
+    def trunk(self, images: Tensor, stage: StageTimer = untimed) -> Features:
         """See ``Run``; fused code has no parts."""
         return cast(Features, self._trunk(images))
 
@@ -107,8 +112,9 @@ class _Recorded(NamedTuple):
 class GraphRun:
     """Record a run as CUDA graphs per image size, keep the last few, and replay them.
 
-    Weights may be changed in place; where they were moved, a new graph is recorded. Results are
-    copies, so they outlive the next call.
+    A graph reads weights at fixed addresses: changes in place are seen, and where a weight has
+    moved a new graph is recorded. Call it in inference mode and from one thread at a time, as
+    ``Predictor`` does.
     """
 
     def __init__(self, run: PlainRun) -> None:
@@ -117,7 +123,7 @@ class GraphRun:
         self._recorded: OrderedDict[Hashable, _Recorded] = OrderedDict()
         self._pool: Any = None
 
-    def trunk(self, images: Tensor, stage: Stage = untimed) -> Features:
+    def trunk(self, images: Tensor, stage: StageTimer = untimed) -> Features:
         """See ``Run``; a graph has no parts."""
         return cast(Features, self._replay(self._run.trunk, images))
 
@@ -144,13 +150,14 @@ class GraphRun:
         for static, tensor in zip(_tensors(recorded.inputs), _tensors(inputs), strict=True):
             static.copy_(tensor)
         recorded.graph.replay()
-        return _cloned(recorded.output)
+        return _cloned(recorded.output)  # the next replay overwrites it
 
     def _record(self, function: Callable[[Any], Any], inputs: Any) -> _Recorded:
         static = _cloned(inputs)
         device = next(_tensors(static)).device
         before = torch.is_autocast_cache_enabled()
-        # A cached cast of a weight would live in the caller's memory, not in the graph's.
+        # A cached cast of a weight would be freed with the caller's autocast block, and the graph
+        # would go on reading its memory.
         torch.set_autocast_cache_enabled(False)
         try:
             stream = torch.cuda.Stream(device)
@@ -162,8 +169,9 @@ class GraphRun:
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
-            # other threads may go on using the GPU meanwhile
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            # Captured on a stream of the model's device; other threads may use the GPU meanwhile.
+            mode = "thread_local"
+            with torch.cuda.graph(graph, self._pool, stream, capture_error_mode=mode):
                 output = function(static)
         finally:
             torch.set_autocast_cache_enabled(before)

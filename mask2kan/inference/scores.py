@@ -33,11 +33,11 @@ from mask2kan.checks import require_choice
 from mask2kan.errors import ConfigError
 
 REFINE_PROBABILITY = 0.95  # a query must be this sure of its class to veto anomalies
-REFINE_MASK = 0.5
+REFINE_MASK = 0.5  # of class probability times mask
 _EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
 
-# Mask2Anomaly keeps Cityscapes' classes 2 to 10: background that is neither drivable nor an
-# object. By name, so that other label sets of roads can be refined too.
+# Cityscapes' train ids 2 to 10, as in Mask2Anomaly's refinement: static and not the road. By name,
+# so that other label sets of roads can be refined too (CamVid's last two).
 _CITYSCAPES_BACKGROUND = (
     *("building", "wall", "fence", "pole", "traffic light"),
     *("traffic sign", "vegetation", "terrain", "sky"),
@@ -46,10 +46,10 @@ BACKGROUND_NAMES = frozenset({*_CITYSCAPES_BACKGROUND, "tree", "sign symbol"})
 
 
 class PixelClaims(NamedTuple):
-    """The queries' numbers at one pixel, averaged over the views; float64."""
+    """The queries' numbers at one pixel, averaged over the views (sizes, flips); float64."""
 
     class_scores: Tensor  # (K,)
-    best: Tensor  # (Q,) int64, the most probable class
+    best: Tensor  # (Q,) int64, the most probable class of the averaged probabilities
     certainty: Tensor  # (Q,), the probability of that class
     masks: Tensor  # (Q,) mask probabilities
     claims: Tensor  # (Q,), certainty times mask, multiplied before it is averaged
@@ -61,7 +61,7 @@ class Terms(NamedTuple):
     value: Tensor
     steps: dict[str, Tensor]  # named numbers on the way to it; ``index`` is of a class
     columns: dict[str, Tensor]  # per class or query, the ``term`` that is summed and its factors
-    of: Literal["classes", "queries"] = "classes"
+    rows: Literal["classes", "queries"] = "classes"  # of the columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,8 @@ class Score:
     title: str  # for pages and plots
     compute: Callable[[Tensor], Tensor]
     terms: Callable[[PixelClaims], Terms]
-    nominal_range: Callable[[int], tuple[float, float]]  # of K: one class certain, none claimed
+    # From K: the score where one class score is 1, and where all are 0. Not bounds of the score.
+    nominal_range: Callable[[int], tuple[float, float]]
     reads: Literal["class_scores", "claims"] = "class_scores"
 
 
@@ -92,8 +93,8 @@ def _msp_terms(pixel: PixelClaims) -> Terms:
 
 def entropy(class_scores: Tensor) -> Tensor:
     """Compute the normalised entropy of the class scores: (K, ...) to (...), in [0, 1]."""
-    total, share, surprise, largest = _surprises(class_scores)
-    return torch.where(total > 0, (share * surprise).sum(dim=0) / largest, 1)
+    total, share, surprise, log_classes = _surprises(class_scores)
+    return torch.where(total > 0, (share * surprise).sum(dim=0) / log_classes, 1)
 
 
 def _surprises(class_scores: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
@@ -102,12 +103,12 @@ def _surprises(class_scores: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
     share = class_scores / torch.where(total > 0, total, 1)
     # 0 log 0 is 0; clamping is several times faster than torch.special.entr
     surprise = -torch.log(share.clamp(min=torch.finfo(torch.float32).tiny))
-    return total, share, surprise, math.log(max(class_scores.shape[0], 2))
+    return total, share, surprise, math.log(max(class_scores.shape[0], 2))  # log 1 would be 0
 
 
 def _entropy_terms(pixel: PixelClaims) -> Terms:
-    total, share, surprise, largest = _surprises(pixel.class_scores)
-    steps = {"total": total, "log_num_classes": total.new_tensor(largest)}
+    total, share, surprise, log_classes = _surprises(pixel.class_scores)
+    steps = {"total": total, "log_num_classes": total.new_tensor(log_classes)}
     columns = {"share": share, "surprise": surprise, "term": share * surprise}
     return Terms(entropy(pixel.class_scores), steps, columns)
 
@@ -145,7 +146,11 @@ def _eam_terms(pixel: PixelClaims) -> Terms:
         "mask_probability": pixel.masks,
         "term": pixel.claims,
     }
-    return Terms(eam(pixel.claims.sum()), {}, columns, of="queries")
+    return Terms(eam(pixel.claims.sum()), {}, columns, rows="queries")
+
+
+def _energy_range(num_classes: int) -> tuple[float, float]:
+    return -math.log(num_classes - 1 + math.e), -math.log(num_classes)
 
 
 SCORES: Mapping[str, Score] = {
@@ -153,10 +158,7 @@ SCORES: Mapping[str, Score] = {
     for score in (
         Score("msp", "Max softmax (MSP)", msp, _msp_terms, lambda _: (0.0, 1.0)),
         Score("entropy", "Entropy", entropy, _entropy_terms, lambda _: (0.0, 1.0)),
-        Score(
-            *("energy", "Energy", energy, _energy_terms),
-            lambda num_classes: (-math.log(num_classes - 1 + math.e), -math.log(num_classes)),
-        ),
+        Score("energy", "Energy", energy, _energy_terms, _energy_range),
         Score("rba", "Rejected by all (RbA)", rba, _rba_terms, lambda _: (-math.tanh(1), 0.0)),
         Score("eam", "Mask score (EAM)", eam, _eam_terms, lambda _: (0.0, 1.0), reads="claims"),
     )

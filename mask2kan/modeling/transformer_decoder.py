@@ -109,6 +109,7 @@ class GlobalMaskedAttention(MaskedAttention):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask_logits: Tensor) -> Tensor:
         """(B, Q, C) from keys and values (B, S, C) and the queries' own masks (B, Q, S)."""
         inside = super().forward(query, key, value, mask_logits)
+        # a logit of exactly 0 is on both sides, as published
         outside: Tensor = self.background(query, key, value, _open_empty_rows(mask_logits <= 0))
         return outside + inside
 
@@ -151,8 +152,8 @@ class DecoderLayer(nn.Module):
         queries = self.cross_attn_norm(queries + attended)
         with_pos = queries + query_embed
         queries = self.self_attn_norm(queries + self.self_attn(with_pos, with_pos, queries))
-        fed = self.linear2(F.relu(self.linear1(queries)))
-        return cast(Tensor, self.ffn_norm(queries + fed))
+        ffn_output = self.linear2(F.relu(self.linear1(queries)))
+        return cast(Tensor, self.ffn_norm(queries + ffn_output))
 
 
 class TransformerDecoder(nn.Module):
@@ -170,7 +171,10 @@ class TransformerDecoder(nn.Module):
         self.mask_embed = build_mask_embed(config)
 
     def forward(self, features: Features, *, with_aux: bool = True) -> DecoderOutput:
-        """Decode the queries; ``with_aux``: also predict from every layer but the last."""
+        """Decode the queries.
+
+        ``with_aux``: also predict from the learnable queries and from every layer but the last.
+        """
         with full_precision_on_cpu(features.mask_features):
             features = self._in_own_dtype(features)
             *earlier, last = self.refine(features)
@@ -183,7 +187,7 @@ class TransformerDecoder(nn.Module):
             }
 
     def refine(self, features: Features) -> list[tuple[Tensor, Tensor]]:
-        """Run the layers over the levels in turn.
+        """Run the layers, each on one level: 1/32, 1/16, 1/8 of the image, and again.
 
         Returns:
             Normed queries (B, Q, C) and their mask embeddings (B, Q, C): of the learnable queries,
@@ -192,26 +196,27 @@ class TransformerDecoder(nn.Module):
         with full_precision_on_cpu(features.mask_features):
             mask_features, levels = self._in_own_dtype(features)
             keys, values = self._memory(levels)
-            # (B, C, S_l): gradients do not flow through the attention masks
+            # Per level (B, C, S_l); detached, since no gradient flows through attention masks.
             detached = mask_features.detach()
-            targets = [
+            resized = [
                 F.interpolate(detached, level.shape[-2:], mode="bilinear").flatten(2)
                 for level in levels
             ]
-            # The head is read after every layer; a KAN's spline weights are prepared once.
-            head = shared_weights(self.mask_embed)
+            # The head runs after every layer; a KAN's edge weights are prepared once.
+            prepared = shared_weights(self.mask_embed)
             queries = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)
-            states = [self._read_out(queries, head)]
+            states = [self._read_out(queries, prepared)]
             for index, layer in enumerate(self.layers):
                 level = index % NUM_LEVELS
-                mask_logits = states[-1][1].detach() @ targets[level]
+                mask_logits = states[-1][1].detach() @ resized[level]
                 queries = layer(
                     queries, self.query_embed.weight, keys[level], values[level], mask_logits
                 )
-                states.append(self._read_out(queries, head))
+                states.append(self._read_out(queries, prepared))
             return states
 
     def _in_own_dtype(self, features: Features) -> Features:
+        """In the parameters' dtype; the trunk may have run under autocast, this part does not."""
         weight = self.query_feat.weight
         return Features(
             as_parameters(features.mask_features, weight),
@@ -231,12 +236,14 @@ class TransformerDecoder(nn.Module):
         ]
         return [as_products(key) for key in keys], [as_products(value) for value in values]
 
-    def _read_out(self, queries: Tensor, head: Mapping[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
+    def _read_out(
+        self, queries: Tensor, prepared: Mapping[str, list[Tensor]]
+    ) -> tuple[Tensor, Tensor]:
         """Return normed queries (B, Q, C) and their mask embeddings (B, Q, C)."""
         # A hundred vectors: full precision costs nothing, and both heads get the same.
         with full_precision(queries):
             decoded = self.decoder_norm(queries.to(self.query_feat.weight.dtype))
-            return decoded, self.mask_embed(decoded, **head)
+            return decoded, self.mask_embed(decoded, **prepared)
 
     def _predict(self, decoded: Tensor, embeddings: Tensor, mask_features: Tensor) -> LayerOutput:
         with full_precision(decoded):

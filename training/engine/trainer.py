@@ -65,7 +65,7 @@ class Trainer:
         model: without accelerate's wrapper.
         average: its averaged copy.
         best: highest validation mIoU so far; of a pair, the mean of both.
-        order: digest of all crops so far.
+        order: digest of this process's crops so far.
     """
 
     def __init__(
@@ -112,6 +112,7 @@ class Trainer:
             spline_factor=config.spline_factor,
             decay_splines=config.decay_splines,
         )
+        # The average is made of whole weights, before ``prepare`` may shard the model's.
         self.average = WeightAverage(self.model, config.average_decay)
         if saved is not None:
             with must_fit(folder):
@@ -125,6 +126,7 @@ class Trainer:
         )
         if saved is not None:
             with must_fit(folder):
+                # A branch goes on from the weights and moments of a run, at its own learning rates.
                 restore(self.model, self.optimizer.optimizer, saved, own_rates=not resume)
                 if resume:
                     self._restore(saved)
@@ -152,8 +154,9 @@ class Trainer:
         config = self.config
         trunk = None
         if config.trainable == "heads" and config.views:
-            neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
-            trunk = TrunkCache(lead(self.model), config.cache_gigabytes / neighbours)
+            # A frozen trunk and a fixed number of crops: its features are computed once.
+            processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            trunk = TrunkCache(lead(self.model), config.cache_gigabytes / processes_here)
         if config.objective == "distillation":
             objective = DistillationObjective(lead(self.model), config, trunk)
             self.val_images = TeacherLabels(self.val_images, objective.teacher)
@@ -194,9 +197,11 @@ class Trainer:
             mininterval=1.0,
         )
         with on_stop_signals(self._ask_to_stop), contextlib.closing(self.run), bar:
-            if self.step and self._validation_is_due():  # stopped before or in it
+            if self.step and self._validation_is_due():  # the run was stopped before or in it
                 self._validate()
                 self._save()
+                if self._agree_to_stop():
+                    return self.best
             for batch in self._batches():
                 window.append(self._update(batch))
                 bar.update()
@@ -206,10 +211,11 @@ class Trainer:
                     bar.set_postfix(loss=f"{losses['loss']:.3g}", best=f"{self.best:.3f}")
                     window, since = [], time.monotonic()
                 if last:
-                    self._save(draw=False)  # a validation that fails must not take them with it
+                    self._save(draw=False)  # or a validation that fails would lose the weights
                 if self._validation_is_due():
+                    paused = time.monotonic()
                     self._validate()
-                    since = time.monotonic()
+                    since += time.monotonic() - paused  # no part of the window's speed
                 if self.minutes is not None and time.monotonic() - started > 60.0 * self.minutes:
                     self._ask_to_stop()
                 stop = self._agree_to_stop()

@@ -119,7 +119,7 @@ class Recorder:
         self.pools = []
 
     @contextlib.contextmanager
-    def graph(self, graph, pool, capture_error_mode):
+    def graph(self, graph, pool, stream, capture_error_mode):
         self.pools.append(pool)
         self.recording = graph
         yield
