@@ -93,7 +93,7 @@ def test_a_used_folder_is_refused_before_anything_is_read_or_built(tmp_path, mon
     command = ["camvid_kan", "--data", "nothing", "--init", "nothing", "--out", str(tmp_path)]
     assert main(command) == 2
     assert "already holds a run" in capsys.readouterr().err
-    for name in ("open_pictures", "build_model"):
+    for name in ("open_images", "build_model"):
         monkeypatch.delattr(trainer_module, name)
     with pytest.raises(ConfigError, match="already holds a run"):
         tiny_trainer(tmp_path)
