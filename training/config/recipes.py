@@ -134,7 +134,7 @@ WITH_PEOPLE = (
 
 
 def road_pair_outliers() -> TrainConfig:
-    """``road_pair_end`` with natural objects that stand on the ground, marked as outliers."""
+    """``road_pair_end`` with natural objects on the ground, marked as outliers."""
     return dataclasses.replace(
         road_pair_end(),
         name="road_pair_outliers",
@@ -152,8 +152,8 @@ def road_pair_outliers() -> TrainConfig:
 def mask2former(backbone: str) -> TrainConfig:
     """Mask2Former's Cityscapes recipe: batch 16, crops of 512×1024, 90,000 steps.
 
-    Departs from it: scales from the whole interval instead of 16 steps, and colours by
-    ``Augmentation.colour`` instead of SSD's distortion, which also turns the hue.
+    Departs from it: scales from the whole interval, not 16 steps, and colours by
+    ``Augmentation.colour``, not SSD's distortion, which also turns the hue.
     """
     return TrainConfig(
         name=f"mask2former_{backbone}",
@@ -235,7 +235,7 @@ def mask2anomaly_stage1(backbone: str) -> TrainConfig:
 def mask2anomaly_stage2(backbone: str) -> TrainConfig:
     """Mask2Anomaly's second stage: 5,000 steps of outlier exposure from the first's checkpoint.
 
-    ``--set contrastive_form=published`` repeats their code; the default is well-posed.
+    The default is well-posed; ``--set contrastive_form=published`` repeats their code.
     """
     first = mask2anomaly_stage1(backbone)
     return dataclasses.replace(

@@ -16,11 +16,7 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Set every 2-d batch norm's running statistics from data, keeping what eval mode computes.
-
-    Returns:
-        Number of batch norms that saw data.
-    """
+    """Set every 2-d batch norm's statistics from data; return how many batch norms saw any."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     sums: dict[int, list[Tensor]] = {}
     hooks = [norm.register_forward_pre_hook(partial(_measure, sums)) for norm in norms]

@@ -16,10 +16,10 @@ from .sharding import sharding_asked_for
 
 
 def join_processes(batch_size: int, mixed_precision: str | None) -> Accelerator:
-    """Join the other processes of the run; ``batch_size`` counts crops per step over all of them.
+    """Join the run's other processes, which share ``batch_size`` crops per step.
 
     Raises:
-        ConfigError: when the processes cannot share a batch equally.
+        ConfigError: when they cannot share them equally.
     """
     accelerator = Accelerator(
         mixed_precision=mixed_precision,

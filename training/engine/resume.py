@@ -48,10 +48,10 @@ def restore(
 
 @contextlib.contextmanager
 def must_fit(folder: Path) -> Iterator[None]:
-    """Name the run when its state cannot be restored.
+    """Name the run whose state cannot be restored.
 
     Raises:
-        CheckpointError: when the state is of another model or version.
+        CheckpointError: when it is of another model or version.
     """
     try:
         yield

@@ -58,11 +58,7 @@ PACKAGES = (
 
 
 class RunFolder:
-    """Files of one run; ``FILES`` says what they are.
-
-    Args:
-        folder: made when absent.
-        tracker: ``tensorboard`` (into the folder), or also ``wandb`` or ``trackio``.
+    """Files of one run, see ``FILES``; ``tracker`` is one of ``TRACKERS``.
 
     Raises:
         ConfigError: for a tracker that does not exist or is not installed.
@@ -119,10 +115,10 @@ class RunFolder:
             )
 
     def require_unused(self) -> None:
-        """Refuse to start a run over another one.
+        """Refuse to start over another run.
 
         Raises:
-            ConfigError: when the folder already holds a run.
+            ConfigError: when the folder holds a run.
         """
         if self.has_state:
             raise ConfigError(
@@ -131,7 +127,7 @@ class RunFolder:
             )
 
     def open(self, config: TrainConfig, step: int) -> None:
-        """Make the folder and record the run; what it logged after ``step`` it logs again."""
+        """Make the folder and record the run, whose log goes on from ``step``."""
         (self.folder / "samples").mkdir(parents=True, exist_ok=True)
         write_record(self.folder / "config.json", config.to_dict())
         write_record(self.folder / "provenance.json", {"seed": config.seed, **self.provenance})
@@ -228,7 +224,7 @@ class RunFolder:
         self._tell("finish")
 
     def _tell(self, method: str, *values: Any, only: str = "", **options: Any) -> None:
-        """Pass values to the trackers; a failing disk or network must not end the run."""
+        """Pass values to the trackers; none may end the run."""
         for tracker in [each for each in self._trackers if only in ("", each.name)]:
             try:
                 getattr(tracker, method)(*values, **options)
@@ -272,7 +268,6 @@ def provenance() -> dict[str, Any]:
 
 
 def _module() -> str:
-    """Return the module started with ``python -m``, or the script's name."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
 

@@ -57,9 +57,9 @@ def whole(part: Tensor, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def update_grid(head: KAN, plain: KAN, inputs: Tensor) -> None:
-    """Call ``head.update_grid`` also where the weights are sharded; a collective.
+    """Call ``head.update_grid`` also where weights are sharded; a collective.
 
-    ``plain`` is any unsharded head of the same shape; ``inputs`` (N, C) are the same everywhere.
+    ``plain`` is an unsharded head of the same shape; ``inputs`` (N, C) are the same everywhere.
     """
     live = head.state_dict()
     if not any(isinstance(value, DTensor) for value in live.values()):

@@ -134,7 +134,7 @@ class Trainer:
             self.run.open(config, self.step)
 
     def _place_model(self, *, new: bool) -> None:
-        """Move the model to its device; a new one gets batch norm statistics of the data."""
+        """Move the model to its device, with batch norm statistics of the data if new."""
         config, device = self.config, self.accelerator.device
         self.model.to(device)
         if config.channels_last and not self._sharded:  # FSDP takes contiguous weights only
@@ -256,7 +256,6 @@ class Trainer:
         yield from map(prepared, self.accelerator.prepare(loader))
 
     def _update(self, batch: Batch) -> dict[str, Tensor]:
-        """Take one step of the optimizer and return its losses."""
         config, where = self.config, f"step {self.step + 1}, images {', '.join(batch['names'])}"
         torch.manual_seed(step_seed(config.seed, self.step, self.accelerator.process_index))
         training_mode(self.model, config.trainable, batch_norm=config.train_batch_norm)
@@ -283,7 +282,6 @@ class Trainer:
         return {name: value.detach() for name, value in {"gradient_norm": norm, **losses}.items()}
 
     def _update_grid(self, name: str, head: KAN, inputs: Tensor) -> None:
-        """Fit the KAN head's grids to the queries of all processes."""
         plain = self.average.model.get_submodule(name)
         assert isinstance(plain, KAN)
         update_grid(head, plain, self.accelerator.gather(inputs))
@@ -291,7 +289,7 @@ class Trainer:
         logger.info("spline grids fitted at step %d", self.step)
 
     def _log(self, window: list[dict[str, Tensor]], seconds: float) -> dict[str, float]:
-        """Log and return the averages over the window and all processes."""
+        """Log and return averages over the window and all processes."""
         names = list(window[0])
         steps = [torch.stack([losses[name] for name in names]) for losses in window]
         shared = self.accelerator.reduce(torch.stack(steps).mean(0), "mean").tolist()

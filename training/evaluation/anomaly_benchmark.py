@@ -141,7 +141,7 @@ class Benchmark:
 
 
 def _figures(metrics: dict[str, Any]) -> dict[str, float | None]:
-    """Select what is reported; None in place of NaN, which is no JSON."""
+    """Select what is reported; NaN, which is no JSON, becomes None."""
     reported = [key for key in (*PIXEL_FIGURES, *COMPONENT_FIGURES) if key in metrics]
     return {key: None if math.isnan(metrics[key]) else float(metrics[key]) for key in reported}
 
@@ -166,7 +166,7 @@ def checkpoint_names(sources: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 
 def sets_to_measure(named: Sequence[str] | None, root: Path | None) -> tuple[str, ...]:
-    """Return the sets asked for, or all that are there.
+    """Return ``named``, or all sets that are there.
 
     Raises:
         ConfigError: when none is there.

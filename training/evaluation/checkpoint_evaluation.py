@@ -148,7 +148,7 @@ def evaluate(
 def _measure_classes(
     predictor: Predictor, images: LabelledImages, limit: int | None, draw: SideImages | None
 ) -> tuple[dict[str, Any], Extremes[Prediction], NDArray[np.int64]]:
-    """Figures of the class map, on Cityscapes also that benchmark's; and the confusion matrix."""
+    """Figures of the class map, on Cityscapes also the benchmark's, and the confusion matrix."""
     meter = class_meter(images, predictor.model)
     extremes = Extremes(meter.own_miou, draw)
     meters: list[Meter[Prediction]] = [meter, extremes]
@@ -174,7 +174,7 @@ def _measure_classes(
 def _measure_scores(
     predictor: Predictor, images: Images, limit: int | None, score: str, draw: SideImages | None
 ) -> tuple[dict[str, Any], Extremes[Prediction]]:
-    """Figures of every anomaly score and, of a calibrated model, of regions at its threshold."""
+    """Figures of every score and, of a calibrated model, of regions at its threshold."""
     extremes = Extremes[Prediction](
         lambda sample, prediction: own_ap(prediction.anomaly(score), sample.label), draw
     )

@@ -29,7 +29,7 @@ Images = LabelledImages | AnomalyImages
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """An image (H, W, 3) of a data set and its label (H, W)."""
+    """A data set's image (H, W, 3) and label (H, W)."""
 
     index: int
     name: str
@@ -83,7 +83,7 @@ def predictions_of(
 
 
 def evenly_spread(images: Images, limit: int | None) -> list[int]:
-    """Return indices of at most ``limit`` images, from the first to the last; None for all."""
+    """Return indices of at most ``limit`` images, first to last; None for all."""
     count = len(images.names)
     spread = np.linspace(0, count - 1, min(limit or count, count)).round().astype(int)
     return [int(index) for index in spread]
@@ -125,7 +125,7 @@ class ClassMeter(Generic[P]):
 def class_meter(images: LabelledImages, model: Any) -> ClassMeter[Prediction]:
     """Make a meter of a model's class maps, in the data set's classes.
 
-    Where these are coarser than the model's, the class whose members' scores add up to most wins.
+    Where these are coarser, the class whose members' scores add up to most wins.
     """
     coarser = coarse_classes(tuple(model.class_names), tuple(images.class_names))
     if coarser is None:
@@ -151,7 +151,7 @@ class ScoreMeter(Generic[P]):
         self._images = self._anomalous = self._valid = 0
 
     def __call__(self, sample: Sample, prediction: P) -> None:
-        """Rank one image's pixels: 0 known, 1 anomaly, 255 void."""
+        """Rank pixels labelled 0 known, 1 anomaly, 255 void."""
         for score, evaluator in self.evaluators.items():
             evaluator.update(self._read(prediction, score), sample.label)
         self._images += 1

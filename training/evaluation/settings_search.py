@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 
 def combinations(sides: Sequence[int], cost: float) -> list[tuple[int, ...]]:
-    """Combine up to four sizes whose areas sum to at most ``cost`` times 1280²."""
+    """Combine up to four sizes whose areas sum to at most ``cost`` 1280-pixel views."""
     counts = range(1, MOST_TOGETHER + 1)
     every = itertools.chain(*(itertools.combinations(sides, count) for count in counts))
     return [combination for combination in every if _cost(combination) <= cost]

@@ -184,7 +184,7 @@ def choose_trainable(model: Trained, which: str) -> None:
 
 
 def training_mode(model: Trained, which: str, *, batch_norm: bool) -> None:
-    """Set train mode on what learns (see ``choose_trainable``), evaluation mode on the rest.
+    """Set train mode on what learns, evaluation mode on the rest.
 
     Without ``batch_norm`` no batch norm updates its statistics.
     """
@@ -210,9 +210,9 @@ def head_parameters(config: ModelConfig) -> int:
 
 
 def equal_width(config: ModelConfig) -> int:
-    """Return the hidden width that makes a three-layer MLP head as large as the KAN's [C, C, C].
+    """Return the hidden width that makes an MLP head as large as the KAN's [C, C, C].
 
-    The MLP has W² + (2C + 2)W + C parameters.
+    Of three layers, it has W² + (2C + 2)W + C parameters.
     """
     channels = config.hidden_dim
     parameters = head_parameters(dataclasses.replace(config, mask_embed="kan"))

@@ -186,7 +186,6 @@ class HungarianMatcher:
 def _require_finite(
     costs: Tensor, counts: Sequence[int], logits: Tensor, masks: Sequence[Tensor]
 ) -> None:
-    """Stop with the place of the first non-finite number in (B, S, Q, T) costs."""
     if torch.isfinite(costs).all():
         return
     image, layer = torch.nonzero(~torch.isfinite(costs))[0, :2].tolist()

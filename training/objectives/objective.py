@@ -90,7 +90,6 @@ class SegmentationObjective(nn.Module):
         return StepOutput({"loss": total, **losses}, queries)
 
     def _outputs(self, batch: Batch) -> dict[str, Any]:
-        """Predict, by the names of ``decoders``."""
         images = batch["images"]
         if self.config.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
