@@ -1,9 +1,8 @@
-"""Starts the app: ``python app.py``, then http://127.0.0.1:7860.
+"""Start the app: ``python app.py``, then http://127.0.0.1:7860.
 
-``GRADIO_SERVER_NAME`` and ``GRADIO_SERVER_PORT`` change where it listens; ``MASK2KAN_MODELS``
-(names or paths, separated like ``PATH``) changes which models the pickers offer. Visitors may type
-paths of checkpoints only where the app listens on a loopback address and ``MASK2KAN_PUBLIC`` is not
-set. ``GRADIO_MCP_SERVER=true`` offers the endpoints as tools to language models, too.
+``GRADIO_SERVER_NAME`` and ``GRADIO_SERVER_PORT``: where it listens; ``MASK2KAN_MODELS``: names or
+paths for the pickers, separated like ``PATH``; ``MASK2KAN_PUBLIC``: visitors may type no paths of
+checkpoints, as on every address but loopback; ``GRADIO_MCP_SERVER=true``: endpoints as MCP tools.
 """
 
 from __future__ import annotations

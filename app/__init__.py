@@ -1,7 +1,6 @@
 """The Gradio app: what people see and touch. It computes nothing itself; see ``mask2kan``.
 
-Gradio reads its settings from the environment when it is imported, so what must hold for every
-start (nothing is sent anywhere) is set here, before any module of the package imports it.
+Gradio reads the environment when it is imported: no telemetry must be settled before.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Where an error becomes words on the page, and nowhere else.
+"""Turn errors into words on the page, here and nowhere else.
 
-A message of ``Mask2KANError`` is written for users and shown as it is. Anything else is a fault of
-ours: it goes to the log in full and to the page as one line that says so.
+A ``Mask2KANError`` is written for users and shown as it is; anything else is our fault: it goes to
+the log in full and to the page as one line.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def shows_errors(function: Callable[_P, _R]) -> Callable[_P, _R]:
 def errors_as_values(
     function: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The same for what a component of ours asks: the message comes back as ``{"error": …}``."""
+    """Do the same for a component's question: the message comes back as ``{"error": …}``."""
 
     @functools.wraps(function)
     def wrapped(question: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def errors_as_values(
 
 
 def shows_errors_of_steps(function: Callable[_P, Iterator[_R]]) -> Callable[_P, Iterator[_R]]:
-    """``shows_errors`` for a callback that yields: errors occur at its steps, not at its call."""
+    """Do the same for a callback that yields: errors occur at its steps, not at its call."""
 
     @functools.wraps(function)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> Iterator[_R]:
@@ -72,8 +72,8 @@ def shows_errors_of_steps(function: Callable[_P, Iterator[_R]]) -> Callable[_P, 
             return list(itertools.islice(steps, 1))
 
         try:
-            while found := shows_errors(step)():
-                yield found[0]
+            while values := shows_errors(step)():
+                yield values[0]
         finally:
             close = getattr(steps, "close", None)
             if close is not None:

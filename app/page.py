@@ -1,4 +1,4 @@
-"""``build_demo()``: the page's layout and what is connected to what. No computing happens here."""
+"""Lay out the page and connect its parts; nothing is computed here."""
 
 from __future__ import annotations
 
@@ -31,20 +31,13 @@ INDOOR = "facebook/mask2former-swin-tiny-ade-semantic"
 _BUSY = "(...a) => { window.mask2kan?.busy(Boolean(a[0])); return a; }"
 _SURELY_BUSY = "(...a) => { window.mask2kan?.busy(true); return a; }"
 _FAILED = "() => { window.mask2kan?.failed(); }"
-# One job at a time: the models share the processor, and Gradio shows each visitor's place.
-_QUICK: dict[str, Any] = {
-    "queue": False,
-    "show_progress": "hidden",
-    "api_visibility": "private",
-}
+# One job at a time: the models share the device, and Gradio shows each visitor's place.
+_QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 QUEUED: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 1}
 
 
 class _Page(gr.Blocks):
-    """Where Gradio itself refuses what a request holds, the visitor reads a sentence, too.
-
-    Our own callbacks say what is wrong by themselves; this is about what never reaches them.
-    """
+    """Say a sentence, too, where Gradio itself refuses a request before our callbacks see it."""
 
     async def process_api(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -62,11 +55,11 @@ class _Page(gr.Blocks):
 def build_demo(
     models: Sequence[str] | None = None, service: ModelService | None = None
 ) -> gr.Blocks:
-    """The whole page.
+    """Build the whole page.
 
     Args:
-        models: as of ``catalog.offered_models``; not looked at where a service is given.
-        service: who runs the models, and whose catalog is offered; a new one when not given.
+        models: as in ``catalog.offered_models``; ignored where a service is given.
+        service: runs the models and offers its catalog; a new one by default.
     """
     if service is None:
         service = ModelService(catalog=Catalog.of_environment(models))
@@ -123,11 +116,10 @@ class _Compare(NamedTuple):
     """What the rest of the page needs of the comparison.
 
     Attributes:
-        picture: its field.
-        opened: the outputs of an event that brings another picture: picture, ground truth,
-            example and viewer.
+        opened: outputs of an event that brings another picture: picture, ground truth, example
+            and viewer.
         opening: how such an event runs.
-        look: makes an event of the given kind look at the picture again.
+        look: makes an event of the given kind compute the picture again.
     """
 
     picture: gr.Image
@@ -139,7 +131,7 @@ class _Compare(NamedTuple):
 def _compare_tab(
     demo: gr.Blocks, handlers: Handlers, names: Sequence[str], models: list[gr.Dropdown]
 ) -> _Compare:
-    """Picture and examples on one side, the viewer on the other."""
+    """Put picture and examples on one side, the viewer on the other."""
     example = gr.State("")
     with gr.Row():
         with gr.Column(scale=1, min_width=300, elem_id="inputs"):
@@ -251,8 +243,8 @@ def _model_picker(
 
 
 def default_score() -> str:
-    """The score the bundled models' makers show, or the thesis's."""
-    scores = [str(one["score"]) for one in manifest() if one.get("score") in SCORES]
+    """Choose the score in the bundled models' settings, or the thesis's."""
+    scores = [str(entry["score"]) for entry in manifest() if entry.get("score") in SCORES]
     return scores[0] if scores else next(iter(SCORES))
 
 
@@ -268,7 +260,7 @@ def _score_picker(elem_id: str, *, visible: bool = True) -> gr.Dropdown:
 
 
 def _endpoints(handlers: Handlers, names: Sequence[str]) -> None:
-    """The named API. Its components are never shown: they carry types and defaults."""
+    """Add the named API; its invisible components carry types and defaults."""
     with gr.Column(visible=False):
         image = _picture("api-image", "image")
         left = _model_picker("api-left", "left", names, 0)

@@ -1,16 +1,11 @@
 """Ablate the parts of the KAN: the thesis's Table 3.6, its nine networks on digits.
 
-    python -m training.ablation
     python -m training.ablation --data mnist --root data/mnist --seeds 5
 
-The run folder gets ``ablation.json`` (settings, versions, runs, summary), ``ablation.md`` and
-``ablation.png``. A stopped command continues: finished runs are not repeated.
-
 Departures from the thesis, which names MNIST, the experiments and one accuracy each: scikit-learn's
-digits by default (no download, minutes on two cores), several seeds, intervals of the differences.
-λ, the factor of the regularisation, is 0.1: the thesis gives none, and less has no effect to ablate
-here (``Protocol``); the recipes take 1e-5. The grid follows the training data after 5, 10 and 20
-percent of the steps; without updates it stays uniform on [-1, 1].
+digits by default, several seeds, intervals of the differences. λ, the factor of the regularisation,
+is 0.1: the thesis gives none, and less has no effect to ablate here (``Protocol``); the recipes
+take 1e-5. The grid follows the data after 5, 10 and 20 percent of the steps, else stays on [-1, 1].
 """
 
 from __future__ import annotations

@@ -4,9 +4,7 @@
     python -m training.benchmark runs/*/best.safetensors --root data --protocol smiyc
     python -m training.benchmark mask2kan_road --ray --workers 4
 
-SegmentMeIfYouCan's tracks also get its sIoU, PPV and F1*. Checkpoints with a common trunk share it.
-A stopped command continues: scores of finished images wait in the output folder. Ray Data may
-spread the scoring over processes and machines that share the folder.
+A stopped command continues. Ray Data spreads the scoring over machines that share the folder.
 """
 
 from __future__ import annotations

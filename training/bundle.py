@@ -2,9 +2,8 @@
 
     python -m training.bundle runs/road_pair_end --name road --settings weights/road_settings.json
 
-Writes ``mask2kan_<name>``, ``mask2former_<name>`` and their ``<name>_trunk`` (``.safetensors``,
-float16) with settings and, from validation images, each head's spline share, curvature and the
-effect of zero splines, but no calibration: next come ``training.calibrate`` and ``training.cards``.
+Writes ``mask2kan_<name>``, ``mask2former_<name>`` and their ``<name>_trunk`` in float16, without
+calibration: next come ``training.calibrate`` and ``training.cards``.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def bundle(
         folder: where to write.
         name: of the pair.
         settings: for both models.
-        facts: added to what the models' cards say of their training.
+        facts: for the models' cards.
         data: on whose validation images the heads are measured.
 
     Raises:

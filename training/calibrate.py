@@ -1,12 +1,8 @@
 """Measure ranges and thresholds of every anomaly score and write them into a checkpoint.
 
-    python -m training.calibrate weights/mask2kan_road.safetensors --data fishyscapes_static
-
-Per score, over all valid pixels of an anomaly data set that was not trained on, of the map at the
-checkpoint's sizes and smoothing: ``range``, the 0.5th and 99.5th percentile, shown as [0, 1]; and
-thresholds t (anomalous if score >= t): ``fpr05`` flags at most 5 % of the known pixels, ``tpr95``
-at least 95 % of the anomalous ones, ``best_f1`` balances the two. On other data a threshold flags
-another share: it is a starting point.
+Exact, over all valid pixels of the map at the checkpoint's sizes and smoothing. ``range``: 0.5th
+and 99.5th percentile. Thresholds t (anomalous if score >= t): ``fpr05`` flags at most 5 % of the
+known pixels, ``tpr95`` at least 95 % of the anomalous ones, ``best_f1`` balances the two.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@ r"""Write the card of a bundled checkpoint and its line in ``weights/manifest.js
     python -m training.cards weights/mask2kan_road.safetensors --title "Mask2KAN, road scenes" \
         --scene road --results results/mask2kan_*.json --seen results/seen.txt
 
-Figures are read from the files of ``training.evaluate --json``, all else from the checkpoint; the
-fixed words are in ``reporting/card.md``.
+Figures come from ``training.evaluate --json``; the fixed words are in ``reporting/card.md``.
 """
 
 from __future__ import annotations
@@ -84,11 +83,11 @@ def _calibration(model: Mask2KAN) -> str:
 
 
 def update_manifest(manifest: Path, entry: dict[str, str]) -> None:
-    """Replace a manifest's entry of the same name, or add it; an absent manifest is made.
+    """Replace a manifest's entry of the same name, or add it, in one step.
 
     Args:
         manifest: ``{"weights": [{"name", "file", "sha256", "title", "scene", "score", "licence",
-            "card"}]}``, also ``trunk`` where it has a file of its own; replaced in one step.
+            "card"}]}``, also ``trunk`` where it has a file of its own; made when absent.
         entry: one such entry.
 
     Raises:
@@ -110,8 +109,8 @@ def write_card(
         checkpoint: a calibrated ``.safetensors`` file.
         title: one line.
         scene: ``road`` or ``indoor``.
-        results: files that ``training.evaluate --json`` wrote.
-        seen: text file with what a person saw in the model's images, or None.
+        results: of ``training.evaluate --json``.
+        seen: text on what a person saw in the model's images.
 
     Raises:
         Mask2KANError: for a checkpoint or file that is missing or does not belong.

@@ -2,10 +2,8 @@
 
     python -m training.choose_settings mask2kan_road mask2former_road --data fishyscapes_static
 
-Class scores are computed once per size, on every fourth pixel of every fourth row, and averaged
-over the combinations of sizes that cost at most ``--cost`` passes at 1280×720. The table has AP and
-FPR95 of every score, best AP first; the choice goes into ``InferenceSettings`` by hand. Choose on
-sets that nothing else is measured on.
+Class scores of every fourth pixel of every fourth row are averaged over the combinations of sizes
+that cost at most ``--cost`` passes at 1280×720. Choose on sets that nothing else is measured on.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
 """Measure a checkpoint on labelled images.
 
-    python -m training.evaluate mask2kan_road --data camvid --split test
     python -m training.evaluate runs/thesis_swin_t_kan/best.safetensors --data cityscapes
     python -m training.evaluate weights/mask2kan_road.safetensors --data road_anomaly
 
-Data sets to train on: IoU per class, mIoU over the classes that occur, pixel accuracy; on
-Cityscapes also its IoU and iIoU over classes and categories (the thesis's Table 3.1). Anomaly data
-sets: AP, AUROC, FPR95 and best F1 of every score, by the exact protocol.
+Classes: IoU, mIoU over those that occur, pixel accuracy; on Cityscapes also its IoU and iIoU over
+classes and categories (the thesis's Table 3.1). Anomalies: every score by the exact protocol.
 """
 
 from __future__ import annotations

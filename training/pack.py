@@ -3,9 +3,7 @@
     python -m training.pack road.tar.xz --data "6 cityscapes256 + 2 camvid" --longest-side 512
     tar -xJf road.tar.xz && MASK2KAN_DATA=road python -m training.train road_pair
 
-Packs only what training reads, in the same layout: the training split, some of the validation
-split, and ``--extra`` files or folders. Images are shrunk and become WebP; labels become PNGs
-without compression of their own, which the archive compresses far better.
+Images become WebP; labels become PNGs without compression, which the archive compresses better.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ def pack(
         data: a data set or a mixture; synthetic sets need no packing.
         extras: files or folders below a data folder, stored under their names there.
         quality: of WebP, 1 to 100.
-        longest_side: pixels; larger images are shrunk, with their labels.
+        longest_side: pixels, of images and labels.
 
     Raises:
         ConfigError: for data that is not there.

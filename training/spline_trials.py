@@ -1,11 +1,8 @@
 """Compare KAN configurations with controls in short runs: do the splines work, at what cost?
 
-    python -m training.spline_trials --init mask2kan_road --seeds 3 --steps 250 --out runs/trials
-
 Trains ``mask_embed`` (new) and ``class_embed`` on one checkpoint's frozen trunk, with the same
-crops and points for all. ``trials.md`` has spline share and curvature on validation queries
-(``mask2kan.inference.kan_activity``), validation mIoU and anomaly AP, both again with the splines
-set to zero. A stopped command continues: finished runs are not repeated.
+crops and points for all. ``trials.md``: spline share and curvature on validation queries
+(``mask2kan.inference.kan_activity``), mIoU and AP, both also with splines set to zero.
 """
 
 from __future__ import annotations

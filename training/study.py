@@ -1,14 +1,9 @@
 """``python -m training.study``: compare the KAN head with MLP heads.
 
-The KAN, Mask2Former's MLP, and an MLP as wide as it takes to have the KAN's number of parameters;
-the recipe, the seed and with it the order of the data, the crops and the points are the same.
-
-- ``head_only``: heads on frozen trunks, **crossed**: one trunk grew up with a KAN head, another
-  with an MLP head, since a trunk favours the head it grew up with.
-- ``full``: the whole model with each head.
-
-Learning rates are chosen per head and trunk on the validation split, with a seed of their own. A
-stopped command continues: finished runs are not repeated.
+KAN, Mask2Former's MLP and an MLP with the KAN's number of parameters share recipe, seed, data
+order, crops and points. ``head_only``: heads on frozen trunks, **crossed**: a trunk favours the
+kind of head it grew up with, so there is one of each. ``full``: the whole model with each head.
+Learning rates are chosen per head and trunk on the validation split, with a seed of their own.
 """
 
 from __future__ import annotations

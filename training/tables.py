@@ -1,10 +1,8 @@
 """Rebuild the thesis's tables from our results, its published figures beside them.
 
-    python -m training.tables runs --out tables.md
     python -m training.tables runs/a runs/b --format both --out tables.md
 
-Finds ``evaluation.json``, ``benchmark.json`` and ``ablation.json`` at any depth; what was not
-measured is "–". Remarks on the thesis's figures (``experiments.published``) stand below.
+Remarks on the thesis's figures are those of ``experiments.published``.
 """
 
 from __future__ import annotations

@@ -3,10 +3,9 @@
     python -m training.pack build/gpu/road.tar.xz --data … --extra …     # here
     python -m training.visit build/gpu/road.tar.xz --minutes 8 --out OUT  # there
 
-The machine needs nothing but the archive. The pair learns at a constant rate; then two branches of
-equal length let the rate fall to 0, one with natural outliers, the other its control. Weights
-return in float16: ``constant.tar`` to go on from (``--init``, with a fresh optimizer), ``end.tar``
-and ``outliers.tar`` to measure and bundle; and the logs.
+After a constant rate, two equal branches let it fall to 0, one with natural outliers. Weights
+return in float16: ``constant.tar`` to go on from (``--init``, fresh optimizer), ``end.tar`` and
+``outliers.tar`` to measure and bundle.
 """
 
 from __future__ import annotations

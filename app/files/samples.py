@@ -1,4 +1,4 @@
-"""The pictures offered as examples (``examples/``; ``SOURCES.md`` there says more)."""
+"""The example pictures (``examples/``; see ``SOURCES.md`` there)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ _INDOOR = ("room",)
 
 
 def sample_pictures(folder: Path = FOLDER) -> list[Path]:
-    """Pictures of ``folder`` without their ground truth: streets first, then by name.
-
-    An absent folder has none: the app works without examples.
-    """
+    """List the pictures of ``folder`` without ground truth: streets first; none if it is absent."""
     if not folder.is_dir():
         return []
     pictures = [path for path in list_images(folder) if not path.stem.endswith(_TRUTH)]
@@ -23,7 +20,7 @@ def sample_pictures(folder: Path = FOLDER) -> list[Path]:
 
 
 def example_files() -> set[Path]:
-    """The examples and their ground truth: what may be read without having been uploaded."""
+    """List examples and their ground truth: what may be read without having been uploaded."""
     pictures = sample_pictures()
     return {*pictures, *filter(None, map(truth_of, pictures))}
 
@@ -34,11 +31,11 @@ def is_indoor(picture: Path) -> bool:
 
 
 def truth_of(picture: Path) -> Path | None:
-    """The mask of what does not belong there, beside an example; None without one."""
+    """Find the anomaly mask beside an example; None without one."""
     path = picture.with_name(f"{picture.stem}_anomaly.png")
     return path if path.is_file() else None
 
 
 def sample(name: str) -> Path | None:
-    """The example of that name (without suffix); None when there is none."""
+    """Find the example of that name (without suffix); None when there is none."""
     return next((path for path in sample_pictures() if path.stem == name), None)

@@ -1,11 +1,7 @@
-"""From what the browser or an API client sent to an RGB picture or a ground truth mask.
+"""Read what the browser or an API client sent as an RGB picture or a ground truth mask.
 
-Gradio's own image preprocessing is switched off for every event: it decodes animations to palette
-indices, saturates 16-bit pictures and hides the reason when it fails. What arrives here is the
-uploaded file itself, which ``mask2kan.media.images`` decodes.
-
-A request says where that file lies, and Gradio checks it only where the value carries a mark that
-the sender may leave out. So ``stored`` decides, for whatever is opened on a visitor's behalf.
+Gradio's own image preprocessing is off: it decodes animations to palette indices, saturates 16-bit
+pictures and hides why it fails. Requests may name any path: ``stored`` decides what is opened.
 """
 
 from __future__ import annotations
@@ -39,57 +35,44 @@ _MASK_MODES = ("1", "L", "P", "RGB", "RGBA")
 
 
 def stored(payload: object) -> Path:
-    """Where an uploaded file lies: in Gradio's upload folder, or among the examples.
+    """Resolve an upload to a regular file in Gradio's upload folder or among the examples.
 
-    A path is judged by its text first. Already to look whether another one exists could ask a
+    A path is judged by its text first: looking whether another one exists could already ask a
     machine of somebody's choice for it, and would tell strangers which files there are.
 
-    Args:
-        payload: Gradio's description of an uploaded file (``path`` is its place on disk), or what
-            a request gave for one.
-
-    Returns:
-        The path of a regular file, without links.
-
     Raises:
-        PictureError: when there is no picture; for every other path in the same words, whether or
-            not there is such a file.
+        ImageError: when there is no picture; for every other path in the same words, whether or not
+            there is such a file.
     """
     if not payload:
         raise ImageError("No picture was given: upload one, paste one or choose an example.")
     path = payload.get("path") if isinstance(payload, Mapping) else None
     if not isinstance(path, str) or not path:
         raise ImageError("The picture was not sent as a file: upload a JPEG, PNG or WebP file.")
-    named, folder = _absolute(path), _absolute(get_upload_folder())
+    absolute, folder = _absolute(path), _absolute(get_upload_folder())
     examples = example_files()
-    if "\0" not in path and (named in examples or _inside(named, folder, folder.resolve())):
+    if "\0" not in path and (absolute in examples or _inside(absolute, folder, folder.resolve())):
         # RuntimeError for links in a circle, ValueError for what no file system can name.
         with contextlib.suppress(OSError, RuntimeError, ValueError):
-            real = named.resolve(strict=True)
-            allowed = named in examples or _inside(real, folder.resolve())
+            real = absolute.resolve(strict=True)
+            allowed = absolute in examples or _inside(real, folder.resolve())
             if allowed and stat.S_ISREG(real.stat().st_mode):
                 return real
     raise ImageError(_NOT_HERE)
 
 
 def name_of(payload: Mapping[str, Any] | None) -> str:
-    """What the visitor calls an uploaded file, fit to name others by."""
-    said = payload or {}
-    name = Path(str(said.get("orig_name") or said.get("path") or "picture")).name
+    """Return what the visitor calls an uploaded file, fit to name others by."""
+    fields = payload or {}
+    name = Path(str(fields.get("orig_name") or fields.get("path") or "picture")).name
     return _UNFIT.sub("", name)[-_LONGEST_NAME:] or "picture"
 
 
 def read_upload(payload: Mapping[str, Any] | None) -> NDArray[np.uint8]:
-    """The picture behind an image component's raw value.
-
-    Args:
-        payload: as of ``stored``.
-
-    Returns:
-        (H, W, 3) RGB.
+    """Read the (H, W, 3) RGB picture behind an image component's raw value.
 
     Raises:
-        PictureError: when there is no picture, or it cannot be read or is too large.
+        ImageError: when there is no picture, or it cannot be read or is too large.
     """
     path = stored(payload)
     try:
@@ -100,10 +83,10 @@ def read_upload(payload: Mapping[str, Any] | None) -> NDArray[np.uint8]:
 
 
 def given(path: object, name: object) -> dict[str, str]:
-    """The picture that a component of ours says it has uploaded, and what it is called.
+    """Check a picture that a component of ours says it has uploaded, and its name.
 
     Raises:
-        PictureError: as ``stored``.
+        ImageError: as ``stored``.
     """
     return {"path": str(stored({"path": path})), "orig_name": Path(str(name or "")).name}
 
@@ -111,18 +94,15 @@ def given(path: object, name: object) -> dict[str, str]:
 def read_truth(
     payload: Mapping[str, Any], size: tuple[int, int], *, white_is_anomaly: bool = False
 ) -> NDArray[np.uint8]:
-    """The ground truth mask behind a component's raw value.
+    """Read a ground truth mask, (H, W): 0 known, 1 anomaly, 255 void.
 
     Args:
-        payload: as of ``stored``.
+        payload: a component's raw value.
         size: (H, W) of the picture it belongs to.
-        white_is_anomaly: 255 means "anomaly", as in black and white masks, instead of "void".
-
-    Returns:
-        (H, W): 0 known, 1 anomaly, 255 void.
+        white_is_anomaly: 255 means "anomaly" instead of "void".
 
     Raises:
-        PictureError: when it is no mask, has another size, or values that mean nothing.
+        ImageError: when it is no mask, has another size, or values that mean nothing.
     """
     path = stored(payload)
     try:
@@ -157,7 +137,7 @@ def _check_mask(opened: Image.Image, size: tuple[int, int]) -> None:
 
 
 def _absolute(path: str) -> Path:
-    """By its text alone, ``..`` too."""
+    """Make absolute by the text alone, ``..`` too."""
     return Path(os.path.abspath(path))  # noqa: PTH100 (pathlib looks at the disk for ``..``)
 
 

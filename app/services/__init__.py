@@ -1,1 +1,1 @@
-"""What the page asks for: models, batches, results, what is on offer."""
+"""What the page asks for: models, batches, results, the catalog."""

@@ -1,8 +1,7 @@
-"""Many pictures, or the frames of a video: both models on each, and what becomes of the results.
+"""Run both models on many pictures, or the frames of a video, and store the results.
 
-Pictures are read, computed, drawn and written one after the other, and nothing of one is kept in
-memory for the next but a row of numbers: thumbnails lie on disk and results go into a ZIP file as
-they come. Each picture asks the service anew, so that other visitors have their turn in between.
+One by one: only a row of numbers stays in memory, thumbnails and the ZIP file lie on disk, and each
+picture asks the service anew, so that other visitors have their turn in between.
 """
 
 from __future__ import annotations
@@ -54,11 +53,10 @@ Turn = Callable[[], contextlib.AbstractContextManager[None]]
 
 @dataclasses.dataclass(frozen=True)
 class BatchItem:
-    """A picture to look at.
+    """A picture to compute.
 
     Attributes:
-        name: what its file is called.
-        path: where the file lies.
+        name: of its file.
         frame: which of a video's evenly spaced frames, from 0; None for a picture.
         fault: why it will not be read; empty where nothing is known against it.
     """
@@ -70,28 +68,28 @@ class BatchItem:
 
 
 def items_of(files: Any, turn: Turn = contextlib.nullcontext) -> list[BatchItem]:
-    """What a file component's raw value asks for; videos become their frames.
+    """List what a file component's raw value asks for; videos become their frames.
 
     Args:
         files: Gradio's descriptions of uploaded files: a list, one alone, or None.
-        turn: within it a video's frames are counted, which may take seconds.
+        turn: held while a video's frames are counted.
 
     Raises:
-        PictureError: when there is nothing, too much, or something that is no upload.
+        ImageError: when there is nothing, too much, or something that is no upload.
     """
-    given = [files] if isinstance(files, Mapping) else files
-    if not given:
+    uploads = [files] if isinstance(files, Mapping) else files
+    if not uploads:
         raise ImageError(BATCH["nothing_given"])
-    if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
+    if not isinstance(uploads, Sequence) or isinstance(uploads, (str, bytes)):
         raise ImageError(BATCH["not_files"])
     items: list[BatchItem] = []
-    if len(given) <= MAX_PICTURES:
+    if len(uploads) <= MAX_PICTURES:
         counts: dict[Path, int | str] = {}
-        for file in given:
+        for file in uploads:
             items += _items_of_file(file, counts, turn)
             if len(items) > MAX_PICTURES:
                 break
-    count = max(len(items), len(given))
+    count = max(len(items), len(uploads))
     if count > MAX_PICTURES:
         raise ImageError(
             BATCH["too_many"].format(given=count, most=MAX_PICTURES, frames=FRAMES_PER_VIDEO)
@@ -100,10 +98,10 @@ def items_of(files: Any, turn: Turn = contextlib.nullcontext) -> list[BatchItem]
 
 
 def read_item(item: BatchItem) -> RGB:
-    """The picture of an item by itself.
+    """Read the picture of an item by itself.
 
     Raises:
-        PictureError: as ``read_picture`` and ``read_frames``.
+        ImageError: as ``read_image`` and ``read_frames``.
     """
     with contextlib.closing(_Reader()) as reader:
         return reader.read(item)[1]
@@ -119,19 +117,16 @@ def run_batch(
     *,
     report: Report | None = None,
 ) -> Iterator[BatchRow]:
-    """Both models on each picture, one picture at a time.
+    """Run both models on one picture at a time; yield a row for each, also for failed ones.
 
     Args:
         service: who computes.
         items: from ``items_of``.
-        left: a bundled model, a checkpoint's path or a Hub repository id.
+        left: a model that the catalog admits.
         right: likewise.
-        score: a name from ``mask2kan.inference.scores.SCORES``.
-        batch: where the results are kept; once it is finished, no further picture is looked at.
-        report: told about a download, as of ``ModelService.turn``.
-
-    Yields:
-        A row per picture, also for those that could not be read.
+        score: a name from ``SCORES``.
+        batch: where the results go; once it is finished, no further picture is computed.
+        report: called during a download.
 
     Raises:
         Mask2KANError: for a score or a model that cannot be used, or a full disk.
@@ -148,43 +143,35 @@ def run_batch(
                     height, width = picture.shape[:2]
                     row = dataclasses.replace(row, seconds=seconds, size=(height, width))
                     answers = service.answers((left, right), picture, score)
-                row, results = _looked_at(row, answers, score)
+                row, results = _summarised(row, answers, score)
             except _PICTURES_FAULT as error:
                 row = dataclasses.replace(row, error=str(error))
-            kept = batch.add(row, results)
-            if kept is None:  # finished meanwhile
+            added = batch.add(row, results)
+            if added is None:  # finished meanwhile
                 return
-            yield kept
+            yield added
 
 
 @dataclasses.dataclass(frozen=True)
 class _Results:
-    """Files of one picture, ready to be kept: a thumbnail, and members of the ZIP by name."""
+    """A picture's thumbnail, and its members of the ZIP by name."""
 
     thumbnail: bytes
     members: dict[str, bytes]
 
 
 class Batch:
-    """The results of a run so far, for one visitor: rows in memory, everything else on disk.
+    """The results of one visitor's run so far: rows in memory, everything else on disk.
 
     Attributes:
-        folder: its own; ``discard`` removes it.
+        folder: its own, made here; ``discard`` removes it.
         order: in which the page shows the rows.
-        items: what is to be looked at.
         seconds: from the beginning to the latest picture.
     """
 
     def __init__(
         self, folder: Path, items: Sequence[BatchItem], *, thumbnails: bool = True
     ) -> None:
-        """Begin.
-
-        Args:
-            folder: made here; must not exist.
-            items: what is going to be looked at.
-            thumbnails: whether to keep them.
-        """
         folder.mkdir(parents=True)
         self.folder = folder
         self.items = tuple(items)
@@ -202,7 +189,7 @@ class Batch:
 
     @property
     def rows(self) -> list[BatchRow]:
-        """What is done so far, as given."""
+        """Copy the rows so far, in the items' order."""
         with self._lock:
             return list(self._rows)
 
@@ -212,7 +199,7 @@ class Batch:
         return self._finished
 
     def add(self, row: BatchRow, results: _Results | None) -> BatchRow | None:
-        """Keep a picture's row and files; None when the batch was finished meanwhile.
+        """Store a picture's row and files; None when the batch was finished meanwhile.
 
         Raises:
             WriteError: when the disk is full.
@@ -233,10 +220,7 @@ class Batch:
             return row
 
     def finish(self) -> tuple[Path, Path] | None:
-        """Write the CSV and complete the ZIP with what there is.
-
-        Returns:
-            Both paths; None when there is nothing in them.
+        """Write the CSV and complete the ZIP; return both paths, or None if there are no rows.
 
         Raises:
             WriteError: when they cannot be written.
@@ -271,7 +255,7 @@ class Batch:
 
 
 class _Reader:
-    """Reads items in order; a video stays open from one of its frames to the next."""
+    """Read items in order; a video stays open from one of its frames to the next."""
 
     def __init__(self) -> None:
         self._frames: Iterator[tuple[float, RGB]] = iter(())
@@ -279,7 +263,7 @@ class _Reader:
         self._next = 0
 
     def read(self, item: BatchItem) -> tuple[float | None, RGB]:
-        """Seconds into the video, or None, and the picture."""
+        """Read the picture, and its seconds into the video or None."""
         if item.fault:
             raise ImageError(item.fault)
         if item.frame is None:
@@ -290,10 +274,10 @@ class _Reader:
             self.close()
             self._frames = read_frames(item.path, max_frames=FRAMES_PER_VIDEO)
             self._video, self._next = item.path, 0
-        for found in self._frames:
+        for frame in self._frames:
             self._next += 1
             if self._next == item.frame + 1:
-                return found
+                return frame
         raise ImageError(BATCH["cut_off"].format(frames=self._next))
 
     def close(self) -> None:
@@ -305,7 +289,7 @@ class _Reader:
 
 
 def _items_of_file(file: Any, counts: dict[Path, int | str], turn: Turn) -> list[BatchItem]:
-    """The picture, or the frames of the video; ``counts`` remembers how many, or why none."""
+    """List the picture, or the video's frames; ``counts`` caches how many, or why none."""
     path, name = stored(file), name_of(file)
     if not is_video(path):
         return [BatchItem(name, path)]
@@ -321,8 +305,8 @@ def _items_of_file(file: Any, counts: dict[Path, int | str], turn: Turn) -> list
     return [BatchItem(name, path, frame) for frame in range(count)]
 
 
-def _looked_at(row: BatchRow, answers: Sequence[Answer], score: str) -> tuple[BatchRow, _Results]:
-    """A row with its numbers, and its files."""
+def _summarised(row: BatchRow, answers: Sequence[Answer], score: str) -> tuple[BatchRow, _Results]:
+    """Fill a row with its numbers, and make its files."""
     analyses = [Analysis(answer.prediction, score) for answer in answers]
     members: dict[str, bytes] = {}
     summary: dict[str, Any] = {"name": row.name, "seconds": row.seconds}
@@ -335,7 +319,7 @@ def _looked_at(row: BatchRow, answers: Sequence[Answer], score: str) -> tuple[Ba
 
 
 def _thumbnail(analyses: Sequence[Analysis]) -> bytes:
-    """Overlays beside each other as a JPEG; outlined after shrinking, or the line would fade."""
+    """Join overlays as a JPEG; outlined after shrinking, or the line would fade."""
     left, right = map(_small_overlay, analyses)
     gap = np.full((left.shape[0], _GAP, 3), 255, np.uint8)
     buffer = io.BytesIO()
@@ -350,11 +334,11 @@ def _small_overlay(analysis: Analysis) -> RGB:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = cv2.resize(class_overlay(analysis), size, interpolation=cv2.INTER_AREA)
     inside = cv2.resize(analysis.outlined.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    # A quarter of a pixel is enough: small regions are what one looks for.
+    # A quarter of a pixel is enough: small regions matter most.
     return drawing.outline(np.asarray(small, np.uint8), inside >= 0.25, thickness=1)
 
 
 def _safe_stem(label: str) -> str:
-    """A folder's name inside the ZIP, on every system; the number before it makes it unique."""
+    """Make a folder name for any system; the number before it makes it unique."""
     stem = re.sub(r"\.\w{2,5}(?= · |$)", "", label, count=1).replace(" · ", "_")
     return re.sub(r"[^\w.-]+", "_", stem).strip("._")[:60] or "picture"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mask2kan.errors import ConfigError, unknown
+from mask2kan.checks import require_choice
 from mask2kan.outputs.summary import Analysis
 
 from .catalog import title
@@ -22,16 +22,13 @@ _NO_SCORE = float("-inf")
 
 @dataclasses.dataclass(frozen=True)
 class ModelNumbers:
-    """What one model found, at its default threshold.
+    """One model's results on a picture, at its default threshold.
 
     Attributes:
-        title: what the model is called.
         anomalous_share: of the picture, 0 to 1.
         regions: how many as large as the model's settings ask for.
         largest_region: in pixels; 0 where there is none.
-        highest_score: over all pixels.
         percentile99: of the scores.
-        threshold: a pixel is anomalous from here on.
         milliseconds: decoded picture to maps.
         position: of the highest score on the score's range: 0 is its lower end, 1 its upper one.
     """
@@ -49,16 +46,15 @@ class ModelNumbers:
 
 @dataclasses.dataclass(frozen=True)
 class BatchRow:
-    """What became of one picture.
+    """The results of one picture.
 
     Attributes:
         number: its place in the batch, from 1.
-        name: of its file.
         seconds: into the video; None for a picture.
         size: (height, width); None where it could not be read.
-        models: the left model's numbers and the right one's; empty where there are none.
-        error: why there are none; empty where all went well.
-        thumbnail: both overlays side by side; None where there are none or none was asked for.
+        models: numbers of the left and the right model; empty after an error.
+        error: empty where all went well.
+        thumbnail: both overlays; None where there are none or none was asked for.
     """
 
     number: int
@@ -88,12 +84,11 @@ ORDERS: dict[str, Callable[[BatchRow], float]] = {
 
 def check_order(order: str) -> None:
     """Raise ``ConfigError`` for an order that does not exist."""
-    if not isinstance(order, str) or order not in ORDERS:
-        raise ConfigError(unknown("order", str(order), ORDERS))
+    require_choice("order", order, ORDERS)
 
 
 def ordered(rows: Iterable[BatchRow], order: str) -> list[BatchRow]:
-    """The rows by one of ``ORDERS``; except as given, those without numbers come last.
+    """Sort the rows by one of ``ORDERS``; except as given, those without numbers come last.
 
     Raises:
         ConfigError: for an unknown order.
@@ -106,7 +101,7 @@ def ordered(rows: Iterable[BatchRow], order: str) -> list[BatchRow]:
 
 
 def numbers_of(answer: Answer, analysis: Analysis) -> ModelNumbers:
-    """Summarise what one model found in a row of numbers."""
+    """Summarise one model's results in a row of numbers."""
     highest = float(analysis.values.max())
     low, high = analysis.range
     return ModelNumbers(
@@ -123,27 +118,22 @@ def numbers_of(answer: Answer, analysis: Analysis) -> ModelNumbers:
 
 
 def record(row: BatchRow) -> dict[str, Any]:
-    """A row in plain values: what the CSV file and the endpoint say. None where it is unknown."""
+    """Turn a row into plain values for the CSV file and the endpoint; None where it is unknown."""
     height, width = row.size or (None, None)
-    told: dict[str, Any] = {
-        "name": row.name,
-        "seconds": None if row.seconds is None else round(row.seconds, 3),
-        "width": width,
-        "height": height,
-    }
+    seconds = None if row.seconds is None else round(row.seconds, 3)
+    values = {"name": row.name, "seconds": seconds, "width": width, "height": height}
     columns = [field.name for field in dataclasses.fields(ModelNumbers) if field.name != "position"]
     for index, side in enumerate(SIDES):
         for column in columns:
             value = getattr(row.models[index], column) if row.models else None
-            told[f"{side}_{'model' if column == 'title' else column}"] = value
-    return {**told, "error": row.error}
+            values[f"{side}_{'model' if column == 'title' else column}"] = value
+    return {**values, "error": row.error}
 
 
 def write_csv(rows: Iterable[BatchRow]) -> bytes:
-    """A CSV file with a header, in UTF-8; unknown values are left empty."""
+    """Write a CSV file with a header, in UTF-8; unknown values are left empty."""
     text = io.StringIO(newline="")
-    fields = list(record(BatchRow(0, "")))
-    writer = csv.DictWriter(text, fields)
+    writer = csv.DictWriter(text, list(record(BatchRow(0, ""))))
     writer.writeheader()
-    writer.writerows(record(row) for row in rows)
+    writer.writerows(map(record, rows))
     return text.getvalue().encode()

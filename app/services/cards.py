@@ -1,8 +1,7 @@
-"""What is written about a model, as HTML that is safe to show.
+"""Render a model's card as HTML that is safe to show.
 
-Cards are Markdown, and those of repositories on the Hub are whoever's. They are rendered first and
-sanitised then: the other way round, comparisons, quotes and the tags in code would be taken for
-HTML. What the page shows needs no further filter.
+Cards are Markdown, on the Hub anybody's. They are rendered first and sanitised then: the other way
+round, comparisons, quotes and the tags in code would be taken for HTML.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ _SCHEMES = {"http", "https", "mailto"}
 
 
 def licence_in(readme: str) -> str | None:
-    """The licence that a README's front matter states; None where it leaves that to the text."""
+    """Read the licence in a README's front matter; None where it leaves that to the text."""
     front = _FRONT_MATTER.match(readme)
     stated = _LICENCE.search(front[1]) if front else None
     return stated[1] if stated is not None and stated[1] != "other" else None
 
 
 def bundled_card(file: str) -> str:
-    """The card of a bundled model, by the name of its file in ``weights/``."""
+    """Render a bundled model's card, by the name of its file in ``weights/``."""
     path = WEIGHTS / Path(file).name
     if path.suffix != ".md" or not path.is_file():
         return rendered(MODELS["card_none"])
@@ -44,7 +43,7 @@ def bundled_card(file: str) -> str:
 
 
 def hub_card(repo: str, readme: str | None) -> str:
-    """The card of a repository, or where it is to be read."""
+    """Render the card of a repository, or where it is to be read."""
     page = page_of(repo)
     if readme is None:
         return rendered(MODELS["card_hub"].format(repo=repo, page=page))
@@ -54,12 +53,7 @@ def hub_card(repo: str, readme: str | None) -> str:
 
 @functools.lru_cache(maxsize=64)
 def rendered(markdown: str, base: str = "") -> str:
-    """Markdown as HTML: without scripts, forms and whatever would be loaded from elsewhere.
-
-    Args:
-        markdown: by anybody.
-        base: where its relative links lead from.
-    """
+    """Render Markdown without scripts, forms and external content; links lead from ``base``."""
 
     def placed(_: str, attribute: str, value: str) -> str | None:
         if attribute != "href" or value.startswith("#"):
@@ -80,7 +74,7 @@ def rendered(markdown: str, base: str = "") -> str:
 
 @functools.cache
 def _markdown() -> MarkdownIt:
-    """As on the Hub, pictures by their description."""
+    """Make a parser like the Hub's; pictures become their description."""
     parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 
     def describe(_: Any, tokens: Any, index: int, *__: Any) -> str:

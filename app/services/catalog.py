@@ -1,9 +1,4 @@
-"""The models the page can offer: what they are called, where they are, what is known about them.
-
-Bundled ones and recommended Hub repositories come from ``weights/manifest.json``, local files from
-whoever started the app or sits at its machine, any other Hub repository from the visitor. Nothing
-here asks the network.
-"""
+"""The models the page can offer: names, places, and facts; nothing here asks the network."""
 
 from __future__ import annotations
 
@@ -35,7 +30,7 @@ _NO = ("", "0", "false", "no", "off")
 
 
 def title(source: str) -> str:
-    """What a model is called on the page: its bundled name or repository id, or its file's name."""
+    """Name a model on the page: its bundled name or repository id, or its file's name."""
     return source if is_repo_id(source) else Path(source).name
 
 
@@ -45,14 +40,10 @@ class Entry:
 
     Attributes:
         source: what ``load_model`` takes.
-        title: what it is called.
-        kind: ``bundled``, ``hub``, or ``file`` for a file or folder on this machine.
-        scene: ``road`` or ``indoor``; empty where nobody said.
-        licence: of the weights.
-        state: ``bundled``, ``cached``, ``absent`` or ``file``.
-        bytes: what it takes on disk; 0 when absent.
+        scene: ``road`` or ``indoor``; empty where unknown.
+        bytes: on disk; 0 when absent.
         state_text: state and size in words.
-        card: HTML about it.
+        card: HTML.
     """
 
     source: str
@@ -66,7 +57,7 @@ class Entry:
     card: str
 
     def to_json(self) -> dict[str, Any]:
-        """What clients get to know: all but the card and the words."""
+        """Select what clients get: all but the card and the words."""
         names = ("source", "title", "kind", "scene", "licence", "state", "bytes")
         return {name: getattr(self, name) for name in names}
 
@@ -84,19 +75,19 @@ class Model(NamedTuple):
 
 
 def offered_models(models: Sequence[str] | None = None) -> list[str]:
-    """What the pickers list: ``models``, else ``MASK2KAN_MODELS``, else the bundled ones.
+    """List what the pickers offer: ``models``, else ``MASK2KAN_MODELS``, else the bundled ones.
 
-    The first is the left default, the second the right one. ``MASK2KAN_MODELS`` holds names or
-    paths separated like ``PATH``.
+    ``MASK2KAN_MODELS`` holds names or paths separated like ``PATH``, the left default first, then
+    the right one.
     """
     if models is None:
-        named = os.environ.get("MASK2KAN_MODELS", "")
-        models = [name for name in named.split(os.pathsep) if name] or _bundled()
+        names = os.environ.get("MASK2KAN_MODELS", "").split(os.pathsep)
+        models = list(filter(None, names)) or _bundled()
     return list(models)
 
 
 def typed_paths_allowed() -> bool:
-    """Whether visitors may type the path of a checkpoint: only who sits at this machine.
+    """Whether visitors may type the path of a checkpoint: only on this machine.
 
     So the server has to listen on a loopback address; ``MASK2KAN_PUBLIC`` says that others reach it
     all the same, through a proxy.
@@ -111,7 +102,7 @@ def typed_paths_allowed() -> bool:
 
 
 class Catalog:
-    """The models visitors may name, and what is known about them.
+    """The models visitors may name.
 
     Attributes:
         offered: names, paths and repository ids the app was started with.
@@ -119,25 +110,19 @@ class Catalog:
     """
 
     def __init__(self, offered: Sequence[str], *, typed_paths: bool = False) -> None:
-        """Begin.
-
-        Args:
-            offered: see there.
-            typed_paths: likewise.
-        """
         self.offered = tuple(offered)
         self.typed_paths = typed_paths
 
     @classmethod
     def of_environment(cls, models: Sequence[str] | None = None) -> Catalog:
-        """What ``offered_models`` lists; paths are admitted where they may be typed."""
+        """Offer ``offered_models``; admit paths where they may be typed."""
         return cls(offered_models(models), typed_paths=typed_paths_allowed())
 
     def admit(self, name: str | None) -> Model:
-        """The model of a name: one offered, one of the manifest, or any Hub repository.
+        """Find a model by name: one offered, one of the manifest, or any Hub repository.
 
-        Unless paths may be typed, it is decided by the text: which files this machine has is not
-        the visitors' business, and a path of another one would be asked for over the network.
+        Unless paths may be typed, the text decides: which files this machine has is not the
+        visitors' business, and a path of another one would be asked for over the network.
 
         Raises:
             CheckpointError: for anything else, or nothing.
@@ -150,16 +135,16 @@ class Catalog:
         address = named_address(name)
         if address is not None:
             return Model(name, address)
-        known = {*self.offered, *(entry["name"] for entry in manifest())}
-        if name in known:
+        names = {*self.offered, *(entry["name"] for entry in manifest())}
+        if name in names:
             return Model(name, name)
         shown = shortened(name)
-        near = ", ".join(difflib.get_close_matches(shown, known, n=3))
+        near = ", ".join(difflib.get_close_matches(shown, names, n=3))
         hint = MODELS["nearest"].format(names=near) if near else ""
         raise CheckpointError(MODELS["unknown"].format(name=repr(shown), hint=hint))
 
     def name(self, name: str | None) -> str:
-        """The name of a model that is admitted, as pickers hold it.
+        """Check that a model is admitted; return its name, as pickers hold it.
 
         Raises:
             CheckpointError: as ``admit``.
@@ -167,9 +152,7 @@ class Catalog:
         return self.admit(name).name
 
     def entries(self) -> list[Entry]:
-        """Everything the pickers list: what is offered first, then the rest of the manifest.
-
-        What is offered and does not exist stays, as absent.
+        """List the offered models, then the rest of the manifest; absent ones stay, as absent.
 
         Raises:
             CheckpointError: when the manifest is damaged.
@@ -178,7 +161,7 @@ class Catalog:
         return [_entry(self.admit(name)) for name in names]
 
     def find(self, name: str | None) -> Entry:
-        """What is known about a model.
+        """Describe a model.
 
         Raises:
             CheckpointError: as ``admit``.
@@ -187,7 +170,7 @@ class Catalog:
 
 
 def size_of(model: Model) -> int:
-    """Bytes on disk of a model; 0 where there are none, or where that is not to be known."""
+    """Count a model's bytes on disk; 0 where there are none, or that is not to be known."""
     if isinstance(model.place, str):
         path = Path(model.place).expanduser()
         with contextlib.suppress(OSError):
@@ -199,11 +182,7 @@ def size_of(model: Model) -> int:
 
 
 def size_in_words(size: float) -> str:
-    """A number of bytes, to two or three digits.
-
-    Args:
-        size: bytes.
-    """
+    """Write a number of bytes with two or three digits."""
     for unit in ("B", "kB", "MB"):
         if size < 999.5:
             return f"{size:.1f} {unit}" if unit != "B" and size < 9.95 else f"{size:.0f} {unit}"
@@ -212,7 +191,7 @@ def size_in_words(size: float) -> str:
 
 
 def _bundled() -> list[str]:
-    """Bundled models, the KAN of the pair first."""
+    """List bundled models, the KAN of the pair first."""
     return sorted(list_weights(bundled_only=True), key=lambda name: "kan" not in name)
 
 
@@ -238,7 +217,7 @@ def _entry(model: Model) -> Entry:
             state_text=MODELS["state_file"].format(size=size_in_words(size)),
             card=rendered(MODELS["card_file"].format(name=path.name.replace("`", ""))),
         )
-    told = entry_of(model.name)
+    listed = entry_of(model.name)
     here = cache_state(model.place)
     readme = readme_of(model.place)
     # What the repository itself says, where that is here.
@@ -246,12 +225,12 @@ def _entry(model: Model) -> Entry:
     address = model.place if isinstance(model.place, Address) else None
     return Entry(
         source=model.name,
-        title=str(told.get("title") or model.name),
-        kind="bundled" if told.get("file") else "hub" if address else "file",
-        scene=str(told.get("scene") or ""),
-        licence=stated or str(told.get("licence") or MODELS["licence_unknown"]),
+        title=str(listed.get("title") or model.name),
+        kind="bundled" if listed.get("file") else "hub" if address else "file",
+        scene=str(listed.get("scene") or ""),
+        licence=stated or str(listed.get("licence") or MODELS["licence_unknown"]),
         state=here.state,
         bytes=here.bytes,
         state_text=MODELS[f"state_{here.state}"].format(size=size_in_words(here.bytes)),
-        card=hub_card(address.repo, readme) if address else bundled_card(str(told.get("card"))),
+        card=hub_card(address.repo, readme) if address else bundled_card(str(listed.get("card"))),
     )

@@ -1,4 +1,4 @@
-"""The files of a result, as the page's download menu offers them."""
+"""Write the files of a result, as the page's download menu offers them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mask2kan.errors import ConfigError, unknown
+from mask2kan.checks import require_choice
+from mask2kan.errors import ConfigError
 from mask2kan.media.files import json_bytes, write_bytes
 from mask2kan.outputs.comparison_figure import comparison_page, write_page
 from mask2kan.outputs.summary import Analysis
@@ -36,11 +37,10 @@ _LARGEST_REGION = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What somebody set on the page.
+    """Settings of the page.
 
     Attributes:
         kind: one of ``KINDS``.
-        score: the anomaly score.
         thresholds: left and right; None for a model's own.
         least: pixels of the smallest region.
         colormap: of heat maps.
@@ -60,15 +60,15 @@ def settings_of(question: Mapping[str, Any], score: str) -> Settings:
         ConfigError: naming what it cannot be.
     """
     kind = str(question.get("kind", "everything"))
-    if kind not in KINDS:
-        raise ConfigError(unknown("download", kind, KINDS))
+    require_choice("download", kind, KINDS)
     colormap = str(question.get("colours", COLORMAPS[0]))
-    if colormap not in COLORMAPS:
-        raise ConfigError(unknown("colour map", colormap, COLORMAPS))
-    given = question.get("thresholds") or {}
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"The thresholds are {given!r:.40}; they must be a number for each side.")
-    thresholds = tuple(_number(given.get(side), f"the {side} threshold") for side in SIDES)
+    require_choice("colour map", colormap, COLORMAPS)
+    limits = question.get("thresholds") or {}
+    if not isinstance(limits, Mapping):
+        raise ConfigError(
+            f"The thresholds are {limits!r:.40}; they must be a number for each side."
+        )
+    thresholds = tuple(_number(limits.get(side), f"the {side} threshold") for side in SIDES)
     least = _number(question.get("least", 0), "the smallest region")
     if least is None or not 0 <= least <= _LARGEST_REGION:
         raise ConfigError(f"The smallest region is {least} pixels; it must be 0 or more.")
@@ -95,7 +95,7 @@ def write(
     name: str,
     truth: NDArray[np.uint8] | None = None,
 ) -> list[Path]:
-    """Write what was asked for.
+    """Write the files of ``settings.kind``.
 
     Args:
         folder: existing and empty.
@@ -121,11 +121,7 @@ def write_everything(
     name: str,
     truth: NDArray[np.uint8] | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Write all files and a ZIP of them; arguments as of ``write``.
-
-    Returns:
-        The ZIP, and what its ``summary.json`` says.
-    """
+    """Write all files and a ZIP of them, as ``write``; return the ZIP and its summary."""
     named = _analyses(answers, settings)
     written = _write_files(folder, named, FILES, settings, name)
     page = comparison_page(named, name=name, truth=truth, colormap=settings.colormap)
@@ -144,7 +140,7 @@ def write_everything(
 
 
 def _analyses(answers: Sequence[Answer], settings: Settings) -> list[tuple[str, Analysis]]:
-    """Each model's title and its analysis at the settings' thresholds."""
+    """Analyse each model at the settings' thresholds; with titles."""
     read = functools.partial(Analysis, score=settings.score, min_region_pixels=settings.least)
     return [
         (title(answer.source), read(answer.prediction, threshold=threshold))

@@ -1,7 +1,6 @@
-"""Downloads from the Hub that any number of visitors wait for: each repository is fetched once.
+"""Download from the Hub for any number of waiting visitors: each repository is fetched once.
 
-A download runs in a thread of its own, so that whoever waits can leave at any moment, even while
-no data arrives. When the last one has left it is stopped, at the next piece of data.
+A download has its own thread, so that visitors can leave at any moment; without any it stops.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ logger = logging.getLogger(__name__)
 
 Report = Callable[[float, str], None]
 
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _RATE_SECONDS = 5.0
 
 
 class Fetches:
-    """The downloads that are under way."""
+    """The downloads under way."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,10 +36,8 @@ class Fetches:
     def fetch(self, address: Address, report: Report | None = None) -> None:
         """Wait until a checkpoint is here; begin to fetch it unless somebody else has.
 
-        Args:
-            address: of the checkpoint.
-            report: called a few times a second with the share that is here and a sentence. What it
-                raises passes through, and takes this visitor out of the queue.
+        ``report`` gets the share that is here and a sentence, a few times a second; what it raises
+        passes through, and takes this visitor out of the queue.
 
         Raises:
             CheckpointError: as ``mask2kan.checkpoints.hub.fetch``.
@@ -69,8 +66,8 @@ class _Fetch(threading.Thread):
     """One download.
 
     Attributes:
-        waiting: how many visitors wait for it; guarded by the owner's lock.
-        abandoned: nobody does, so it ends; likewise.
+        waiting: visitors; like ``abandoned`` guarded by the owner's lock.
+        abandoned: nobody waits, so it ends.
         finished: set when it has ended, well or not.
     """
 
@@ -82,7 +79,7 @@ class _Fetch(threading.Thread):
         self._address = address
         self._error: Exception | None = None
         self._state = (0, 0)
-        self._seen: collections.deque[tuple[float, int]] = collections.deque(maxlen=512)
+        self._samples: collections.deque[tuple[float, int]] = collections.deque(maxlen=512)
 
     def run(self) -> None:
         try:
@@ -98,10 +95,10 @@ class _Fetch(threading.Thread):
             self.finished.set()
 
     def wait(self, report: Report | None) -> None:
-        """Until it has ended; reports meanwhile, also when nothing has changed."""
-        while not self.finished.wait(_LOOK_SECONDS):
+        """Wait until it has ended; report meanwhile, also when nothing has changed."""
+        while not self.finished.wait(_POLL_SECONDS):
             if report is not None:
-                report(*self._told())
+                report(*self._status())
         if isinstance(self._error, Mask2KANError):
             raise CheckpointError(str(self._error)) from self._error
         if self._error is not None:
@@ -112,11 +109,11 @@ class _Fetch(threading.Thread):
             raise _AbandonedError
         self._state = (done, total)
         now = time.monotonic()
-        # A few looks a second are enough to know the speed of the last seconds.
-        if not self._seen or now - self._seen[-1][0] > _RATE_SECONDS / 100:
-            self._seen.append((now, done))
+        # A few samples a second are enough to know the speed of the last seconds.
+        if not self._samples or now - self._samples[-1][0] > _RATE_SECONDS / 100:
+            self._samples.append((now, done))
 
-    def _told(self) -> tuple[float, str]:
+    def _status(self) -> tuple[float, str]:
         (done, total), name = self._state, self._address.repo.split("/")[-1]
         if not total:
             return 0.0, MODELS["asking"].format(name=name)
@@ -124,25 +121,20 @@ class _Fetch(threading.Thread):
         rate = self._rate()
         if rate <= 0:
             return done / total, MODELS["downloading"].format(**values)
-        left = time_in_words((total - done) / rate)
-        values |= {"rate": size_in_words(rate), "left": left}
+        values |= {"rate": size_in_words(rate), "left": time_in_words((total - done) / rate)}
         return done / total, MODELS["downloading_at"].format(**values)
 
     def _rate(self) -> float:
         """Bytes per second, of late; 0 while it is not known."""
         now, done = time.monotonic(), self._state[0]
-        recent = [look for look in list(self._seen) if now - look[0] <= _RATE_SECONDS]
+        recent = [sample for sample in list(self._samples) if now - sample[0] <= _RATE_SECONDS]
         if not recent or now - recent[0][0] < 0.5:
             return 0.0
         return (done - recent[0][1]) / (now - recent[0][0])
 
 
 def time_in_words(seconds: float) -> str:
-    """A duration as one rounds it in speech.
-
-    Args:
-        seconds: how long.
-    """
+    """Round seconds as in speech."""
     if seconds < 60:
         return MODELS["seconds"].format(n=max(1, round(seconds)))
     if seconds < 90 * 60:

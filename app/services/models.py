@@ -1,9 +1,7 @@
 """The one owner of models and the device: loads, keeps and runs them, one job at a time.
 
-Everything that needs a model asks here. Models stay in memory as long as there is room for the
-next, and the least recently used leave first; a lock serialises loading and computing, because two
-at once would only halve each other's speed and double the memory. What has to come from the Hub is
-fetched before, outside the lock. The queue in front of it, with each visitor's place, is Gradio's.
+A lock serialises loading and computing: two at once would halve each other's speed and double the
+memory. Downloads come before, outside it.
 """
 
 from __future__ import annotations
@@ -60,14 +58,13 @@ _WARM_SIZE = (512, 1024, 3)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answer:
-    """What one model makes of one picture; equal to itself alone.
+    """One model's prediction of one picture; equal to itself alone.
 
     Attributes:
         source: the checkpoint as it was asked for.
-        config: what the model is made of.
         prediction: with the asked score and the semantic map already computed.
-        device: where it was computed: ``cpu``, or the card's name.
-        dtype: in what: ``float32``, ``bfloat16`` or ``float16``.
+        device: ``cpu``, or the GPU's name.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
     """
 
     source: str
@@ -88,7 +85,7 @@ class ModelService:
 
     Args:
         device: where models live; ``"auto"`` takes the accelerator if there is one.
-        catalog: which models may be asked for; by default what the environment says.
+        catalog: which models may be asked for; by default the environment's.
     """
 
     def __init__(self, *, device: str = "auto", catalog: Catalog | None = None) -> None:
@@ -101,15 +98,12 @@ class ModelService:
         self._comparison: Comparison | None = None
 
     def fetch(self, source: str, progress: Report | None = None) -> None:
-        """Bring a Hub checkpoint here, or its newer version; others go on computing meanwhile.
-
-        Nothing happens for what needs no fetching. Visitors who ask for the same checkpoint wait
-        for the same download.
+        """Download a Hub checkpoint, or its newer version, while others go on computing.
 
         Args:
-            source: as of ``answers``.
-            progress: called with the share that is here and a sentence about it. What it raises
-                passes through; the download ends when nobody waits for it any more.
+            source: a name that the catalog admits; only those of the Hub are fetched.
+            progress: called with the share that is here and a sentence. What it raises passes
+                through; the download ends when nobody waits for it any more.
 
         Raises:
             CheckpointError: for a repository that cannot be read, or a model that is not offered.
@@ -122,13 +116,10 @@ class ModelService:
     def turn(
         self, sources: Sequence[str | None] = (), progress: Report | None = None
     ) -> Iterator[None]:
-        """A visitor's turn: nobody else decodes or computes anything meanwhile.
+        """Take a turn: nobody else decodes or computes anything meanwhile.
 
-        Pictures take most of the memory and much of the time, so they are read within it, too.
-
-        Args:
-            sources: the models that will be asked for; they are fetched before the turn begins.
-            progress: as of ``fetch``.
+        Pictures take much memory and time, so they are read within it, too. ``sources`` are fetched
+        before.
 
         Raises:
             CheckpointError: as ``fetch``.
@@ -144,19 +135,15 @@ class ModelService:
         score: str,
         progress: Report | None = None,
     ) -> list[Answer]:
-        """Run models on one picture, or take what they said about it a moment ago.
+        """Run models on one picture, or return their latest answers; one per source, in order.
 
-        What several models have in common is computed once. Checkpoints of the Hub that are not
-        here yet are fetched first; those that are here are used as they are.
+        What several models have in common is computed once. Absent Hub checkpoints are fetched.
 
         Args:
-            sources: each a name that the catalog admits.
+            sources: names that the catalog admits.
             picture: (H, W, 3) RGB.
-            score: the anomaly score that will be asked for.
-            progress: as of ``fetch``.
-
-        Returns:
-            One answer per source, in their order.
+            score: prepared in the prediction.
+            progress: as in ``fetch``.
 
         Raises:
             Mask2KANError: for a checkpoint or picture that cannot be used, or too little memory.
@@ -169,15 +156,7 @@ class ModelService:
     def inside(
         self, source: str | None, picture: NDArray[np.uint8], progress: Report | None = None
     ) -> tuple[KAN, Tensor]:
-        """A model's KAN head, and what a picture puts into it.
-
-        Args:
-            source: as of ``answers``.
-            picture: (H, W, 3) RGB.
-            progress: as of ``fetch``.
-
-        Returns:
-            The head, only to be read, and (Q, C) its inputs for the final queries.
+        """Return a model's KAN head, only to be read, and (Q, C) its inputs for a picture.
 
         Raises:
             Mask2KANError: as ``answers``; also for a model whose head is no KAN.
@@ -191,7 +170,7 @@ class ModelService:
 
     @contextlib.contextmanager
     def _computing(self, picture: NDArray[np.uint8]) -> Iterator[None]:
-        """One at a time; whoever runs out of memory leaves it empty for the next."""
+        """Compute alone; whoever runs out of memory leaves it empty for the next."""
         with self._lock:
             try:
                 yield
@@ -239,15 +218,15 @@ class ModelService:
     ) -> list[Answer]:
         fingerprint = _fingerprint(picture)
         keys = [(_identity(model), fingerprint) for model in models]
-        found = {key: self._answers[key] for key in keys if key in self._answers}
-        missing = {key: model for key, model in zip(keys, models, strict=True) if key not in found}
+        answers = {key: self._answers[key] for key in keys if key in self._answers}
+        missing = {k: model for k, model in zip(keys, models, strict=True) if k not in answers}
         if missing:
             comparison = self._comparison_of(tuple(missing.values()))
             for (key, asked), predictor, prediction in zip(
                 missing.items(), comparison.predictors, comparison(picture), strict=True
             ):
                 model: Any = predictor.model
-                found[key] = Answer(
+                answers[key] = Answer(
                     asked.name,
                     model.config,
                     prediction,
@@ -256,16 +235,16 @@ class ModelService:
                 )
                 height, width = picture.shape[:2]
                 logger.info("%s looked at a picture of %d × %d", asked.name, width, height)
-        for key, answer in found.items():
+        for key, answer in answers.items():
             answer.prediction.prepare(scores)
             if _pixels(answer) <= _LARGEST_ANSWER_KEPT:
                 self._answers[key] = answer
             else:  # what such a picture took is not kept for the next
                 release_memory(resolve_device(self._device))
-        return [found[key] for key in keys]
+        return [answers[key] for key in keys]
 
     def _comparison_of(self, models: tuple[Model, ...]) -> Comparison:
-        """The last one where it still fits: finding out what models share reads their weights."""
+        """Reuse the last comparison if it fits: finding what models share reads their weights."""
         wanted = {_identity(model) for model in models}
         predictors = tuple(self._predictor(model, wanted) for model in models)
         if self._comparison is None or self._comparison.predictors != predictors:
@@ -273,7 +252,7 @@ class ModelService:
         return self._comparison
 
     def _predictor(self, model: Model, wanted: Collection[str] = ()) -> Predictor:
-        """A model from memory, or from its file once there is room; ``wanted`` ones stay."""
+        """Take a model from memory, or load it once there is room; ``wanted`` ones stay."""
         key = _identity(model)
         if key not in self._models:
             self._make_room(size_of(model), wanted)
@@ -285,7 +264,7 @@ class ModelService:
         return self._models[key]
 
     def _make_room(self, size: int, wanted: Collection[str]) -> None:
-        """Let go of the least recently used models until one with a file of ``size`` bytes fits."""
+        """Drop the least recently used models until one with a file of ``size`` bytes fits."""
         device = resolve_device(self._device)
         needed = size * _MEMORY_PER_FILE_BYTE + _WORKING_BYTES
         while unwanted := [key for key in self._models if key not in wanted]:
@@ -313,7 +292,7 @@ def _pixels(answer: Answer) -> int:
 
 
 def _identity(model: Model) -> str:
-    """The name, and the version: when a file was written, at which commit a repository is."""
+    """Name and version: a file's time of writing, a repository's commit."""
     if isinstance(model.place, Address):
         folder = cache_state(model.place).folder
         return model.name if folder is None else f"{model.name}@{folder.name}"

@@ -1,7 +1,7 @@
-"""What a result on somebody's page was made of, so that a later question about it can be answered.
+"""Remember what results were made of, so that later questions about them can be answered.
 
-A page holds its result's number, which nobody can guess; asking with it brings back the picture and
-the models. What they computed is kept by the service while it has room, and computed again after.
+A page holds its result's number, which nobody can guess; the service keeps what was computed while
+it has room, and computes it again after.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ class Run:
     Attributes:
         picture: the raw value of the picture component; None where it is empty.
         sources: the models, left first.
-        score: the anomaly score.
         truth: the raw value of the ground truth component, or of the example's; None without one.
         white_is_anomaly: what 255 means in it.
     """
@@ -38,19 +37,19 @@ class Run:
 
 
 class Runs:
-    """The latest runs by number; any thread may ask."""
+    """The latest runs by number, for any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._runs: LRUCache[object, Run] = LRUCache(_KEPT)
 
     def add(self, number: str, run: Run) -> None:
-        """Remember a run; what nobody asked about for longest goes when there are too many."""
+        """Remember a run; the least recently used goes when there are too many."""
         with self._lock:
             self._runs[number] = run
 
     def find(self, number: object) -> Run:
-        """The run of a number.
+        """Find the run of a number.
 
         Raises:
             ConfigError: when it is not known (any more).

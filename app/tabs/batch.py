@@ -1,4 +1,4 @@
-"""The page's tab of many pictures: choose files, watch results come in, sort and download them."""
+"""The page's tab of many pictures: choose files, watch results, sort and download them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from ..services.batch import Batch, Turn, items_of, read_item, run_batch
 from ..services.batch_rows import ORDERS, BatchRow, check_order, ordered, record
 from ..services.models import SIDES, ModelService
 from ..strings import BATCH
+from .compare import BAR
 
-# The page is told at most so often: each time it gets the whole gallery and table anew.
+# The page is updated at most so often: each time it gets the whole gallery and table anew.
 _SECONDS_BETWEEN_UPDATES = 0.7
 _COLUMNS = ("area", "regions", "largest", "highest")
 # Whole batches wait for each other here; their pictures wait in the service, with everybody's.
@@ -41,8 +42,7 @@ class BatchTab(NamedTuple):
 
     Attributes:
         open: appears when a picture of the gallery is chosen.
-        chosen: a state: the path of the chosen picture's file, in the upload folder; None while
-            none is chosen. A frame of a video has become a PNG file.
+        chosen: a state: path of the chosen picture (or frame, as PNG) among the uploads, or None.
     """
 
     open: gr.Button
@@ -52,14 +52,7 @@ class BatchTab(NamedTuple):
 def batch_tab(
     service: ModelService, left: gr.Dropdown, right: gr.Dropdown, score: gr.Dropdown
 ) -> BatchTab:
-    """Build the content of the tab, inside ``with gr.Tab(…)``.
-
-    Args:
-        service: who computes.
-        left: the page's choice of the left model.
-        right: likewise.
-        score: the page's choice of the anomaly score.
-    """
+    """Build the content of the tab, inside ``with gr.Tab(…)``; takes the page's pickers."""
     handlers = BatchHandlers(service)
     batch = gr.State(None, delete_callback=_let_go)
     chosen = gr.State(None)
@@ -136,7 +129,7 @@ class BatchHandlers:
         self._service = service
 
     def begin(self, files: Any, order: str, before: Batch | None) -> tuple[Any, ...]:
-        """Run was pressed: the results of the run before make room for new ones.
+        """Replace the results of the run before by an empty batch.
 
         Returns:
             The visitor's batch, then Run, Cancel, the note, gallery, table, both downloads, the
@@ -151,17 +144,12 @@ class BatchHandlers:
         return batch, busy, *shown, [], hidden, hidden, hidden, None, hidden
 
     def run(
-        self,
-        batch: Batch | None,
-        left: str,
-        right: str,
-        score: str,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio is told)
+        self, batch: Batch | None, left: str, right: str, score: str, progress: gr.Progress = BAR
     ) -> Iterator[tuple[Any, Any, Any]]:
-        """Look at one picture after the other; the note, gallery and table so far."""
+        """Compute one picture after the other; yield the note, gallery and table so far."""
         if batch is None:
             return
-        total, start, told = len(batch.items), time.monotonic(), 0.0
+        total, start, last_update = len(batch.items), time.monotonic(), 0.0
 
         def report(_: float, text: str) -> None:
             progress((len(batch.rows), total), desc=text)
@@ -170,14 +158,14 @@ class BatchHandlers:
         steps = run_batch(self._service, batch.items, left, right, score, batch, report=report)
         for row in steps:
             spent = time.monotonic() - start
-            if spent - told >= _SECONDS_BETWEEN_UPDATES or row.number in (1, total):
-                told = spent
+            if spent - last_update >= _SECONDS_BETWEEN_UPDATES or row.number in (1, total):
+                last_update = spent
                 yield gr.skip(), _pictures(batch), _table(batch)
             if row.number < total:
                 progress((row.number, total), desc=_progress(row.number, total, spent))
 
     def end(self, batch: Batch | None) -> tuple[Any, ...]:
-        """The run is over or cancelled: what was finished can be downloaded.
+        """End or cancel the run: what was finished can be downloaded.
 
         Returns:
             Run, Cancel, the note, gallery, table and both downloads.
@@ -186,14 +174,14 @@ class BatchHandlers:
         if batch is None:
             return *idle, *(gr.skip() for _ in range(5))
         files = batch.finish()
-        told = gr.update(visible=True, value=_outcome(batch))
+        note = gr.update(visible=True, value=_outcome(batch))
         downloads: list[Any] = [gr.update(visible=False)] * 2
         if files is not None:
             downloads = [gr.update(visible=True, value=str(path)) for path in files]
-        return *idle, told, _pictures(batch), _table(batch), *downloads
+        return *idle, note, _pictures(batch), _table(batch), *downloads
 
     def reorder(self, order: str, batch: Batch | None) -> tuple[Any, Any]:
-        """Gallery and table in another order; nothing is computed."""
+        """Show gallery and table in another order; nothing is computed."""
         check_order(order)
         if batch is None:
             return gr.skip(), gr.skip()
@@ -201,22 +189,18 @@ class BatchHandlers:
         return _pictures(batch), _table(batch)
 
     def choose(self, batch: Batch | None, event: gr.SelectData) -> tuple[str, Any]:
-        """A picture of the gallery was clicked: its file, and the button that opens it.
+        """Return the file of a clicked gallery picture, and the button that opens it.
 
         What the browser says is only compared with what this visitor's batch holds.
         """
         shown = event.value.get("image") if isinstance(event.value, dict) else None
         name = Path(str(shown.get("path"))).name if isinstance(shown, dict) else ""
-        rows = {
-            row.thumbnail.name: row
-            for row in (batch.rows if batch else [])
-            if row.thumbnail is not None
-        }
+        rows = {row.thumbnail.name: row for row in (batch.rows if batch else []) if row.thumbnail}
         if batch is None or name not in rows:
             raise ImageError(BATCH["no_such_picture"])
-        told = BATCH["open_named"].format(name=rows[name].label)
+        label = BATCH["open_named"].format(name=rows[name].label)
         path = _file_of(batch, rows[name], self._service.turn)
-        return str(path), gr.update(visible=True, value=told)
+        return str(path), gr.update(visible=True, value=label)
 
     def batch(
         self, files: Any, left: str, right: str, score: str, order: str
@@ -250,7 +234,7 @@ class BatchHandlers:
 def _endpoint(
     handlers: BatchHandlers, left: gr.Dropdown, right: gr.Dropdown, score: gr.Dropdown
 ) -> None:
-    """The named endpoint. Its components are never shown: they carry types and defaults."""
+    """Add the named endpoint; its invisible components carry types and defaults."""
     with gr.Column(visible=False):
         files = gr.File(label="files", file_count="multiple")
         # With the choices and defaults of the page's own.
@@ -278,7 +262,7 @@ def _endpoint(
 
 
 def _new_batch(files: Any, turn: Turn, *, thumbnails: bool = True) -> Batch:
-    """A batch in a folder that Gradio serves from and nobody can guess."""
+    """Make a batch in a folder that Gradio serves from and nobody can guess."""
     folder = Path(get_upload_folder()) / f"batch_{secrets.token_hex(16)}"
     return Batch(folder.resolve(), items_of(files, turn), thumbnails=thumbnails)
 
@@ -289,7 +273,7 @@ def _let_go(batch: Batch | None) -> None:
 
 
 def _file_of(batch: Batch, row: BatchRow, turn: Turn) -> Path:
-    """The chosen picture's file; a frame is decoded again, since keeping all would fill disks."""
+    """Find the picture's file; a frame is decoded again, since keeping all would fill disks."""
     item = batch.items[row.number - 1]
     if item.frame is None:
         return item.path
@@ -299,7 +283,6 @@ def _file_of(batch: Batch, row: BatchRow, turn: Turn) -> Path:
 
 
 def _named(name: str, size: Literal["md", "lg"]) -> dict[str, Any]:
-    """What the tab's buttons have in common."""
     return {"value": BATCH[name], "size": size, "min_width": 110, "elem_id": f"batch-{name}"}
 
 
@@ -317,7 +300,7 @@ def _caption(row: BatchRow) -> str:
 
 
 def _table(batch: Batch) -> Any:
-    """The numbers as HTML; every text is escaped, since names of files are not ours."""
+    """Write the numbers as HTML; all text is escaped, since names of files are not ours."""
     rows = ordered(batch.rows, batch.order)
     sides = [html.escape(BATCH[side]) for side in SIDES]
     heads = "".join(
@@ -326,12 +309,12 @@ def _table(batch: Batch) -> Any:
         for side, kind in zip(sides, ("", ' class="right"'), strict=True)
     )
     name = html.escape(BATCH["column_name"])
-    told = (
+    content = (
         f'<div id="batch-numbers" tabindex="0" role="region" aria-label="{BATCH["table"]}"><table>'
         f'<thead><tr><th scope="col">{name}</th>{heads}</tr></thead>'
         f"<tbody>{''.join(map(_line, rows))}</tbody></table></div>"
     )
-    return gr.update(visible=bool(rows), value=told)
+    return gr.update(visible=bool(rows), value=content)
 
 
 def _line(row: BatchRow) -> str:
@@ -369,8 +352,8 @@ def _outcome(batch: Batch) -> str:
     if not rows:
         return BATCH["none_done"]
     if len(rows) < total:
-        told = BATCH["stopped"].format(done=len(rows), total=total)
+        outcome = BATCH["stopped"].format(done=len(rows), total=total)
     else:
         spent = _in_words(batch.seconds, "spent_seconds", "spent_minutes")
-        told = BATCH["done"].format(done=len(rows) - failed, total=total, spent=spent)
-    return f"{told} {BATCH['failed'].format(n=failed)}" if failed else told
+        outcome = BATCH["done"].format(done=len(rows) - failed, total=total, spent=spent)
+    return f"{outcome} {BATCH['failed'].format(n=failed)}" if failed else outcome

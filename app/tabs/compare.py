@@ -36,6 +36,7 @@ Picture = Mapping[str, Any] | None
 # The picture, no ground truth of the visitor's own, the example's name, and the viewer's value.
 _Opened = tuple[str, None, str, dict[str, Any] | None]
 
+BAR = gr.Progress()  # the page's; Gradio recognises the parameter by this default
 _VALUES_KEPT = 16
 _LARGEST_WHOLE = 2**53  # beyond it JSON's numbers have gaps
 
@@ -49,8 +50,6 @@ class Handlers:
         self._lock = threading.Lock()
         self._values: LRUCache[Any, dict[str, Any]] = LRUCache(_VALUES_KEPT)
 
-    # ------------------------------------------------------------ the page
-
     def look(
         self,
         picture: Picture,
@@ -60,15 +59,16 @@ class Handlers:
         right: str,
         score: str,
         example: str,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio is told)
+        progress: gr.Progress = BAR,
     ) -> dict[str, Any] | None:
-        """Both models on one picture, for the page: the viewer's value."""
+        """Run both models on one picture: the viewer's value."""
         if not picture:
             return None
-        known = truth_of(found) if (found := sample(example)) and not truth else None
-        if known:
-            truth = {"path": str(known)}
-        run = Run(picture, (left, right), score, truth, white == "anomaly" and not known)
+        path = sample(example)
+        mask = truth_of(path) if path and not truth else None
+        if mask:
+            truth = {"path": str(mask)}
+        run = Run(picture, (left, right), score, truth, white == "anomaly" and not mask)
         return self._show(run, example, progress)
 
     def look_at_upload(
@@ -79,92 +79,70 @@ class Handlers:
         left: str,
         right: str,
         score: str,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
+        progress: gr.Progress = BAR,
     ) -> tuple[dict[str, Any] | None, str]:
-        """The same for a picture that is the visitor's own, so no longer an example."""
+        """Do the same for a picture of the visitor's own, so no longer an example."""
         return self.look(picture, truth, white, left, right, score, "", progress), ""
 
     def look_at_given(
-        self,
-        left: str,
-        right: str,
-        score: str,
-        event: gr.EventData,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
+        self, left: str, right: str, score: str, event: gr.EventData, progress: gr.Progress = BAR
     ) -> _Opened:
-        """A picture pasted or dropped on the viewer."""
-        picture = given(told_by(event, "path"), told_by(event, "name"))
-        return self._open(picture, "", left, right, score, progress)
+        """Open a picture pasted or dropped on the viewer."""
+        picture = given(event_field(event, "path"), event_field(event, "name"))
+        return self._open(picture, "", (left, right, score), progress)
 
     def look_at_file(
-        self,
-        path: str | None,
-        left: str,
-        right: str,
-        score: str,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
+        self, path: str | None, left: str, right: str, score: str, progress: gr.Progress = BAR
     ) -> _Opened:
-        """A picture of a batch."""
+        """Open a picture of a batch."""
         if not path:
             raise ConfigError("Choose a picture of the batch first.")
-        return self._open({"path": path}, "", left, right, score, progress)
+        return self._open({"path": path}, "", (left, right, score), progress)
 
     def open_example(
-        self,
-        left: str,
-        right: str,
-        score: str,
-        event: gr.EventData,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
+        self, left: str, right: str, score: str, event: gr.EventData, progress: gr.Progress = BAR
     ) -> _Opened:
-        """An example that was clicked."""
-        name = told_by(event, "name")
+        """Open an example that was clicked."""
+        name = event_field(event, "name")
         path = sample(str(name))
         if path is None:
             raise ConfigError(f"There is no example {name!r:.80}: reload the page.")
-        return self._open({"path": str(path)}, path.stem, left, right, score, progress)
+        return self._open({"path": str(path)}, path.stem, (left, right, score), progress)
 
     def open_link(
-        self,
-        left: str,
-        right: str,
-        score: str,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
+        self, left: str, right: str, score: str, request: gr.Request, progress: gr.Progress = BAR
     ) -> tuple[Any, ...]:
-        """What a link to the page asks for: models, score, and an example by its name.
+        """Open what a link asks for: models, score, and an example by its name.
 
         Returns:
             Left, right, score, the picture, the example's name and the viewer's value; left alone
             where the link says nothing, or nothing that exists.
         """
-        asked = request.query_params
+        query = request.query_params
         name = self._service.catalog.name
-        named = {key: name(asked[key]) for key in ("left", "right") if asked.get(key)}
-        if asked.get("score") in SCORES:
-            named["score"] = asked["score"]
-        kept = [named.get(key, gr.skip()) for key in ("left", "right", "score")]
-        path = sample(asked.get("example", ""))
+        linked = {key: name(query[key]) for key in ("left", "right") if query.get(key)}
+        if query.get("score") in SCORES:
+            linked["score"] = query["score"]
+        pickers = [linked.get(key, gr.skip()) for key in ("left", "right", "score")]
+        path = sample(query.get("example", ""))
         if path is None:
-            return *kept, gr.skip(), gr.skip(), gr.skip()
-        models = named.get("left", left), named.get("right", right), named.get("score", score)
-        place, _, example, shown = self._open({"path": str(path)}, path.stem, *models, progress)
-        return *kept, place, example, shown
+            return *pickers, gr.skip(), gr.skip(), gr.skip()
+        models = linked.get("left", left), linked.get("right", right), linked.get("score", score)
+        place, _, example, shown = self._open({"path": str(path)}, path.stem, models, progress)
+        return *pickers, place, example, shown
 
     def _open(
         self,
         picture: Mapping[str, str],
         example: str,
-        left: str,
-        right: str,
-        score: str,
+        models: tuple[str, str, str],
         progress: gr.Progress,
     ) -> _Opened:
-        shown = self.look(picture, None, "void", left, right, score, example, progress)
+        shown = self.look(picture, None, "void", *models, example, progress)
         return picture["path"], None, example, shown
 
     def _show(self, run: Run, example: str, progress: gr.Progress) -> dict[str, Any]:
-        pixels, truth, answers = self._answers(run, _told(progress))
+        pixels, truth, answers = self._answers(run, lambda share, text: progress(share, desc=text))
         value = self._packed(pixels, answers, run.score, truth) | {
             # Equal results would not wake the page: it compares values.
             "run": uuid.uuid4().hex,
@@ -174,7 +152,7 @@ class Handlers:
         return value
 
     def _answers(self, run: Run, report: Report | None = None) -> tuple[RGB, Any, list[Answer]]:
-        """The picture, its ground truth or None, and what each model makes of it."""
+        """Return the picture, its ground truth or None, and each model's answer."""
         check_score(run.score)
         for file in (run.picture, run.truth) if run.truth else (run.picture,):
             stored(file)  # or it is refused before anybody waits for a download
@@ -184,7 +162,7 @@ class Handlers:
             return pixels, truth, self._service.answers(run.sources, pixels, run.score)
 
     def _packed(self, pixels: RGB, answers: list[Answer], score: str, truth: Any) -> dict[str, Any]:
-        """The viewer's files, made once for those who look at the same: examples, mostly."""
+        """Make the viewer's files, once for those who look at the same: examples, mostly."""
         # Of the answers themselves only the service decides how many stay in memory.
         truth_digest = b"" if truth is None else hashlib.sha256(truth).digest()
         key = (score, truth_digest, *map(weakref.ref, answers))
@@ -196,16 +174,14 @@ class Handlers:
                 self._values[key] = value
         return value
 
-    # ------------------------------------------------------------ what the viewer asks
-
     def explain_run(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Why a pixel of a shown result has its score, per side."""
+        """Explain a pixel's score in a shown result, per side."""
         run = self._runs.find(question.get("run"))
         _, _, answers = self._answers(run)
         return _explained(answers, question.get("x"), question.get("y"), run.score)
 
     def export_run(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Files of a shown result, with the settings of the page."""
+        """Write files of a shown result, with the settings of the page."""
         run = self._runs.find(question.get("run"))
         settings = downloads.settings_of(question, run.score)
         with self._service.turn(run.sources), tempfile.TemporaryDirectory() as folder:
@@ -216,14 +192,9 @@ class Handlers:
             settings = dataclasses.replace(settings, least=round(settings.least * scale))
             name = name_of(run.picture)
             written = downloads.write(Path(folder), answers, settings, name=name, truth=truth)
-            return {
-                "files": [
-                    {"path": save_file_to_cache(path, get_upload_folder()), "name": path.name}
-                    for path in written
-                ]
-            }
-
-    # ------------------------------------------------------------ named endpoints
+            cache = get_upload_folder()
+            files = [{"path": save_file_to_cache(f, cache), "name": f.name} for f in written]
+            return {"files": files}
 
     def compare(
         self, image: Picture, left: str, right: str, score: str
@@ -293,17 +264,16 @@ class Handlers:
         """
         thresholds = {"left": left_threshold, "right": right_threshold}
         settings = downloads.settings_of({"thresholds": thresholds, "least": min_region}, score)
-        _, known, answers = self._answers(Run(image, (left, right), score, truth))
-        name = name_of(image)
+        _, mask, answers = self._answers(Run(image, (left, right), score, truth))
         with tempfile.TemporaryDirectory() as folder:
-            path, told = downloads.write_everything(
-                Path(folder), answers, settings, name=name, truth=known
+            path, summary = downloads.write_everything(
+                Path(folder), answers, settings, name=name_of(image), truth=mask
             )
-            return told, save_file_to_cache(path, get_upload_folder())
+            return summary, save_file_to_cache(path, get_upload_folder())
 
 
-def told_by(event: gr.EventData, name: str) -> Any:
-    """What a component of ours tells with an event; None where a request has something else."""
+def event_field(event: gr.EventData, name: str) -> Any:
+    """Read an attribute that our component sent with an event; None without it."""
     try:
         return getattr(event, name, None)
     except TypeError:  # neither a table nor a list
@@ -311,7 +281,7 @@ def told_by(event: gr.EventData, name: str) -> Any:
 
 
 def whole(value: Any, what: str) -> int:
-    """A whole number out of JSON, where 3.0 is one.
+    """Read a whole number from JSON, where 3.0 is one.
 
     Raises:
         ConfigError: for anything else.
@@ -320,11 +290,6 @@ def whole(value: Any, what: str) -> int:
     if not number or value % 1 or abs(value) > _LARGEST_WHOLE:
         raise ConfigError(f"For {what} {value!r:.40} was given; it must be a whole number.")
     return int(value)
-
-
-def _told(progress: gr.Progress) -> Report:
-    """The service's reports, on the page."""
-    return lambda share, text: progress(share, desc=text)
 
 
 def _truth(run: Run, size: tuple[int, ...]) -> Any:
@@ -342,7 +307,7 @@ def _explained(answers: list[Answer], x: Any, y: Any, score: str) -> dict[str, A
 
 
 def _deliver(answers: Mapping[str, Answer], score: str) -> tuple[dict[str, Any], list[str]]:
-    """Summaries by side, and every side's files, in the folder Gradio serves and cleans up."""
+    """Summarise by side, and write every side's files to the folder Gradio serves and cleans."""
     summary: dict[str, Any] = {}
     files: list[str] = []
     for side, answer in answers.items():

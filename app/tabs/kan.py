@@ -34,7 +34,7 @@ class KanHandlers:
         self._runs = Runs()
 
     def see(self, picture: Picture, model: str) -> dict[str, Any]:
-        """All layers of a model's KAN head on a picture: the panel's value."""
+        """Show all layers of a model's KAN head on a picture: the panel's value."""
         chosen, name = _picture_or_example(picture)
         kan, inputs = self._inside(chosen, model)
         run = uuid.uuid4().hex
@@ -54,7 +54,7 @@ class KanHandlers:
         }
 
     def kan_edge(self, question: dict[str, Any]) -> dict[str, Any]:
-        """The function on one edge, for the panel."""
+        """Show the function on one edge, for the panel."""
         run = self._runs.find(question.get("run"))
         kan, inputs = self._inside(run.picture, run.sources[0])
         layer, source, target = (
@@ -84,7 +84,7 @@ class KanHandlers:
         }
 
     def _inside(self, picture: Picture, model: str) -> tuple[KanHead, Tensor]:
-        """A model's KAN head, and what the picture puts into it."""
+        """Return a model's KAN head, and its inputs for the picture."""
         stored(picture)  # or it is refused before anybody waits for a download
         with self._service.turn([model]):
             return self._service.inside(model, read_upload(picture))
@@ -93,12 +93,12 @@ class KanHandlers:
 def kan_tab(
     service: ModelService, names: Sequence[str], picture: gr.Image, queued: Mapping[str, Any]
 ) -> None:
-    """The tab's content.
+    """Build the tab's content.
 
     Args:
         service: who runs the models.
-        names: what the picker offers.
-        picture: the picture of the comparison.
+        names: for the picker.
+        picture: of the comparison.
         queued: how events wait for their turn.
     """
     handlers = KanHandlers(service)
@@ -142,12 +142,12 @@ def _endpoint(handlers: KanHandlers, names: Sequence[str], queued: Mapping[str, 
         layer, source, target = (
             gr.Number(0, label=name, precision=0) for name in ("layer", "input", "output")
         )
-        told = gr.JSON(label="functions")
+        functions = gr.JSON(label="functions")
         trigger = gr.Button()
     trigger.click(
         shows_errors(handlers.kan),
         [image, model, layer, source, target],
-        told,
+        functions,
         api_name="kan",
         preprocess=False,
         **queued,
@@ -155,7 +155,7 @@ def _endpoint(handlers: KanHandlers, names: Sequence[str], queued: Mapping[str, 
 
 
 def _picture_or_example(picture: Picture) -> tuple[Mapping[str, Any], str]:
-    """The visitor's picture and what to call it, or else the first example."""
+    """Return the visitor's picture and its name, or else the first example."""
     if picture:
         return picture, name_of(picture)
     examples = sample_pictures()

@@ -1,4 +1,4 @@
-"""The page's tab of models: which there are, what is known about them, and fetching them."""
+"""The page's tab of models: list, describe and fetch them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..messages import shows_errors
 from ..services.catalog import Entry, size_in_words
 from ..services.models import ModelService
 from ..strings import MODELS
-from .compare import told_by
+from .compare import BAR, event_field
 
 _CHOOSE = """
 element.addEventListener('click', (event) => {
@@ -62,10 +62,8 @@ class ModelsTab(NamedTuple):
     """What the rest of the page connects to.
 
     Attributes:
-        listing: all models with their states.
-        choice: the chosen one's source.
-        use_left: for the caller to wire, with ``choice`` as input.
-        use_right: likewise.
+        choice: the chosen model's source.
+        use_left: for the caller to wire, with ``choice`` as input; so is ``use_right``.
         refresh: from ``choice``'s value to ``listing``'s, for when the tab is opened.
     """
 
@@ -77,11 +75,7 @@ class ModelsTab(NamedTuple):
 
 
 def models_tab(service: ModelService) -> ModelsTab:
-    """Build the content of the tab, inside ``with gr.Tab(…)``.
-
-    Args:
-        service: who fetches; its catalog is listed.
-    """
+    """Build the content of the tab, inside ``with gr.Tab(…)``."""
     handlers = ModelsHandlers(service)
     entries = handlers.entries()
     first = entries[0] if entries else None
@@ -156,7 +150,7 @@ class ModelsHandlers:
         self._cancelled: dict[str, threading.Event] = {}
 
     def entries(self, chosen: str | None = None) -> list[Entry]:
-        """The catalog, and at its end the chosen model where the visitor typed it."""
+        """List the catalog, and at its end the chosen model where the visitor typed it."""
         entries = self._catalog.entries()
         if _text(chosen) and _text(chosen) not in {entry.source for entry in entries}:
             # What nobody knows is refused where something is done with it.
@@ -165,7 +159,7 @@ class ModelsHandlers:
         return entries
 
     def listing(self, chosen: str | None) -> str:
-        """The list as HTML."""
+        """Write the list as HTML."""
         chosen = _text(chosen)
         rows = (_row(entry, entry.source == chosen) for entry in self.entries(chosen))
         return f'<ul class="rows" aria-label="{html.escape(MODELS["list"])}">{"".join(rows)}</ul>'
@@ -181,7 +175,7 @@ class ModelsHandlers:
         return [entry.to_json() for entry in self.entries()]
 
     def show(self, chosen: str | None, request: gr.Request) -> tuple[str, str, Any, Any]:
-        """Another model was chosen: list, card, the Download button, and the note put away.
+        """Show another model: list, card, the Download button, and the note put away.
 
         While a download runs, button and note belong to it.
         """
@@ -191,11 +185,11 @@ class ModelsHandlers:
         return self.listing(chosen), entry.card, _download_for(entry), gr.update(visible=False)
 
     def chosen_in_list(self, event: gr.EventData) -> str:
-        """The source of a row that was clicked."""
-        return self._find(told_by(event, "source")).source
+        """Return the source of a row that was clicked."""
+        return self._find(event_field(event, "source")).source
 
     def begin(self, chosen: str | None, request: gr.Request) -> tuple[Any, Any, Any]:
-        """Download was pressed: it rests, Cancel appears, and there is room for the progress."""
+        """Disable Download, show Cancel, and make room for the progress."""
         self._find(chosen)
         self._cancelled[str(request.session_hash)] = threading.Event()
         return (
@@ -204,13 +198,8 @@ class ModelsHandlers:
             gr.update(visible=True, value=""),
         )
 
-    def download(
-        self,
-        chosen: str | None,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio is told)
-    ) -> str:
-        """Fetch the chosen model, until it is here or Cancel is pressed; what came of it."""
+    def download(self, chosen: str | None, request: gr.Request, progress: gr.Progress = BAR) -> str:
+        """Fetch the chosen model, until it is here or Cancel is pressed; return the outcome."""
         entry, key = self._find(chosen), str(request.session_hash)
         cancelled = self._cancelled.setdefault(key, threading.Event())
 
@@ -238,14 +227,14 @@ class ModelsHandlers:
         return gr.update(interactive=False)
 
     def end(self, chosen: str | None, request: gr.Request) -> tuple[str, str, Any, Any]:
-        """After a download, or when it was cancelled: list, card, Download; Cancel goes."""
+        """Show list, card and Download after a download, done or cancelled; hide Cancel."""
         self._cancelled.pop(str(request.session_hash), None)
-        entry = next((one for one in self.entries(chosen) if one.source == _text(chosen)), None)
+        entry = next((e for e in self.entries(chosen) if e.source == _text(chosen)), None)
         card = entry.card if entry else ""
         return self.listing(chosen), card, _download_for(entry), gr.update(visible=False)
 
     def fail(self, chosen: str | None, request: gr.Request) -> tuple[Any, ...]:
-        """The same after an error, which has been shown: the note goes as well."""
+        """Do the same after an error, which has been shown: the note goes as well."""
         return *self.end(chosen, request), gr.update(visible=False)
 
     def _find(self, chosen: str | None) -> Entry:
@@ -264,12 +253,12 @@ def _button(name: str, **options: Any) -> gr.Button:
 
 
 def _text(chosen: object) -> str:
-    """What was typed; a request may hold anything in its place."""
+    """Read what was typed; a request may hold anything in its place."""
     return chosen.strip() if isinstance(chosen, str) else ""
 
 
 def _download_for(entry: Entry | None) -> Any:
-    """The button as it fits a model: what is bundled or a file needs none."""
+    """Fit the button to a model: what is bundled or a file needs none."""
     if entry is None or entry.kind != "hub":
         return gr.update(visible=False)
     name = "download_again" if entry.state == "cached" else "download"
@@ -277,7 +266,7 @@ def _download_for(entry: Entry | None) -> Any:
 
 
 def _row(entry: Entry, pressed: bool) -> str:
-    """A model's row; every text is escaped, since names of files and repositories are not ours."""
+    """Write a row; all text is escaped, since names of files and repositories are not ours."""
     scene = MODELS.get(f"scene_{entry.scene}", "")
     origin = MODELS[f"from_{entry.kind}"]
     name = entry.source if entry.source != entry.title and entry.kind == "hub" else ""

@@ -1,8 +1,6 @@
-"""Components of our own: ``gr.HTML`` with its page, style and ES modules in a folder.
+"""Make components of our own: ``gr.HTML`` with page, style and ES modules in a folder.
 
-Gradio runs a string when such a component appears; here that string only imports ``main.js`` of the
-component's folder and calls its ``start``. So the code is plain modules in plain files, which the
-browser caches, and which are served by this app alone.
+Gradio runs a string when a component appears; ours only imports ``main.js`` and calls ``start``.
 """
 
 from __future__ import annotations
@@ -38,11 +36,11 @@ def component(
     events: Sequence[str] = (),
     **props: Any,
 ) -> gr.HTML:
-    """A component made of ``<name>/{<name>.html,<name>.css,main.js}`` beside this file.
+    """Make the component of ``<name>/{<name>.html,<name>.css,main.js}`` beside this file.
 
     Args:
-        name: of its folder; the modules in it are served as they are.
-        value: what ``props.value`` is at first.
+        name: of its folder, whose modules are served as they are.
+        value: initial ``props.value``.
         elem_id: of the component.
         strings: its sentences, ``props.strings``.
         server_functions: what its code may call, as ``server.<name>(question)``.
@@ -66,13 +64,13 @@ def component(
 
 
 def served(content: bytes, name: str) -> dict[str, Any]:
-    """A file for a component's value: Gradio adds the address its code fetches it from."""
+    """Cache a file for a component's value; Gradio adds the address to fetch it from."""
     path = save_bytes_to_cache(content, name, get_upload_folder())
     return FileData(path=path, orig_name=name).model_dump()
 
 
 def packed(array: NDArray[Any], name: str) -> dict[str, Any]:
-    """An array as such a file: gzipped, little-endian, row by row."""
+    """Cache an array as such a file: gzipped, little-endian, row by row."""
     ordered = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     # The fastest level: a visitor waits for it, and the finest bits of scores hardly compress.
     return served(gzip.compress(ordered.tobytes(), 1, mtime=0), name)

@@ -16,7 +16,7 @@ _THUMBNAIL = 240  # pixels, the longer side
 
 
 def gallery() -> gr.HTML:
-    """The component: small pictures in two tabs; it triggers ``example_chosen`` with a name."""
+    """Make small pictures in two tabs; triggers ``example_chosen`` with a name."""
     return component(
         "gallery",
         [
@@ -35,7 +35,7 @@ def gallery() -> gr.HTML:
 
 
 def _title(path: Path) -> str:
-    """What does not belong in the picture, from its name: ``street_7_tyres`` has tyres."""
+    """Name what does not belong in the picture: ``street_7_tyres`` has tyres."""
     what = path.stem.rsplit("_", 1)[-1]
     return PAGE["nothing_odd"] if what == "none" else what
 

@@ -13,13 +13,9 @@ CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
 def theme() -> gr.themes.Base:
-    """The theme ``launch`` gets."""
+    """Make the theme for ``launch``."""
     base = gr.themes.Default(
-        primary_hue="teal",
-        secondary_hue="teal",
-        neutral_hue="slate",
-        font=_FONT,
-        font_mono=_MONO,
+        primary_hue="teal", secondary_hue="teal", neutral_hue="slate", font=_FONT, font_mono=_MONO
     )
     # The stock greys and the stock button fall short of a contrast of 4.5 to 1.
     return base.set(

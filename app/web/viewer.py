@@ -1,11 +1,8 @@
-"""The browser viewer: what it is sent, and the component that shows it.
+"""The browser viewer: the values it gets, and the component.
 
-A result travels once: the picture, each model's labels (uint8) and its scores (uint16 over the
-picture's own minimum and maximum, a step of 1/65535 of that), gzipped. The page keeps them in typed
-arrays and redraws canvases by itself, so that moving a threshold asks nothing of the server.
-
-A picture larger than the viewer's 2048 pixels is shown by every n-th pixel, not by averages: what
-is read under the cursor is a value the model gave, and no map has finer detail than that anyway.
+A result travels once: picture, labels (uint8) and scores (uint16 over the picture's own minimum and
+maximum), gzipped; the page redraws by itself. Pictures above 2048 pixels are shown by every n-th
+pixel, not by averages: what is read under the cursor is a value the model gave.
 """
 
 from __future__ import annotations
@@ -49,7 +46,7 @@ _BACKBONES = {
 def viewer(
     value: dict[str, Any] | None = None, server_functions: Sequence[Callable[..., Any]] = ()
 ) -> gr.HTML:
-    """The component; its value is what ``show()`` returns, or ``{"message": …}`` for a greeting."""
+    """Make the component; its value is from ``show()``, or ``{"message": …}`` as a greeting."""
     tables = {name: color_table(name).tolist() for name in COLORMAPS}
     return component(
         "viewer",
@@ -69,13 +66,13 @@ def show(
     *,
     truth: NDArray[np.uint8] | None = None,
 ) -> dict[str, Any]:
-    """The viewer's value for one picture, but for the number of its run.
+    """Make the viewer's value for one picture, but for the number of its run.
 
     Args:
         picture: (H, W, 3) RGB.
         answers: the left model's and the right model's.
         score: a name from ``mask2kan.inference.scores.SCORES``.
-        truth: (H, W) 0 known, 1 anomaly, 255 void; None where it is not known.
+        truth: (H, W) 0 known, 1 anomaly, 255 void; None without one.
     """
     height, width = shown_size(picture)
     buffer = io.BytesIO()
@@ -102,7 +99,7 @@ def still_there(value: dict[str, Any]) -> bool:
 
 
 def sampled(values: NDArray[Any]) -> NDArray[Any]:
-    """The pixels of a map that the viewer shows: all of them, or every n-th of a large one."""
+    """Take the pixels of a map that the viewer shows: all, or every n-th of a large one."""
     height, width = values.shape
     shown_height, shown_width = shown_size(values)
     if (shown_height, shown_width) == (height, width):
@@ -151,17 +148,12 @@ def _head(answer: Answer) -> str:
 def _facts(answer: Answer) -> str:
     backbone = _BACKBONES.get(answer.config.backbone, answer.config.backbone)
     millions = answer.prediction.num_parameters / 1e6
-    facts = [
-        f"{_head(answer)} head",
-        backbone,
-        f"{millions:.2f} M parameters",
-        f"{answer.device}, {answer.dtype}",
-    ]
-    return " · ".join([*facts, _spent(answer.milliseconds)])
+    facts = [f"{_head(answer)} head", backbone, f"{millions:.2f} M parameters"]
+    return " · ".join([*facts, f"{answer.device}, {answer.dtype}", _spent(answer.milliseconds)])
 
 
 def _stages(timings: Mapping[str, float], shared: Sequence[str]) -> str:
-    """The stages and their times; ``model`` is left out where its parts are known."""
+    """Name the stages and their times; ``model`` is left out where its parts are known."""
     spent = {stage: _spent(timings[stage]) for stage in STAGES if stage in timings}
     spent |= dict.fromkeys(shared, "shared")
     if "transformer_decoder" in spent:
@@ -170,16 +162,11 @@ def _stages(timings: Mapping[str, float], shared: Sequence[str]) -> str:
 
 
 def _sampling(prediction: Prediction) -> list[str]:
-    """What is said where not all pixels are shown."""
-    height, width = shown_size(prediction.semantic)
-    if (height, width) == prediction.size:
+    (height, width), (full_height, full_width) = shown_size(prediction.semantic), prediction.size
+    if (height, width) == (full_height, full_width):
         return []
-    full_height, full_width = prediction.size
-    return [
-        VIEWER["sampled"].format(
-            width=width, height=height, full_width=full_width, full_height=full_height
-        )
-    ]
+    sizes = {"width": width, "height": height, "full_width": full_width, "full_height": full_height}
+    return [VIEWER["sampled"].format(**sizes)]
 
 
 def _spent(milliseconds: float) -> str:
@@ -187,7 +174,7 @@ def _spent(milliseconds: float) -> str:
 
 
 def _classes(prediction: Prediction) -> list[dict[str, Any]]:
-    """All classes by index, with their share of the picture."""
+    """List all classes by index, with their share of the picture."""
     names = prediction.class_names
     counts = np.bincount(prediction.semantic.ravel(), minlength=len(names))
     return [
@@ -201,7 +188,7 @@ def _classes(prediction: Prediction) -> list[dict[str, Any]]:
 
 
 def shown_size(array: NDArray[Any]) -> tuple[int, int]:
-    """(H, W) of what the viewer shows of a picture or map."""
+    """Compute (H, W) of what the viewer shows of a picture or map."""
     height, width = array.shape[:2]
     factor = min(1.0, LONGEST / max(height, width))
     return max(1, round(height * factor)), max(1, round(width * factor))

@@ -39,12 +39,10 @@ class Plan:
 
     Attributes:
         mode: ``head_only`` or ``full``.
-        data: labelled images.
+        data: to train on.
         trunks: name -> checkpoint whose trunk the heads stand on; ``{"": ""}`` in ``full`` mode.
-        seeds: how many.
         settings: changes of the recipe, as ``--set``.
         rates: learning rates to choose from; none for the recipe's.
-        anomalies: sets to measure.
         limit: images per set; None for all.
         split: for class maps; empty for CamVid's test, others' val.
 

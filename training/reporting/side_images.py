@@ -26,7 +26,7 @@ class SideImages:
     """Write a PNG per image.
 
     Args:
-        folder: where to write; made when absent.
+        folder: made when absent.
         score: shown over the checkpoint's calibrated (else nominal) range.
         anomalies: labels are 0 known, 1 anomaly, 255 void; otherwise class indices.
         palette: (C, 3) colours of the labels' classes; None for the model's.

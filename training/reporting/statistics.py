@@ -32,13 +32,10 @@ class PairedDifference(Mean):
 
 
 def mean_of(values: Sequence[float]) -> Mean:
-    """Compute mean and interval of shares: Student's t on the logit scale, so within [0, 1].
+    """Compute mean and interval of shares in [0, 1]: Student's t on the logit scale.
 
     The standard error is carried to that scale by the delta method, error / (mean (1 − mean)). Far
     from 0 and 1 this is the plain t interval.
-
-    Args:
-        values: in [0, 1], one per run, at least one.
     """
     data = np.asarray(values, np.float64)
     mean, n = float(data.mean()), len(data)

@@ -1,8 +1,7 @@
 """Show a study's results as tables (``study.md``) and an image (``study.png``).
 
-Per trunk and head, mean and 95 % interval over the seeds, and paired differences of the KAN from
-either MLP with the paired t-test's p. The metrics of the test are named in advance: mIoU and the
-thesis's score, their p adjusted for their number (Holm); the other scores stand apart, unadjusted.
+Paired differences of the KAN from either MLP. Primary metrics are named in advance: mIoU and the
+thesis's score, their p adjusted for their number (Holm); other scores stand apart, unadjusted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Read handwritten digits: scikit-learn's, and MNIST.
+"""Read handwritten digits: scikit-learn's (1,797 of 8x8 pixels, values 0 to 16), and MNIST.
 
-``digits`` is ``sklearn.datasets.load_digits``: 1,797 images of 8x8 pixels, values 0 to 16.
-``mnist`` is LeCun's four idx files, plain or gzipped: two zero bytes, the type (8 = unsigned byte),
-the number of dimensions, each dimension as a big-endian 32-bit number, then the values.
+An idx file: two zero bytes, the type (8 = unsigned byte), the number of dimensions, each dimension
+as a big-endian 32-bit number, then the values.
 """
 
 from __future__ import annotations

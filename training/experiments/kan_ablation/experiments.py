@@ -13,8 +13,6 @@ class Experiment:
     """One row of the table; the fields' defaults are the thesis's.
 
     Attributes:
-        name: on the command line and in files.
-        title: in tables and figures.
         grid_size: G, intervals of the grid.
         spline_order: k, degree of the splines.
         base_activation: as ``KANLinear`` names it.

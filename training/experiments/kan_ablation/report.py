@@ -1,8 +1,8 @@
 """Compare an ablation's runs with the default, in a table and an image.
 
-Compared seed by seed, since a seed fixes split and order of the images: mean difference, its 95 %
-interval, the paired t-test's p, plain and adjusted for the number of experiments (Holm). The seeds
-divide the same images, so results are not independent and intervals somewhat too narrow.
+Paired by seed, which fixes split and order of the images: mean difference, 95 % interval, the
+t-test's p, also adjusted for the number of experiments (Holm). The seeds divide the same images, so
+intervals are somewhat too narrow.
 """
 
 from __future__ import annotations
@@ -32,14 +32,13 @@ def summarize(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Summarise the runs, one entry per experiment, in the table's order.
 
     Args:
-        runs: with ``experiment``, ``seed`` and ``test_accuracy``; all experiments have the
-            default's seeds.
+        runs: with ``experiment``, ``seed`` and ``test_accuracy``; all have the default's seeds.
 
     Returns:
         ``experiment``, ``n`` (seeds), ``mean``, ``std`` (of a sample), ``low`` and ``high`` (95 %
-        interval of the mean); of the difference to the default: ``difference``,
-        ``difference_low``, ``difference_high``, ``p``, ``p_holm``; and ``published``, the thesis's
-        accuracy. None where a figure does not exist, as an interval of one seed.
+        interval); of the difference to the default: ``difference``, ``difference_low``,
+        ``difference_high``, ``p``, ``p_holm``; and ``published``, the thesis's accuracy. None where
+        a figure does not exist.
     """
     values: dict[str, dict[int, float]] = {}
     for run in runs:
@@ -71,10 +70,10 @@ def summarize(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def as_table(summary: Sequence[Mapping[str, Any]], title: str, number: str, label: str) -> Table:
-    """Set the summary beside the thesis's Table 3.6.
+    """Set the summary beside the thesis's Table 3.6; absent experiments have no figures of ours.
 
     Args:
-        summary: of ``summarize``; absent experiments have no figures of ours.
+        summary: of ``summarize``.
         title: of the table.
         number: of the thesis's table; empty outside a set of tables.
         label: for LaTeX.

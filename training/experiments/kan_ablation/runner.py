@@ -1,8 +1,7 @@
 """Run an ablation, several runs at a time, each stored as soon as it is done.
 
-``settings.json`` has what all runs have in common, ``runs/<experiment>_<seed>.json`` one run. A
-folder takes further seeds and experiments, but no other settings. Every run computes on one thread,
-so that its result does not depend on the number of workers.
+A folder takes further seeds and experiments, but no other settings. Every run computes on one
+thread, so that its result does not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ def ablate(
 ) -> dict[str, Any]:
     """Run what is missing of an ablation and write its report; return ``ablation.json``.
 
-    See ``digits.load`` for data and root, ``experiments.choose`` for the experiments' names. Seeds
-    count from 0; a single worker is this process.
+    See ``digits.load`` for data and root, ``experiments.choose`` for the experiments.
 
     Raises:
         Mask2KANError: as these, as ``run_all`` and as ``JobFolder``.
@@ -74,10 +72,9 @@ def run_all(
     folder: JobFolder,
     workers: int,
 ) -> list[dict[str, Any]]:
-    """Train what is not yet in the folder, seed by seed.
+    """Train what is not yet in the folder, seed by seed; return all runs.
 
-    Returns:
-        Every run, finished earlier or now: ``experiment``, ``seed`` and ``RESULT_FIELDS``.
+    Each has ``experiment``, ``seed`` and ``RESULT_FIELDS``.
 
     Raises:
         ConfigError: for a damaged result in the folder.

@@ -1,7 +1,7 @@
 """Build the thesis's Tables 3.1 to 3.6: its figures as printed and, in the row below, ours.
 
-Ours: mean over the runs of a recipe, of several also standard deviation and number; the better head
-of a backbone is bold where both were measured.
+Ours are means over a recipe's runs; the better head of a backbone is bold where both were
+measured.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@
     {"recipe": "thesis_swin_t_kan", "protocol": "exact", "sets": {"road_anomaly": {
      "pictures": 60, "scores": {"msp": {"ap": 0.43, "auroc": 0.83, "fpr95": 0.70}, ...}}, ...}}
 
-``ablation.json`` of ``training.ablation``. Shares lie in [0, 1]; null was not measured. Several
-files of one recipe are several seeds. Other recipes and data are reported as unused.
+``ablation.json`` of ``training.ablation``. Null was not measured. Several files of one recipe are
+several seeds.
 """
 
 from __future__ import annotations
