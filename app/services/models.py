@@ -12,6 +12,7 @@ import gc
 import hashlib
 import logging
 import threading
+import traceback
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -118,8 +119,8 @@ class ModelService:
     ) -> Iterator[None]:
         """Take a turn: nobody else decodes or computes anything meanwhile.
 
-        Pictures take much memory and time, so they are read within it, too. ``sources`` are fetched
-        before.
+        Pictures take much memory and time, so they are read within it, too, and ``answers`` and
+        ``inside`` are called within it: the lock is this thread's. ``sources`` are fetched before.
 
         Raises:
             CheckpointError: as ``fetch``.
@@ -174,13 +175,13 @@ class ModelService:
         with self._lock:
             try:
                 yield
-            except OutOfMemoryError:
-                self._forget()
+            except OutOfMemoryError as error:
+                self._forget(error)
                 raise
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                self._forget()
+                self._forget(error)
                 raise _out_of_memory(picture) from error
 
     def warm(self, sources: Sequence[str]) -> threading.Thread:
@@ -192,9 +193,9 @@ class ModelService:
         def load() -> None:
             for source in sources:
                 try:
-                    with self.turn([source]):
-                        predictor = self._predictor(self.catalog.admit(source))
-                        predictor(np.zeros(_WARM_SIZE, np.uint8))
+                    picture = np.zeros(_WARM_SIZE, np.uint8)
+                    with self.turn([source]), self._computing(picture):
+                        self._predictor(self.catalog.admit(source))(picture)
                 except Mask2KANError as error:
                     logger.warning("Could not load %s: %s", source, error)
 
@@ -216,6 +217,7 @@ class ModelService:
     def _compute(
         self, models: Sequence[Model], picture: NDArray[np.uint8], scores: tuple[str, ...]
     ) -> list[Answer]:
+        """Return answers in order, from the cache or computed; the lock is held."""
         fingerprint = _fingerprint(picture)
         keys = [(_identity(model), fingerprint) for model in models]
         answers = {key: self._answers[key] for key in keys if key in self._answers}
@@ -279,10 +281,12 @@ class ModelService:
             gc.collect()
             release_memory(device)
 
-    def _forget(self) -> None:
+    def _forget(self, error: BaseException) -> None:
+        traceback.clear_frames(error.__traceback__)  # their locals hold models and activations
         self._answers.clear()
         self._models.clear()
         self._comparison = None
+        gc.collect()
         release_memory(resolve_device(self._device))
 
 

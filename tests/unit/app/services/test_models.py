@@ -19,6 +19,7 @@ from app.services.models import ModelService
 from mask2kan.checkpoints import save_model
 from mask2kan.checkpoints.hub import cache_state
 from mask2kan.errors import CheckpointError
+from mask2kan.inference.predictor import Predictor
 from tests.fake_hub import FakeHub
 from tests.tiny_models import tiny
 
@@ -280,3 +281,19 @@ def test_where_memory_cannot_be_measured_only_the_number_counts(
     for seed, source in enumerate((*checkpoints[:3], checkpoints[0])):
         ask(service, source, seed=seed)
     assert loads == checkpoints[:3]
+
+
+def test_a_model_too_large_to_warm_does_not_keep_the_next_one_cold(
+    service: ModelService, checkpoints: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides: list[int] = []
+
+    def run(predictor: Predictor, picture: np.ndarray) -> None:
+        sides.append(picture.shape[1])
+        if len(sides) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Predictor, "__call__", run)
+    service.warm(checkpoints[:2]).join(SECONDS)
+    assert len(sides) == 2
+    assert len(service._models) == 1  # the first one was forgotten
