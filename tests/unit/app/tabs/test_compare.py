@@ -304,7 +304,7 @@ def test_the_oldest_runs_are_forgotten() -> None:
     runs = Runs()
     for number in range(1001):
         runs.add(str(number), Run({"path": str(number)}, ("a", "b"), "msp"))
-    assert runs.find("1000").image == {"path": "1000"}
+    assert runs.find("1000").picture == {"path": "1000"}
     assert runs.find("1")
     with pytest.raises(ConfigError, match="no longer kept"):
         runs.find("0")
