@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from tests.browser.steps import (
     EXAMPLES,
+    TIMEOUT,
     explain,
     move,
     open_example,
@@ -76,11 +77,17 @@ def _batch(page: Page) -> None:
     page.set_input_files("#batch-files input[type=file]", [str(path) for path in EXAMPLES])
     page.click("#batch-run")
     page.wait_for_function(
-        f"document.querySelectorAll('#batch-gallery img').length === {len(EXAMPLES)}"
+        f"document.querySelectorAll('#batch-gallery img').length === {len(EXAMPLES)}",
+        timeout=len(EXAMPLES) * TIMEOUT,
     )
     # The buttons of both files come with the end of the batch.
     page.wait_for_selector("#batch-zip")
-    page.wait_for_function("[...document.images].every((image) => image.complete)")
+    page.wait_for_function(
+        """() => [...document.querySelectorAll('#batch-gallery img')].every((image) => {
+          image.loading = 'eager'; // also those below the window, which full-page pictures show
+          return image.complete;
+        })"""
+    )
 
 
 def _kan(page: Page) -> None:
