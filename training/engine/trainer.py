@@ -360,7 +360,7 @@ class Trainer:
                 }
             )
             if draw:
-                self.run.draw(self.step, self._last_validation, tuple(self.val_images.class_names))
+                self.run.draw(self.step, self._last_validation, self.val_images.class_names)
         self.accelerator.wait_for_everyone()
 
     def _restore(self, saved: dict[str, Any]) -> None:
