@@ -113,7 +113,7 @@ def build_demo(
 
 
 class _Compare(NamedTuple):
-    """What the rest of the page needs of the comparison.
+    """Components of the comparison that the rest of the page uses.
 
     Attributes:
         opened: outputs of an event that brings another picture: picture, ground truth, example

@@ -1,1 +1,1 @@
-"""What the page asks for: models, batches, results, the catalog."""
+"""Services behind the page: models, batches, results, the catalog."""

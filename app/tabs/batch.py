@@ -38,7 +38,7 @@ UNLIMITED: dict[str, Any] = {
 
 
 class BatchTab(NamedTuple):
-    """What the rest of the page connects to.
+    """Components that the rest of the page connects to.
 
     Attributes:
         open: appears when a picture of the gallery is chosen.

@@ -59,7 +59,7 @@ _CSS = """
 
 
 class ModelsTab(NamedTuple):
-    """What the rest of the page connects to.
+    """Components that the rest of the page connects to.
 
     Attributes:
         choice: the chosen model's source.

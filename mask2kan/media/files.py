@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -112,3 +113,14 @@ def parse_object(data: bytes | str, *, finite: bool = True) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("it is no JSON object")  # noqa: TRY004 - of the text
     return value
+
+
+def cache_folder() -> Path:
+    """Return the folder of what may be made again: ``MASK2KAN_CACHE``, else in the user's cache."""
+    if chosen := os.environ.get("MASK2KAN_CACHE", "").strip():
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "mask2kan"

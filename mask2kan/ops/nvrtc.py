@@ -11,8 +11,6 @@ import functools
 import hashlib
 import importlib.util
 import logging
-import os
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,25 +18,13 @@ from pathlib import Path
 import torch
 
 from mask2kan.errors import BackendError, WriteError
-from mask2kan.media.files import atomic_writer
+from mask2kan.media.files import atomic_writer, cache_folder
 
-CACHE_VARIABLE = "MASK2KAN_CACHE"
 INSTALL = 'python -m pip install "cuda-core>=1.0,<2"'
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()  # functools.cache lets two threads compile the same
-
-
-def cache_folder() -> Path:
-    """Return the folder of compiled code: ``MASK2KAN_CACHE``, else in the user's cache folder."""
-    if chosen := os.environ.get(CACHE_VARIABLE, "").strip():
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "mask2kan"
 
 
 def missing_compiler() -> str:
@@ -102,9 +88,8 @@ def _write(path: Path, cubin: bytes) -> None:
     except WriteError as error:
         _log.warning(
             "Compiled CUDA code stays in memory and the next process will compile again: %s "
-            "(%s=<folder> puts it elsewhere)",
+            "(MASK2KAN_CACHE=<folder> puts it elsewhere)",
             error,
-            CACHE_VARIABLE,
         )
 
 

@@ -19,8 +19,7 @@ from tqdm import tqdm
 
 from mask2kan.checks import require_choice
 from mask2kan.errors import ConfigError, WriteError
-from mask2kan.media.files import atomic_writer
-from mask2kan.ops.nvrtc import cache_folder
+from mask2kan.media.files import atomic_writer, cache_folder
 
 from ..metrics.pixel import ANOMALY
 from .base import Pair, Scan, apply_overlay

@@ -26,7 +26,7 @@ Task = tuple[str, int]  # data set and image
 
 @dataclasses.dataclass(frozen=True)
 class ScoringPlan:
-    """What is scored, and where the scores lie.
+    """Plan of scoring, and where the scores lie.
 
     Attributes:
         checkpoints: (name of the results, anything ``load_model`` takes).

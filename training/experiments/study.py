@@ -35,7 +35,7 @@ TUNING_SEED = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a study runs.
+    """Plan of a study.
 
     Attributes:
         mode: ``head_only`` or ``full``.

@@ -60,7 +60,7 @@ class HeadPair(nn.Module):
 
 
 Trained = Mask2KAN | HeadPair
-"""What a run trains."""
+"""A model or a pair, as a run trains it."""
 
 
 def members(model: Trained) -> dict[str, Mask2KAN]:

@@ -1,1 +1,1 @@
-"""What a step minimises."""
+"""Losses of a training step."""

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from mask2kan.errors import CheckpointError, ConfigError, WriteError
-from mask2kan.media.files import json_bytes, parse_object, read_record, write_bytes, write_record
+from mask2kan.media.files import (
+    cache_folder,
+    json_bytes,
+    parse_object,
+    read_record,
+    write_bytes,
+    write_record,
+)
 
 
 @pytest.mark.parametrize("name", ["table.csv", "image.png"])
@@ -64,3 +72,14 @@ def test_foreign_json_is_finite():
     assert parse_object('{"a": 1.5}') == {"a": 1.5}
     with pytest.raises(ValueError, match="NaN is no JSON"):
         parse_object('{"a": NaN}')
+
+
+def test_the_cache_lies_in_the_users_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASK2KAN_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert cache_folder() == Path("/somewhere/mask2kan")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "mask2kan"
+    monkeypatch.setenv("MASK2KAN_CACHE", "~/elsewhere")
+    assert cache_folder() == Path.home() / "elsewhere"
