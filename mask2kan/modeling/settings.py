@@ -1,7 +1,7 @@
 """How a checkpoint's makers want it run: ``InferenceSettings``, which travel in its metadata.
 
 Models see best at their training crops' size, and small objects only at larger ones, so class
-scores of several sizes may be averaged. Checkpoints without settings run natively. No torch here.
+scores of several sizes may be averaged. Checkpoints without settings run natively.
 """
 
 from __future__ import annotations

@@ -547,7 +547,7 @@ def test_regulariser_of_zero_edges_is_finite(which):
     assert loss.isfinite()
     assert layer.spline_weight.grad.isfinite().all()
     if which == "all":
-        assert float(loss) == 0
+        assert loss.item() == 0
 
 
 def test_entropy_gradient():
