@@ -268,7 +268,7 @@ def test_pictures_are_decoded_one_at_a_time(
 ) -> None:
     """Whatever asks for it: events in the queue, and what pages ask for beside it."""
     in_turn: list[bool] = []
-    decode = uploads.read_picture
+    decode = uploads.read_image
     turn: Any = service._lock  # one thread's at a time
 
     def watched(source: Any) -> Any:

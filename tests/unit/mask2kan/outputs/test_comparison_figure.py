@@ -74,6 +74,7 @@ def test_a_page_says_what_was_set_and_found(analyses: Named, truth: np.ndarray) 
             assert entry["name"] in said
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")  # of a name in letters that the font lacks
 @pytest.mark.parametrize(
     "name", ["a.png", "a name of very many words " * 20, "W" * 300, "道路.png"]
 )
