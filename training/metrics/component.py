@@ -131,6 +131,7 @@ def segment_overlaps(
     new_ids[large] = np.arange(1, len(large) + 1)
     # The benchmark applies the limit to the background too, so where it is tiny it becomes void.
     counts = ~void & (truth_sizes >= track.min_truth)[truth]
+    # Each pixel is a pair (true component, segment); one count makes the whole contingency table
     pairs = truth[counts].astype(np.int64) * (len(large) + 1) + new_ids[segments[counts]]
     table = np.bincount(pairs, minlength=len(truth_sizes) * (len(large) + 1))
     table = table.reshape(len(truth_sizes), len(large) + 1)
@@ -138,6 +139,7 @@ def segment_overlaps(
     table = np.concatenate([table[:1], table[1:][table[1:].any(1)]])
     shared, beside = table[1:, 1:], table[0, 1:]
     hits, covered = shared.sum(1), shared.sum(0)
+    # The part of a touching segment on other true components does not count against this one
     union = table[1:].sum(1) + (shared > 0) @ beside
     present = covered + beside > 0
     return hits / union, covered[present] / (covered + beside)[present]

@@ -105,6 +105,7 @@ class _Points(NamedTuple):
 def _curve(known: SortedScores, anomalous: SortedScores) -> Iterator[_Points]:
     """Every distinct score as a threshold, descending, in pieces; equal scores stay together."""
     tp = fp = 0
+    # A block's lowest score may go on in the next block, so its point waits until that is known
     held = _Points(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
     for known_block, anomalous_block in merged_blocks([known, anomalous]):
         values = np.unique(np.concatenate([known_block, anomalous_block]))[::-1]
@@ -152,6 +153,7 @@ class _Integral:
         tp_before = np.concatenate([[self.last_tp], tp[:-1]])
         fp_before = np.concatenate([[self.last_fp], fp[:-1]])
         self.ap_sum += float(np.sum((tp - tp_before) * (tp / (tp + fp))))
+        # Trapezoids: ties are a straight line, half of them in the right order
         self.area += float(np.sum((fp - fp_before) * (tp + tp_before))) / 2
         f1 = 2 * tp / (tp + fp + self.positives)
         best = int(np.argmax(f1))

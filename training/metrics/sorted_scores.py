@@ -72,6 +72,7 @@ class SortedScores:
         return np.sort(np.concatenate(self._pending))[::-1]
 
     def _readers(self) -> list[_Reader]:
+        # All blocks together stay within a fixed memory
         share = MERGE_LENGTH // max(len(self._runs), 1)
         length = max(1, min(self._block_length, share))
         readers = [_Reader(self._file, run, length) for run in self._runs]

@@ -34,6 +34,7 @@ from .point_sampling import point_sample, sample_masks, uncertain_points
 
 def semantic_targets(labels: Tensor) -> list[dict[str, Tensor]]:
     """Make one mask per class or group present from (B, H, W) int64 label maps: B ``Target``s."""
+    # One count for the whole batch, and one transfer: each image has its own range of values
     images = torch.arange(len(labels), device=labels.device)[:, None]
     values = (labels.flatten(1) + images * (VOID + 1)).flatten()
     counts = torch.bincount(values, minlength=len(labels) * (VOID + 1)).view(len(labels), -1)
@@ -171,6 +172,7 @@ class SetCriterion(nn.Module):
         queries = torch.cat([match.query for match in matches], dim=1)
         expected[sets, images, queries] = torch.cat(labels, dim=1)
         weight = self.class_weights[expected]
+        # A group's probability is a sum over classes, which cross_entropy cannot express
         if self.members is None:
             loss = F.cross_entropy(
                 logits.flatten(0, 2), expected.flatten(), self.class_weights, reduction="none"
@@ -200,6 +202,7 @@ class SetCriterion(nn.Module):
         num_masks = mean_over_processes(count.to(drawn.device)).clamp(min=1.0)
         images = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(drawn.device)
         queries = torch.cat([match.query for match in matches], dim=1)
+        # Only the matched masks become float32
         matched = torch.stack(
             [logits[images, query].float() for logits, query in zip(masks, queries, strict=True)]
         )
@@ -224,6 +227,7 @@ class SetCriterion(nn.Module):
         counts = [match.query.shape[1] for match in matches]
         image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(drawn.device)
         place = torch.cat([torch.arange(count) for count in counts]).to(drawn.device)
+        # The choice is made by value alone; no gradient flows through which points were uncertain
         chosen = self._choose(predicted.detach(), drawn, (image, place), max(counts), weights)
         index = torch.cat([match.mask for match in matches], dim=1)
         truth = sample_masks(padded_masks(targets), drawn)[image, index].gather(2, chosen)

@@ -114,7 +114,7 @@ class HungarianMatcher:
         counts = [len(target["labels"]) for target in targets]
         with torch.autocast(logits.device.type, enabled=False):
             probability = logits.float().softmax(-1)
-            if members is not None:
+            if members is not None:  # without "no object", which no label means
                 probability = probability[..., :-1] @ members.T.to(probability.dtype)
             costs = [
                 self._cost(probability, masks, targets[part], points[part], part)
@@ -172,7 +172,7 @@ class HungarianMatcher:
             if weight is not None:
                 softplus, target = softplus * weight, target * weight.transpose(1, 2)
             terms = [softplus.sum(1, keepdim=True) - target @ predicted]
-            probability = predicted.sigmoid_()
+            probability = predicted.sigmoid_()  # in place: the logits are not needed again
             terms.append(target @ probability)
             area = probability if weight is None else probability * weight
             terms += [area.sum(1, keepdim=True), target.sum(-1, keepdim=True)]

@@ -37,6 +37,8 @@ class MapTable:
         images = len(maps[0])
         self.height, self.width = maps[0].shape[-2:]
         columns = [channels.shape[1] for channels in maps]
+        # One row and column of zeros before and two after: a point at any edge, clamped, still has
+        # four neighbours, and those outside are 0 as in grid_sample.
         padded = torch.zeros(
             images, self.height + 3, self.width + 3, sum(columns), device=maps[0].device
         )  # float32: what the maps of half types are compared in
@@ -55,6 +57,7 @@ class MapTable:
             [(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down], -1
         )
         rows = (corner + self._first).flatten()
+        # The weighted sum of four rows in one pass; grid_sample would gather number by number.
         values = F.embedding_bag(
             rows[:, None] + self._corners,
             self._rows,
@@ -90,6 +93,7 @@ def _cells(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Ten
     Returns the flat index of a point's upper left pixel and the weights of the right and lower
     ones.
     """
+    # Pixel i's centre is at i + 0.5, and padding moves it by 1: together + 0.5.
     x = (points[..., 0] * width + 0.5).clamp_(0, width + 1)
     y = (points[..., 1] * height + 0.5).clamp_(0, height + 1)
     corner = y.long() * (width + 3) + x.long()
@@ -121,6 +125,7 @@ def uncertain_points(
     if weights is not None:
         certainty.masked_fill_(weights[:, :candidates, None] == 0, torch.inf)
     certainty = certainty.transpose(1, 2).contiguous()
+    # Unsorted: a mean follows
     picked = certainty.topk(important, dim=2, largest=False, sorted=False).indices
     rest = torch.arange(candidates, drawn.shape[1], device=drawn.device)
     return torch.cat([picked, rest.expand(*picked.shape[:2], -1)], dim=2)
