@@ -75,7 +75,7 @@ class Comparison:
             for predictor in predictors
         ]
         self._trunk_keys = self._shared_keys("pixel_decoder")
-        # Within a compiled or recorded trunk, the backbone's maps are not to be had.
+        # A compiled or recorded trunk does not give away the backbone's maps.
         self._backbone_keys = [
             key if predictor.run.kind == "plain" else None
             for key, predictor in zip(self._shared_keys("backbone"), predictors, strict=True)
@@ -135,15 +135,16 @@ class _SharedTrunk:
 
     def __call__(self, run: Run, images: Tensor, view_key: Hashable, stage: StageTimer) -> Features:
         self.reused = ()
-        model = cast(PlainRun, run).model
-
-        def maps() -> list[Tensor]:
-            with stage("backbone"):
-                return cast(list[Tensor], model.backbone_maps(images))
 
         def features() -> Features:
             if self._backbone_key is None:
                 return run.trunk(images, stage)
+            model = cast(PlainRun, run).model
+
+            def maps() -> list[Tensor]:
+                with stage("backbone"):
+                    return cast(list[Tensor], model.backbone_maps(images))
+
             shared = self._once(("backbone",), (self._backbone_key, view_key), maps)
             with stage("pixel_decoder"):
                 return cast(Features, model.pixel_decoder(shared))

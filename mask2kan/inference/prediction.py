@@ -35,6 +35,10 @@ class _Maps:
     smoothed: dict[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)
     milliseconds: float | None = None
 
+    def __reduce__(self) -> tuple[type[_Maps], tuple[()]]:
+        """Travel empty: a copy or another process computes maps again; a lock cannot travel."""
+        return _Maps, ()
+
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         """Inference mode, its time added up."""

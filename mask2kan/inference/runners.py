@@ -78,7 +78,7 @@ class PlainRun:
         return cast(DecoderOutput, self.model.decode(features, with_aux=False))
 
     def release(self) -> None:
-        """Do nothing: a plain run holds no memory."""
+        """Do nothing: no memory is kept between calls."""
 
 
 class CompiledRun(PlainRun):

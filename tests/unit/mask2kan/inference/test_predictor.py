@@ -1,5 +1,7 @@
 """Predictor: sizes, padding, options, errors, timings, threads. On tiny random models."""
 
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -341,6 +343,15 @@ def test_maps_asked_for_by_several_threads_are_computed_once(model, monkeypatch)
     for thread in threads:
         thread.join()
     assert len(calls) == 1
+
+
+def test_predictions_travel_between_processes(model):
+    prediction = Predictor(model, device="cpu")(photo(64, 96))
+    scores = prediction.anomaly("rba")
+    for other in (pickle.loads(pickle.dumps(prediction)), copy.deepcopy(prediction)):
+        assert np.array_equal(other.anomaly("rba"), scores)
+        assert np.array_equal(other.semantic, prediction.semantic)
+        assert other.settings == prediction.settings
 
 
 def test_calibration_decides_range_and_threshold():

@@ -3,12 +3,14 @@
 import contextlib
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mask2kan import Comparison, Predictor
 from mask2kan.inference import runners
 from mask2kan.inference.runners import CompiledRun, GraphRun, PlainRun, untimed
 from mask2kan.ops import deform_attn
@@ -225,3 +227,20 @@ def test_other_precision_is_another_graph_and_only_the_last_few_are_kept(recorde
         forward(run, images)
     assert len(run._recorded) == 2
     assert recorder.pools[-2:] == [1, 1]
+
+
+def test_a_comparison_shares_a_recorded_trunk(recorder):
+    kan, mlp = tiny("mask2kan", "mobilenetv2"), tiny("mask2former", "mobilenetv2")
+    for part in ("backbone", "pixel_decoder"):
+        getattr(mlp, part).load_state_dict(getattr(kan, part).state_dict())
+    image = (noise(32, 64, 0)[0] * 255).byte().permute(1, 2, 0).numpy()
+    predictors = [Predictor(model, device="cpu") for model in (kan, mlp)]
+    expected = [predictor(image).class_scores for predictor in predictors]
+    for predictor in predictors:
+        predictor.run = GraphRun(RecordedRun(predictor.model, recorder))
+    predictions = Comparison(*predictors)(image)
+    for prediction, scores in zip(predictions, expected, strict=True):
+        assert np.array_equal(prediction.class_scores, scores)
+    assert predictions[1].shared == ("backbone", "pixel_decoder")
+    assert len(recorder.pools) == 3  # one trunk, two decoders
+    assert np.array_equal(Comparison(predictors[0])(image)[0].class_scores, expected[0])
