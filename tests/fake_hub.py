@@ -47,6 +47,8 @@ class FakeHub:
         down: answer everything with 503.
         portal: answer everything with a web page, as a hotel's network does.
         damaged: ``owner/name/file`` whose content arrives altered.
+        instead: what arrives in place of every large file, as from a network that filters.
+        ranges: whether a part of a file can be asked for.
         elsewhere: redirect to another host for large files, as the Hub does.
         tokens: of the requests that came to that host.
         cuts: for the next large bodies, after how many bytes the connection breaks.
@@ -68,6 +70,8 @@ class FakeHub:
         self.down = False
         self.portal = False
         self.damaged: set[str] = set()
+        self.instead: bytes | None = None
+        self.ranges = True
         self.elsewhere = False
         self.tokens: list[str | None] = []
         self.cuts: list[int] = []
@@ -262,6 +266,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._send(b"", headers | {"Location": place}, status=HTTPStatus.FOUND)
             self.hub.tokens.append(self.headers["Authorization"])
         content = path.read_bytes()
+        if large and self.hub.instead is not None:
+            content = self.hub.instead
         if f"{repo}/{file}" in self.hub.damaged:
             content = content[:-1] + bytes([content[-1] ^ 1])
         return self._send(content, headers, large=large)
@@ -281,7 +287,7 @@ class _Handler(BaseHTTPRequestHandler):
         large: bool = False,
     ) -> None:
         asked = _RANGE.match(self.headers.get("Range", ""))
-        if asked and status == HTTPStatus.OK:
+        if asked and self.hub.ranges and status == HTTPStatus.OK:
             first, last = int(asked[1]), int(asked[2] or len(body) - 1)
             headers = {**headers, "Content-Range": f"bytes {first}-{last}/{len(body)}"}
             body, status = body[first : last + 1], HTTPStatus.PARTIAL_CONTENT

@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from http import HTTPStatus
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -57,6 +58,7 @@ _README_BYTES = 50_000  # a longer one could take long to render
 _TIMEOUT = 10.0  # seconds until the Hub counts as unreachable
 _STEP = 256 * 1024  # bytes between two reports
 _RETRIES = 5  # of a broken connection, without any data in between
+_PAUSE = 1.0  # seconds before each
 _SILENT: Any = functools.partial(tqdm, disable=True)
 
 _cached_only: ContextVar[bool] = ContextVar("cached_only", default=False)
@@ -269,9 +271,14 @@ class _Repository:
 
 
 def _pieces(url: str, size: int) -> Iterator[bytes]:
-    """Yield a file's content as it arrives; resume where a connection broke."""
+    """Yield a file's content as it arrives; resume where a connection broke.
+
+    Raises:
+        OSError, HTTPError: when it broke too often without any content in between.
+    """
     done = failures = 0
     while done < size:
+        broken: Exception = OSError("it ended early")  # in an answer that is too short
         # Compressed, a second answer would not continue the first
         headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={done}-"}
         try:
@@ -279,18 +286,24 @@ def _pieces(url: str, size: int) -> Iterator[bytes]:
                 "GET", url, headers=headers, timeout=_TIMEOUT, retry_on_exceptions=()
             ) as response:
                 hf_raise_for_status(response)
+                # whoever knows no ranges begins anew
+                known = 0 if response.status_code == HTTPStatus.PARTIAL_CONTENT else done
                 for piece in response.iter_bytes(_STEP):
-                    done, failures = done + len(piece), 0
-                    yield piece
+                    new = piece[known:]
+                    known = max(0, known - len(piece))
+                    if new:
+                        done, failures = done + len(new), 0
+                        yield new
                     if done >= size:
                         return
         except HfHubHTTPError:
             raise
-        except HTTPError:
-            failures += 1
-            if failures > _RETRIES:
-                raise
-            time.sleep(1)
+        except HTTPError as error:
+            broken = error
+        failures += 1
+        if failures > _RETRIES:
+            raise broken
+        time.sleep(_PAUSE)
 
 
 def _cache_folder(repo: str) -> Path:

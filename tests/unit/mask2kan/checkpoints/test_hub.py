@@ -333,3 +333,23 @@ def test_a_heads_trunk_is_fetched_with_it(
     loaded = load_model("someone/pair", file="kan.safetensors", device="cpu")
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def test_a_server_without_ranges_begins_anew(served: FakeHub, large: Path) -> None:
+    served.ranges = False
+    served.cuts = [3 * 2**20, 2**20]
+    folder, name = hub.fetch("someone/large", None, None)
+    assert sha256_of(folder / name) == sha256_of(large / name)
+    assert served.count("GET", name) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"This network blocks files."])
+def test_answers_that_end_early_are_not_asked_for_without_end(
+    served: FakeHub, large: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    served.ranges = False
+    served.instead = content
+    monkeypatch.setattr(hub, "_PAUSE", 0)
+    with pytest.raises(CheckpointError, match="broke off: it ended early"):
+        hub.fetch("someone/large", None, None)
+    assert served.count("GET", "model.safetensors") <= hub._RETRIES + 2
