@@ -25,18 +25,30 @@ def require(
     Raises:
         ConfigError: for anything else; with ``whole`` also for what is no int.
     """
-    number = isinstance(value, int if whole else Real) and not isinstance(value, bool)
-    fits = number and low <= value <= high and -math.inf < value < math.inf
+    fits = _is_finite(value) and (isinstance(value, int) or not whole) and low <= value <= high
     if fits and not (above and value == low) and not (below and value == high):
         return
+    finite = "" if _is_finite(value) else "finite "
+    kind = "a whole number" if whole else f"a {finite}number"
+    limits = []
+    if low > -math.inf:
+        limits.append(f"greater than {_shown(low)}" if above else f"of at least {_shown(low)}")
     if high < math.inf:
-        expected = f"in {'(' if above else '['}{low:g}, {high:g}{')' if below else ']'}"
-    elif above:
-        expected = f"greater than {low:g}"
-    else:
-        expected = f"at least {low:g}" if low else "finite and not negative"
-    kind = "a whole number, " if whole else ""
-    raise ConfigError(f"{field} is {shortened(repr(value))}; it must be {kind}{expected}.")
+        limits.append(f"less than {_shown(high)}" if below else f"of at most {_shown(high)}")
+    if len(limits) == 2 and not above and not below:
+        limits = [f"from {_shown(low)} to {_shown(high)}"]
+    expected = " ".join([kind, " and ".join(limits)]).rstrip()
+    raise ConfigError(f"{field} is {shortened(repr(value))}; it must be {expected}.")
+
+
+def _shown(limit: float) -> str:
+    return str(limit) if isinstance(limit, int) else f"{limit:g}"
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return bool(-math.inf < value < math.inf)  # type: ignore[operator]  # large ints have no float
 
 
 def require_choice(kind: str, value: Any, choices: Iterable[str]) -> None:
@@ -50,22 +62,24 @@ def require_choice(kind: str, value: Any, choices: Iterable[str]) -> None:
         raise ConfigError(unknown(kind, str(value), names))
 
 
-def require_pair(field: str, value: Any) -> None:
-    """Require two numbers.
+def require_numbers(field: str, value: Any, count: int) -> None:
+    """Require a sequence of ``count`` finite numbers.
 
     Raises:
         ConfigError: for anything else.
     """
-    if len(value) != 2 or not all(isinstance(number, Real) for number in value):
-        raise ConfigError(f"{field} is {value!r}; expected two numbers.")
+    numbers = value if isinstance(value, (list, tuple)) else ()
+    if len(numbers) != count or not all(map(_is_finite, numbers)):
+        raise ConfigError(f"{field} is {shortened(repr(value))}; expected {count} finite numbers.")
 
 
-def require_range(field: str, value: Any) -> None:
-    """Require two finite numbers, 0 < lowest <= highest.
+def require_range(field: str, value: Any, otherwise: str = "") -> None:
+    """Require two finite numbers, 0 < lowest <= highest; ``otherwise`` says what else would do.
 
     Raises:
         ConfigError: for anything else.
     """
-    require_pair(field, value)
-    if not 0 < value[0] <= value[1] < math.inf:
-        raise ConfigError(f"{field} is {value!r}; expected 0 < lowest <= highest.")
+    require_numbers(field, value, 2)
+    if not 0 < value[0] <= value[1]:
+        instead = otherwise and f", or {otherwise}"
+        raise ConfigError(f"{field} is {value!r}; expected 0 < lowest <= highest{instead}.")

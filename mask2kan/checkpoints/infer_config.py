@@ -1,6 +1,7 @@
 """Read a model's configuration off its weights in our key names, and build it around them.
 
-Weights do not show the heads, the KAN's activation, mean and std: eight, SiLU and ImageNet's.
+Weights do not reveal the number of attention heads, the KAN's activation, mean and std: eight, SiLU
+and ImageNet's are assumed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mask2kan.checks import require
-from mask2kan.errors import CheckpointError, ConfigError
+from mask2kan.errors import CheckpointError, ConfigError, one_line
 from mask2kan.modeling.config import BACKBONES, ModelConfig
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.modeling.pixel_decoder import NUM_LEVELS
@@ -233,8 +234,9 @@ def build(checkpoint: Checkpoint) -> Mask2KAN:
     try:
         with torch.random.fork_rng(devices=[]):  # loading leaves a seeded stream alone
             model = Mask2KAN(checkpoint.config)
-    except ConfigError as error:
-        raise CheckpointError(f"{origin}: no such model can be built: {error}") from error
+    except (ConfigError, TypeError, ValueError, RuntimeError) as error:  # by odd fields of a config
+        reason = one_line(error)
+        raise CheckpointError(f"{origin}: no such model can be built: {reason}") from error
     target = model.state_dict()
     for key, value in target.items():
         if key.endswith("num_batches_tracked"):

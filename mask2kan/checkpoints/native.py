@@ -195,7 +195,7 @@ def read_native(contents: Contents, folder: Path, origin: str) -> Checkpoint:
     if not isinstance(fields, dict):
         raise CheckpointError("Its metadata has no config.")
     if not isinstance(card, dict):
-        raise CheckpointError("Its metadata's card is no table.")
+        raise CheckpointError("Its metadata's card is not an object.")
     return Checkpoint(
         origin,
         "native",
@@ -212,7 +212,7 @@ def _whole(tensors: dict[str, Tensor], trunk: Any, folder: Path) -> dict[str, Te
     if trunk is None:
         return tensors
     if not isinstance(trunk, dict):
-        raise CheckpointError(f"Its trunk is {trunk!r:.60}; expected a table.")
+        raise CheckpointError(f"Its trunk is {trunk!r:.60}; expected an object.")
     name, digest = (str(trunk.get(key, "")) for key in ("file", "sha256"))
     if (
         PurePath(name).name != name
@@ -237,7 +237,7 @@ def _settings(values: Any) -> InferenceSettings | None:
     if values is None:
         return None
     if not isinstance(values, dict):
-        raise CheckpointError("Its settings are no table.")
+        raise CheckpointError("Its settings are not an object.")
     try:
         return InferenceSettings.from_dict(values)
     except ConfigError as error:
@@ -246,9 +246,6 @@ def _settings(values: Any) -> InferenceSettings | None:
 
 def _config(fields: Mapping[str, Any]) -> ModelConfig:
     config = checked_config(fields)
-    colours = [value for colour in config.palette for value in colour]
-    if any(type(value) is not int or not 0 <= value <= 255 for value in colours):
-        raise CheckpointError("Its palette has values outside 0-255.")
     if sum(config.backbone_depths) > 1000:
         raise CheckpointError(f"Its backbone_depths are {config.backbone_depths}.")
     return config
@@ -257,7 +254,7 @@ def _config(fields: Mapping[str, Any]) -> ModelConfig:
 def _calibration(table: Any) -> dict[str, dict[str, Any]]:
     """Refuse all but finite ranges and thresholds: a map drawn on a broken range would mislead."""
     if not isinstance(table, dict) or not all(isinstance(row, dict) for row in table.values()):
-        raise CheckpointError("Its calibration is no table of tables.")
+        raise CheckpointError("Its calibration is not an object of objects.")
     for score, row in table.items():
         title = f"Its calibration of {score!r:.40} has"
         numbers = [row[key] for key in ("fpr05", "tpr95", "best_f1") if row.get(key) is not None]

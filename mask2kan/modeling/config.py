@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from mask2kan.checks import require, require_choice
+from mask2kan.checks import require, require_choice, require_numbers
 from mask2kan.errors import ConfigError
 
 Family = Literal["mask2kan", "mask2former", "mask2anomaly"]
@@ -90,6 +90,25 @@ class ModelConfig:
                 f"hidden_dim is {self.hidden_dim}; it must be even and a multiple of "
                 f"num_heads ({self.num_heads})."
             )
+        for field in ("backbone_depths", "backbone_num_heads", "class_names", "palette"):
+            if not isinstance(getattr(self, field), (list, tuple)):
+                raise ConfigError(f"{field} is {getattr(self, field)!r:.60}; expected a list.")
+        for field in ("backbone_depths", "backbone_num_heads"):
+            for number in getattr(self, field):
+                require(f"Every entry of {field}", number, 1, whole=True)
+        require("backbone_drop_path", self.backbone_drop_path, 0.0, 1.0, below=True)
+        require("scale_noise", self.scale_noise)
+        require("scale_base", self.scale_base)
+        require_numbers("grid_range", self.grid_range, 2)
+        require_numbers("pixel_mean", self.pixel_mean, 3)
+        require_numbers("pixel_std", self.pixel_std, 3)
+        for number, name in enumerate(self.class_names):
+            if not isinstance(name, str):
+                raise ConfigError(f"class_names[{number}] is {name!r}; expected text.")
+        for number, color in enumerate(self.palette):
+            require_numbers(f"palette[{number}]", color, 3)
+            for value in color:
+                require(f"Every value of palette[{number}]", value, 0, 255, whole=True)
         for field in ("class_names", "palette"):
             entries = len(getattr(self, field))
             if entries not in (0, self.num_classes):

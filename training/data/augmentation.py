@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mask2kan.checks import require, require_choice, require_pair, require_range
+from mask2kan.checks import require, require_choice, require_numbers, require_range
 
 VOID = 255
 OUTLIER = 254  # in label maps: a pixel of a pasted object, of no class
@@ -61,7 +61,7 @@ class Augmentation:
         Raises:
             ConfigError: naming the field, its value and what is allowed.
         """
-        require_pair("augmentation.crop", self.crop)
+        require_numbers("augmentation.crop", self.crop, 2)
         for side in self.crop:
             require("augmentation.crop", side, SHORTEST_SIDE, whole=True)
         require_range("augmentation.scale", self.scale)

@@ -93,7 +93,7 @@ class OutlierExposure:
         """
         require("outliers.probability", self.probability, 0.0, 1.0)
         if tuple(self.scale) != (0.0, 0.0):  # the object's own size
-            require_range("outliers.scale", self.scale)
+            require_range("outliers.scale", self.scale, "(0, 0) for the object's own size")
         require("outliers.feather", self.feather, 0.0)
         require_range("outliers.metres", self.metres)
 

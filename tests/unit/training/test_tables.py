@@ -186,16 +186,20 @@ TEXT = json.dumps(GOOD)
     [
         ("benchmark.json", "{", "Cannot read"),
         ("benchmark.json", "\x00\xff", "Cannot read"),
-        ("benchmark.json", [], "is no JSON object"),
+        ("benchmark.json", [], "is not a JSON object"),
         ("benchmark.json", {**GOOD, "protocol": 3}, "protocol is 3; expected str"),
-        ("benchmark.json", {**GOOD, "sets": [1]}, "sets is no JSON object"),
+        ("benchmark.json", {**GOOD, "sets": [1]}, "sets is not a JSON object"),
         (
             "benchmark.json",
             TEXT.replace("road_anomaly", "road_anomali"),
             "Unknown data set 'road_anomali'. Nearest: road_anomaly",
         ),
-        ("benchmark.json", TEXT.replace('"msp"', '"eam"'), "road_anomaly.scores.msp is no JSON"),
-        ("benchmark.json", TEXT.replace("0.2", "NaN"), "msp.ap is nan; it must be in [0, 1]"),
+        ("benchmark.json", TEXT.replace('"msp"', '"eam"'), "road_anomaly.scores.msp is not a JSON"),
+        (
+            "benchmark.json",
+            TEXT.replace("0.2", "NaN"),
+            "msp.ap is nan; it must be a finite number from 0 to 1",
+        ),
         ("benchmark.json", TEXT.replace("0.2", "20"), "msp.ap is 20; it must"),
         ("benchmark.json", TEXT.replace("0.2", "true"), "msp.ap is True; it must"),
         ("benchmark.json", TEXT.replace('"fpr95"', '"fpr"'), "msp.fpr95 is missing"),
@@ -209,7 +213,7 @@ TEXT = json.dumps(GOOD)
             json.dumps(ablation(default=[0.9])).replace('"default", "n"', '"defaults", "n"'),
             "Unknown experiment 'defaults'",
         ),
-        ("ablation.json", {"summary": [1]}, "settings is no JSON object"),
+        ("ablation.json", {"summary": [1]}, "settings is not a JSON object"),
     ],
 )
 def test_a_damaged_file_is_named_in_one_line(

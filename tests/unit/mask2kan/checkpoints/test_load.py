@@ -257,7 +257,7 @@ FAULTS = {
     ),
     "settings of another kind": (
         lambda t, m: m.update(settings=[1]),
-        r"settings are no table",
+        r"settings are not an object",
     ),
     "a trunk elsewhere": (
         lambda t, m: m.update(trunk={"file": "../x.safetensors", "sha256": "0" * 64}),
@@ -265,7 +265,42 @@ FAULTS = {
     ),
     "a trunk of another kind": (
         lambda t, m: m.update(trunk="x"),
-        r"trunk is 'x'; expected a table",
+        r"trunk is 'x'; expected an object",
+    ),
+    "a palette of numbers": (
+        lambda t, m: m["config"].update(palette=[7] * 11),
+        r"palette\[0\] is 7",
+    ),
+    "a palette of pairs": (
+        lambda t, m: m["config"].update(palette=[[1, 2]] * 11),
+        r"palette\[0\] is \(1, 2\); expected 3 finite numbers",
+    ),
+    "bright colours": (
+        lambda t, m: m["config"].update(palette=[[0, 0, 256]] * 11),
+        r"value of palette\[0\] is 256",
+    ),
+    "depths in a text": (
+        lambda t, m: m["config"].update(backbone_depths="1111111"),
+        r"backbone_depths is '1111111'; expected a list",
+    ),
+    "depths below 1": (
+        lambda t, m: m["config"].update(backbone_depths=[-1] * 7),
+        r"entry of backbone_depths is -1",
+    ),
+    "a mean of texts": (
+        lambda t, m: m["config"].update(pixel_mean=["a", "b", "c"]),
+        r"pixel_mean is \('a', 'b', 'c'\)",
+    ),
+    "a mean of two": (lambda t, m: m["config"].update(pixel_mean=[1, 2]), r"expected 3 finite"),
+    "a range of three": (lambda t, m: m["config"].update(grid_range=[0, 1, 2]), r"grid_range is"),
+    "a scale of nothing": (lambda t, m: m["config"].update(scale_base=None), r"scale_base is None"),
+    "names in an object": (
+        lambda t, m: m["config"].update(class_names={str(n): n for n in range(11)}),
+        r"class_names is .*; expected a list",
+    ),
+    "names that are numbers": (
+        lambda t, m: m["config"].update(class_names=list(range(11))),
+        r"class_names\[0\] is 0; expected text",
     ),
     "calibration": (
         lambda t, m: m.update(calibration={"msp": {"range": [0, "1"]}}),

@@ -385,7 +385,7 @@ def test_what_else_cannot_be_explained():
     with pytest.raises(ConfigError, match="Unknown anomaly score 'entrpy'. Nearest: entropy"):
         explain_pixel(prediction, 0, 0, "entrpy")
     for name in ("num_classes", "num_queries"):
-        with pytest.raises(ConfigError, match=f"{name} is 0; it must be at least 1"):
+        with pytest.raises(ConfigError, match=f"{name} is 0; it must be a number of at least 1"):
             explain_pixel(prediction, 0, 0, **{name: 0})
 
 

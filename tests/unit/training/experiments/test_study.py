@@ -222,7 +222,7 @@ def test_the_report_says_who_is_better_the_right_way_round():
     ("arguments", "message"),
     [
         (["--trunks", "one"], "is not NAME=CHECKPOINT"),
-        (["--seeds", "0"], "must be at least 1"),
+        (["--seeds", "0"], "must be a number of at least 1"),
         (["--data", "/nowhere"], "/nowhere"),
         (["--data", "synthetic", "--anomalies", "camvid_anomly"], "camvid_anomly"),
         (["--data", "synthetic", "--anomalies", "--split", "tset"], "tset"),
