@@ -7,6 +7,7 @@ score; below, the legend and all settings.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import threading
 import warnings
@@ -38,6 +39,7 @@ _PANEL, _MARGIN, _GAP = 3.6, 0.15, 0.15
 _HEAD, _CAPTION, _BAR, _ROW = 0.44, 0.22, 0.11, 0.2
 _TITLE, _TEXT = 11.5, 8.5
 _PATCH = 0.12
+_LONGEST_TEXT = 1000  # letters; no page is that wide
 
 _drawing = threading.Lock()
 
@@ -232,17 +234,32 @@ def _legend(
 
 def _width(text: str, size: float = _TEXT) -> float:
     """Measure a text, in inches."""
-    font, renderer = FontProperties(size=size), RendererAgg(1, 1, _DPI)
-    return float(renderer.get_text_width_height_descent(text, font, ismath=False)[0]) / _DPI
+    font = FontProperties(size=size)
+    return float(_renderer().get_text_width_height_descent(text, font, ismath=False)[0]) / _DPI
+
+
+@functools.cache
+def _renderer() -> RendererAgg:
+    return RendererAgg(1, 1, _DPI)
 
 
 def _fitted(text: str, width: float, size: float = _TEXT) -> str:
     """Shorten a text in its middle until it fits."""
-    length, shortened = len(text), text
-    while length > 4 and _width(shortened, size) > width:
-        length -= 1
-        shortened = f"{text[: length // 2]}…{text[-(length // 2) :]}"
-    return shortened
+
+    def shortened(length: int) -> str:
+        if length >= len(text):
+            return text
+        return f"{text[: length // 2]}…{text[-(length // 2) :]}"
+
+    # Names come from strangers' checkpoints: by halves, since each measurement takes a while
+    low, high = 4, min(len(text), _LONGEST_TEXT)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _width(shortened(middle), size) <= width:
+            low = middle
+        else:
+            high = middle - 1
+    return shortened(low)
 
 
 def _wrapped(text: str, width: float) -> list[str]:

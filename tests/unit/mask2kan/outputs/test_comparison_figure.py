@@ -18,6 +18,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from mask2kan.errors import ConfigError
 from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.predictor import Predictor
+from mask2kan.outputs import comparison_figure
 from mask2kan.outputs.comparison_figure import comparison_page, mask_quality, write_page
 from mask2kan.outputs.summary import Analysis
 from tests.tiny_models import tiny
@@ -143,3 +144,21 @@ def test_quality_is_scikit_learns() -> None:
         assert quality["F1"] == pytest.approx(f1)
         union = (valid & (mask | (truth == 1))).sum()
         assert quality["IoU"] == pytest.approx((mask & (truth == 1)).sum() / union)
+
+
+def test_a_very_long_name_is_measured_a_few_times(
+    analyses: Named, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each measurement takes as long as the text, and strangers name classes."""
+    measured: list[str] = []
+    width = comparison_figure._width
+    monkeypatch.setattr(
+        comparison_figure,
+        "_width",
+        lambda text, *size: (measured.append(text), width(text, *size))[1],
+    )
+    shown = comparison_figure._fitted("long name " * 1000, 2.0)
+    assert 10 < len(shown) < 60
+    assert "…" in shown
+    assert len(measured) < 15
+    assert width(shown) <= 2.0
