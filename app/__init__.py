@@ -1,6 +1,6 @@
 """The Gradio app: what people see and touch. It computes nothing itself; see ``mask2kan``.
 
-Gradio reads the environment when it is imported: no telemetry must be settled before.
+Gradio reads the environment when it is imported, so telemetry is switched off before.
 """
 
 from __future__ import annotations

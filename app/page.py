@@ -37,7 +37,7 @@ QUEUED: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 1}
 
 
 class _Page(gr.Blocks):
-    """Say a sentence, too, where Gradio itself refuses a request before our callbacks see it."""
+    """Give visitors a sentence also where Gradio refuses a request before our callbacks see it."""
 
     async def process_api(self, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -71,7 +71,7 @@ class BatchRow:
         return self.name if self.seconds is None else f"{self.name} · {self.seconds:.1f} s"
 
 
-# Each from a row with numbers of both models to what is larger the earlier it is to be shown.
+# Sort keys of rows with numbers of both models; the largest comes first.
 ORDERS: dict[str, Callable[[BatchRow], float]] = {
     "anomalous area": lambda row: max(model.anomalous_share for model in row.models),
     "highest score": lambda row: max(model.position for model in row.models),

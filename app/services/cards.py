@@ -56,8 +56,10 @@ def rendered(markdown: str, base: str = "") -> str:
     """Render Markdown without scripts, forms and external content; links lead from ``base``."""
 
     def placed(_: str, attribute: str, value: str) -> str | None:
-        if attribute != "href" or value.startswith("#"):
+        if attribute != "href":
             return value
+        if value.startswith("#"):  # headings have no anchors here
+            return None
         try:
             return urljoin(base, value)
         except ValueError:
@@ -75,7 +77,8 @@ def rendered(markdown: str, base: str = "") -> str:
 @functools.cache
 def _markdown() -> MarkdownIt:
     """Make a parser like the Hub's; pictures become their description."""
-    parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    parser = MarkdownIt("commonmark", {"html": True, "linkify": True})
+    parser.enable(["table", "strikethrough", "linkify"])
 
     def describe(_: Any, tokens: Any, index: int, *__: Any) -> str:
         return html.escape(tokens[index].content)

@@ -170,7 +170,7 @@ class Catalog:
 
 
 def size_of(model: Model) -> int:
-    """Count a model's bytes on disk; 0 where there are none, or that is not to be known."""
+    """Count a model's bytes on disk; 0 where there are none, or they cannot be counted."""
     if isinstance(model.place, str):
         path = Path(model.place).expanduser()
         with contextlib.suppress(OSError):

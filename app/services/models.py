@@ -53,6 +53,8 @@ _WORKING_BYTES = 3 * 2**29
 # Pixels of the pictures whose answers are kept: of each model, 4 of 2048×1024 or 16 of 1024×512.
 _ANSWER_PIXELS_KEPT = 2 * 4 * 2048 * 1024
 _LARGEST_ANSWER_KEPT = 2048 * 1024
+# Pictures whose queries are kept, 100 kB each, for the many edges of a KAN that people look at.
+_QUERIES_KEPT = 32
 # That of the examples: kernels and memory are chosen by size.
 _WARM_SIZE = (512, 1024, 3)
 
@@ -63,7 +65,7 @@ class Answer:
 
     Attributes:
         source: the checkpoint as it was asked for.
-        prediction: with the asked score and the semantic map already computed.
+        prediction: with the semantic map and the scores that were asked for already computed.
         device: ``cpu``, or the GPU's name.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
     """
@@ -96,6 +98,7 @@ class ModelService:
         self._fetches = Fetches()
         self._models: OrderedDict[str, Predictor] = OrderedDict()
         self._answers: LRUCache[tuple[str, str], Answer] = LRUCache(_ANSWER_PIXELS_KEPT, _pixels)
+        self._queries: LRUCache[tuple[str, str], Tensor] = LRUCache(_QUERIES_KEPT)
         self._comparison: Comparison | None = None
 
     def fetch(self, source: str, progress: Report | None = None) -> None:
@@ -166,8 +169,11 @@ class ModelService:
         self._fetch_missing([model], progress)
         with self._computing(picture):
             kan = kan_head(self._predictor(model).model)
-            [answer] = self._compute([model], picture, ())
-            return kan, torch.from_numpy(answer.prediction.queries)
+            key = (_identity(model), _fingerprint(picture))
+            if key not in self._queries:
+                [answer] = self._compute([model], picture, ())
+                self._queries[key] = torch.from_numpy(answer.prediction.queries)
+            return kan, self._queries[key]
 
     @contextlib.contextmanager
     def _computing(self, picture: NDArray[np.uint8]) -> Iterator[None]:
@@ -238,7 +244,8 @@ class ModelService:
                 height, width = picture.shape[:2]
                 logger.info("%s looked at a picture of %d × %d", asked.name, width, height)
         for key, answer in answers.items():
-            answer.prediction.prepare(scores)
+            if scores:
+                answer.prediction.prepare(scores)
             if _pixels(answer) <= _LARGEST_ANSWER_KEPT:
                 self._answers[key] = answer
             else:  # what such a picture took is not kept for the next
@@ -284,6 +291,7 @@ class ModelService:
     def _forget(self, error: BaseException) -> None:
         traceback.clear_frames(error.__traceback__)  # their locals hold models and activations
         self._answers.clear()
+        self._queries.clear()
         self._models.clear()
         self._comparison = None
         gc.collect()

@@ -29,7 +29,7 @@ _SECONDS_BETWEEN_UPDATES = 0.7
 _COLUMNS = ("area", "regions", "largest", "highest")
 # Whole batches wait for each other here; their pictures wait in the service, with everybody's.
 _QUEUED: dict[str, Any] = {"concurrency_id": "batch", "concurrency_limit": 2}
-# In the queue without waiting in it: what fails outside of it says so nowhere on the page.
+# In the queue without waiting in it: an event outside of it cannot show its error on the page.
 UNLIMITED: dict[str, Any] = {
     "concurrency_limit": None,
     "show_progress": "hidden",
@@ -67,8 +67,10 @@ def batch_tab(
                 elem_id="batch-files",
             )
             with gr.Row():
-                run = gr.Button(variant="primary", **_named("run", "lg"))
-                cancel = gr.Button(variant="stop", visible=False, **_named("cancel", "lg"))
+                run = gr.Button(BATCH["run"], variant="primary", **_look("run", "lg"))
+                cancel = gr.Button(
+                    BATCH["cancel"], variant="stop", visible=False, **_look("cancel", "lg")
+                )
             note = gr.Markdown(elem_id="batch-note", min_height=64, container=True, visible=False)
             order = gr.Dropdown(
                 [(BATCH[name], name) for name in ORDERS],
@@ -78,10 +80,10 @@ def batch_tab(
             )
             with gr.Row():
                 table_file, archive = (
-                    gr.DownloadButton(visible=False, **_named(name, "md"))
+                    gr.DownloadButton(BATCH[name], visible=False, **_look(name, "md"))
                     for name in ("csv", "zip")
                 )
-            opener = gr.Button(visible=False, **_named("open", "md"))
+            opener = gr.Button(BATCH["open"], visible=False, **_look("open", "md"))
         with gr.Column(scale=3, min_width=300):
             gallery = gr.Gallery(
                 label=BATCH["gallery"],
@@ -282,8 +284,8 @@ def _file_of(batch: Batch, row: BatchRow, turn: Turn) -> Path:
         return path if path.is_file() else write_bytes(path, png_bytes(read_item(item)))
 
 
-def _named(name: str, size: Literal["md", "lg"]) -> dict[str, Any]:
-    return {"value": BATCH[name], "size": size, "min_width": 110, "elem_id": f"batch-{name}"}
+def _look(name: str, size: Literal["md", "lg"]) -> dict[str, Any]:
+    return {"size": size, "min_width": 110, "elem_id": f"batch-{name}"}
 
 
 def _pictures(batch: Batch) -> list[tuple[str, str]]:

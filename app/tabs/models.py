@@ -220,7 +220,7 @@ class ModelsHandlers:
         return MODELS["done"].format(title=entry.title, size=size)
 
     def cancel(self, request: gr.Request) -> Any:
-        """Stop this visitor's download; Cancel rests."""
+        """Stop this visitor's download and disable Cancel."""
         event = self._cancelled.get(str(request.session_hash))
         if event is not None:
             event.set()

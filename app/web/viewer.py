@@ -1,8 +1,8 @@
 """The browser viewer: the values it gets, and the component.
 
 A result travels once: picture, labels (uint8) and scores (uint16 over the picture's own minimum and
-maximum), gzipped; the page redraws by itself. Pictures above 2048 pixels are shown by every n-th
-pixel, not by averages: what is read under the cursor is a value the model gave.
+maximum), gzipped; the page redraws by itself. Maps of pictures above 2048 pixels are shown by
+every n-th value, not by averages: what is read under the cursor is a value the model gave.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ LONGEST = 2048
 _DIVERGING = "BrBG"
 
 _BACKBONES = {
+    "efficientnet_lite0": "EfficientNet-Lite0",
     "mobilenetv2": "MobileNetV2",
     "r50": "ResNet-50",
     "swin_t": "Swin-T",

@@ -89,7 +89,8 @@ def test_links_lead_to_the_repository_in_a_page_of_their_own() -> None:
     files = "https://hub.example/someone/tiny/blob/main"
     assert place("[x](./a/train.py)") == f"{files}/a/train.py"
     assert place('<a href="train.py">x</a>') == f"{files}/train.py"
-    assert place("[x](#below)") == "#below"
+    assert place("[x](#below)") == ""  # headings have no anchors here
+    assert place("see https://else.example/z") == "https://else.example/z"
     assert place("[x](mailto:a@b.example)") == "mailto:a@b.example"
     assert place("[x](https://else.example/y)") == "https://else.example/y"
     assert not place('<a href="https://[">x</a>')

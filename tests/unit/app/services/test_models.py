@@ -297,3 +297,20 @@ def test_a_model_too_large_to_warm_does_not_keep_the_next_one_cold(
     service.warm(checkpoints[:2]).join(SECONDS)
     assert len(sides) == 2
     assert len(service._models) == 1  # the first one was forgotten
+
+
+def test_the_edges_of_a_kan_on_a_large_picture_are_answered_by_one_pass(
+    service: ModelService, checkpoints: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers of large pictures are not kept, their queries are."""
+    monkeypatch.setattr(service_module, "_LARGEST_ANSWER_KEPT", 64 * 64 - 1)
+    calls: list[int] = []
+    run = Predictor.__call__
+    monkeypatch.setattr(
+        Predictor, "__call__", lambda *args, **options: (calls.append(1), run(*args, **options))[1]
+    )
+    inputs = [service.inside(checkpoints[0], IMAGE)[1] for _ in range(3)]
+    assert len(calls) == 1
+    assert torch.equal(inputs[0], inputs[2])
+    [answer] = service.answers(checkpoints[:1], IMAGE, "msp")
+    assert torch.equal(inputs[0], torch.from_numpy(answer.prediction.queries))
