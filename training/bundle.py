@@ -1,6 +1,7 @@
 """Bundle a trained pair as checkpoints that come with the project.
 
-    python -m training.bundle runs/road_pair_end --name road --settings weights/road_settings.json
+    python -m training.bundle runs/road_pair_end --name road \
+        --settings training/results/road_settings.json
 
 Writes ``mask2kan_<name>``, ``mask2former_<name>`` and their ``<name>_trunk`` in float16, without
 calibration: next come ``training.calibrate`` and ``training.cards``.

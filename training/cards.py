@@ -96,6 +96,8 @@ def update_manifest(manifest: Path, entry: dict[str, str]) -> None:
     entries = read_record(manifest).get("weights") if manifest.is_file() else []
     if not isinstance(entries, list):
         raise ConfigError(f"{manifest} has no list of weights; repair it, or remove it.")
+    if not all(isinstance(item, dict) and "name" in item for item in entries):
+        raise ConfigError(f"{manifest} lists weights without a name; repair it, or remove it.")
     by_name = {item["name"]: item for item in [*entries, entry]}
     write_record(manifest, {"weights": [by_name[name] for name in sorted(by_name)]})
 

@@ -22,10 +22,11 @@ from tqdm import tqdm
 
 from mask2kan.checks import require
 from mask2kan.cli.run import run_command
-from mask2kan.errors import ConfigError
+from mask2kan.errors import ConfigError, one_line
 from mask2kan.media.files import atomic_writer
 
 from .data.base import IMAGE_TYPES, Pair
+from .data.faults import Fault, FaultError
 from .data.folders import data_places, find_data
 from .data.mixture import parts_of
 from .data.reading import Array, decode_image, decode_label, read_file
@@ -100,13 +101,17 @@ def _inside(path: Path) -> str:
 
 def _extra(file: Path, quality: int, longest_side: int) -> bytes:
     """Read a file as it is; shrink an image with transparency, such as a cut-out."""
-    content = file.read_bytes()
+    content = read_file(file)
     if file.suffix.lower() not in IMAGE_TYPES:
         return content
-    with Image.open(io.BytesIO(content)) as opened:
-        if opened.mode != "RGBA":
-            return content
-        pixels = _shrunk(np.asarray(opened), longest_side // 2)
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            if opened.mode != "RGBA":
+                return content
+            pixels = _shrunk(np.asarray(opened), longest_side // 2)
+    except OSError as error:  # or the archive would be said not to be writable
+        message = f"{one_line(error)}; expected an image"
+        raise FaultError(Fault(file, "damaged-image", message)) from error
     smaller = _webp(pixels, quality)
     return smaller if len(smaller) < len(content) else content
 

@@ -45,8 +45,8 @@ class TrainConfig:
             folder with both; empty for the model's own.
         branch_of: run folder whose weights, optimizer and average to go on from, in a new run.
         fresh: parts of the checkpoint to make anew, of ``mask_embed`` and ``class_embed``.
-        trainable: ``heads`` are ``mask_embed`` and ``class_embed``; ``frozen_backbone`` is the
-            thesis's "encoder".
+        trainable: ``heads`` for ``mask_embed`` and ``class_embed`` alone; ``frozen_backbone`` is
+            the thesis's "encoder".
         objective: ``distillation`` teaches a new ``mask_embed`` the checkpoint's, from images
             alone.
         data: folder, name or ``synthetic``.
@@ -207,7 +207,7 @@ def _fitting(key: str, before: Any, value: Any) -> Any:
             raise ConfigError(f"{key} is {value!r}; expected the form of {before!r}.")
     if type(value) is not type(before):
         raise ConfigError(
-            f"{key} is {value!r} ({type(value).__name__}); expected a "
-            f"{type(before).__name__} such as {before!r}."
+            f"{key} is {value!r} ({type(value).__name__}); expected "
+            f"{type(before).__name__}, such as {before!r}."
         )
     return value

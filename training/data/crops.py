@@ -27,8 +27,8 @@ class Batch(TypedDict):
     """Training crops.
 
     ``images`` (B, 3, h, w), bytes, float32 in [0, 1] once ``prepared``; ``labels`` (B, h, w),
-    bytes, then int64, as in ``training.data.label_space``; each crop's image, number in the run and
-    ``view`` (equal for equal crops; its number, unless crops repeat).
+    bytes, then int64, as in ``training.data.label_space``; ``names`` of the images, ``numbers`` in
+    the run, and ``views`` (equal for equal crops; the number where crops never repeat).
     """
 
     images: Tensor

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator
 
+import torch
 from accelerate import Accelerator
 
 from mask2kan.errors import ConfigError
@@ -21,7 +23,10 @@ def join_processes(batch_size: int, mixed_precision: str | None) -> Accelerator:
     Raises:
         ConfigError: when they cannot share them equally.
     """
+    # By itself, accelerate takes the processes of torchrun for several runs where there is no GPU
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(
+        cpu=several and not torch.accelerator.is_available(),
         mixed_precision=mixed_precision,
         rng_types=[],
         fsdp_plugin=sharding_asked_for(),
@@ -40,6 +45,8 @@ def join_processes(batch_size: int, mixed_precision: str | None) -> Accelerator:
 
 def any_process(accelerator: Accelerator, answer: bool) -> bool:
     """Return whether ``answer`` holds on any process; a collective."""
+    if accelerator.num_processes == 1:
+        return answer  # without waiting for the device
     if answer:
         accelerator.set_trigger()
     return bool(accelerator.check_trigger())

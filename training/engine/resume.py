@@ -33,6 +33,7 @@ def restore(
 
     ``own_rates`` keeps the optimizer's learning rates and decay and restores its moments alone.
     """
+    # set_state_dict overwrites the groups' options; their parameters stay their own
     groups = [{**group, "params": None} for group in optimizer.param_groups]
     set_state_dict(
         module,

@@ -224,11 +224,11 @@ class RunFolder:
         self._tell("finish")
 
     def _tell(self, method: str, *values: Any, only: str = "", **options: Any) -> None:
-        """Pass values to the trackers; none may end the run."""
+        """Pass values to the trackers; none may end the run, whatever a service's client raises."""
         for tracker in [each for each in self._trackers if only in ("", each.name)]:
             try:
                 getattr(tracker, method)(*values, **options)
-            except OSError as error:
+            except Exception as error:
                 logger.warning("%s gets no more of this run: %s", tracker.name, error)
                 self._trackers.remove(tracker)
 

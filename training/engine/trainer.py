@@ -86,6 +86,7 @@ class Trainer:
         self.accelerator = join_processes(config.batch_size, mixed_precision)
         self.progress = progress and self.accelerator.is_main_process
         self.run = RunFolder(folder, tracker)
+        # Collectives, here and below: every process reaches them, whatever it sees on its own disk
         resume = main_process(self.accelerator, resume and self.run.has_state)
         if resume:
             self.run.require_same(config)
@@ -187,7 +188,7 @@ class Trainer:
             ImageError: when an image cannot be read.
         """
         window: list[dict[str, Tensor]] = []
-        started = saved = since = time.monotonic()
+        started = last_saved = window_start = time.monotonic()
         bar = tqdm(
             total=self.config.steps,
             initial=self.step,
@@ -207,21 +208,21 @@ class Trainer:
                 bar.update()
                 last = self.step == self.config.steps
                 if self.step % LOG_EVERY == 0 or last:
-                    losses = self._log(window, time.monotonic() - since)
+                    losses = self._log(window, time.monotonic() - window_start)
                     bar.set_postfix(loss=f"{losses['loss']:.3g}", best=f"{self.best:.3f}")
-                    window, since = [], time.monotonic()
+                    window, window_start = [], time.monotonic()
                 if last:
                     self._save(draw=False)  # or a validation that fails would lose the weights
                 if self._validation_is_due():
                     paused = time.monotonic()
                     self._validate()
-                    since += time.monotonic() - paused  # no part of the window's speed
+                    window_start += time.monotonic() - paused  # no part of the window's speed
                 if self.minutes is not None and time.monotonic() - started > 60.0 * self.minutes:
                     self._ask_to_stop()
                 stop = self._agree_to_stop()
-                if last or stop or self._save_is_due(saved):
+                if last or stop or self._save_is_due(last_saved):
                     self._save()
-                    saved = time.monotonic()
+                    last_saved = time.monotonic()
                 if stop:
                     break
         return self.best
@@ -230,11 +231,11 @@ class Trainer:
         on_time = self.step % self.config.eval_every == 0 or self.step == self.config.steps
         return on_time and self._validated != self.step
 
-    def _save_is_due(self, saved: float) -> bool:
+    def _save_is_due(self, last_saved: float) -> bool:
         """Return whether to save; the main process's clock decides for all."""
         if self.config.save_every:
             return self.step % self.config.save_every == 0
-        late = time.monotonic() - saved > 60.0 * self.config.save_minutes
+        late = time.monotonic() - last_saved > 60.0 * self.config.save_minutes
         return main_process(self.accelerator, late)
 
     def _ask_to_stop(self) -> None:

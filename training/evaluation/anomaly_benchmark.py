@@ -141,7 +141,7 @@ class Benchmark:
 
 
 def _figures(metrics: dict[str, Any]) -> dict[str, float | None]:
-    """Select what is reported; NaN, which is no JSON, becomes None."""
+    """Select what is reported; NaN, which JSON lacks, becomes None."""
     reported = [key for key in (*PIXEL_FIGURES, *COMPONENT_FIGURES) if key in metrics]
     return {key: None if math.isnan(metrics[key]) else float(metrics[key]) for key in reported}
 

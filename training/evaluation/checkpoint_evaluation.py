@@ -36,6 +36,7 @@ from ..data.registry import (
 from ..data.sets.cityscapes import Cityscapes
 from ..metrics import CityscapesEvaluator
 from ..metrics.regions import RegionCounter
+from ..reporting.evaluation import CITYSCAPES_FIGURES
 from ..reporting.plots import draw_confusion
 from ..reporting.side_images import SideImages
 from .measure import (
@@ -51,7 +52,6 @@ from .measure import (
     predictions_of,
 )
 
-BENCHMARK_FIGURES = ("iou", "iiou", "category_iou", "category_iiou")
 DATA_SETS = (*SEGMENTATION_SETS, *SYNTHETIC_SETS, *ANOMALY_SETS)
 
 
@@ -167,7 +167,7 @@ def _measure_classes(
     figures = {"pictures": len(chosen), **meter.compute()}
     if cityscapes is not None:
         official = benchmark.compute()
-        figures |= {name: official[name] for name in BENCHMARK_FIGURES}
+        figures |= {name: official[name] for name in CITYSCAPES_FIGURES}
     return figures, extremes, meter.evaluator.confusion
 
 

@@ -36,7 +36,7 @@ class JobFolder:
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         if record in self:
             before = self.read(record)
-            for key in growing:
+            for key in growing:  # old and new entries stay on record; only common ones must agree
                 earlier, now = before.get(key, {}), self.settings[key]
                 before[key], self.settings[key] = now | earlier, earlier | now
             old, new = dict(flat(before)), dict(flat(self.settings))

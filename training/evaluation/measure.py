@@ -44,7 +44,7 @@ def measure(
     predict: Callable[[Sample], Iterable[P]],
     images: Images,
     chosen: Iterable[int],
-    meters: Iterable[Sequence[Meter[P]]],
+    meters: Sequence[Sequence[Meter[P]]],
     *,
     stop: Callable[[], bool] = lambda: False,
     **bar: Any,

@@ -204,10 +204,11 @@ class Study:
         for head, meter in overlap.items():
             metrics[head]["miou"] = meter.compute()["miou"]
         for name, images in self._anomalies.items():
-            ranked = {head: ScoreMeter(Prediction.anomaly) for head in models}
-            predict, each = predictions_of(together, SCORES), [[ranks] for ranks in ranked.values()]
+            ranking = {head: ScoreMeter(Prediction.anomaly) for head in models}
+            predict = predictions_of(together, SCORES)
+            each = [[ranks] for ranks in ranking.values()]
             measure(predict, images, self._chosen(images), each, disable=True)
-            for head, ranks in ranked.items():
+            for head, ranks in ranking.items():
                 for score, evaluator in ranks.evaluators.items():
                     figures = evaluator.compute()
                     for figure in ("ap", "auroc", "fpr95"):

@@ -64,7 +64,7 @@ Trained = Mask2KAN | HeadPair
 
 
 def members(model: Trained) -> dict[str, Mask2KAN]:
-    """Return the models by the folder they are saved in; a single one is saved in the run's own."""
+    """Return the models by subfolder of the run; a single one lies in the run folder itself."""
     if isinstance(model, HeadPair):
         return {KAN_HEAD: model.kan, MLP_HEAD: model.mlp()}
     return {"": model}

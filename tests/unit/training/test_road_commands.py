@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import tarfile
 
 import numpy as np
@@ -78,6 +79,17 @@ def test_what_is_packed_is_what_training_reads(archive):
     assert len([name for name in names if name.endswith(".webp")]) == len(
         [name for name in names if name.endswith(".png")]
     )
+
+
+def test_an_extra_that_is_no_image_is_named(archive, tmp_path, monkeypatch, capsys):
+    (tmp_path / "objects").mkdir()
+    (tmp_path / "objects" / "cow.png").write_bytes(b"no image")
+    shutil.copytree(archive.parents[1] / "camvid", tmp_path / "camvid")
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    out = tmp_path / "out.tar.xz"
+    assert pack.main([str(out), "--data", "camvid", "--extra", "objects"]) == 2
+    assert "cow.png: damaged-image: cannot identify image file" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_a_visit_brings_back_three_pairs_and_what_was_logged(visited):

@@ -112,9 +112,12 @@ def test_a_tracker_hears_what_the_folder_is_told(tmp_path, monkeypatch):
     assert not heard
 
 
-def test_a_tracker_that_fails_does_not_end_the_run(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("service down")], ids=str
+)
+def test_a_tracker_that_fails_does_not_end_the_run(tmp_path, caplog, error):
     def log(values, step):
-        raise OSError(28, "No space left on device")
+        raise error
 
     trainer = tiny_trainer(tmp_path, "steps=2", "eval_every=1")
     trainer.run._trackers[0].log = log

@@ -103,7 +103,7 @@ class _Fields:
 
     def __init__(self, content: Any, place: str = "") -> None:
         if not isinstance(content, dict):
-            raise ConfigError(f"{place} is no JSON object.")
+            raise ConfigError(f"{place} is not a JSON object.")
         self.content, self.place = content, place
 
     def value(self, key: str, kind: type) -> Any:

@@ -22,7 +22,9 @@ import torch
 from tests.tiny_runs import TINY
 
 ROOT = Path(__file__).resolve().parents[4]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+if torch.accelerator.is_available():
+    ENVIRONMENT["ACCELERATE_USE_CPU"] = "true"
 pytestmark = pytest.mark.slow
 
 

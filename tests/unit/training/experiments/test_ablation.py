@@ -288,8 +288,8 @@ def test_other_settings_and_damaged_results_are_refused(
     run = tmp_path / "runs" / "relu_0.json"
     good = run.read_text()
     for text, said in (
-        ("{", "Cannot read"),
-        ("[]", "no JSON object"),
+        ("{", "is damaged"),
+        ("[]", "not a JSON object"),
         (good.replace('"relu"', '"order_2"'), "holds the run 'order_2'"),
         (good.replace('"val_accuracy"', '"other"'), "no number 'val_accuracy'"),
     ):
