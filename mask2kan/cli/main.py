@@ -136,7 +136,7 @@ def _image_options(add: Callable[..., Any]) -> None:
         "--dtype",
         choices=("auto", *DTYPES),
         default="auto",
-        help="of the arithmetic; auto takes bfloat16 where the device is faster with it",
+        help="of the arithmetic; auto takes bfloat16 on GPUs and CPUs made for it",
     )
     add(
         "--max-side",

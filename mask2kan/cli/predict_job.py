@@ -46,6 +46,7 @@ class PredictJob:
             expected = (task[0], image_stamp(task[0]), self.options)
             if (facts["picture"], facts["picture_stamp"], facts["options"]) != expected:
                 return False
+            facts["score16"]  # version 0.1 wrote other codes, without this
             return all((self.out / name).is_file() for name in facts["files"])
         except (OSError, ValueError, KeyError, TypeError):
             return False

@@ -79,6 +79,19 @@ def test_resume_does_what_is_missing(command, tmp_path, capsys):
         assert path.name.startswith("b") or path.stat().st_mtime_ns == before[path.name]
 
 
+def test_resume_redoes_what_an_older_version_made(command, tmp_path, capsys):
+    """Its 16-bit scores had another range, which the summary did not state."""
+    out = tmp_path / "old"
+    assert main([*command, str(out)]) == 0
+    for path in out.rglob("*.json"):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts.pop("score16", None)
+        path.write_text(json.dumps(facts), encoding="utf-8")
+    capsys.readouterr()
+    assert main([*command, str(out), "--resume"]) == 0
+    assert "were done before" not in capsys.readouterr().out
+
+
 def test_resume_redoes_what_other_settings_or_images_made(command, images, tmp_path, capsys):
     out = tmp_path / "out"
 
