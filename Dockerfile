@@ -1,6 +1,6 @@
 # The app in a container, also as a Hugging Face Docker Space (user 1000, port 7860):
 #   docker build -t mask2kan . && docker run --rm -p 7860:7860 mask2kan
-# On a machine with an NVIDIA card, `docker run --gpus all ...` uses it.
+# On a machine with an NVIDIA GPU, `docker run --gpus all ...` uses it.
 FROM python:3.12-slim
 
 RUN useradd --create-home --uid 1000 user
