@@ -50,7 +50,7 @@ class Label:
 
 
 @dataclasses.dataclass(frozen=True)
-class QueryLook:
+class QueryView:
     """One query in one view; the probabilities' product is its part in that view's class score."""
 
     mirrored: bool  # of the left-right flipped image
@@ -68,7 +68,7 @@ class QueryPart:
     class_probability: float  # p_qc
     mask_probability: float  # m_q at the pixel
     label: Label
-    views: tuple[QueryLook, ...]
+    views: tuple[QueryView, ...]
     mask: NDArray[np.uint8]  # (h', w') thumbnail of the mask, 255 times its probability
 
     def to_json(self) -> dict[str, Any]:
@@ -293,7 +293,7 @@ def _query_parts(
             mask_probability=float(masks[:, query].mean()),
             label=_label(labels[query], names),
             views=tuple(
-                QueryLook(
+                QueryView(
                     sample.mirrored,
                     float(sample.probabilities[query, of_class]),
                     float(sample.masks[query]),

@@ -73,6 +73,7 @@ def strip_rows(views: Sequence[View], geometry: Geometry, max_elements: int | No
         for view in views
     )
     step = max(1, max_elements // largest)
+    # Whole rows of the masks: each is then resized for one strip, or two at its edge
     return step - step % MASK_STRIDE if step > MASK_STRIDE else step
 
 

@@ -163,7 +163,7 @@ class Predictor:
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-            # Outside the block above: until there, the error holds on to what was computed.
+            # After the block above: until its end, the error's traceback keeps tensors alive.
             short = True
             self.run.release()
             release_memory(self.device)

@@ -36,8 +36,9 @@ REFINE_PROBABILITY = 0.95  # a query must be this sure of its class to veto anom
 REFINE_MASK = 0.5  # of class probability times mask
 _EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
 
-# Cityscapes' train ids 2 to 10, as in Mask2Anomaly's refinement: static and not the road. By name,
-# so that other label sets of roads can be refined too (CamVid's last two).
+# Cityscapes' train ids 2 to 10, as in Mask2Anomaly's refinement: background that is neither
+# drivable nor an object. By name, so that other label sets of roads can be refined too (CamVid's
+# last two).
 _CITYSCAPES_BACKGROUND = (
     *("building", "wall", "fence", "pole", "traffic light"),
     *("traffic sign", "vegetation", "terrain", "sky"),
@@ -101,7 +102,8 @@ def _surprises(class_scores: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
     """Return the sum of the class scores, their shares of it, -log of these, and log K."""
     total = class_scores.sum(dim=0)
     share = class_scores / torch.where(total > 0, total, 1)
-    # 0 log 0 is 0; clamping is several times faster than torch.special.entr
+    # 0 log 0 is 0; clamping is several times faster than torch.special.entr. By float32's smallest
+    # number in float64, too, so that explanations agree with the maps.
     surprise = -torch.log(share.clamp(min=torch.finfo(torch.float32).tiny))
     return total, share, surprise, math.log(max(class_scores.shape[0], 2))  # log 1 would be 0
 

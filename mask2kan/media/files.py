@@ -84,8 +84,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ConfigError(f"Cannot read {path}: {error}.") from error
     except ValueError as error:
         raise ConfigError(
-            f"Cannot read what was written before: {path} is damaged ({error}). Delete it; the "
-            "command that wrote it makes it again."
+            f"{path} is damaged ({error}). Repair it, or delete it if a command can make it again."
         ) from error
 
 
@@ -102,7 +101,7 @@ def parse_object(data: bytes | str, *, finite: bool = True) -> dict[str, Any]:
         return dict(pairs)
 
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON")
+        raise ValueError(f"{constant} is not valid JSON")
 
     try:
         value = json.loads(
@@ -111,7 +110,7 @@ def parse_object(data: bytes | str, *, finite: bool = True) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(value, dict):
-        raise ValueError("it is no JSON object")  # noqa: TRY004 - of the text
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 - of the text
     return value
 
 

@@ -74,7 +74,7 @@ def ms_deform_attn(
 
 @functools.cache
 def choose_backend(
-    device: torch.device,
+    device: torch.device | str,
     request: str = "auto",
     dtype: torch.dtype = torch.float32,
     head_size: int = 32,
@@ -86,6 +86,7 @@ def choose_backend(
     Raises:
         BackendError: for an unknown backend, or one that cannot run on this device.
     """
+    device = torch.device(device)
     chosen, reason = _choose(device, request, dtype, head_size)
     _log.info("ms_deform_attn on %s: %s backend (%s asked for)", device, chosen, request)
     if reason:

@@ -9,7 +9,7 @@ random shapes against float64; their times at the encoder's shapes against the g
 where their sources are given, the original's kernels; compute-sanitizer over small cases; the whole
 model and a training step against transformers with the same weights, both under autocast to the
 same type; and how far bfloat16 moves the bundled models. Results are printed and written to
-tests/benchmarks/results/gpu_<card>.json, section by section.
+tests/benchmarks/results/gpu_<name>.json, section by section.
 
 Times are the card's own (events), the median over rounds in which the sides run by turns on inputs
 that change from call to call; of the model and the training step, wall-clock time with the card
@@ -86,13 +86,13 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also torch.compile: minutes more")
     parser.add_argument("--minutes", type=float, default=BUDGET_MINUTES, help="default %(default)s")
     parser.add_argument(
-        "--json", type=Path, help="default tests/benchmarks/results/gpu_<card>.json"
+        "--json", type=Path, help="default tests/benchmarks/results/gpu_<name>.json"
     )
     parser.add_argument("--rehearse", action="store_true", help="on the processor, at toy sizes")
     parser.add_argument("--sanitized", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not arguments.rehearse and not torch.cuda.is_available():
-        raise SystemExit("No CUDA card was found; --rehearse runs this script without one.")
+        raise SystemExit("No CUDA GPU was found; --rehearse runs this script without one.")
     if arguments.sanitized:
         sanitized()
         return

@@ -37,5 +37,5 @@ def test_without_a_card_it_says_so():
     done = run()
     assert done.returncode == 1
     assert done.stderr.strip() == (
-        "No CUDA card was found; --rehearse runs this script without one."
+        "No CUDA GPU was found; --rehearse runs this script without one."
     )

@@ -54,7 +54,7 @@ def test_a_record_may_hold_what_is_no_json(tmp_path):
     [
         (b"{", "is damaged"),
         (b"\xff\xfe", "is damaged"),
-        (b"[1]", "it is no JSON object"),
+        (b"[1]", "it is not a JSON object"),
         (b'{"a": 1, "a": 2}', "a key occurs twice"),
         (b"[" * 100_000, "nested too deeply"),
     ],
@@ -70,7 +70,7 @@ def test_another_record_is_refused(tmp_path, content, message):
 
 def test_foreign_json_is_finite():
     assert parse_object('{"a": 1.5}') == {"a": 1.5}
-    with pytest.raises(ValueError, match="NaN is no JSON"):
+    with pytest.raises(ValueError, match="NaN is not valid JSON"):
         parse_object('{"a": NaN}')
 
 

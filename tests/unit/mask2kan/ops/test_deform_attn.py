@@ -290,6 +290,7 @@ def fresh_choice() -> Iterator[Callable[[], None]]:
 
 def test_backend_choice(fresh_choice: Callable[[], None]) -> None:
     assert choose_backend(torch.device("cpu")) == ("cpu" if fused.missing() else "fused")
+    assert choose_backend("cpu") == choose_backend(torch.device("cpu"))
     assert choose_backend(torch.device("mps")) == "reference"
     assert choose_backend(torch.device("cpu"), "reference") == "reference"
     with pytest.raises(BackendError, match="Known: auto, cpu, cuda, fused, reference"):
