@@ -60,10 +60,13 @@ class Handlers:
         score: str,
         example: str,
         progress: gr.Progress = BAR,
-    ) -> dict[str, Any] | None:
-        """Run both models on one picture: the viewer's value."""
+    ) -> Any:
+        """Run both models on one picture: the viewer's value, which stays where there is none.
+
+        A request that was sent before a picture was opened may be answered after its result.
+        """
         if not picture:
-            return None
+            return gr.skip()
         path = sample(example)
         mask = truth_of(path) if path and not truth else None
         if mask:
@@ -82,6 +85,8 @@ class Handlers:
         progress: gr.Progress = BAR,
     ) -> tuple[dict[str, Any] | None, str]:
         """Do the same for a picture of the visitor's own, so no longer an example."""
+        if not picture:  # removed
+            return None, ""
         return self.look(picture, truth, white, left, right, score, "", progress), ""
 
     def look_at_given(

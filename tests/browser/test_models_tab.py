@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from gradio_client import Client
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
 from playwright.sync_api import Browser, Page, expect
 from safetensors.torch import save_file
 
@@ -17,6 +19,7 @@ from tests.serving import App, serving, tiny_models
 
 ADE = "facebook/mask2former-swin-tiny-ade-semantic"
 ROW = f'#models-list [data-source="{ADE}"]'
+SECONDS = 120  # only against hanging
 SLOW = 4e5  # bytes a second: all of a repository would take minutes
 
 
@@ -29,7 +32,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
         "---\nlicense: mit\n---\n# A tiny card\n<script>window.harmed = true</script>\n",
         encoding="utf-8",
     )
-    repositories = {ADE: folder, "someone/typed": folder, "someone/gated": folder}
+    names = (ADE, "someone/typed", "someone/gated", "someone/late")
+    repositories = dict.fromkeys(names, folder)
     for name, path in zip(
         ("someone/kan", "someone/mlp"), tiny_models(tmp_path_factory.mktemp("m")), strict=True
     ):
@@ -58,6 +62,14 @@ def page(browser: Browser, online: App) -> Iterator[Page]:
 def _type(page: Page, source: str) -> None:
     page.locator("#models-choice input").fill(source)
     page.locator("#models-choice input").press("Enter")
+
+
+def _until(page: Page, happened: Callable[[], bool]) -> None:
+    """Let the page go on until something has happened that is seen from here alone."""
+    end = time.monotonic() + SECONDS
+    while not happened():
+        assert time.monotonic() < end
+        page.wait_for_timeout(50)
 
 
 def test_download_cancel_and_download_again(page: Page, hub: FakeHub, online: App) -> None:
@@ -154,6 +166,33 @@ def test_two_checkpoints_of_the_hub_are_compared(page: Page, hub: FakeHub) -> No
     _type(page, "someone/kan")
     row = page.locator('#models-list [data-source="someone/kan"]')
     expect(row).to_have_attribute("data-state", "cached")
+
+
+def test_what_was_asked_before_a_picture_was_opened_does_not_take_it_away(
+    page: Page, hub: FakeHub, online: App
+) -> None:
+    """A change of models is repeated when the one before is answered, here after the picture."""
+    client = Client(online.url, verbose=False)
+    picture = handle_file("examples/street_7_tyres.webp")
+    joined: list[str] = []
+    page.on("request", lambda sent: joined.append(sent.url) if "/queue/join" in sent.url else None)
+    open_tab(page, "Compare")
+    hub.pause()
+    slow = client.submit(picture, "someone/late", "someone/late", "msp", api_name="/compare")
+    assert hub.halfway.wait(SECONDS)  # the models are taken
+    before = len(joined)
+    for side in ("left", "right"):
+        page.fill(f"#{side} input", f"someone/{'kan' if side == 'left' else 'mlp'}")
+        page.press(f"#{side} input", "Enter")
+    page.click("#examples-road img >> nth=0")
+    _until(page, lambda: len(joined) == before + 2)
+    hub.resume()
+    with pytest.raises(AppError):
+        slow.result(SECONDS)
+    _until(page, lambda: len(joined) == before + 3)
+    client.predict(picture, "someone/kan", "someone/mlp", "msp", api_name="/compare")
+    wait_ready(page)
+    assert page.locator(".m2k-card .m2k-name").all_inner_texts() == ["someone/kan", "someone/mlp"]
 
 
 def test_the_indoor_preset_without_a_model_behind_it_says_why(page: Page, hub: FakeHub) -> None:

@@ -114,8 +114,12 @@ def test_the_viewer_gets_the_predictors_labels_and_scores(
     assert value["truth"] is None
 
 
-def test_no_picture_empties_the_viewer(service: ModelService) -> None:
-    assert Handlers(service).look(None, None, "void", "a", "b", "msp", "") is None
+def test_without_a_picture_the_viewer_stays_and_a_removed_one_empties_it(
+    service: ModelService,
+) -> None:
+    handlers = Handlers(service)
+    assert handlers.look(None, None, "void", "a", "b", "msp", "") == gr.skip()
+    assert handlers.look_at_upload(None, None, "void", "a", "b", "msp") == (None, "")
 
 
 def test_what_was_packed_once_is_used_again(
