@@ -16,7 +16,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -166,6 +166,9 @@ class Batch:
     Attributes:
         folder: its own, made here; ``discard`` removes it.
         order: in which the page shows the rows.
+        state: of the run that computes it.
+        end_reported: whether the page has been told of its end.
+        ends_to_come: cancelled runs before it whose end the page has yet to be told of.
         seconds: from the beginning to the latest picture.
     """
 
@@ -176,6 +179,9 @@ class Batch:
         self.folder = folder
         self.items = tuple(items)
         self.order = next(iter(ORDERS))
+        self.state: Literal["new", "running", "over"] = "new"
+        self.end_reported = False
+        self.ends_to_come = 0
         self.seconds = 0.0
         self._start = time.monotonic()
         self._thumbnails = thumbnails

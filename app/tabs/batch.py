@@ -111,11 +111,12 @@ def batch_tab(
         show_progress="full",
         show_progress_on=note,
         api_visibility="private",
+        trigger_mode="multiple",  # a cancelled run may not have ended yet
         **_QUEUED,
     )
     # Gradio does not call ``then`` after a generator that failed, so both ways are named.
     for over in (running.success, running.failure):
-        over(shows_errors(handlers.end), batch, ended, **UNLIMITED)
+        over(shows_errors(handlers.run_over), batch, ended, **UNLIMITED)
     # The event is cancelled in the queue; the batch itself takes no further picture.
     cancel.click(shows_errors(handlers.end), batch, ended, cancels=[running], **UNLIMITED)
     order.input(shows_errors(handlers.reorder), [order, batch], results, **UNLIMITED)
@@ -140,6 +141,9 @@ class BatchHandlers:
         check_order(order)
         batch = _new_batch(files, self._service.turn)
         batch.order = order
+        if before is not None:
+            own = before.state != "new" and not before.end_reported
+            batch.ends_to_come = before.ends_to_come + own
         _let_go(before)
         hidden, busy = gr.update(visible=False), gr.update(interactive=False)
         shown = gr.update(visible=True), gr.update(visible=True, value="")
@@ -151,13 +155,22 @@ class BatchHandlers:
         """Compute one picture after the other; yield the note, gallery and table so far."""
         if batch is None:
             return
+        batch.state = "running"
+        try:
+            yield from self._run(batch, (left, right), score, progress)
+        finally:
+            batch.state = "over"
+
+    def _run(
+        self, batch: Batch, models: tuple[str, str], score: str, progress: gr.Progress
+    ) -> Iterator[tuple[Any, Any, Any]]:
         total, start, last_update = len(batch.items), time.monotonic(), 0.0
 
         def report(_: float, text: str) -> None:
             progress((len(batch.rows), total), desc=text)
 
         progress((0, total), desc=_progress(0, total, 0.0))
-        steps = run_batch(self._service, batch.items, left, right, score, batch, report=report)
+        steps = run_batch(self._service, batch.items, *models, score, batch, report=report)
         for row in steps:
             spent = time.monotonic() - start
             if spent - last_update >= _SECONDS_BETWEEN_UPDATES or row.number in (1, total):
@@ -165,6 +178,19 @@ class BatchHandlers:
                 yield gr.skip(), _pictures(batch), _table(batch)
             if row.number < total:
                 progress((row.number, total), desc=_progress(row.number, total, spent))
+
+    def run_over(self, batch: Batch | None) -> tuple[Any, ...]:
+        """End the batch when Gradio reports the end of a run, unless it was another's.
+
+        A cancelled run ends with the picture it is at, and by then the next may have begun.
+        """
+        if batch is None:
+            return self.end(batch)
+        own = not batch.ends_to_come
+        batch.ends_to_come -= not own
+        batch.end_reported |= own
+        # A run that was refused ends without having begun.
+        return self.end(batch) if batch.state == "over" or own else (gr.skip(),) * 7
 
     def end(self, batch: Batch | None) -> tuple[Any, ...]:
         """End or cancel the run: what was finished can be downloaded.
@@ -174,7 +200,7 @@ class BatchHandlers:
         """
         idle = gr.update(interactive=True), gr.update(visible=False)
         if batch is None:
-            return *idle, *(gr.skip() for _ in range(5))
+            return *idle, *(gr.skip(),) * 5
         files = batch.finish()
         note = gr.update(visible=True, value=_outcome(batch))
         downloads: list[Any] = [gr.update(visible=False)] * 2

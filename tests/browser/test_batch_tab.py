@@ -237,6 +237,24 @@ def test_a_run_shows_progress_sorts_and_delivers(
         assert file.read("mask2kan_batch.csv") == table.read_bytes()
 
 
+def test_the_late_end_of_a_cancelled_run_does_not_end_the_next(
+    page: Page, service: Gate, images: list[Path]
+) -> None:
+    """A picture that was being computed ends after the visitor has started anew."""
+    service.close_before(2)
+    _upload(page, images)
+    page.click("#batch-run")
+    expect(page.locator("#batch-note [role=progressbar]")).to_have_attribute(
+        "aria-label", re.compile("2 of")
+    )
+    page.click("#batch-cancel")
+    expect(page.locator("#batch-note")).to_contain_text(f"Stopped after 1 of {PICTURES} pictures")
+    page.click("#batch-run")
+    expect(page.locator("#batch-note")).not_to_contain_text("Stopped")
+    service.open()
+    expect(page.locator("#batch-note")).to_contain_text(f"{PICTURES} of {PICTURES} pictures in")
+
+
 def test_cancel_stops_and_a_new_run_works(
     page: Page, service: Gate, images: list[Path], tab: str, browser: Browser, tmp_path: Path
 ) -> None:

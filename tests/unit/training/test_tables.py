@@ -184,8 +184,8 @@ TEXT = json.dumps(GOOD)
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("benchmark.json", "{", "Cannot read"),
-        ("benchmark.json", "\x00\xff", "Cannot read"),
+        ("benchmark.json", "{", "is damaged"),
+        ("benchmark.json", "\x00\xff", "is damaged"),
         ("benchmark.json", [], "is not a JSON object"),
         ("benchmark.json", {**GOOD, "protocol": 3}, "protocol is 3; expected str"),
         ("benchmark.json", {**GOOD, "sets": [1]}, "sets is not a JSON object"),
