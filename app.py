@@ -22,6 +22,12 @@ _NO_MCP = (
     'Install it (pip install "mcp>=1.21,<2"), or unset the variable.'
 )
 
+_NO_ANSWER = (
+    "Listens on {host}:{port}, but the page does not answer from there within three seconds. "
+    "Start it again when the machine is less busy; where a proxy is set, NO_PROXY must name it."
+)
+_LAST_PORT = 65_535
+
 service = ModelService()
 demo = build_demo(service=service)
 
@@ -39,7 +45,9 @@ def main() -> int:
     if mcp and importlib.util.find_spec("mcp") is None:
         print(_NO_MCP, file=sys.stderr)
         return 2
-    service.warm(service.catalog.offered[:2])
+    if not port.isdecimal() or int(port) > _LAST_PORT:
+        print(f"GRADIO_SERVER_PORT is {port!r}; it must be a port number.", file=sys.stderr)
+        return 2
     try:
         demo.launch(
             server_name=host,
@@ -57,13 +65,16 @@ def main() -> int:
             enable_monitoring=False,
             max_file_size="64mb",
             state_session_capacity=200,
+            prevent_thread_lock=True,
         )
-    except ValueError:
-        print(f"GRADIO_SERVER_PORT is {port!r}; it must be a port number.", file=sys.stderr)
-        return 2
+    except ValueError:  # Gradio asks itself for the page and waits three seconds
+        print(_NO_ANSWER.format(host=host, port=port), file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"Cannot listen on {host}:{port}: {error}", file=sys.stderr)
         return 1
+    service.warm(service.catalog.offered[:2])  # not before: it would slow down that answer
+    demo.block_thread()
     return 0
 
 

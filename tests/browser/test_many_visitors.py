@@ -50,12 +50,18 @@ def server(app: App) -> psutil.Process:
 
 def rush(app: App, images: list[Path]) -> tuple[list[Any], list[int]]:
     """Everybody asks at the same moment; the answers and the places in the queue people saw."""
-    answers: list[Any] = [None] * len(images)
     places: list[int] = []
-    start = threading.Barrier(len(images))
+    start = threading.Barrier(len(images), timeout=TIMEOUT / 1000)
+    patient = {"timeout": TIMEOUT / 1000}
 
-    def visit(person: int) -> None:
-        client = Client(app.url, download_files=False, verbose=False, analytics_enabled=False)
+    def visit(person: int) -> Any:
+        client = Client(
+            app.url,
+            download_files=False,
+            verbose=False,
+            analytics_enabled=False,
+            httpx_kwargs=patient,
+        )
         start.wait()
         job = client.submit(handle_file(images[person]), api_name="/compare")
         while not job.done():
@@ -63,15 +69,12 @@ def rush(app: App, images: list[Path]) -> tuple[list[Any], list[int]]:
             if rank is not None:
                 places.append(rank)
             time.sleep(0.05)
-        answers[person] = job.result()
+        answer = job.result()
         client.close()
+        return answer
 
-    threads = [threading.Thread(target=visit, args=(person,)) for person in range(len(images))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=300)
-    return answers, places
+    with ThreadPoolExecutor(len(images)) as people:
+        return list(people.map(visit, range(len(images)))), places
 
 
 def test_nobody_sees_anothers_result_and_memory_returns(app: App, images: list[Path]) -> None:
