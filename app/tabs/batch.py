@@ -187,10 +187,12 @@ class BatchHandlers:
         if batch is None:
             return self.end(batch)
         own = not batch.ends_to_come
-        batch.ends_to_come -= not own
-        batch.end_reported |= own
+        if own:
+            batch.end_reported = True
+        else:
+            batch.ends_to_come -= 1
         # A run that was refused ends without having begun.
-        return self.end(batch) if batch.state == "over" or own else (gr.skip(),) * 7
+        return self.end(batch) if own or batch.state == "over" else (gr.skip(),) * 7
 
     def end(self, batch: Batch | None) -> tuple[Any, ...]:
         """End or cancel the run: what was finished can be downloaded.
