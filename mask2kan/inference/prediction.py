@@ -32,7 +32,7 @@ class _Maps:
     class_scores: NDArray[np.float32] | None = None
     semantic: NDArray[np.uint8] | None = None
     anomaly: dict[tuple[str, bool], NDArray[np.float32]] = dataclasses.field(default_factory=dict)
-    smoothed: dict[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)
+    smoothed: dict[tuple[str, float], NDArray[np.float32]] = dataclasses.field(default_factory=dict)
     milliseconds: float | None = None
 
     def __reduce__(self) -> tuple[type[_Maps], tuple[()]]:
@@ -151,23 +151,32 @@ class Prediction:
         self.prepare((score,), refine=refine)
         return self._maps.anomaly[score, refine]
 
-    def anomaly_map(self, score: str | None = None) -> NDArray[np.float32]:
-        """Smooth ``anomaly(score)`` as the settings say, for thresholds and regions: (H, W).
+    def anomaly_map(
+        self, score: str | None = None, sigma: float | None = None
+    ) -> NDArray[np.float32]:
+        """Smooth ``anomaly(score)``, for thresholds and regions: (H, W).
+
+        Args:
+            score: None for the settings'.
+            sigma: of the Gaussian, as a share of the longer side; None for the settings'.
 
         Raises:
             ConfigError: as ``anomaly``.
         """
         score = score or self.settings.score
+        sigma = self.settings.sigma if sigma is None else sigma
         plain = self.anomaly(score)
-        if not self.settings.sigma:
+        if not sigma:
             return plain
-        maps = self._maps
+        maps, key = self._maps, (score, sigma)
         with maps.lock:
-            if score not in maps.smoothed:
+            if key not in maps.smoothed:
+                # Beside the settings' own, only the latest stays: people try many.
+                for other in [old for old in maps.smoothed if old[1] != self.settings.sigma]:
+                    del maps.smoothed[other]
                 with maps.computing():
-                    sigma = self.settings.sigma * max(self.size)
-                    maps.smoothed[score] = scores.smoothed(plain, sigma)
-            return maps.smoothed[score]
+                    maps.smoothed[key] = scores.smoothed(plain, sigma * max(self.size))
+            return maps.smoothed[key]
 
     def smallest_region(self, least: int = 0) -> int:
         """Return the pixels of the smallest region to report, at least ``least``."""

@@ -29,6 +29,7 @@ class Analysis:
         range: of the heat map, low and high; ``calibrated`` if measured.
         threshold_from: ``given``, ``fpr05`` or ``middle of the range``.
         min_pixels: of a region to be listed or outlined.
+        sigma: of the smoothing, as a share of the longer side.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Analysis:
         threshold: float | None = None,
         *,
         min_region_pixels: int | None = None,
+        sigma: float | None = None,
     ) -> None:
         """Choose score and threshold.
 
@@ -46,6 +48,7 @@ class Analysis:
             score: one of ``scores.SCORES``; None for the settings'.
             threshold: None for the calibrated one, or the middle of the nominal range.
             min_region_pixels: None for the settings', at least ``MIN_REGION_PIXELS``.
+            sigma: None for the settings'.
 
         Raises:
             ConfigError: for an unknown score or a threshold that is not finite.
@@ -55,6 +58,7 @@ class Analysis:
         check_score(self.score)
         if threshold is not None and not math.isfinite(threshold):
             raise ConfigError(f"The threshold is {threshold}; it must be a finite number.")
+        self.sigma = prediction.settings.sigma if sigma is None else sigma
         prediction.prepare((self.score,))
         low, high, self.calibrated = prediction.score_range(self.score)
         self.range = (low, high)
@@ -71,8 +75,8 @@ class Analysis:
 
     @property
     def values(self) -> NDArray[np.float32]:
-        """The score (H, W), smoothed as the settings say."""
-        return self.prediction.anomaly_map(self.score)
+        """The score (H, W), smoothed by ``sigma``."""
+        return self.prediction.anomaly_map(self.score, self.sigma)
 
     @functools.cached_property
     def quantized(self) -> Quantized:
@@ -154,6 +158,7 @@ class Analysis:
             ],
             "regions_found": len(regions),
             "smallest_region": self.min_pixels,
+            "smoothed_by": self.sigma,
             "score16": self.quantized.encoding,
             "settings": prediction.settings.to_dict(),
             "shared": list(prediction.shared),

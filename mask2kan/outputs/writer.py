@@ -126,7 +126,7 @@ def _raw_scores(analysis: Analysis) -> bytes:
         buffer,
         score=prediction.anomaly(analysis.score),
         smoothed=analysis.values,
-        sigma=np.array(prediction.settings.sigma, dtype=np.float64),
+        sigma=np.array(analysis.sigma, dtype=np.float64),
         name=np.array(analysis.score),
         range=np.array(analysis.range, dtype=np.float64),
         threshold=np.array(analysis.threshold, dtype=np.float64),

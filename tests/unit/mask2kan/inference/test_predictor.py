@@ -20,10 +20,11 @@ from mask2kan.errors import (
 )
 from mask2kan.inference import postprocess
 from mask2kan.inference.predictor import Predictor
-from mask2kan.inference.scores import SCORES
+from mask2kan.inference.scores import SCORES, smoothed
 from mask2kan.modeling.mask2kan import create_model
 from mask2kan.modeling.pixel_decoder import Features
 from mask2kan.modeling.settings import InferenceSettings
+from mask2kan.outputs.summary import Analysis
 
 TINY = {
     "backbone_depths": (1,) * 7,
@@ -153,6 +154,17 @@ def test_thresholds_see_the_smoothed_map_and_figures_the_plain_one(model):
     assert prediction.anomaly("msp") is plain
     assert prediction.smallest_region() == round(0.01 * 40 * 52)
     assert prediction.smallest_region(50) == 50
+
+
+def test_another_smoothing_leaves_the_settings_own_in_place(model):
+    prediction = Predictor(model, device="cpu", settings=SEVERAL)(photo(40, 52))
+    usual = prediction.anomaly_map("msp")
+    for sigma in (0.03, 0.05):
+        other = prediction.anomaly_map("msp", sigma)
+        np.testing.assert_array_equal(other, smoothed(prediction.anomaly("msp"), sigma * 52))
+        assert Analysis(prediction, "msp", sigma=sigma).values is other
+    assert prediction.anomaly_map("msp", 0.0) is prediction.anomaly("msp")
+    assert prediction.anomaly_map("msp") is usual
 
 
 def test_settings_are_the_checkpoints_unless_native_is_asked_for(model, monkeypatch):
