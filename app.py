@@ -73,7 +73,7 @@ def main() -> int:
     except OSError as error:
         print(f"Cannot listen on {host}:{port}: {error}", file=sys.stderr)
         return 1
-    service.warm(service.catalog.offered[:2])  # not before: it would slow down that answer
+    demo.prepare()  # not before: it would slow down that answer
     demo.block_thread()
     return 0
 

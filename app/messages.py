@@ -18,7 +18,7 @@ from mask2kan.errors import Mask2KANError
 
 logger = logging.getLogger(__name__)
 
-_OUR_FAULT = "Something went wrong inside the app; its log says what. Nothing was computed."
+OUR_FAULT = "Something went wrong inside the app; its log says what. Nothing was computed."
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -37,7 +37,7 @@ def shows_errors(function: Callable[_P, _R]) -> Callable[_P, _R]:
             raise gr.Error(str(error), duration=20, print_exception=False) from error
         except Exception as error:
             logger.exception("%s failed", function.__name__)
-            raise gr.Error(_OUR_FAULT, duration=20, print_exception=False) from error
+            raise gr.Error(OUR_FAULT, duration=20, print_exception=False) from error
 
     return wrapped
 
@@ -55,7 +55,7 @@ def errors_as_values(
             return {"error": str(error)}
         except Exception:
             logger.exception("%s failed", function.__name__)
-            return {"error": _OUR_FAULT}
+            return {"error": OUR_FAULT}
 
     return wrapped
 

@@ -2,44 +2,65 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
-from mask2kan.checkpoints.manifest import manifest
+from mask2kan.errors import Mask2KANError
 from mask2kan.inference.scores import SCORES
 
 from .messages import errors_as_values, shows_errors
-from .services.catalog import Catalog, title
+from .services.catalog import Catalog
 from .services.models import ModelService
-from .strings import PAGE
+from .strings import BAR, COMPARE, PAGE
 from .tabs.batch import UNLIMITED, batch_tab
-from .tabs.compare import Handlers
+from .tabs.compare import Handlers, default_score
 from .tabs.kan import kan_tab
 from .tabs.models import models_tab
 from .web import viewer
-from .web.gallery import gallery
+from .web.component import component
 
 logger = logging.getLogger(__name__)
 
 INDOOR = "facebook/mask2former-swin-tiny-ade-semantic"
 
-# Runs in the browser: marks the old result as outdated before the request leaves.
-_BUSY = "(...a) => { window.mask2kan?.busy(Boolean(a[0])); return a; }"
-_SURELY_BUSY = "(...a) => { window.mask2kan?.busy(true); return a; }"
+# Runs in the browser: whatever else decides a result has changed.
+_LOOK_AGAIN = "() => { window.mask2kan?.lookAgain(); }"
 _FAILED = "() => { window.mask2kan?.failed(); }"
-# One job at a time: the models share the device, and Gradio shows each visitor's place.
 _QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+# One job at a time: the models share the device, and Gradio shows each visitor's place.
 QUEUED: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 1}
 
 
-class _Page(gr.Blocks):
-    """Give visitors a sentence also where Gradio refuses a request before our callbacks see it."""
+class Page(gr.Blocks):
+    """The page, which gives a sentence also where Gradio refuses a request before our callbacks."""
+
+    handlers: Handlers
+    first: Path  # file of the result that every visitor sees first, once it is there
+
+    def prepare(self) -> threading.Thread:
+        """Compute in the background what every visitor sees first; that loads the models, too.
+
+        What fails is logged here and reported to whoever asks for it.
+        """
+
+        def compute() -> None:
+            try:
+                self.handlers.first(self.first)
+            except Mask2KANError as error:
+                logger.warning("The first result could not be computed: %s", error)
+
+        thread = threading.Thread(target=compute, name="first-result", daemon=True)
+        thread.start()
+        return thread
 
     async def process_api(self, *args: Any, **kwargs: Any) -> Any:
+        """Answer an event."""
         try:
             return await super().process_api(*args, **kwargs)
         except gr.Error as error:
@@ -52,9 +73,7 @@ class _Page(gr.Blocks):
             raise gr.Error(PAGE["not_taken"], duration=20, print_exception=False) from error
 
 
-def build_demo(
-    models: Sequence[str] | None = None, service: ModelService | None = None
-) -> gr.Blocks:
+def build_demo(models: Sequence[str] | None = None, service: ModelService | None = None) -> Page:
     """Build the whole page.
 
     Args:
@@ -63,178 +82,109 @@ def build_demo(
     """
     if service is None:
         service = ModelService(catalog=Catalog.of_environment(models))
-    names = service.catalog.offered
-    note = PAGE["model_note_here" if service.catalog.typed_paths else "model_note"]
     handlers = Handlers(service)
-    demo = _Page(
+    demo = Page(
         title=PAGE["title"], analytics_enabled=False, delete_cache=(1800, 3600), fill_width=True
     )
+    demo.handlers = handlers
+    # A folder of its own, which nobody cleans up and Gradio serves as it is.
+    demo.first = Path(tempfile.mkdtemp(prefix="mask2kan_first_")).resolve() / "first.json"
+    gr.set_static_paths([demo.first.parent])
     with demo:
-        gr.Markdown(PAGE["intro"], elem_id="title")
-        with gr.Row(elem_id="models"):
-            preset = gr.Radio(
-                [(PAGE["preset_road"], "road"), (PAGE["preset_indoor"], "indoor")],
-                value="road",
-                label=PAGE["preset"],
-                info=PAGE["preset_note"],
-                elem_id="preset",
-            )
-            left = _model_picker("left", PAGE["left"], names, 0, note)
-            right = _model_picker("right", PAGE["right"], names, 1, note)
-            score = _score_picker("score")
+        component("bar", None, elem_id="bar", strings=BAR)
+        preset, left, right, score = pickers = _pickers(service.catalog)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(PAGE["tab_compare"], id="compare"):
-                compare = _compare_tab(demo, handlers, names, [left, right, score])
+                shown = _compare_tab(demo, pickers[1:])
             with gr.Tab(PAGE["tab_batch"], id="batch"):
                 batch = batch_tab(service, left, right, score)
             with gr.Tab(PAGE["tab_kan"], id="kan"):
-                kan_tab(service, names, compare.picture, QUEUED)
+                kan_tab(service, service.catalog.offered, gr.State(None), QUEUED)
             with gr.Tab(PAGE["tab_models"], id="models") as models_page:
                 listed = models_tab(service)
         models_page.select(listed.refresh, listed.choice, listed.listing, **_QUICK)
-        named = service.catalog.name
+        named = shows_errors(service.catalog.name)
         for chosen in (
-            preset.input(lambda scene: _pair(scene, names), preset, [left, right], **_QUICK),
-            listed.use_left.click(shows_errors(named), listed.choice, left, **UNLIMITED),
-            listed.use_right.click(shows_errors(named), listed.choice, right, **UNLIMITED),
+            preset.input(
+                lambda scene: _pair(scene, service.catalog), preset, [left, right], **_QUICK
+            ),
+            listed.use_left.click(named, listed.choice, left, **UNLIMITED),
+            listed.use_right.click(named, listed.choice, right, **UNLIMITED),
         ):
-            compare.look(chosen.then)
+            chosen.success(None, js=_LOOK_AGAIN)
         batch.open.click(
-            shows_errors(handlers.look_at_file),
-            [batch.chosen, left, right, score],
-            compare.opened,
-            **compare.opening,
+            shows_errors(handlers.open_file), batch.chosen, shown, **UNLIMITED
         ).success(lambda: gr.Tabs(selected="compare"), None, tabs, **_QUICK)
         gr.Markdown(PAGE["small_print"], elem_id="small-print")
-        _endpoints(handlers, names)
+        _endpoints(handlers, service.catalog)
     # No second way in: what passes by the queue would pass by its limits, too.
     demo.queue(max_size=64, default_concurrency_limit=1, api_open=False)
     return demo
 
 
-class _Compare(NamedTuple):
-    """Components of the comparison that the rest of the page uses.
-
-    Attributes:
-        opened: outputs of an event that brings another picture: picture, ground truth, example
-            and viewer.
-        opening: how such an event runs.
-        look: makes an event of the given kind compute the picture again.
-    """
-
-    picture: gr.Image
-    opened: list[Any]
-    opening: dict[str, Any]
-    look: Callable[[Callable[..., Any]], Any]
-
-
-def _compare_tab(
-    demo: gr.Blocks, handlers: Handlers, names: Sequence[str], models: list[gr.Dropdown]
-) -> _Compare:
-    """Put picture and examples on one side, the viewer on the other."""
-    example = gr.State("")
-    with gr.Row():
-        with gr.Column(scale=1, min_width=300, elem_id="inputs"):
-            with gr.Column():
-                picture = _picture("picture", PAGE["picture"])
-                button = gr.Button(PAGE["compare"], variant="primary", elem_id="compare")
-            with gr.Column():
-                examples = gallery()
-                with gr.Accordion(PAGE["truth"], open=False, elem_id="truth-box"):
-                    truth = gr.Image(
-                        label=PAGE["truth_file"],
-                        type="filepath",
-                        image_mode=None,
-                        sources=["upload"],
-                        buttons=[],
-                        height=160,
-                        elem_id="truth",
-                    )
-                    white = gr.Radio(
-                        [(PAGE["white_void"], "void"), (PAGE["white_anomaly"], "anomaly")],
-                        value="void",
-                        label=PAGE["truth_white"],
-                        info=PAGE["truth_note"],
-                        elem_id="truth-white",
-                    )
-        with gr.Column(scale=4, min_width=320, elem_id="outputs"):
-            shown = viewer.viewer(
-                None if names else {"message": PAGE["no_models"]},
-                [errors_as_values(handlers.explain_run), errors_as_values(handlers.export_run)],
-            )
-    running: dict[str, Any] = {
-        "js": _BUSY,
-        "preprocess": False,
-        "show_progress": "full",
-        "show_progress_on": shown,
-        "trigger_mode": "always_last",
-        "api_visibility": "private",
+def _compare_tab(demo: Page, pickers: Sequence[gr.Dropdown]) -> gr.HTML:
+    """Put the viewer on the tab and connect it with the pickers."""
+    handlers = demo.handlers
+    offered = demo.handlers.has_models
+    shown = viewer.viewer(
+        None if offered else {"message": COMPARE["no_models"]},
+        [
+            errors_as_values(ask)
+            for ask in (handlers.explain_run, handlers.export_run, handlers.smooth_run)
+        ],
+        first=demo.first if offered else None,
+    )
+    looked = shown.look(
+        handlers.look,
+        list(pickers),
+        shown,
+        preprocess=False,
+        show_progress="full",
+        show_progress_on=shown,
+        trigger_mode="always_last",
+        api_visibility="private",
         **QUEUED,
-    }
-    uploaded = gr.on(
-        [picture.input, picture.clear],
-        shows_errors(handlers.look_at_upload),
-        [picture, truth, white, *models],
-        [shown, example],
-        **running,
     )
-    opened = [picture, truth, example, shown]
+    looked.failure(fn=None, js=_FAILED)
+    shown.stopped(fn=None, cancels=[looked])
+    gr.on([picker.input for picker in pickers], fn=None, js=_LOOK_AGAIN)
+    demo.load(handlers.linked, None, [*pickers, shown], **_QUICK)
+    return shown
 
-    def look(event: Callable[..., Any]) -> Any:
-        return event(
-            shows_errors(handlers.look), [picture, truth, white, *models, example], shown, **running
+
+def _pickers(catalog: Catalog) -> tuple[gr.Radio, gr.Dropdown, gr.Dropdown, gr.Dropdown]:
+    """Make what the bar's chip opens: preset, left and right model, score."""
+    with gr.Group(elem_id="settings"):
+        preset = gr.Radio(
+            [(PAGE["preset_road"], "road"), (PAGE["preset_indoor"], "indoor")],
+            value="road",
+            label=PAGE["preset"],
+            info=PAGE["preset_note"],
+            elem_id="preset",
         )
-
-    touched = [*(model.input for model in models), white.input, truth.upload, truth.clear]
-    changed = look(functools.partial(gr.on, [*touched, button.click]))
-    opening = running | {"js": _SURELY_BUSY}
-    pasted = shown.picture_given(shows_errors(handlers.look_at_given), models, opened, **opening)
-    clicked = examples.example_chosen(
-        shows_errors(handlers.open_example), models, opened, **opening
-    )
-    linked = demo.load(
-        shows_errors(handlers.open_link),
-        models,
-        [*models, picture, example, shown],
-        **(running | {"js": None}),
-    )
-    for event in (uploaded, changed, pasted, clicked, linked):
-        event.failure(fn=None, js=_FAILED)
-    return _Compare(picture, opened, opening, look)
+        note = PAGE["model_note_here" if catalog.typed_paths else "model_note"]
+        left = _model_picker("left", PAGE["left"], catalog, 0, note)
+        right = _model_picker("right", PAGE["right"], catalog, 1, note)
+        score = _score_picker("score")
+    return preset, left, right, score
 
 
-def _pair(preset: str, names: Sequence[str]) -> tuple[str | None, str | None]:
-    if preset == "indoor":
-        return INDOOR, _nth(names, 0)
-    return _nth(names, 0), _nth(names, 1)
+def _pair(preset: str, catalog: Catalog) -> tuple[str | None, str | None]:
+    pair = catalog.pair() or (None, None)
+    return (INDOOR, pair[0]) if preset == "indoor" else pair
 
 
-def _nth(names: Sequence[str], index: int) -> str | None:
-    return names[min(index, len(names) - 1)] if names else None
-
-
-def _picture(elem_id: str, label: str, *, visible: bool = True) -> gr.Image:
-    return gr.Image(
-        label=label,
-        type="filepath",
-        image_mode=None,
-        sources=["upload", "webcam", "clipboard"],
-        webcam_options=gr.WebcamOptions(
-            mirror=False, constraints={"video": {"facingMode": "environment"}}
-        ),
-        buttons=["fullscreen"],
-        height=220,
-        elem_id=elem_id,
-        visible=visible,
-    )
+def _picture(elem_id: str, label: str) -> gr.Image:
+    return gr.Image(label=label, type="filepath", image_mode=None, elem_id=elem_id)
 
 
 def _model_picker(
-    elem_id: str, label: str, names: Sequence[str], index: int, note: str | None = None
+    elem_id: str, label: str, catalog: Catalog, index: int, note: str | None = None
 ) -> gr.Dropdown:
+    pair = catalog.pair()
     return gr.Dropdown(
-        choices=[(title(name), name) for name in [*names, INDOOR]],
-        value=_nth(names, index),
+        choices=catalog.choices(),
+        value=pair[index] if pair else None,
         label=label,
         info=note,
         allow_custom_value=True,
@@ -242,29 +192,22 @@ def _model_picker(
     )
 
 
-def default_score() -> str:
-    """Choose the score in the bundled models' settings, or the thesis's."""
-    scores = [str(entry["score"]) for entry in manifest() if entry.get("score") in SCORES]
-    return scores[0] if scores else next(iter(SCORES))
-
-
-def _score_picker(elem_id: str, *, visible: bool = True) -> gr.Dropdown:
+def _score_picker(elem_id: str) -> gr.Dropdown:
     return gr.Dropdown(
         choices=[(score.title, name) for name, score in SCORES.items()],
         value=default_score(),
         label=PAGE["score"],
         info=PAGE["score_note"],
         elem_id=elem_id,
-        visible=visible,
     )
 
 
-def _endpoints(handlers: Handlers, names: Sequence[str]) -> None:
+def _endpoints(handlers: Handlers, catalog: Catalog) -> None:
     """Add the named API; its invisible components carry types and defaults."""
     with gr.Column(visible=False):
         image = _picture("api-image", "image")
-        left = _model_picker("api-left", "left", names, 0)
-        right = _model_picker("api-right", "right", names, 1)
+        left = _model_picker("api-left", "left", catalog, 0)
+        right = _model_picker("api-right", "right", catalog, 1)
         score = _score_picker("api-score")
         x = gr.Number(None, label="x", precision=0)
         y = gr.Number(None, label="y", precision=0)

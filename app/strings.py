@@ -8,12 +8,6 @@ from __future__ import annotations
 
 PAGE: dict[str, str] = {
     "title": "Mask2KAN",
-    "intro": (
-        "# Mask2KAN\n"
-        "Two models look at your picture: a Kolmogorov–Arnold head on one side, a plain MLP head "
-        "on the other. Each says what it sees, and glows where no class it knows explains what is "
-        "there."
-    ),
     "small_print": (
         "A research demonstration, not a safety device. Pictures stay on the machine that runs "
         "this page. The bundled models learnt from Cityscapes and CamVid: research only."
@@ -22,17 +16,6 @@ PAGE: dict[str, str] = {
     "tab_batch": "Batch",
     "tab_kan": "KAN",
     "tab_models": "Models",
-    "picture": "Picture",
-    "examples": "Examples",
-    "road": "Road",
-    "indoor": "Indoor",
-    "nothing_odd": "a normal street",
-    "truth": "Ground truth (optional)",
-    "truth_file": "Mask of the same size",
-    "truth_note": "0 known, 1 anomaly, 255 void. Examples bring their own.",
-    "truth_white": "255 means",
-    "white_void": "void",
-    "white_anomaly": "anomaly",
     "preset": "Preset",
     "preset_note": "Indoor needs the network once.",
     "preset_road": "Road",
@@ -43,15 +26,27 @@ PAGE: dict[str, str] = {
     "model_note_here": "Or type a path or a Hub repository id.",
     "score": "Anomaly score",
     "score_note": "The higher, the less is explained.",
-    "compare": "Compare",
-    "no_models": (
-        "No bundled models were found in weights/.\n"
-        "Type a Hub repository id into both model fields."
-    ),
     "not_taken": (
         "The app can't use what was sent: give pictures as uploaded files, and everything else as "
         "its API describes it."
     ),
+}
+
+BAR: dict[str, str] = {
+    "name": "Mask2KAN",
+    "tagline": "finds what does not belong on the road",
+    "choose": "Models and score",
+    "chip": "{left} | {right} · {score}",
+    "chip_spoken": "Models and score: {chip}",
+}
+
+COMPARE: dict[str, str] = {
+    "no_models": (
+        "No bundled models were found in weights/.\n"
+        "Choose two models at the top right, or type Hub repository ids there."
+    ),
+    "no_example": "There is no example {name!r}: reload the page.",
+    "nothing_chosen": "Choose a picture of the batch first.",
 }
 
 STAGES: dict[str, str] = {
@@ -64,39 +59,92 @@ STAGES: dict[str, str] = {
 }
 
 VIEWER: dict[str, str] = {
-    "welcome": "Choose an example, or drop in a picture of a road.",
+    "welcome": "Choose an example below, or drop in a picture of a road.",
     "computing": "Computing…",
-    "failed": "No result for this picture. The message at the top says why.",
+    "cancel": "Cancel",
+    "retry": "Try again",
+    "back": "Back to the result before",
+    "close": "Close",
     "not_loaded": "The result could not be loaded: {reason}.",
-    "no_answer": "The server did not answer. Is it still running?",
+    "no_answer": "The server did not answer. It may be busy or no longer running.",
+    "not_uploaded": "{name} could not be uploaded: the server did not take it.",
+    "not_a_picture": "This is no picture: drop a JPEG, PNG or WebP file.",
+    "compared": "Two models on one picture",
+    # the answer
+    "nothing_unusual": "nothing unusual; {share} of the picture above the threshold",
+    "one_region": "1 unusual region",
+    "one_region_where": "1 unusual region, {where}",
+    "regions": "{n} unusual regions",
+    "regions_where": "{n} unusual regions, the largest {where}",
+    "on_the": "on the {name}",
+    "before_the": "in front of {name}",
+    "found_of": "found {found} of {objects}, {alarms}",
+    "one_false_alarm": "1 false alarm",
+    "false_alarms": "{n} false alarms",
+    "no": "no",
+    "nothing_to_find": "nothing to find here, but {alarms}",
+    "rightly_silent": "nothing unusual, and rightly so",
+    "unlike": "This picture is unlike what these models were trained on: expect false alarms.",
+    # examples and other ways in
+    "pictures": "Pictures",
+    "verdict_found": "found",
+    "verdict_hard case": "hard case",
+    "verdict_normal": "normal",
+    "verdict_indoors": "indoors",
+    "drop": "Your own picture: drop it anywhere, paste it, or",
+    "input_file": "Open a file",
+    "input_camera": "Camera",
+    "input_truth": "Add ground truth",
+    "camera_snap": "Take the picture",
+    "no_camera": "The camera can't be used: none was found, or the browser does not allow it.",
+    "white": "What 255 means in the ground truth",
+    "white_void": "255 is void",
+    "white_anomaly": "255 is anomaly",
     # toolbar
     "toolbar": "What is shown",
-    "views": "View",
-    "view_overview": "Overview",
-    "view_side": "Pair",
-    "view_swipe": "Swipe",
-    "view_difference": "Difference",
-    "zoom_out": "Zoom out",
-    "zoom_in": "Zoom in",
-    "zoom_fit": "Show the whole picture",
-    "fullscreen": "Full screen",
     "layers": "Layers",
     "layer_photo": "Photo",
+    "layer_photo_about": "The photo in colour",
     "layer_classes": "Classes",
-    "layer_heat": "Anomaly score",
-    "layer_outline": "Outline",
+    "layer_classes_about": "The class that each model gives a pixel",
+    "layer_anomaly": "Anomaly",
+    "layer_anomaly_about": "What passes the threshold: the brighter, the higher the score",
+    "layer_truth": "Truth",
+    "layer_truth_about": "The ground truth: found (green), missed (blue), false alarm (red)",
+    "layer_truth_none": "This picture has no ground truth",
+    "views": "View",
+    "view_pair": "Pair",
+    "view_swipe": "Swipe",
+    "view_one": "One",
+    "view_difference": "Difference",
+    "which": "Model",
+    "zoom": "Zoom",
+    "zoom_out": "Zoom out",
+    "zoom_in": "Zoom in",
+    "zoom_full": "One pixel of the picture to one of the screen",
+    "zoom_fit": "Show the whole picture",
+    "fit": "Fit",
+    "fullscreen": "Full screen",
+    "adjust": "Adjust",
+    "adjust_found": "What is found",
+    "adjust_drawn": "How it is drawn",
+    "threshold_of": "Threshold, {model}",
+    "threshold_exact": "Threshold of {model}, as a number",
+    "smallest": "Smallest region",
+    "smallest_value": "{share} %",
+    "smoothing": "Smoothing",
+    "smoothing_value": "{share} %",
+    "opacity_classes": "Classes",
+    "opacity_anomaly": "Anomaly",
     "colours": "Colours",
     "colours_inferno": "Inferno",
     "colours_viridis": "Viridis",
     "colours_cividis": "Cividis (colour-blind safe)",
     "colours_gray": "Gray",
-    "ranging": "Range",
-    "ranging_calibrated": "Fixed, calibrated",
-    "ranging_picture": "This picture's own",
-    "difference_of": "Difference of",
-    "difference_of_score": "Anomaly scores",
-    "difference_of_classes": "Classes",
-    "reset": "Reset all of this",
+    "difference": "Difference of",
+    "difference_score": "Anomaly scores",
+    "difference_classes": "Classes",
+    "reset": "Reset everything",
     "link": "Link",
     "copy_link": "Copy a link to this view",
     "copied": "Copied",
@@ -104,7 +152,7 @@ VIEWER: dict[str, str] = {
         "The link restores models, score and thresholds. Your own picture is not part of it: it "
         "stays on this machine."
     ),
-    "show_tour": "Show the introduction",
+    "link_vain": "The link asks for something that is not here: {what}.",
     # downloads
     "download": "Download",
     "get_view": "This view (PNG)",
@@ -123,12 +171,8 @@ VIEWER: dict[str, str] = {
     "get_everything_about": "all of the above, both models",
     # panes
     "pane_role": "picture viewer",
-    "pane_classes": "Classes by {model}",
-    "pane_heat": "Anomaly score by {model}",
-    "pane_all": "Classes and anomaly score by {model}",
-    "pane_difference": "Where {model} differ",
-    "what_classes": "classes",
-    "what_heat": "anomaly score",
+    "pane": "Picture with anomalies by {models}",
+    "pane_difference": "Where {models} differ",
     "swipe": "Where the left model ends and the right one begins",
     "classes_differ": "classes differ on {share} of the picture",
     "hover": "Point at a pixel for its values, click it for the reasons.",
@@ -136,67 +180,73 @@ VIEWER: dict[str, str] = {
         "Arrow keys move the crosshair, with Shift by ten pixels. Plus and minus zoom, zero shows "
         "all. Enter explains the pixel. Square brackets move the threshold."
     ),
-    "anomalous": "anomalous",
     "truth_0": "truth: known",
     "truth_1": "truth: anomaly",
     "truth_255": "truth: void",
     # thresholds
-    "threshold": "Threshold",
-    "threshold_of": "Threshold of {model}",
-    "threshold_exact": "Threshold of {model}, as a number",
-    "threshold_both": "Both thresholds",
-    "threshold_spoken": "{value}, {area} of the picture",
-    "preset_fpr05": "FPR 5 %",
-    "preset_tpr95": "TPR 95 %",
-    "preset_best_f1": "Best F1",
-    "preset_middle": "Middle of the range",
-    "preset_best_here": "Best F1 here",
-    "least": "Smallest region",
-    "pixels": "{n} px",
-    "of_the_picture": "anomalous",
-    "region": "region of {least} px or more ({area})",
-    "regions": "regions of {least} px or more ({area})",
-    "histogram": "Histogram of the scores, from {low} to {high}",
-    "histogram_truth": "Histogram of the scores, from {low} to {high}; true anomalies in pink",
-    "range_calibrated": (
-        "Colours from {low} to {high}: nearly all pixels (0.5–99.5 %) of {data}. "
-        "Here: {minimum} to {maximum}."
+    "thresholds": "Threshold",
+    "slider": "From fewer to more alarms",
+    "slider_spoken": "{rate} of ordinary pixels marked",
+    "fewer": "fewer alarms",
+    "more": "more alarms",
+    "left": "Left model",
+    "right": "Right model",
+    "axis": "The scale: share of ordinary pixels marked in {data}.",
+    "axis_score": "The scale: the score itself, high on the left. It was not calibrated.",
+    "presets": "Presets",
+    "preset_default": "Default",
+    "preset_default_rate": "Default · {rate}",
+    "preset_few": "Few alarms · {rate}",
+    "preset_many": "Miss little · {rate}",
+    "preset_about": (
+        "Marked {rate} of the ordinary pixels in {data}, and of the anomalous ones {recalls}"
     ),
-    "range_nominal": (
-        "Uncalibrated: colours span the score's nominal range, {low} to {high}. "
-        "Here: {minimum} to {maximum}."
-    ),
-    "range_picture": (
-        "Colours span this picture's own {low} to {high}: something always glows, and two "
-        "pictures cannot be compared."
-    ),
-    "curve": "Precision over recall; average precision {ap}",
-    "precision": "Precision",
-    "recall": "Recall",
+    "preset_best_here": "Best here",
+    "preset_best_about": "The largest F1 against this picture's ground truth",
+    "false_area": "{share} of the picture falsely marked",
+    "histogram": "Histogram of the scores of {model}",
+    "histogram_truth": "Histogram of the scores of {model}; true anomalies in pink",
+    "precision": "P",
+    "recall": "R",
     "f1": "F1",
-    "iou": "IoU",
-    "average_precision": "AP",
-    "sampled": (
-        "Shown and counted at {width} × {height} of {full_width} × {full_height} pixels; downloads "
-        "have them all."
+    # side panel
+    "panel": "What this means",
+    "about": "What you see",
+    "about_anomaly": (
+        "Both models explain a picture with the classes they know: road, car, person… What none of "
+        "them explains glows."
     ),
-    # legend
+    "about_heads": (
+        "They share everything but one small part: what turns an object into its mask. In one it "
+        "is an MLP, in the other a Kolmogorov–Arnold network, which learns its functions."
+    ),
+    "about_better": "On average neither is better. {figures}",
+    "about_click": "Click a place in the picture to see why it glows, or why not.",
+    "facts": "About these two answers",
+    "calibrated": "calibrated on {data}",
+    "uncalibrated": "uncalibrated: nominal range",
     "legend": "Classes",
-    "legend_columns": "share of the picture, left and right; click to hide",
     "toggle_class": "Show or hide this class",
     "only": "only",
     "only_class": "Show only {name}",
     "all_classes": "Show all classes",
-    "unknown_class": "not a class",
+    "sampled": (
+        "Shown and counted at {width} × {height} of {full_width} × {full_height} pixels; downloads "
+        "have them all."
+    ),
     # explanation
     "why": "Why here?",
-    "why_at": "Why here? x {x}, y {y}",
-    "why_hint": "Click a pixel of any picture above: both models' reasons appear here.",
-    "why_read": (
-        "A class score adds up what every query says: how sure it is of the class, times how "
-        "surely its mask covers the pixel."
+    "plain_known": "Not unusual: this looks like {name} ({share} explained).",
+    "plain_unknown": (
+        "Unusual: no class explains this. The nearest are {name}, with {share}, and {second}."
     ),
-    "why_value": "{score}: {value}. Closest class: {name}.",
+    "plain_unknown_one": "Unusual: no class explains this. The nearest is {name}, with {share}.",
+    "plain_near": (
+        "Unusual by its surroundings or by doubt between classes: {name} explains {share} of this "
+        "pixel."
+    ),
+    "why_more": "Masks and sums",
+    "why_value": "{score} of this pixel, before smoothing: {value}",
     "top_classes": "Class scores at this pixel",
     "claims": "The queries that speak for “{name}” here, and their masks:",
     "query": "Query {query}",
@@ -208,22 +258,6 @@ VIEWER: dict[str, str] = {
     "score_energy": "Score = −log({parts} + {others} (others)) = −({sum}) = {value}",
     "score_rba": "Score = −({parts} + {others} (others)) = {value}",
     "score_eam": "Score = 1 − ({parts} + {others} (others)) = {value}",
-    # first visit
-    "tour": "Introduction",
-    "tour_maps": (
-        "Left and right are two models. Above, the classes they see; below, where they see nothing "
-        "they know: the brighter, the more anomalous. Ctrl and the wheel, or two fingers, zoom "
-        "both."
-    ),
-    "tour_threshold": (
-        "The threshold decides what counts as anomalous. Drag it: outlines, areas and regions "
-        "follow at once."
-    ),
-    "tour_pixel": "Click any pixel to see why: which classes and which queries claim it.",
-    "tour_more": "Swipe between the models, look at their difference, or download everything.",
-    "tour_skip": "Skip",
-    "tour_next": "Next",
-    "tour_end": "Done",
 }
 
 BATCH: dict[str, str] = {

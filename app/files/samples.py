@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from mask2kan.media.images import list_images
@@ -36,6 +37,30 @@ def truth_of(picture: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def sample(name: str) -> Path | None:
+def sample(name: str) -> Sample | None:
     """Find the example of that name (without suffix); None when there is none."""
-    return next((path for path in sample_pictures() if path.stem == name), None)
+    return next((s for s in samples() if s.name == name), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    name: str
+    title: str
+    scene: str
+    verdict: str
+    path: Path
+    truth: Path | None
+
+
+def samples() -> list[Sample]:
+    return [
+        Sample(
+            p.stem,
+            p.stem.rsplit("_", 1)[-1],
+            "indoor" if is_indoor(p) else "road",
+            "found",
+            p,
+            truth_of(p),
+        )
+        for p in sample_pictures()
+    ]

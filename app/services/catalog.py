@@ -30,8 +30,9 @@ _NO = ("", "0", "false", "no", "off")
 
 
 def title(source: str) -> str:
-    """Name a model on the page: its bundled name or repository id, or its file's name."""
-    return source if is_repo_id(source) else Path(source).name
+    """Name a model for readers: its title in the manifest, its repository id or file name."""
+    listed = entry_of(source).get("title")
+    return str(listed) if listed else source if is_repo_id(source) else Path(source).name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +151,15 @@ class Catalog:
             CheckpointError: as ``admit``.
         """
         return self.admit(name).name
+
+    def pair(self) -> tuple[str, str] | None:
+        """Return what is compared at first: the first two models offered, or one with itself."""
+        return (self.offered[0], self.offered[:2][-1]) if self.offered else None
+
+    def choices(self) -> list[tuple[str, str]]:
+        """List (title, name) of every model that pickers offer."""
+        names = dict.fromkeys([*self.offered, *(entry["name"] for entry in manifest())])
+        return [(title(name), name) for name in names]
 
     def entries(self) -> list[Entry]:
         """List the offered models, then the rest of the manifest; absent ones stay, as absent.

@@ -42,11 +42,17 @@ class Runs:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._runs: LRUCache[object, Run] = LRUCache(_KEPT)
+        self._lasting: dict[object, Run] = {}
 
     def add(self, number: str, run: Run) -> None:
         """Remember a run; the least recently used goes when there are too many."""
         with self._lock:
             self._runs[number] = run
+
+    def keep(self, number: str, run: Run) -> None:
+        """Remember a run as long as the app lives: one that every visitor has."""
+        with self._lock:
+            self._lasting[number] = run
 
     def find(self, number: object) -> Run:
         """Find the run of a number.
@@ -55,9 +61,10 @@ class Runs:
             ConfigError: when it is not known (any more).
         """
         with self._lock:
-            run = self._runs.get(number) if isinstance(number, str) else None
+            known = isinstance(number, str)
+            run = self._lasting.get(number) or self._runs.get(number) if known else None
         if run is None:
             raise ConfigError(
-                "This result is no longer kept on the server: press Compare to compute it again."
+                "This result is no longer kept on the server: reload the page to compute it again."
             )
         return run

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
+import logging
+import shutil
 import tempfile
 import threading
 import uuid
@@ -17,24 +20,30 @@ from cachetools import LRUCache
 from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
 
-from mask2kan.errors import ConfigError
+from mask2kan.checkpoints.manifest import manifest
+from mask2kan.checks import require
+from mask2kan.errors import ConfigError, Mask2KANError, shortened
 from mask2kan.inference.explain import explain_pixel
 from mask2kan.inference.scores import SCORES, check_score
+from mask2kan.media.files import json_bytes, write_bytes
 from mask2kan.media.images import RGB
 from mask2kan.outputs.summary import Analysis
 from mask2kan.outputs.writer import write_results
 
-from ..files.samples import sample, truth_of
+from ..files.samples import sample, samples
 from ..files.uploads import given, name_of, read_truth, read_upload, stored
+from ..messages import OUR_FAULT
 from ..services import downloads
 from ..services.hub_downloads import Report
 from ..services.models import SIDES, Answer, ModelService
 from ..services.results import Run, Runs
+from ..strings import COMPARE
 from ..web import viewer
+from ..web.payload import Refusal, Result
+
+logger = logging.getLogger(__name__)
 
 Picture = Mapping[str, Any] | None
-# The picture, no ground truth of the visitor's own, the example's name, and the viewer's value.
-_Opened = tuple[str, None, str, dict[str, Any] | None]
 
 BAR = gr.Progress()  # the page's; Gradio recognises the parameter by this default
 _VALUES_KEPT = 16
@@ -42,118 +51,133 @@ _LARGEST_WHOLE = 2**53  # beyond it JSON's numbers have gaps
 
 
 class Handlers:
-    """The callbacks, bound to the service that answers them."""
+    """The callbacks, bound to the service that answers them.
+
+    Attributes:
+        runs: what results on the page were made of.
+    """
 
     def __init__(self, service: ModelService) -> None:
+        self.runs = Runs()
         self._service = service
-        self._runs = Runs()
         self._lock = threading.Lock()
-        self._values: LRUCache[Any, dict[str, Any]] = LRUCache(_VALUES_KEPT)
+        self._values: LRUCache[Any, Result] = LRUCache(_VALUES_KEPT)
+
+    @property
+    def has_models(self) -> bool:
+        """Whether there is anything to compare without asking the Hub."""
+        return self._service.catalog.pair() is not None
 
     def look(
         self,
-        picture: Picture,
-        truth: Picture,
-        white: str,
         left: str,
         right: str,
         score: str,
-        example: str,
+        event: gr.EventData,
         progress: gr.Progress = BAR,
-    ) -> Any:
-        """Run both models on one picture: the viewer's value, which stays where there is none.
+    ) -> Result | Refusal:
+        """Run both models on the picture of a numbered request; the answer carries its number.
 
-        A request that was sent before a picture was opened may be answered after its result.
+        The page shows the answer to its latest request alone, so a late one does no harm. What
+        cannot be computed is answered in words, which stay where the result would be.
         """
-        if not picture:
-            return gr.skip()
-        path = sample(example)
-        mask = truth_of(path) if path and not truth else None
-        if mask:
-            truth = {"path": str(mask)}
-        run = Run(picture, (left, right), score, truth, white == "anomaly" and not mask)
-        return self._show(run, example, progress)
+        token = event_field(event, "token")
+        token = token if isinstance(token, int) else 0
 
-    def look_at_upload(
-        self,
-        picture: Picture,
-        truth: Picture,
-        white: str,
-        left: str,
-        right: str,
-        score: str,
-        progress: gr.Progress = BAR,
-    ) -> tuple[dict[str, Any] | None, str]:
-        """Do the same for a picture of the visitor's own, so no longer an example."""
-        if not picture:  # removed
-            return None, ""
-        return self.look(picture, truth, white, left, right, score, "", progress), ""
+        def refuse(message: str) -> Refusal:
+            return {"token": token, "error": message}
 
-    def look_at_given(
-        self, left: str, right: str, score: str, event: gr.EventData, progress: gr.Progress = BAR
-    ) -> _Opened:
-        """Open a picture pasted or dropped on the viewer."""
+        try:
+            run, example = self._asked(event, (left, right), score)
+            return {**self._show(run, example, progress), "token": token}
+        except Mask2KANError as error:
+            return refuse(str(error))
+        except Exception:
+            logger.exception("look failed")
+            return refuse(OUR_FAULT)
+
+    def _asked(self, event: gr.EventData, models: tuple[str, str], score: str) -> tuple[Run, str]:
+        """Read a request of the page, which may say anything: the run and the example's name."""
+        name = event_field(event, "example")
+        if name:
+            chosen = sample(str(name))
+            if chosen is None:
+                raise ConfigError(COMPARE["no_example"].format(name=shortened(str(name))))
+            picture = {"path": str(chosen.path)}
+            mask = None if chosen.truth is None else {"path": str(chosen.truth)}
+            return Run(picture, models, score, mask), chosen.name
         picture = given(event_field(event, "path"), event_field(event, "name"))
-        return self._open(picture, "", (left, right, score), progress)
+        own = event_field(event, "truth")
+        mask = {"path": str(stored({"path": own}))} if own else None
+        white = event_field(event, "white") == "anomaly"
+        return Run(picture, models, score, mask, white), ""
 
-    def look_at_file(
-        self, path: str | None, left: str, right: str, score: str, progress: gr.Progress = BAR
-    ) -> _Opened:
-        """Open a picture of a batch."""
-        if not path:
-            raise ConfigError("Choose a picture of the batch first.")
-        return self._open({"path": path}, "", (left, right, score), progress)
+    def first(self, place: Path) -> None:
+        """Compute what every visitor sees first, and write it where the page looks for it."""
+        [chosen, *_] = samples()
+        left, right = self._service.catalog.pair()
+        mask = None if chosen.truth is None else {"path": str(chosen.truth)}
+        run = Run({"path": str(chosen.path)}, (left, right), default_score(), mask)
+        value = copy.deepcopy(self._show(run, chosen.name))
+        self.runs.keep(value["run"], run)
+        for number, file in enumerate(viewer.files_of(value)):
+            # Beside it: what is in the cache is cleaned up after an hour.
+            kept = place.with_name(f"{number}_{Path(file['path']).name}")
+            shutil.copyfile(file["path"], kept)
+            file["path"] = str(kept)
+        write_bytes(place, json_bytes(value))
 
-    def open_example(
-        self, left: str, right: str, score: str, event: gr.EventData, progress: gr.Progress = BAR
-    ) -> _Opened:
-        """Open an example that was clicked."""
-        name = event_field(event, "name")
-        path = sample(str(name))
-        if path is None:
-            raise ConfigError(f"There is no example {name!r:.80}: reload the page.")
-        return self._open({"path": str(path)}, path.stem, (left, right, score), progress)
-
-    def open_link(
-        self, left: str, right: str, score: str, request: gr.Request, progress: gr.Progress = BAR
-    ) -> tuple[Any, ...]:
-        """Open what a link asks for: models, score, and an example by its name.
+    def linked(self, request: gr.Request) -> tuple[Any, ...]:
+        """Set the pickers to what a link names.
 
         Returns:
-            Left, right, score, the picture, the example's name and the viewer's value; left alone
-            where the link says nothing, or nothing that exists.
+            Left, right and score, each left alone where the link says nothing that is here; and
+            for the viewer, which then asks for the picture, what was named in vain, in words.
         """
         query = request.query_params
-        name = self._service.catalog.name
-        linked = {key: name(query[key]) for key in ("left", "right") if query.get(key)}
+        pickers: list[Any] = [gr.skip()] * 3
+        vain = []
+        for place, key in enumerate(("left", "right")):
+            if query.get(key):
+                try:
+                    pickers[place] = self._service.catalog.name(query[key])
+                except Mask2KANError as error:
+                    vain.append(str(error))
         if query.get("score") in SCORES:
-            linked["score"] = query["score"]
-        pickers = [linked.get(key, gr.skip()) for key in ("left", "right", "score")]
-        path = sample(query.get("example", ""))
-        if path is None:
-            return *pickers, gr.skip(), gr.skip(), gr.skip()
-        models = linked.get("left", left), linked.get("right", right), linked.get("score", score)
-        place, _, example, shown = self._open({"path": str(path)}, path.stem, models, progress)
-        return *pickers, place, example, shown
+            pickers[2] = query["score"]
+        return *pickers, {"linked": vain}
 
-    def _open(
-        self,
-        picture: Mapping[str, str],
-        example: str,
-        models: tuple[str, str, str],
-        progress: gr.Progress,
-    ) -> _Opened:
-        shown = self.look(picture, None, "void", *models, example, progress)
-        return picture["path"], None, example, shown
+    def open_file(self, path: str | None) -> dict[str, Any]:
+        """Hand the viewer a picture of a batch, which it then asks for."""
+        if not path:
+            raise ConfigError(COMPARE["nothing_chosen"])
+        return {"open": {"path": path, "name": Path(path).name}, "number": uuid.uuid4().hex}
 
-    def _show(self, run: Run, example: str, progress: gr.Progress) -> dict[str, Any]:
-        pixels, truth, answers = self._answers(run, lambda share, text: progress(share, desc=text))
-        value = self._packed(pixels, answers, run.score, truth) | {
+    def smooth_run(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Smooth a shown result otherwise: both sides' score maps."""
+        run = self.runs.find(question.get("run"))
+        smoothing = question.get("smoothing")
+        require("smoothing", smoothing, 0, 0.1)
+        _, _, answers = self._answers(run)
+        return {
+            side: viewer.score_map(answer, run.score, side, smoothing)
+            for side, answer in zip(SIDES, answers, strict=True)
+        }
+
+    def _show(self, run: Run, example: str, progress: gr.Progress | None = None) -> Result:
+        def report(done: float, text: str) -> None:
+            if progress is not None:
+                progress(done, desc=text)
+
+        pixels, truth, answers = self._answers(run, report)
+        value: Result = {
+            **self._packed(pixels, answers, run.score, truth),
             # Equal results would not wake the page: it compares values.
             "run": uuid.uuid4().hex,
+            "name": name_of(run.picture),
             "example": example,
         }
-        self._runs.add(value["run"], run)
+        self.runs.add(value["run"], run)
         return value
 
     def _answers(self, run: Run, report: Report | None = None) -> tuple[RGB, Any, list[Answer]]:
@@ -166,7 +190,7 @@ class Handlers:
             truth = _truth(run, pixels.shape[:2])
             return pixels, truth, self._service.answers(run.sources, pixels, run.score)
 
-    def _packed(self, pixels: RGB, answers: list[Answer], score: str, truth: Any) -> dict[str, Any]:
+    def _packed(self, pixels: RGB, answers: list[Answer], score: str, truth: Any) -> Result:
         """Make the viewer's files, once for those who look at the same: examples, mostly."""
         # Of the answers themselves only the service decides how many stay in memory.
         truth_digest = b"" if truth is None else hashlib.sha256(truth).digest()
@@ -181,13 +205,13 @@ class Handlers:
 
     def explain_run(self, question: dict[str, Any]) -> dict[str, Any]:
         """Explain a pixel's score in a shown result, per side."""
-        run = self._runs.find(question.get("run"))
+        run = self.runs.find(question.get("run"))
         _, _, answers = self._answers(run)
         return _explained(answers, question.get("x"), question.get("y"), run.score)
 
     def export_run(self, question: dict[str, Any]) -> dict[str, Any]:
         """Write files of a shown result, with the settings of the page."""
-        run = self._runs.find(question.get("run"))
+        run = self.runs.find(question.get("run"))
         settings = downloads.settings_of(question, run.score)
         with self._service.turn(run.sources), tempfile.TemporaryDirectory() as folder:
             pixels, truth, answers = self._answers(run)
@@ -275,6 +299,12 @@ class Handlers:
                 Path(folder), answers, settings, name=name_of(image), truth=mask
             )
             return summary, save_file_to_cache(path, get_upload_folder())
+
+
+def default_score() -> str:
+    """Choose the score in the bundled models' settings, or the thesis's."""
+    scores = [str(entry["score"]) for entry in manifest() if entry.get("score") in SCORES]
+    return scores[0] if scores else next(iter(SCORES))
 
 
 def event_field(event: gr.EventData, name: str) -> Any:

@@ -1,12 +1,13 @@
-"""The browser viewer: the values it gets, and the component.
+"""The browser viewer: the values it gets (``payload``), and the component.
 
-A result travels once: picture, labels (uint8) and scores (uint16 over the picture's own minimum and
-maximum), gzipped; the page redraws by itself. Maps of pictures above 2048 pixels are shown by
-every n-th value, not by averages: what is read under the cursor is a value the model gave.
+A result travels once: picture, labels (uint8) and smoothed scores (uint16 over the picture's own
+minimum and maximum), packed; the page redraws by itself. Maps of pictures above 2048 pixels are
+shown by every n-th value, not by averages: what is read under the cursor is a value of the map.
 """
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import cv2
 import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.scores import SCORES
@@ -24,14 +25,17 @@ from mask2kan.outputs.drawing import color_table
 from mask2kan.outputs.quantize import quantize
 from mask2kan.outputs.summary import MIN_REGION_PIXELS, Analysis
 
+from ..files.samples import FOLDER, Sample, samples
 from ..services.catalog import title
 from ..services.downloads import COLORMAPS
 from ..services.models import SIDES, Answer
 from ..strings import STAGES, VIEWER
-from .component import component, packed, served
+from .component import component, packed, packed_codes, served
+from .payload import ClassShare, File, Result, ScoreMap, Side
 
 LONGEST = 2048
 _DIVERGING = "BrBG"
+_THUMBNAIL = (208, 117)
 
 _BACKBONES = {
     "efficientnet_lite0": "EfficientNet-Lite0",
@@ -45,18 +49,32 @@ _BACKBONES = {
 
 
 def viewer(
-    value: dict[str, Any] | None = None, server_functions: Sequence[Callable[..., Any]] = ()
+    value: dict[str, Any] | None,
+    server_functions: Sequence[Callable[..., Any]],
+    *,
+    first: Path | None = None,
 ) -> gr.HTML:
-    """Make the component; its value is from ``show()``, or ``{"message": …}`` as a greeting."""
+    """Make the component.
+
+    Args:
+        value: of ``show()``, or ``{"message": …}`` as a greeting.
+        server_functions: what it may ask.
+        first: file that will hold the result which every visitor sees first.
+    """
     tables = {name: color_table(name).tolist() for name in COLORMAPS}
+    gr.set_static_paths([FOLDER])
     return component(
         "viewer",
         value,
         elem_id="viewer",
         strings=VIEWER,
         server_functions=server_functions,
-        events=["picture_given"],
+        events=["look", "stopped"],
         colormaps={**tables, "diverging": color_table(_DIVERGING).tolist()},
+        examples=[_example(sample) for sample in samples()],
+        scores=list(SCORES),
+        first=None if first is None else first.as_posix(),
+        studied="",
     )
 
 
@@ -66,8 +84,8 @@ def show(
     score: str,
     *,
     truth: NDArray[np.uint8] | None = None,
-) -> dict[str, Any]:
-    """Make the viewer's value for one picture, but for the number of its run.
+) -> Result:
+    """Make the viewer's value for one picture, but for what the request adds to it.
 
     Args:
         picture: (H, W, 3) RGB.
@@ -78,25 +96,42 @@ def show(
     height, width = shown_size(picture)
     buffer = io.BytesIO()
     small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-    Image.fromarray(small).save(buffer, "JPEG", quality=92)
+    Image.fromarray(small).save(buffer, "JPEG", quality=90)
     return {
         "size": [height, width],
         "source_size": list(picture.shape[:2]),
         "picture": served(buffer.getvalue(), "picture.jpg"),
         "truth": None if truth is None else packed(sampled(truth), "truth.gz"),
-        "least": max(  # in pixels shown
+        "smallest": max(  # in pixels shown
             answer.prediction.settings.smallest_pixels(height, width, MIN_REGION_PIXELS)
             for answer in answers
         ),
+        "unlike": False,
         "sides": [_side(side, answer, score) for side, answer in zip(SIDES, answers, strict=True)],
     }
 
 
-def still_there(value: dict[str, Any]) -> bool:
+def score_map(answer: Answer, score: str, side: str, smoothing: float | None = None) -> ScoreMap:
+    """Pack a score's map as the viewer shows it; ``smoothing`` None for the settings'."""
+    analysis = Analysis(answer.prediction, score, sigma=smoothing)
+    quantized = quantize(sampled(analysis.values))
+    return {
+        "codes": packed_codes(quantized.codes, f"{side}_scores.gz"),
+        "extent": [quantized.low, quantized.high],
+        "smoothing": analysis.sigma,
+    }
+
+
+def files_of(value: Result) -> list[File]:
+    """List the files that a value speaks of."""
+    sides = value["sides"]
+    files = [value["picture"], *([value["truth"]] if value["truth"] else [])]
+    return files + [f for side in sides for f in (side["labels"], side["scores"]["codes"])]
+
+
+def still_there(value: Result) -> bool:
     """Whether the files of a value have not been cleaned up yet."""
-    files = [value["picture"], value["truth"]]
-    files += [side[name] for side in value["sides"] for name in ("labels", "scores")]
-    return all(Path(file["path"]).is_file() for file in files if file)
+    return all(Path(file["path"]).is_file() for file in files_of(value))
 
 
 def sampled(values: NDArray[Any]) -> NDArray[Any]:
@@ -110,10 +145,28 @@ def sampled(values: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(values[rows[:, None], columns])
 
 
-def _side(side: str, answer: Answer, score: str) -> dict[str, Any]:
+def _example(sample: Sample) -> dict[str, str]:
+    return {
+        "name": sample.name,
+        "title": sample.title,
+        "verdict": sample.verdict,
+        "picture": sample.path.as_posix(),
+        "thumbnail": _thumbnail(sample.path),
+    }
+
+
+def _thumbnail(path: Path) -> str:
+    """Make a small picture as a data URL: a dozen requests less while the page loads."""
+    with Image.open(path) as opened:
+        small = ImageOps.fit(opened.convert("RGB"), _THUMBNAIL)
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=70)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _side(side: str, answer: Answer, score: str) -> Side:
     prediction = answer.prediction
     analysis = Analysis(prediction, score)
-    scores = quantize(sampled(analysis.values))
     calibration = prediction.calibration.get(score, {})
     return {
         "side": side,
@@ -128,17 +181,11 @@ def _side(side: str, answer: Answer, score: str) -> dict[str, Any]:
         "calibrated": analysis.calibrated,
         "calibrated_on": calibration.get("data", ""),
         "range": list(analysis.range),
-        "extent": [scores.low, scores.high],
         "threshold": analysis.threshold,
-        "threshold_from": analysis.threshold_from,
-        "thresholds": {
-            name: float(calibration[name])
-            for name in ("fpr05", "tpr95", "best_f1")
-            if name in calibration
-        },
+        "curve": [list(point) for point in calibration.get("curve", ())],
         "classes": _classes(prediction),
         "labels": packed(sampled(prediction.semantic), f"{side}_labels.gz"),
-        "scores": packed(scores.codes, f"{side}_scores.gz"),
+        "scores": score_map(answer, score, side),
     }
 
 
@@ -174,7 +221,7 @@ def _spent(milliseconds: float) -> str:
     return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
 
 
-def _classes(prediction: Prediction) -> list[dict[str, Any]]:
+def _classes(prediction: Prediction) -> list[ClassShare]:
     """List all classes by index, with their share of the picture."""
     names = prediction.class_names
     counts = np.bincount(prediction.semantic.ravel(), minlength=len(names))

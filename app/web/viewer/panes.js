@@ -1,27 +1,53 @@
-// Panes: the windows onto a picture. Each has two canvases: `base` with the photograph and the
-// colours over it, redrawn when the view changes, and `mask` with what is anomalous, redrawn with
-// every threshold at the resolution of the screen. All panes share one view, so zoom and pan move
-// them together.
+// @ts-check
+// Panes: the windows onto a picture. Each has two canvases: `base` with the photo and the classes,
+// redrawn when the view changes, and `mask` with what is anomalous, redrawn with every threshold.
+// All panes share one view, so zoom and pan move them together.
 
 import { h } from './dom.js';
-import { CODES, packed } from './maps.js';
+import { context } from './maps.js';
+
+/** @typedef {{x: number, y: number}} Point */
+/** @typedef {{canvas: CanvasImageSource & {width: number, height: number}, alpha: number, smooth: boolean, from?: number, to?: number}} Layer */
+/** @typedef {{heat: HTMLCanvasElement | null, hits: HTMLCanvasElement | null, path: Path2D, alpha: number, colour: string, from?: number, to?: number}} Marks */
+
+/**
+ * @typedef {object} Listener
+ * @property {string} role
+ * @property {() => void} view the view changed
+ * @property {(pixel: Point | null, byKey?: boolean) => void} inspect
+ * @property {() => Point | null} cursor
+ * @property {(x: number, y: number) => void} pick
+ * @property {(share: number) => void} swipe
+ * @property {(steps: number) => void} nudge the threshold
+ */
 
 const MAX_ZOOM = 64;
-const RIM = [16, 20, 28];
 const SMALL_SCREEN = 640;
 
 /** What part of the picture is seen: a zoom of 1 shows all of it, `x`, `y` is what is in the middle. */
 export class View {
+  /**
+   * @param {number} width
+   * @param {number} height
+   */
   constructor(width, height) {
-    Object.assign(this, { width, height });
-    this.reset();
+    this.width = width;
+    this.height = height;
+    this.zoom = 1;
+    this.x = width / 2;
+    this.y = height / 2;
   }
 
   reset() {
     Object.assign(this, { zoom: 1, x: this.width / 2, y: this.height / 2 });
   }
 
-  /** Zoom by a factor, keeping the point (x, y) of the picture where it is on the screen. */
+  /**
+   * Zoom by a factor, keeping the point (x, y) of the picture where it is on the screen.
+   * @param {number} factor
+   * @param {number} x
+   * @param {number} y
+   */
   zoomAt(factor, x, y) {
     const zoom = Math.min(MAX_ZOOM, Math.max(1, this.zoom * factor));
     const kept = this.zoom / zoom;
@@ -30,7 +56,11 @@ export class View {
     this.zoom = zoom;
   }
 
-  /** The transform for a canvas: pixels of it per pixel of the picture, and what is at its corner. */
+  /**
+   * The transform for a canvas: pixels of it per pixel of the picture, and what is at its corner.
+   * @param {number} canvasWidth
+   * @param {number} canvasHeight
+   */
   transform(canvasWidth, canvasHeight) {
     const scale = this.zoom * Math.min(canvasWidth / this.width, canvasHeight / this.height);
     const [across, down] = [canvasWidth / scale, canvasHeight / scale];
@@ -40,7 +70,12 @@ export class View {
   }
 }
 
-/** The middle of a window of `seen` moved so that it shows nothing beyond 0…size. */
+/**
+ * The middle of a window of `seen` moved so that it shows nothing beyond 0…size.
+ * @param {number} middle
+ * @param {number} seen
+ * @param {number} size
+ */
 function within(middle, seen, size) {
   if (seen >= size) return size / 2;
   return Math.min(size - seen / 2, Math.max(seen / 2, middle));
@@ -48,12 +83,13 @@ function within(middle, seen, size) {
 
 export class Pane {
   /**
-   * @param view shared by all panes.
-   * @param label what the pane shows, for people who do not see it.
-   * @param listen callbacks: view(), inspect(x, y) or inspect(null), pick(x, y), swipe(share).
+   * @param {View} view shared by all panes
+   * @param {string} label what the pane shows, for people who do not see it
+   * @param {Listener} listen
    */
   constructor(view, label, listen) {
-    Object.assign(this, { view, listen });
+    this.view = view;
+    this.listen = listen;
     this.base = h('canvas', { 'aria-hidden': 'true' });
     this.mask = h('canvas', { 'aria-hidden': 'true' });
     this.cross = h('div', { class: 'm2k-cross', hidden: true });
@@ -64,124 +100,98 @@ export class Pane {
       'aria-roledescription': listen.role, 'aria-describedby': 'm2k-keys',
     }, this.base, this.mask, this.pin, this.cross);
     this.root = h('div', { class: 'm2k-pane' }, this.surface, this.caption);
-    this.root.style.aspectRatio = `${view.width} / ${view.height}`;
+    this.root.style.setProperty('--aspect', String(view.width / view.height));
+    /** @type {Map<number, Point>} */
     this.pointers = new Map();
+    /** @type {{scale: number, left: number, top: number} | null} */
+    this.at = null;
+    this.ratio = 1;
+    this.travelled = 0;
+    this.swiping = false;
     this.listenToPointers();
     this.surface.addEventListener('keydown', (event) => this.key(event));
   }
 
+  /** Fit the canvases to the pixels of the screen. */
   resize() {
     const { clientWidth, clientHeight } = this.surface;
-    const ratio = Math.min(2, window.devicePixelRatio || 1);
-    const width = Math.max(1, Math.round(clientWidth * ratio));
-    const height = Math.max(1, Math.round(clientHeight * ratio));
+    this.ratio = Math.min(2, window.devicePixelRatio || 1);
+    const width = Math.max(1, Math.round(clientWidth * this.ratio));
+    const height = Math.max(1, Math.round(clientHeight * this.ratio));
     if (this.base.width === width && this.base.height === height) return;
     for (const canvas of [this.base, this.mask]) [canvas.width, canvas.height] = [width, height];
-    this.ratio = ratio;
-    this.image = new ImageData(width, height);
-    this.out = new Uint32Array(this.image.data.buffer);
-    this.bits = new Uint8Array(width * height);
   }
 
-  /** Paint canvases over each other: [{canvas, alpha, smooth, from, to}], from/to shares of the width. */
+  /** Pixels of the picture per pixel of the screen (CSS), as "100 %" means it. */
+  get magnification() {
+    return this.at ? this.at.scale / this.ratio : 1;
+  }
+
+  /** @param {Layer[]} layers painted over each other; from and to are shares of the width */
   drawBase(layers) {
     this.resize();
     const { width, height } = this.base;
     this.at = this.view.transform(width, height);
     // At a glance a finger scrolls the page; in a part of the picture it moves the picture.
     this.surface.style.touchAction = this.view.zoom > 1 ? 'none' : 'pan-y';
-    const { scale, left, top } = this.at;
-    const context = this.base.getContext('2d');
-    context.clearRect(0, 0, width, height);
-    for (const { canvas, alpha, smooth, from = 0, to = 1 } of layers) {
-      const [x, across] = [width * from, width * (to - from)];
-      if (across <= 0) continue;
-      context.globalAlpha = alpha;
-      context.imageSmoothingEnabled = smooth || scale < 2;
-      // Photographs may be smaller than the maps they are drawn under.
-      const [fx, fy] = [canvas.width / this.view.width, canvas.height / this.view.height];
-      context.drawImage(canvas, (left + x / scale) * fx, (top) * fy, (across / scale) * fx,
-        (height / scale) * fy, x, 0, across, height);
-    }
+    const drawing = context(this.base);
+    drawing.clearRect(0, 0, width, height);
+    for (const layer of layers) this.drawLayer(drawing, layer);
   }
 
   /**
-   * Outline what is anomalous.
-   * @param parts [{side, cut, bit, from, to}]: whose codes decide where, from/to shares of the width.
-   * @param colours per combination of bits.
-   * @param twin a pane of the same parts that has just been drawn: its pixels are taken as they are.
+   * @param {CanvasRenderingContext2D} drawing
+   * @param {Layer} layer
    */
-  drawMask(parts, colours, alpha, twin) {
+  drawLayer(drawing, { canvas, alpha, smooth, from = 0, to = 1 }) {
+    const { width, height } = this.base;
+    const { scale, left, top } = /** @type {NonNullable<Pane['at']>} */ (this.at);
+    const [x, across] = [width * from, width * (to - from)];
+    if (across <= 0) return;
+    drawing.globalAlpha = alpha;
+    drawing.imageSmoothingEnabled = smooth || scale < 2;
+    // Photographs may be smaller than the maps they are drawn under.
+    const [fx, fy] = [canvas.width / this.view.width, canvas.height / this.view.height];
+    drawing.drawImage(canvas, (left + x / scale) * fx, top * fy, (across / scale) * fx,
+      (height / scale) * fy, x, 0, across, height);
+    drawing.globalAlpha = 1;
+  }
+
+  /** @param {Marks[]} parts what passes the threshold: heat, hits and misses, outlines */
+  drawMask(parts) {
     if (!this.at) return;
     const { width, height } = this.mask;
-    let { image } = this;
-    if (twin?.image.width === width && twin.image.height === height) image = twin.image;
-    else {
-      this.bits.fill(0);
-      this.out.fill(0);
-      if (alpha > 0) {
-        for (const part of parts) this.mark(part, width, height);
-        this.paint(colours, alpha, width, height);
-      }
-    }
-    this.mask.getContext('2d').putImageData(image, 0, 0);
-  }
-
-  mark({ side, cut, bit, from = 0, to = 1 }, width, height) {
-    if (cut >= CODES) return;
     const { scale, left, top } = this.at;
-    const depth = Math.min(side.shown.length - 1, Math.max(0, Math.ceil(Math.log2(1 / scale))));
-    const { codes, width: across, height: down } = side.shown[depth];
-    const [zoom, x0, y0] = [scale * 2 ** depth, left / 2 ** depth, top / 2 ** depth];
-    // Canvas columns that show a column of the map, and which.
-    const first = Math.max(Math.round(width * from), Math.ceil(-x0 * zoom - 0.5));
-    const last = Math.min(Math.round(width * to), Math.ceil((across - x0) * zoom - 0.5));
-    const columns = new Int32Array(Math.max(0, last - first));
-    for (let x = 0; x < columns.length; x++) columns[x] = x0 + (first + x + 0.5) / zoom;
-    const { bits } = this;
-    for (let y = 0; y < height; y++) {
-      const row = Math.floor(y0 + (y + 0.5) / zoom);
-      if (row < 0 || row >= down) continue;
-      const start = row * across;
-      const out = y * width + first;
-      for (let x = 0; x < columns.length; x++) {
-        if (codes[start + columns[x]] >= cut) bits[out + x] |= bit;
+    const drawing = context(this.mask);
+    drawing.setTransform(1, 0, 0, 1, 0, 0);
+    drawing.clearRect(0, 0, width, height);
+    for (const { heat, hits, path, alpha, colour, from = 0, to = 1 } of parts) {
+      for (const canvas of [heat, hits]) {
+        if (canvas) this.drawLayer(drawing, { canvas, alpha, smooth: true, from, to });
       }
-    }
-  }
-
-  /** Regions get a light fill, a line inside their border and a dark rim outside it. */
-  paint(colours, alpha, width, height) {
-    const { bits, out } = this;
-    const line = colours.map((colour) => packed(colour, Math.round(255 * alpha)));
-    const fill = colours.map((colour) => packed(colour, Math.round(46 * alpha)));
-    const rim = packed(RIM, Math.round(200 * alpha));
-    const reach = Math.max(1, Math.round(1.25 * this.ratio));
-    for (let y = 0, i = 0; y < height; y++) {
-      const up = y >= reach ? reach * width : 0;
-      const down = y + reach < height ? reach * width : 0;
-      for (let x = 0; x < width; x++, i++) {
-        const bit = bits[i];
-        if (!bit) continue;
-        const before = x >= reach ? reach : 0;
-        const after = x + reach < width ? reach : 0;
-        if (bits[i - before] === bit && bits[i + after] === bit
-          && bits[i - up] === bit && bits[i + down] === bit) {
-          out[i] = fill[bit];
-          continue;
-        }
-        out[i] = line[bit];
-        if (x && !bits[i - 1]) out[i - 1] = rim;
-        if (x + 1 < width && !bits[i + 1]) out[i + 1] = rim;
-        if (up && !bits[i - width]) out[i - width] = rim;
-        if (down && !bits[i + width]) out[i + width] = rim;
+      drawing.save();
+      drawing.beginPath();
+      drawing.rect(width * from, 0, width * (to - from), height);
+      drawing.clip();
+      drawing.setTransform(scale, 0, 0, scale, -left * scale, -top * scale);
+      drawing.lineCap = 'round';
+      for (const [style, thickness] of /** @type {const} */ ([['rgb(10 14 20 / 0.55)', 3], [colour, 1.5]])) {
+        drawing.strokeStyle = style;
+        drawing.lineWidth = (thickness * this.ratio) / scale;
+        drawing.stroke(path);
       }
+      drawing.restore();
     }
   }
 
   // ------------------------------------------------------------ places
 
-  /** The picture's pixel under a point of the window, or null beside the picture. */
+  /**
+   * The picture's pixel under a point of the window, or null beside the picture.
+   * @param {number} clientX
+   * @param {number} clientY
+   * @returns {Point | null}
+   */
   pixelAt(clientX, clientY) {
     const box = this.surface.getBoundingClientRect();
     if (!this.at || !box.width) return null;
@@ -191,9 +201,12 @@ export class Pane {
     return x < 0 || y < 0 || x >= this.view.width || y >= this.view.height ? null : { x, y };
   }
 
-  /** Where the middle of a pixel is, in CSS pixels from the corner of the surface. */
+  /**
+   * Where the middle of a pixel is, in CSS pixels from the corner of the surface.
+   * @param {Point} pixel
+   */
   place({ x, y }) {
-    const { scale, left, top } = this.at;
+    const { scale, left, top } = this.at ?? { scale: 1, left: 0, top: 0 };
     const { clientWidth, clientHeight } = this.surface;
     return {
       left: ((x + 0.5 - left) * scale * clientWidth) / this.base.width,
@@ -201,9 +214,13 @@ export class Pane {
     };
   }
 
+  /**
+   * @param {HTMLElement} mark
+   * @param {Point | null} pixel
+   */
   show(mark, pixel) {
     mark.hidden = !pixel || !this.at;
-    if (mark.hidden) return;
+    if (!pixel || mark.hidden) return;
     const { left, top } = this.place(pixel);
     mark.style.transform = `translate(${left}px, ${top}px)`;
   }
@@ -214,36 +231,46 @@ export class Pane {
     const { surface } = this;
     surface.addEventListener('pointerdown', (event) => this.press(event));
     surface.addEventListener('pointermove', (event) => this.move(event));
-    for (const name of ['pointerup', 'pointercancel']) {
-      surface.addEventListener(name, (event) => this.lift(event));
-    }
+    surface.addEventListener('pointerup', (event) => this.lift(event));
+    surface.addEventListener('pointercancel', (event) => this.lift(event));
     surface.addEventListener('pointerleave', () => this.listen.inspect(null));
     surface.addEventListener('dblclick', (event) => {
       const pixel = this.pixelAt(event.clientX, event.clientY);
       if (pixel) this.zoomTo(2, pixel.x, pixel.y);
     });
     surface.addEventListener('wheel', (event) => {
-      // A plain wheel scrolls the page, except where there is no page to scroll.
-      if (!event.ctrlKey && !event.metaKey && !document.fullscreenElement) return;
+      // A plain wheel scrolls the page, except where there is nothing to scroll.
+      const { scrollHeight, clientHeight } = document.documentElement;
+      const scrolls = scrollHeight > clientHeight + 8 && !document.fullscreenElement;
+      if (scrolls && !event.ctrlKey && !event.metaKey) return;
       event.preventDefault();
       const pixel = this.pixelAt(event.clientX, event.clientY);
-      if (pixel) this.zoomTo(Math.exp(-event.deltaY / (event.ctrlKey ? 150 : 400)), pixel.x, pixel.y);
+      // Notches of a wheel are 100 and more, a touchpad's steps much less.
+      const factor = Math.exp(-event.deltaY / (Math.abs(event.deltaY) < 50 ? 120 : 700));
+      if (pixel) this.zoomTo(Math.min(1.25, Math.max(0.8, factor)), pixel.x, pixel.y);
     }, { passive: false });
   }
 
+  /**
+   * @param {number} factor
+   * @param {number} x
+   * @param {number} y
+   */
   zoomTo(factor, x, y) {
     this.view.zoomAt(factor, x, y);
     this.listen.view();
   }
 
+  /** @param {PointerEvent} event */
   press(event) {
     if (event.button) return;
     this.surface.setPointerCapture(event.pointerId);
     this.pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
     this.travelled = this.pointers.size > 1 ? Infinity : 0;
-    this.swiping = Boolean(event.target.closest?.('.m2k-divider'));
+    this.swiping = Boolean(/** @type {Element} */ (event.target).closest?.('.m2k-divider'));
   }
 
+  /** @param {PointerEvent} event */
   move(event) {
     const last = this.pointers.get(event.pointerId);
     if (!last) {
@@ -258,17 +285,22 @@ export class Pane {
     this.pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
   }
 
+  /**
+   * @param {number} dx
+   * @param {number} dy
+   */
   pan(dx, dy) {
-    if (this.view.zoom === 1) return;
+    if (this.view.zoom === 1 || !this.at) return;
     const perPixel = this.base.width / this.surface.clientWidth / this.at.scale;
     this.view.x -= dx * perPixel;
     this.view.y -= dy * perPixel;
     this.listen.view();
   }
 
+  /** @param {PointerEvent} event */
   pinch(event) {
-    const [a, b] = [...this.pointers.keys()].map((id) =>
-      (id === event.pointerId ? { x: event.clientX, y: event.clientY } : this.pointers.get(id)));
+    const now = { x: event.clientX, y: event.clientY };
+    const [a, b] = [...this.pointers].map(([id, place]) => (id === event.pointerId ? now : place));
     const before = [...this.pointers.values()];
     const was = Math.hypot(before[0].x - before[1].x, before[0].y - before[1].y);
     const is = Math.hypot(a.x - b.x, a.y - b.y);
@@ -276,11 +308,13 @@ export class Pane {
     if (was && pixel) this.zoomTo(is / was, pixel.x, pixel.y);
   }
 
+  /** @param {number} clientX */
   swipeTo(clientX) {
     const box = this.surface.getBoundingClientRect();
     this.listen.swipe(Math.min(1, Math.max(0, (clientX - box.left) / box.width)));
   }
 
+  /** @param {PointerEvent} event */
   lift(event) {
     const pressed = this.pointers.delete(event.pointerId);
     if (event.type === 'pointerup' && pressed && !this.swiping && this.travelled < 4) {
@@ -290,15 +324,20 @@ export class Pane {
     if (!this.pointers.size) this.swiping = false;
   }
 
+  /** @param {PointerEvent} event */
   inspectAt(event) {
     const pixel = this.pixelAt(event.clientX, event.clientY);
     this.listen.inspect(pixel);
     return pixel;
   }
 
-  /** Arrows move the crosshair, with Shift by ten; + and − zoom at it; Enter explains it. */
+  /**
+   * Arrows move the crosshair, with Shift by ten; + and − zoom at it; Enter explains it.
+   * @param {KeyboardEvent} event
+   */
   key(event) {
     const step = event.shiftKey ? 10 : 1;
+    /** @type {Record<string, [number, number]>} */
     const moves = {
       ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step],
     };
@@ -320,7 +359,11 @@ export class Pane {
     event.preventDefault();
   }
 
-  /** Move the view so that a pixel stays in sight. */
+  /**
+   * Move the view so that a pixel stays in sight.
+   * @param {number} x
+   * @param {number} y
+   */
   follow(x, y) {
     if (!this.at) return;
     const { scale } = this.at;
