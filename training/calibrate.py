@@ -3,6 +3,7 @@
 Exact, over all valid pixels of the map at the checkpoint's sizes and smoothing. ``range``: 0.5th
 and 99.5th percentile. Thresholds t (anomalous if score >= t): ``fpr05`` flags at most 5 % of the
 known pixels, ``tpr95`` at least 95 % of the anomalous ones, ``best_f1`` balances the two.
+``curve`` lists [share of the known pixels, t, share of the anomalous ones] from 0.02 % to 50 %.
 """
 
 from __future__ import annotations

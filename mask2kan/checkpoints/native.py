@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -32,6 +33,7 @@ from mask2kan.modeling.settings import InferenceSettings
 METADATA_KEY = "mask2kan"
 TRUNK_KEY = "mask2kan_trunk"  # of a file that holds a trunk alone
 FORMAT = 1
+MAX_CURVE = 1000  # points
 
 _FULL_PRECISION = (".grid", ".running_mean", ".running_var")
 
@@ -263,6 +265,34 @@ def _calibration(table: Any) -> dict[str, dict[str, Any]]:
             if not isinstance(limits, list) or len(limits) != 2:
                 raise CheckpointError(f"{title} no range of two numbers.")
             numbers += limits
-        if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+        if not all(map(_is_number, numbers)):
             raise CheckpointError(f"{title} values that are no numbers.")
+        if row.get("curve") is not None and not _is_curve(row["curve"]):
+            raise CheckpointError(
+                f"{title} a curve that is not 1 to {MAX_CURVE} [false-alarm rate, threshold, "
+                "recall] of rising rates in (0, 1], falling thresholds and rising recalls in [0, 1]."
+            )
     return table
+
+
+def _is_number(value: Any) -> bool:
+    # Compared, not asked isfinite: JSON's integers may be too long for a float.
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _is_curve(points: Any) -> bool:
+    """Whether a false-alarm curve can be walked along: see the calibration command."""
+    if not isinstance(points, list) or not 1 <= len(points) <= MAX_CURVE:
+        return False
+    if not all(isinstance(point, list) and len(point) == 3 for point in points):
+        return False
+    if not all(_is_number(value) for point in points for value in point):
+        return False
+    rates, thresholds, recalls = zip(*points, strict=True)
+    return (
+        all(0 < rate <= 1 for rate in rates)
+        and all(0 <= recall <= 1 for recall in recalls)
+        and all(before < after for before, after in pairwise(rates))
+        and all(before > after for before, after in pairwise(thresholds))
+        and all(before <= after for before, after in pairwise(recalls))
+    )

@@ -46,7 +46,8 @@ def calibrate(
         device: of the predictor.
 
     Returns:
-        Per score ``{"range": [low, high], "fpr05": t, "tpr95": t, "best_f1": t, "data": words}``.
+        Per score ``{"range": [low, high], "fpr05": t, "tpr95": t, "best_f1": t, "curve":
+        [[false-alarm rate, t, recall], ...], "data": words}``.
 
     Raises:
         Mask2KANError: for anything that cannot be loaded, measured or written.

@@ -20,6 +20,13 @@ from .sorted_scores import BLOCK_LENGTH, RUN_LENGTH, Floats, SortedScores, merge
 
 Rates = npt.NDArray[np.int64]
 
+# Of the false-alarm curve that a checkpoint carries: about evenly spaced on a logarithmic axis.
+FALSE_ALARM_RATES = (
+    *(0.0002, 0.0003, 0.0005, 0.0007, 0.001, 0.0014, 0.002, 0.003, 0.004, 0.005, 0.007),
+    *(0.01, 0.014, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.4, 0.5),
+)
+FPR05 = 0.05
+
 
 class ExactCurve:
     """Known and anomalous pixels' scores, ranked together; ``Args`` as ``SortedScores``."""
@@ -92,6 +99,15 @@ class CurveSummary(NamedTuple):
     best_f1_threshold: float
     tpr95_threshold: float
     fpr05_threshold: float
+    false_alarms: list[FalseAlarms]
+
+
+class FalseAlarms(NamedTuple):
+    """The lowest threshold whose false-positive rate is at most ``rate``, and its recall."""
+
+    rate: float
+    threshold: float
+    recall: float
 
 
 class _Points(NamedTuple):
@@ -146,7 +162,8 @@ class _Integral:
         self.last_tp = self.last_fp = 0
         self.ap_sum = self.area = 0.0
         self.fpr95 = self.best_f1 = -1.0
-        self.best_f1_threshold = self.tpr95_threshold = self.fpr05_threshold = np.nan
+        self.best_f1_threshold = self.tpr95_threshold = np.nan
+        self.allowed: dict[float, tuple[float, int]] = {}  # per rate: threshold, true positives
 
     def add(self, points: _Points) -> None:
         tp, fp = points.tp.astype(np.float64), points.fp.astype(np.float64)
@@ -167,14 +184,17 @@ class _Integral:
             fp_there = fp_before[at] + min(share, 1.0) * (fp[at] - fp_before[at])
             self.fpr95 = float(fp_there / self.negatives)
             self.tpr95_threshold = float(points.threshold[at])
-        allowed = np.flatnonzero(fp / self.negatives <= 0.05)
-        if len(allowed):
-            self.fpr05_threshold = float(points.threshold[allowed[-1]])
-        elif self.last_tp == self.last_fp == 0:
-            # More than 5 % of the known pixels share the highest score: only a threshold above
-            # it keeps the promise.
+        if not self.allowed:
+            # Where more of the known pixels share the highest score than a rate allows, only a
+            # threshold above it keeps the promise.
             highest = points.threshold[0].astype(np.float32)
-            self.fpr05_threshold = float(np.nextafter(highest, np.float32(np.inf)))
+            above = float(np.nextafter(highest, np.float32(np.inf)))
+            self.allowed = dict.fromkeys(FALSE_ALARM_RATES, (above, 0))
+        counts = np.searchsorted(fp / self.negatives, FALSE_ALARM_RATES, side="right")
+        for rate, count in zip(FALSE_ALARM_RATES, counts, strict=True):
+            if count:
+                last = int(count) - 1
+                self.allowed[rate] = float(points.threshold[last]), int(points.tp[last])
         self.last_tp, self.last_fp = int(points.tp[-1]), int(points.fp[-1])
 
     def summary(self) -> CurveSummary:
@@ -185,5 +205,9 @@ class _Integral:
             best_f1=self.best_f1,
             best_f1_threshold=self.best_f1_threshold,
             tpr95_threshold=self.tpr95_threshold,
-            fpr05_threshold=self.fpr05_threshold,
+            fpr05_threshold=self.allowed[FPR05][0],
+            false_alarms=[
+                FalseAlarms(rate, threshold, tp / self.positives)
+                for rate, (threshold, tp) in self.allowed.items()
+            ],
         )

@@ -10,6 +10,7 @@ precision over recall.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from mask2kan.checks import require_choice
 from mask2kan.errors import ConfigError, NumericsError
 
 from .component import TRACKS, ComponentEvaluator
-from .curves import ExactCurve
+from .curves import ExactCurve, FalseAlarms
 from .smiyc import BinnedCurve, BinnedSummary, half_precision
 from .sorted_scores import Floats
 
@@ -118,7 +119,8 @@ class AnomalyEvaluator:
         Returns:
             ``range`` [0.5th, 99.5th percentile] and thresholds (score >= t): ``fpr05``, the lowest
             with a false-positive rate of at most 5 %; ``tpr95``, the highest with a true-positive
-            rate of at least 95 %; ``best_f1``.
+            rate of at least 95 %; ``best_f1``. ``curve`` [[false-positive rate, threshold, recall],
+            ...]: as ``fpr05`` at other rates, ascending; of rates with one threshold, the lowest.
 
         Raises:
             ConfigError: without both kinds of pixels, or in ``smiyc``, whose bins are too
@@ -132,7 +134,17 @@ class AnomalyEvaluator:
             "fpr05": summary.fpr05_threshold,
             "tpr95": summary.tpr95_threshold,
             "best_f1": summary.best_f1_threshold,
+            "curve": _falling(summary.false_alarms),
         }
+
+
+def _falling(points: Sequence[FalseAlarms]) -> list[list[float]]:
+    """Keep the points at which the threshold falls."""
+    return [
+        list(point)
+        for index, point in enumerate(points)
+        if not index or point.threshold < points[index - 1].threshold
+    ]
 
 
 def checked_image(

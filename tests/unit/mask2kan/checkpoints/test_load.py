@@ -168,7 +168,10 @@ def test_stored_mean_and_std_are_used(tmp_path):
 @pytest.mark.parametrize("name", ["mask2kan_mobilenetv2", "mask2anomaly_r50", "mask2kan_swin_s"])
 def test_own_checkpoint_carries_everything(tmp_path, name):
     model = tiny(name, class_names=tuple("abcdefghijk"))
-    model.calibration = {"msp": {"range": [0.0, 1.0], "fpr05": 0.5, "data": "made up"}}
+    curve = [[0.01, 0.7, 0.0], [0.05, 0.5, 0.25]]
+    model.calibration = {
+        "msp": {"range": [0.0, 1.0], "fpr05": 0.5, "curve": curve, "data": "made up"}
+    }
     model.settings = InferenceSettings((320, 640), "entropy", 0.01, 0.002)
     model.card = {"licence": "none"}
     save_model(model, tmp_path / "model.safetensors")
@@ -306,6 +309,33 @@ FAULTS = {
         lambda t, m: m.update(calibration={"msp": {"range": [0, "1"]}}),
         r"calibration of 'msp'",
     ),
+}
+
+
+def of_curve(points):
+    return lambda _, about: about.update(calibration={"msp": {"curve": points}})
+
+
+GOOD_CURVE = [[0.01, 0.5, 0.2], [0.05, 0.4, 0.3]]
+FAULTS |= {
+    f"curve: {fault}": (of_curve(points), r"calibration of 'msp' has a curve that")
+    for fault, points in {
+        "text": "x",
+        "empty": [],
+        "an object": {"0.05": 0.4},
+        "a point of two": [[0.01, 0.5]],
+        "a point that is a number": [0.01],
+        "a threshold of text": [[0.01, "0.5", 0.2]],
+        "a threshold of true": [[0.01, True, 0.2]],
+        "a threshold beyond all": [[0.01, 10**400, 0.2]],
+        "a rate of 0": [[0, 0.5, 0.2]],
+        "a rate above 1": [[1.5, 0.5, 0.2]],
+        "falling rates": GOOD_CURVE[::-1],
+        "equal thresholds": [[0.01, 0.5, 0.2], [0.05, 0.5, 0.3]],
+        "falling recalls": [[0.01, 0.5, 0.2], [0.05, 0.4, 0.1]],
+        "a recall above 1": [[0.01, 0.5, 1.2]],
+        "too many points": [[(n + 1) / 2000, -n, 0] for n in range(1001)],
+    }.items()
 }
 
 

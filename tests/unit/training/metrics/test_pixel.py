@@ -18,7 +18,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from mask2kan.errors import ConfigError, Mask2KANError, NumericsError
 from training.metrics import AnomalyEvaluator, sorted_scores
-from training.metrics.curves import ExactCurve
+from training.metrics.curves import FALSE_ALARM_RATES, ExactCurve
 from training.metrics.sorted_scores import RUN_LENGTH, SortedScores, merged_blocks
 
 Images = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]]
@@ -197,10 +197,37 @@ def test_operating_points_keep_their_promise(levels: int | None) -> None:
     assert points["best_f1"] == pytest.approx(reference_f1(score, label)[1])
 
 
+@pytest.mark.parametrize("levels", [None, 4])
+def test_false_alarm_curve_equals_counting(levels: int | None) -> None:
+    images = random_images(8, levels, count=12)
+    score, label = pooled(images)
+    points = evaluated(images, 700, 64).operating_points()
+    known, anomalous = score[label == 0], score[label == 1]
+    # Every score, and one above all of them for rates that none of them keeps.
+    candidates = np.append(np.unique(score), np.nextafter(score.max(), np.float32(np.inf)))
+    shares = np.array([(known >= threshold).mean() for threshold in candidates])
+    expected: list[list[float]] = []
+    for rate in FALSE_ALARM_RATES:
+        threshold = float(candidates[shares <= rate].min())
+        if not expected or threshold < expected[-1][1]:
+            expected.append([rate, threshold, float((anomalous >= threshold).mean())])
+    assert points["curve"] == expected
+    if levels is None:
+        assert [row[1] for row in points["curve"] if row[0] == 0.05] == [points["fpr05"]]
+
+
+def test_false_alarm_rates_hold_the_usual_ones() -> None:
+    usual = {0.0002, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5}
+    assert usual <= set(FALSE_ALARM_RATES)
+    assert list(FALSE_ALARM_RATES) == sorted(FALSE_ALARM_RATES)
+
+
 def test_fpr05_of_a_constant_score_flags_nothing() -> None:
     evaluator = AnomalyEvaluator()
     evaluator.update(np.ones((4, 4), np.float32), np.eye(4, dtype=np.uint8))
-    assert evaluator.operating_points()["fpr05"] > 1.0
+    points = evaluator.operating_points()
+    assert points["fpr05"] > 1.0
+    assert points["curve"] == [[FALSE_ALARM_RATES[0], points["fpr05"], 0.0]]
 
 
 def test_percentiles_of_several_collections() -> None:
