@@ -203,6 +203,7 @@ VIEWER: dict[str, str] = {
     ),
     "preset_best_here": "Best here",
     "preset_best_about": "The largest F1 against this picture's ground truth",
+    "of_picture": "{share} of the picture",
     "false_area": "{share} of the picture falsely marked",
     "histogram": "Histogram of the scores of {model}",
     "histogram_truth": "Histogram of the scores of {model}; true anomalies in pink",

@@ -30,8 +30,10 @@ export function start({ element, props }) {
   });
   document.addEventListener('mask2kan:result', (event) => {
     const { sides } = /** @type {CustomEvent} */ (event).detail;
-    const words = t('chip', { left: sides[0].title, right: sides[1].title, score: sides[0].score_title });
-    text.textContent = words;
+    /** @param {(title: string) => string} named */
+    const chipOf = (named) => t('chip', { left: named(sides[0].title), right: named(sides[1].title), score: sides[0].score_title });
+    const words = chipOf((title) => title);
+    text.textContent = chipOf((title) => title.split(/[,(]/)[0].trim());
     chip.title = words;
     chip.setAttribute('aria-label', t('chip_spoken', { chip: words }));
   });

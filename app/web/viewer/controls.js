@@ -180,7 +180,7 @@ export class Controls {
     const { t } = viewer;
     const { numbers, root } = this.rows[index];
     const share = found.pixels / viewer.maps[index].codes.length;
-    const parts = [percent(share)];
+    const parts = [];
     const { dataset } = root;
     if (found.judged) {
       const { tp, fp, fn } = found.judged;
@@ -192,10 +192,13 @@ export class Controls {
         found: found.judged.found, objects: found.judged.objects, falseRegions: found.judged.falseRegions,
       });
       // Without an anomaly there is nothing to be precise about: only false alarms count.
-      if (tp + fn) parts.push(...(['precision', 'recall', 'f1']).map((name) => `${t(name)} ${number(quality[name]).slice(0, 4)}`));
+      if (tp + fn) parts.push(...(/** @type {const} */ (['precision', 'recall', 'f1'])).map((name) => `${t(name)}\u00a0${quality[name].toFixed(2)}`));
       else parts.push(t('false_area', { share: percent(fp / viewer.maps[index].codes.length) }));
-    } else for (const name of ['precision', 'recall', 'f1', 'iou', 'found', 'objects', 'falseRegions']) delete dataset[name];
-    numbers.textContent = parts.join(' · ');
+    } else {
+      for (const name of ['precision', 'recall', 'f1', 'iou', 'found', 'objects', 'falseRegions']) delete dataset[name];
+      parts.push(t('of_picture', { share: percent(share) }));
+    }
+    numbers.textContent = parts.join('  ');
     Object.assign(dataset, { countedCut: found.q, countedLeast: found.least, largest: found.largest });
     if (String(found.q) !== dataset.cut || found.least !== viewer.least) return; // it is already counting again
     Object.assign(dataset, { regions: found.count, pixels: found.pixels });

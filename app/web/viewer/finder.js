@@ -7,6 +7,16 @@ import { blank, context, packed } from './maps.js';
 /** @typedef {import('./maps.js').Maps} Maps */
 
 /**
+ * @typedef {object} Question
+ * @property {number} q the smallest code that passes
+ * @property {number} least pixels of the smallest region
+ * @property {number} top the code with the brightest colour
+ * @property {boolean} truthLayer whether hits and misses are to be drawn
+ */
+
+/** @typedef {Question & {id: number, asked: number}} Numbered */
+
+/**
  * @typedef {object} Judged
  * @property {number} tp pixels of regions that are anomalous
  * @property {number} fp known
@@ -42,19 +52,22 @@ export class Finder {
     this.searching = 0;
     /** @type {(best: number) => void} */
     this.settle = () => {};
-    /** @type {import('./regions.worker.js').Question & {asked: number} | null} */
+    /** @type {Numbered | null} */
     this.underway = null;
-    /** @type {Finder['underway']} */
+    /** @type {Numbered | null} */
     this.next = null;
     /** Answers to questions before this one are of other maps. */
     this.since = 0;
-    [this.width, this.height] = [0, 0];
+    this.width = 0;
+    this.height = 0;
+    /** @type {Record<'heat' | 'hits', HTMLCanvasElement>} */
+    this.canvases = { heat: blank(1, 1), hits: blank(1, 1) };
   }
 
   /** @param {Maps} maps */
   look(maps) {
     const { codes, labels, truth, width, height } = maps;
-    [this.width, this.height] = [width, height];
+    Object.assign(this, { width, height });
     this.since = this.id;
     this.next = null;
     this.worker.postMessage({ maps: { codes, labels, truth, width, height } });
@@ -70,14 +83,14 @@ export class Finder {
     this.worker.postMessage({ colours });
   }
 
-  /** @param {Omit<import('./regions.worker.js').Question, 'id'>} question */
+  /** @param {Question} question */
   ask(question) {
     const numbered = { ...question, id: ++this.id, asked: performance.now() };
     if (this.underway) this.next = numbered;
     else this.send(numbered);
   }
 
-  /** @param {NonNullable<Finder['underway']>} question */
+  /** @param {Numbered} question */
   send(question) {
     this.underway = question;
     this.worker.postMessage(question);
@@ -92,31 +105,22 @@ export class Finder {
     const { heat, hits, lines, ...told } = answer;
     this.arrived({
       ...told,
-      heat: this.canvas(heat, 'heatCanvas'),
-      hits: hits && this.canvas(hits, 'hitsCanvas'),
+      heat: this.canvas('heat', heat),
+      hits: hits && this.canvas('hits', hits),
       path: pathOf(lines),
     });
   }
 
   /**
-   * @param {Uint32Array} pixels
-   * @param {'heatCanvas' | 'hitsCanvas'} name
+   * @param {'heat' | 'hits'} name
+   * @param {Uint32Array<ArrayBuffer>} pixels
    */
-  canvas(pixels, name) {
-    let canvas = this[name];
-    if (canvas?.width !== this.width || canvas.height !== this.height) {
-      canvas = this[name] = blank(this.width, this.height);
-    }
-    const bytes = new Uint8ClampedArray(pixels.buffer);
-    context(canvas).putImageData(new ImageData(bytes, this.width, this.height), 0, 0);
-    return canvas;
+  canvas(name, pixels) {
+    const { width, height, canvases } = this;
+    if (canvases[name].width !== width || canvases[name].height !== height) canvases[name] = blank(width, height);
+    context(canvases[name]).putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), width, height), 0, 0);
+    return canvases[name];
   }
-
-  /** @type {HTMLCanvasElement | undefined} */
-  heatCanvas;
-
-  /** @type {HTMLCanvasElement | undefined} */
-  hitsCanvas;
 
   /**
    * Which of some thresholds has the largest F1 against the truth: its place in the list.

@@ -13,7 +13,7 @@ export class Inputs {
     const { t, props } = viewer;
     this.tiles = props.examples.map((example) => h('button', {
       type: 'button', class: 'm2k-tile', 'data-example': example.name, 'aria-pressed': 'false',
-      onclick: () => viewer.lookAtExample(example.name),
+      onclick: () => viewer.session.open(example.name),
     }, h('img', { src: example.thumbnail, alt: '', width: 104, height: 58 }),
     h('span', {}, example.title), h('small', { 'data-verdict': example.verdict }, t('verdict_' + example.verdict))));
     this.file = fileField('picture-file', 'image/*', (file) => this.take(file));
@@ -24,7 +24,7 @@ export class Inputs {
     this.addTruth = button('truth', () => this.truthFile.click());
     this.white = h('select', {
       id: 'truth-white', 'aria-label': t('white'), hidden: true,
-      onchange: () => viewer.lookAgain({ white: this.white.value }),
+      onchange: () => viewer.session.lookAgain({ white: this.white.value }),
     }, ['void', 'anomaly'].map((name) => h('option', { value: name }, t('white_' + name))));
     this.own = h('div', { class: 'm2k-drop' },
       h('span', {}, t('drop')),
@@ -57,28 +57,31 @@ export class Inputs {
     });
   }
 
-  /** @param {File | Blob & {name: string}} file */
+  /** @param {File} file */
   async take(file) {
     const { viewer } = this;
-    const mine = ++viewer.requests.latest; // whatever is underway is outdated now
+    const { session } = viewer;
+    const { requests } = session;
+    const mine = ++requests.latest; // whatever is underway is outdated now
     const shown = URL.createObjectURL(file);
-    viewer.requests.wanted = { name: file.name, shown };
-    viewer.waiting();
+    requests.wanted = { name: file.name, shown };
+    session.wait();
     try {
-      const { path } = await viewer.upload(/** @type {File} */ (file));
-      if (mine === viewer.requests.latest) viewer.look({ path, name: file.name, shown });
+      const { path } = await viewer.upload(file);
+      if (mine === requests.latest) session.look({ path, name: file.name, shown });
     } catch {
-      if (mine === viewer.requests.latest) viewer.fail(viewer.t('not_uploaded', { name: file.name }));
+      if (mine === requests.latest) session.fail(viewer.t('not_uploaded', { name: file.name }));
     }
   }
 
   /** A ground truth belongs to the picture on the stage, and goes with it. @param {File} file */
   async takeTruth(file) {
     const { viewer } = this;
-    const { latest } = viewer.requests;
+    const { requests } = viewer.session;
+    const { latest } = requests;
     try {
       const { path } = await viewer.upload(file);
-      if (latest === viewer.requests.latest) viewer.lookAgain({ truth: path, white: this.white.value });
+      if (latest === requests.latest) viewer.session.lookAgain({ truth: path, white: this.white.value });
     } catch {
       viewer.notice(viewer.t('not_uploaded', { name: file.name }));
     }
@@ -87,7 +90,7 @@ export class Inputs {
   /** Which example is on the stage, or is about to be; none for a picture of one's own. @param {string} example */
   mark(example) {
     for (const tile of this.tiles) tile.setAttribute('aria-pressed', String(tile.dataset.example === example));
-    const { wanted } = this.viewer.requests ?? {};
+    const { wanted } = this.viewer.session.requests;
     this.addTruth.hidden = !wanted?.path;
     this.white.hidden = !wanted?.truth;
     this.white.value = wanted?.white ?? 'void';

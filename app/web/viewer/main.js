@@ -14,16 +14,15 @@ import { Viewer } from './viewer.js';
  */
 export function start({ element, props, watch, server, trigger, upload }) {
   const viewer = new Viewer(element, props, server, trigger, upload);
-  watch('value', () => viewer.load(props.value));
-  viewer.say('empty');
-  viewer.message.replaceChildren(viewer.t('welcome'));
-  viewer.load(props.value);
-  viewer.begin();
+  const { session } = viewer;
+  watch('value', () => session.load(props.value));
+  session.load(props.value);
+  session.begin();
   // What the rest of the page, and its tests, may ask for.
   Object.assign(window, {
     mask2kan: {
-      lookAgain: () => viewer.lookAgain(),
-      failed: () => viewer.failed(),
+      lookAgain: () => session.lookAgain(),
+      failed: () => session.failed(),
       reset: () => viewer.reset(),
       link: () => viewer.link(),
       timings: viewer.timings,

@@ -62,13 +62,20 @@ export class Maps {
    * @param {Uint8Array | null} truth
    */
   constructor(data, width, height, labels, scores, truth) {
-    Object.assign(this, { data, width, height, truth });
     this.data = data;
     this.width = width;
     this.height = height;
     this.truth = truth;
     this.labels = new Uint8Array(labels);
     if (this.labels.length !== width * height) throw new Error('a map has the wrong size');
+    this.low = 0;
+    this.high = 0;
+    this.smoothing = 0;
+    this.codes = new Uint16Array(0);
+    /** How many pixels are at or above each code. */
+    this.above = new Uint32Array(0);
+    /** How many of those are true anomalies; null without a truth. @type {Uint32Array | null} */
+    this.anomalousAbove = null;
     this.read(data.scores, scores);
   }
 
@@ -82,7 +89,6 @@ export class Maps {
     [this.low, this.high] = map.extent;
     this.smoothing = map.smoothing;
     this.above = countsFrom(this.codes);
-    /** How many pixels of true anomalies are at or above each code. */
     this.anomalousAbove = this.truth ? countsFrom(this.codes, this.truth) : null;
   }
 

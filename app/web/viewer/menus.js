@@ -11,20 +11,17 @@ const DOWNLOADS = ['page', 'overlays', 'score16', 'npz', 'regions'];
 const SMALLEST = [0, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05];
 const SMOOTHING = [0, 0.002, 0.004, 0.006, 0.008, 0.01, 0.012, 0.015, 0.02, 0.03];
 
-/**
- * @param {Viewer} viewer
- * @param {HTMLElement} toolbar
- */
-export function menus(viewer, toolbar) {
+/** @param {Viewer} viewer */
+export function menus(viewer) {
   const { t } = viewer;
   const opened = [menu(t, 'adjust', adjustments(viewer)), menu(t, 'download', downloads(viewer))];
-  toolbar.append(h('div', { class: 'm2k-menus' }, opened, h('button', {
-    type: 'button', class: 'm2k-toggle', 'data-tool': 'copy_link', title: t('copy_link'),
-    onclick: (/** @type {MouseEvent} */ event) => copyLink(viewer, /** @type {HTMLElement} */ (event.currentTarget)),
-  }, t('link'))));
   document.addEventListener('pointerdown', (event) => {
     for (const one of opened) if (!one.contains(/** @type {Node} */ (event.target))) one.open = false;
   });
+  return h('div', { class: 'm2k-menus' }, opened, h('button', {
+    type: 'button', class: 'm2k-toggle', 'data-tool': 'copy_link', title: t('copy_link'),
+    onclick: (/** @type {MouseEvent} */ event) => copyLink(viewer, /** @type {HTMLElement} */ (event.currentTarget)),
+  }, t('link')));
 }
 
 /**

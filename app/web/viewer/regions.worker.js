@@ -4,14 +4,7 @@
 // A region is an 8-connected set of pixels with "code >= q" of at least `least` pixels. Outline,
 // heat, area, precision and recall all speak of the same pixels: those of such regions.
 
-/**
- * @typedef {object} Question
- * @property {number} id
- * @property {number} q the smallest code that passes
- * @property {number} least pixels of the smallest region
- * @property {number} top the code with the brightest colour
- * @property {boolean} truthLayer whether hits and misses are to be drawn
- */
+/** @typedef {import('./finder.js').Question} Question */
 
 /** @type {{codes: Uint16Array, labels: Uint8Array, truth: Uint8Array | null, width: number, height: number}} */
 let maps;
@@ -297,3 +290,5 @@ onmessage = ({ data }) => {
   else if (data.cuts) postMessage({ id: data.id, best: best(data.cuts, data.least) });
   else answer(data);
 };
+
+export {}; // a module, with names of its own

@@ -99,6 +99,7 @@ export class Stage {
     return this.cache[name] ??= make();
   }
 
+  /** Everything, or what is named, has to be drawn anew. @param {...string} names */
   forget(...names) {
     if (!names.length) this.cache = {};
     for (const name of names) delete this.cache[name];
@@ -154,8 +155,9 @@ export class Stage {
       if (!answer) return [];
       const differs = kind === 'difference';
       return [{
-        heat: layers.anomaly && !differs ? answer.heat : null,
-        hits: layers.truth && !differs ? answer.hits : null,
+        // One of the two: mixed, their colours say nothing.
+        heat: layers.anomaly && !answer.hits && !differs ? answer.heat : null,
+        hits: differs ? null : answer.hits,
         path: answer.path,
         alpha: opacity.anomaly,
         colour: differs ? style.getPropertyValue(`--m2k-bright-${SIDES[index]}`) : WHITE,

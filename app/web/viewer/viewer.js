@@ -7,19 +7,19 @@ import { Controls } from './controls.js';
 import { h, perFrame, translator } from './dom.js';
 import { Finder } from './finder.js';
 import { Inputs } from './inputs.js';
-import { download, Maps, unpack } from './maps.js';
-import { menus } from './menus.js';
+import { layout } from './layout.js';
+import { unpack } from './maps.js';
 import { Panel } from './panel.js';
 import { View } from './panes.js';
 import { Scale } from './rates.js';
-import { Requests } from './requests.js';
+import { Session } from './session.js';
 import { Stage } from './stage.js';
 import { addressOf, follower, readLink, SIDES, State } from './state.js';
 import { Toolbar } from './toolbar.js';
 import { verdict } from './verdict.js';
 
 /** @typedef {import('./payload.js').Result} Result */
-/** @typedef {import('./payload.js').Refusal} Refusal */
+/** @typedef {import('./maps.js').Maps} Maps */
 /** @typedef {import('./state.js').SideName} SideName */
 /** @typedef {import('./panes.js').Point} Point */
 /** @typedef {{name: string, title: string, verdict: string, picture: string, thumbnail: string}} Example */
@@ -49,15 +49,12 @@ export class Viewer {
    */
   constructor(element, props, server, trigger, upload) {
     this.t = translator(props.strings);
-    Object.assign(this, { element });
-    this.element = element;
     this.props = props;
     this.server = server;
     this.upload = upload;
     this.root = /** @type {HTMLElement} */ (element.querySelector('.m2k'));
     this.state = new State();
     this.wish = readLink(this.state, props);
-    this.requests = new Requests(trigger);
     /** @type {Result | null} */
     this.result = null;
     /** @type {Maps[]} */
@@ -77,155 +74,36 @@ export class Viewer {
     this.picked = null;
     /** Milliseconds from a moved threshold to its picture, the latest ones. @type {number[]} */
     this.timings = [];
-    this.loading = 0;
     this.stale = false;
     this.finders = SIDES.map((_, index) => new Finder((found) => this.arrived(index, found)));
     this.redraw = perFrame(() => this.frame());
     this.follow = follower(() => this.link());
-    this.build();
-    this.recolour();
-  }
-
-  /** The page around the panes; made once. */
-  build() {
-    const { t } = this;
     this.stage = new Stage(this);
     this.controls = new Controls(this);
     this.toolbar = new Toolbar(this);
     this.panel = new Panel(this);
+    this.session = new Session(this, trigger);
     this.inputs = new Inputs(this);
     this.sentence = h('p', { class: 'm2k-sentence', role: 'status' });
-    this.readout = h('output', { class: 'm2k-readout' }, t('hover'));
-    this.coming = h('div', { class: 'm2k-coming', hidden: true });
-    this.message = h('div', { class: 'm2k-message', role: 'alert', hidden: true });
-    this.body = h('div', { class: 'm2k-body' },
-      h('section', { class: 'm2k-main', 'aria-label': t('compared') },
-        h('div', { class: 'm2k-stage' }, this.stage.root, this.coming, this.message),
-        h('div', { class: 'm2k-said' }, this.sentence, this.readout),
-        this.controls.root,
-        this.toolbar.root,
-        this.inputs.root,
-        h('p', { id: 'm2k-keys', class: 'm2k-hidden' }, t('keys'))),
-      this.panel.root);
-    menus(this, this.toolbar.root);
+    this.readout = h('output', { class: 'm2k-readout' }, this.t('hover'));
+    this.body = layout(this);
     this.root.replaceChildren(this.body);
+    this.recolour();
     new ResizeObserver(() => this.invalidate()).observe(this.stage.root);
     matchMedia('(max-width: 640px)').addEventListener('change', () => this.result && this.layOut());
     document.addEventListener('fullscreenchange', () => this.invalidate());
   }
 
-  // ------------------------------------------------------------ requests and answers
-
-  /** Show a picture as soon as it is known, and ask for the models' answers. */
-  look(/** @type {import('./requests.js').Wanted} */ wanted) {
-    this.requests.send(wanted);
-    this.waiting();
-  }
-
-  /** Models, score or ground truth have changed. */
-  lookAgain(changes = {}) {
-    if (this.requests.again(changes)) this.waiting();
-  }
-
-  waiting() {
-    const { wanted, answered } = this.requests;
-    this.say('busy');
-    // Of the same picture the old answer stays until the new one is there.
-    const same = Boolean(this.result) && wanted?.path === answered?.path && wanted?.example === answered?.example;
-    this.coming.hidden = same;
-    this.coming.replaceChildren(...(wanted?.shown && !same ? [h('img', { src: wanted.shown, alt: '' })] : []));
-    this.inputs.mark(wanted?.example ?? '');
-    const cancel = h('button', { type: 'button', class: 'm2k-chip', 'data-cancel': true, onclick: () => this.cancel() },
-      this.t('cancel'));
-    this.message.replaceChildren(h('span', {}, this.t('computing')), cancel);
-  }
-
-  cancel() {
-    this.requests.cancel();
-    this.back();
-  }
-
-  /** The result before, or an empty stage. */
-  back() {
-    this.coming.hidden = true;
-    this.say(this.result ? 'ready' : 'empty');
-    this.message.replaceChildren(this.t('welcome'));
-    this.inputs.mark(this.result?.example ?? '');
-  }
-
-  /** A failure is said where the result would be, and stays there. */
-  fail(/** @type {string} */ text) {
-    this.requests.waiting = false;
-    this.say('failed');
-    const retry = h('button', { type: 'button', class: 'm2k-chip', 'data-retry': true, onclick: () => this.lookAgain() },
-      this.t('retry'));
-    const back = h('button', {
-      type: 'button', class: 'm2k-chip', 'data-back': true,
-      onclick: () => {
-        this.requests.wanted = this.requests.answered;
-        this.back();
-      },
-    }, this.t('back'));
-    this.message.replaceChildren(h('p', {}, text), retry, ...(this.result ? [back] : []));
-  }
-
-  /** The event itself failed: the server is busy, or gone. */
-  failed() {
-    if (this.requests.waiting) this.fail(this.t('no_answer'));
-  }
-
-  say(/** @type {'empty' | 'busy' | 'ready' | 'failed'} */ state) {
-    this.root.dataset.state = state;
-    this.message.hidden = state === 'ready';
-  }
-
-  /** @param {any} value of Python: a result, a refusal, or what else the page should do */
-  async load(value) {
-    if (value?.linked) this.linked(value.linked);
-    else if (value?.open) this.look({ ...value.open });
-    else if (value?.message) {
-      this.say('empty');
-      this.message.replaceChildren(value.message);
-    } else if (value?.error) {
-      if (this.requests.accepts(value.token)) this.fail(value.error);
-    } else if (value?.sides && this.requests.accepts(value.token)) await this.take(value, this.requests.wanted);
-  }
-
-  /**
-   * Fetch a result's maps and show it.
-   * @param {Result} result
-   * @param {import('./requests.js').Wanted | null} wanted what it answers
-   */
-  async take(result, wanted) {
-    const mine = ++this.loading;
-    const { latest } = this.requests;
-    try {
-      const [height, width] = result.size;
-      const at = (/** @type {import('./payload.js').File} */ file) => this.fileUrl(file);
-      const [truth, photo, ...maps] = await Promise.all([
-        result.truth ? unpack(at(result.truth)).then((buffer) => new Uint8Array(buffer)) : null,
-        download(at(result.picture)).then((answer) => answer.blob()).then(createImageBitmap),
-        ...result.sides.flatMap((side) => [unpack(at(side.labels)), unpack(at(side.scores.codes))])]);
-      if (mine !== this.loading || latest !== this.requests.latest) return;
-      this.truth = truth;
-      this.show(result, photo, result.sides.map((side, i) =>
-        new Maps(side, width, height, maps[2 * i], maps[2 * i + 1], truth)), wanted);
-    } catch (error) {
-      if (mine === this.loading) this.fail(this.t('not_loaded', { reason: /** @type {Error} */ (error).message }));
-    }
-  }
 
   /**
    * @param {Result} result
    * @param {ImageBitmap} photo
    * @param {Maps[]} maps
-   * @param {import('./requests.js').Wanted | null} wanted
    */
-  show(result, photo, maps, wanted) {
+  show(result, photo, maps) {
     const samePicture = this.result?.name === result.name && String(this.result.size) === String(result.size);
     this.photo?.close();
     Object.assign(this, { result, photo, maps, found: [null, null] });
-    this.requests.answered = this.requests.wanted = wanted;
     this.carryThresholds(maps);
     if (!samePicture) {
       this.place = new View(result.size[1], result.size[0]);
@@ -235,11 +113,7 @@ export class Viewer {
     this.cursor = null;
     this.stage.forget();
     this.finders.forEach((finder, i) => finder.look(maps[i]));
-    this.coming.hidden = true;
-    this.message.replaceChildren();
-    this.say('ready');
     Object.assign(this.root.dataset, { run: result.run, size: result.size.join('x'), example: result.example });
-    this.inputs.mark(result.example);
     this.takeWish();
     this.controls.renew();
     this.toolbar.renew();
@@ -266,44 +140,6 @@ export class Viewer {
   }
 
   // ------------------------------------------------------------ links
-
-  /** The server has set the pickers to what the link names, if anything. */
-  linked(/** @type {string[]} */ vain) {
-    const said = [...this.wish.vain.map((what) => this.t('link_vain', { what })), ...vain];
-    if (said.length) this.notice(said.join('\n'));
-    this.wish.vain = [];
-    if (this.wish.models && !this.requests.latest) this.lookAtExample(this.wish.example);
-  }
-
-  /** The first result lies ready as files; what else a link asks for is computed. */
-  async begin() {
-    const { examples, first } = this.props;
-    const [{ name }] = examples;
-    if (!first || this.wish.models) return;
-    if (this.wish.example && this.wish.example !== name) {
-      this.lookAtExample(this.wish.example);
-      return;
-    }
-    const { latest } = this.requests;
-    let result = null;
-    try {
-      result = await (await download(this.fileUrl({ path: first }))).json();
-    } catch { /* it is still being computed: ask for it like for any other */ }
-    if (latest !== this.requests.latest) return; // somebody was quicker
-    if (result) await this.take(result, this.example(name));
-    else this.lookAtExample(name);
-  }
-
-  lookAtExample(/** @type {string} */ name) {
-    const wanted = this.example(name || this.props.examples[0].name);
-    if (wanted) this.look(wanted);
-  }
-
-  /** @returns {import('./requests.js').Wanted} */
-  example(/** @type {string} */ name) {
-    const { picture } = /** @type {Example} */ (this.props.examples.find((one) => one.name === name));
-    return { example: name, shown: this.fileUrl({ path: picture }) };
-  }
 
   /** Zoom and pixel of a link, once its picture is there. */
   takeWish() {
@@ -454,7 +290,7 @@ export class Viewer {
   /** What the two models are called where there is little room. */
   get names() {
     const [left, right] = this.maps.map((maps) => maps.data);
-    return left.head === right.head ? [t2(left, 'A'), t2(right, 'B')] : [left.head, right.head];
+    return left.head === right.head ? [`${left.head} A`, `${right.head} B`] : [left.head, right.head];
   }
 
   /** Smooth otherwise: the server does it, so that downloads have the same map. */
@@ -585,9 +421,4 @@ export class Viewer {
       h('button', { type: 'button', class: 'm2k-close', 'aria-label': this.t('close'), onclick: () => box.remove() }, '×'));
     this.body.prepend(box);
   }
-}
-
-/** @param {import('./payload.js').Side} data @param {string} letter */
-function t2(data, letter) {
-  return `${data.head} ${letter}`;
 }
