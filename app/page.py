@@ -32,6 +32,7 @@ INDOOR = "facebook/mask2former-swin-tiny-ade-semantic"
 # Runs in the browser: whatever else decides a result has changed.
 _LOOK_AGAIN = "() => { window.mask2kan?.lookAgain(); }"
 _FAILED = "() => { window.mask2kan?.failed(); }"
+_PICKERS = "() => window.mask2kan.pickers()"
 _QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 # One job at a time: the models share the device, and Gradio shows each visitor's place.
 QUEUED: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 1}
@@ -141,12 +142,13 @@ def _compare_tab(demo: Page, pickers: Sequence[gr.Dropdown]) -> gr.HTML:
         preprocess=False,
         show_progress="full",
         show_progress_on=shown,
-        trigger_mode="always_last",
+        trigger_mode="multiple",  # the viewer itself sends one request at a time
         api_visibility="private",
         **QUEUED,
     )
     looked.failure(fn=None, js=_FAILED)
     shown.stopped(fn=None, cancels=[looked])
+    shown.returned(fn=None, outputs=list(pickers), js=_PICKERS)
     gr.on([picker.input for picker in pickers], fn=None, js=_LOOK_AGAIN)
     demo.load(handlers.linked, None, [*pickers, shown], **_QUICK)
     return shown
@@ -154,7 +156,7 @@ def _compare_tab(demo: Page, pickers: Sequence[gr.Dropdown]) -> gr.HTML:
 
 def _pickers(catalog: Catalog) -> tuple[gr.Radio, gr.Dropdown, gr.Dropdown, gr.Dropdown]:
     """Make what the bar's chip opens: preset, left and right model, score."""
-    with gr.Group(elem_id="settings"):
+    with gr.Column(elem_id="settings"):
         preset = gr.Radio(
             [(PAGE["preset_road"], "road"), (PAGE["preset_indoor"], "indoor")],
             value="road",

@@ -69,7 +69,7 @@ def viewer(
         elem_id="viewer",
         strings=VIEWER,
         server_functions=server_functions,
-        events=["look", "stopped"],
+        events=["look", "stopped", "returned"],
         colormaps={**tables, "diverging": color_table(_DIVERGING).tolist()},
         examples=[_example(sample) for sample in samples()],
         scores=list(SCORES),

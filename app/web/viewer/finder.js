@@ -79,7 +79,7 @@ export class Finder {
    */
   colour(map) {
     const colours = Uint32Array.from({ length: 256 }, (_, i) =>
-      packed(map[Math.round(112 + (143 * i) / 255)], Math.round(150 + (105 * i) / 255)));
+      packed(map[Math.round(112 + (143 * i) / 255)], Math.round(135 + (55 * i) / 255)));
     this.worker.postMessage({ colours });
   }
 

@@ -23,6 +23,7 @@ export function start({ element, props, watch, server, trigger, upload }) {
     mask2kan: {
       lookAgain: () => session.lookAgain(),
       failed: () => session.failed(),
+      pickers: () => session.pickers(),
       reset: () => viewer.reset(),
       link: () => viewer.link(),
       timings: viewer.timings,

@@ -10,7 +10,7 @@
 let maps;
 /** Colours of codes from the threshold (0) to the top (255). @type {Uint32Array} */
 let colours;
-/** @type {{labels: Int32Array, sizes: Int32Array} | null} */
+/** @type {{labels: Int32Array, sizes: Int32Array, wanted: number} | null} */
 let objects = null;
 
 const SMALLEST_OBJECT = 50; // pixels, as in the evaluation
@@ -22,12 +22,21 @@ const colour = (r, g, b, a) =>
 const [HIT, MISSED, FALSE_ALARM] = [colour(0, 190, 120, 190), colour(70, 160, 255, 190), colour(255, 80, 40, 190)];
 
 /**
- * Runs of passing pixels, joined where they touch, also at a corner, by union-find.
- * @param {(i: number) => boolean} passes
- * @param {number} width
- * @param {number} height
+ * @typedef {object} Runs pixels of rows, [start, end) each
+ * @property {number} count
+ * @property {Int32Array} start
+ * @property {Int32Array} end
+ * @property {Int32Array} root the region of each, named by one of its runs
+ * @property {Int32Array} area of each region, at its root
  */
-function runsOf(passes, width, height) {
+
+/**
+ * Runs of marked pixels, joined where they touch, also at a corner, by union-find.
+ * @param {Uint8Array} marked 1 or 0
+ * @returns {Runs}
+ */
+function runsOf(marked) {
+  const { width, height } = maps;
   const most = ((width + 1) >> 1) * height;
   const [start, end, parent] = [new Int32Array(most), new Int32Array(most), new Int32Array(most)];
   /** @param {number} run */
@@ -38,22 +47,23 @@ function runsOf(passes, width, height) {
     }
     return run;
   };
-  let runs = 0;
+  let count = 0;
   let before = 0; // first run of the row above
+  let next = marked.indexOf(1); // by the engine, many pixels at once
   for (let y = 0; y < height; y++) {
-    const row = y * width;
-    const first = runs;
-    for (let x = 0; x < width; x++) {
-      if (!passes(row + x)) continue;
-      const from = x;
-      while (x < width && passes(row + x)) x++;
-      start[runs] = row + from;
-      end[runs] = row + x;
-      parent[runs] = runs;
-      runs++;
+    const rowEnd = (y + 1) * width;
+    const first = count;
+    while (next >= 0 && next < rowEnd) {
+      let stop = marked.indexOf(0, next);
+      if (stop < 0 || stop > rowEnd) stop = rowEnd;
+      start[count] = next;
+      end[count] = stop;
+      parent[count] = count;
+      count++;
+      next = marked.indexOf(1, stop);
     }
     let above = before;
-    for (let run = first; run < runs; run++) {
+    for (let run = first; run < count; run++) {
       const [from, to] = [start[run] - width, end[run] - width];
       while (above < first && end[above] < from) above++;
       for (let other = above; other < first && start[other] <= to; other++) {
@@ -62,51 +72,64 @@ function runsOf(passes, width, height) {
     }
     before = first;
   }
-  const area = new Int32Array(runs);
-  const root = new Int32Array(runs);
-  for (let run = 0; run < runs; run++) {
+  const area = new Int32Array(count);
+  const root = new Int32Array(count);
+  for (let run = 0; run < count; run++) {
     root[run] = find(run);
     area[root[run]] += end[run] - start[run];
   }
-  return { runs, start, end, root, area };
+  return { count, start, end, root, area };
 }
 
 /**
- * The regions at a threshold: a mask of their pixels, and what is to be said about them.
+ * The regions at a threshold: their runs, a mask of their pixels, and what is to be said of them.
  * @param {number} q
  * @param {number} least
  */
 function regionsAt(q, least) {
-  const { codes, truth, width, height } = maps;
-  const { runs, start, end, root, area } = runsOf((i) => codes[i] >= q, width, height);
-  const mask = new Uint8Array(width * height);
+  const { codes, truth } = maps;
+  const mask = new Uint8Array(codes.length);
+  for (let i = 0; i < mask.length; i++) mask[i] = codes[i] >= q ? 1 : 0;
+  const all = runsOf(mask);
+  const { start, end, root, area } = all;
+  /** Runs of regions that are large enough. @type {number[]} */
+  const kept = [];
   let [count, pixels, largest] = [0, 0, -1];
-  for (let run = 0; run < runs; run++) {
-    const size = area[root[run]];
-    if (size < least) continue;
-    mask.fill(1, start[run], end[run]);
+  for (let run = 0; run < all.count; run++) {
+    if (area[root[run]] < least) {
+      mask.fill(0, start[run], end[run]);
+      continue;
+    }
+    kept.push(run);
     pixels += end[run] - start[run];
     if (root[run] !== run) continue;
     count++;
-    if (largest < 0 || size > area[largest]) largest = run;
+    if (largest < 0 || area[run] > area[largest]) largest = run;
   }
-  const ground = largest < 0 ? null : standsOn(runs, start, end, root, largest);
-  const judged = truth ? judge(mask, runs, start, end, root, area, least) : null;
-  return { mask, count, pixels, largest: largest < 0 ? 0 : area[largest], ground, judged };
+  return {
+    mask,
+    kept,
+    runs: all,
+    told: {
+      count,
+      pixels,
+      largest: largest < 0 ? 0 : area[largest],
+      ground: largest < 0 ? null : standsOn(all, kept, largest),
+      judged: truth ? judge(all, kept) : null,
+    },
+  };
 }
 
 /**
  * The class that lies below a region: most common a little under its lowest pixels.
- * @param {number} runs
- * @param {Int32Array} start
- * @param {Int32Array} end
- * @param {Int32Array} root
+ * @param {Runs} runs
+ * @param {number[]} kept
  * @param {number} region
  */
-function standsOn(runs, start, end, root, region) {
+function standsOn({ start, end, root }, kept, region) {
   const { labels, width, height } = maps;
   const lowest = new Int32Array(width).fill(-1);
-  for (let run = 0; run < runs; run++) {
+  for (const run of kept) {
     if (root[run] !== region) continue;
     const y = Math.floor(start[run] / width);
     lowest.fill(y, start[run] - y * width, end[run] - y * width);
@@ -125,61 +148,52 @@ function standsOn(runs, start, end, root, region) {
 /**
  * Compare with the ground truth. An object counts as found when half of it lies in regions, a
  * region as false when it touches no anomalous and some known pixel (training/metrics/regions.py).
- * @param {Uint8Array} mask
- * @param {number} runs
- * @param {Int32Array} start
- * @param {Int32Array} end
- * @param {Int32Array} root
- * @param {Int32Array} area
- * @param {number} least
+ * @param {Runs} runs
+ * @param {number[]} kept
  */
-function judge(mask, runs, start, end, root, area, least) {
+function judge({ count, start, end, root }, kept) {
   const truth = /** @type {Uint8Array} */ (maps.truth);
-  objects ??= objectsOf(truth, maps.width, maps.height);
-  let [tp, fp, wanted] = [0, 0, 0];
-  const covered = new Int32Array(objects.sizes.length);
-  for (let i = 0; i < mask.length; i++) {
-    if (truth[i] === ANOMALY) wanted++;
-    if (!mask[i]) continue;
-    if (truth[i] === ANOMALY) {
-      tp++;
-      covered[objects.labels[i]]++;
-    } else if (truth[i] === KNOWN) fp++;
-  }
-  let found = 0;
-  for (let label = 1; label < covered.length; label++) {
-    if (2 * covered[label] >= objects.sizes[label]) found++;
-  }
-  const touches = new Uint8Array(runs); // bit 0: a known pixel, bit 1: an anomalous one
-  for (let run = 0; run < runs; run++) {
-    if (area[root[run]] < least) continue;
+  objects ??= objectsOf(truth);
+  const { labels, sizes, wanted } = objects;
+  let [tp, fp] = [0, 0];
+  const covered = new Int32Array(sizes.length);
+  const touches = new Uint8Array(count); // bit 0: a known pixel, bit 1: an anomalous one
+  for (const run of kept) {
     for (let i = start[run]; i < end[run]; i++) {
-      if (truth[i] === KNOWN) touches[root[run]] |= 1;
-      else if (truth[i] === ANOMALY) touches[root[run]] |= 2;
+      if (truth[i] === ANOMALY) {
+        tp++;
+        covered[labels[i]]++;
+        touches[root[run]] |= 2;
+      } else if (truth[i] === KNOWN) {
+        fp++;
+        touches[root[run]] |= 1;
+      }
     }
   }
-  const falseRegions = touches.reduce((sum, bits) => sum + Number(bits === 1), 0);
-  return { tp, fp, fn: wanted - tp, found, objects: objects.sizes.length - 1, falseRegions };
+  let [found, falseRegions] = [0, 0];
+  for (let label = 1; label < sizes.length; label++) found += Number(2 * covered[label] >= sizes[label]);
+  for (const bits of touches) falseRegions += Number(bits === 1);
+  return { tp, fp, fn: wanted - tp, found, objects: sizes.length - 1, falseRegions };
 }
 
 /**
  * The anomalies of the ground truth, numbered from 1.
  * @param {Uint8Array} truth
- * @param {number} width
- * @param {number} height
  */
-function objectsOf(truth, width, height) {
-  const { runs, start, end, root, area } = runsOf((i) => truth[i] === ANOMALY, width, height);
+function objectsOf(truth) {
+  const { count, start, end, root, area } = runsOf(truth.map((value) => Number(value === ANOMALY)));
   const labels = new Int32Array(truth.length);
-  const numbers = new Int32Array(runs);
+  const numbers = new Int32Array(count);
   const sizes = [0];
-  for (let run = 0; run < runs; run++) {
+  let wanted = 0;
+  for (let run = 0; run < count; run++) {
+    wanted += end[run] - start[run];
     if (root[run] !== run || area[run] < SMALLEST_OBJECT) continue;
     numbers[run] = sizes.length;
     sizes.push(area[run]);
   }
-  for (let run = 0; run < runs; run++) labels.fill(numbers[root[run]], start[run], end[run]);
-  return { labels, sizes: Int32Array.from(sizes) };
+  for (let run = 0; run < count; run++) labels.fill(numbers[root[run]], start[run], end[run]);
+  return { labels, sizes: Int32Array.from(sizes), wanted };
 }
 
 /**
@@ -187,18 +201,30 @@ function objectsOf(truth, width, height) {
  * score itself crosses the threshold: smooth at any zoom.
  * @param {Uint8Array} mask
  * @param {number} q
+ * @param {Runs} runs
+ * @param {number[]} kept
  */
-function outline(mask, q) {
+function outline(mask, q, { start, end }, kept) {
   const { codes, width, height } = maps;
+  // Between which columns a row, or the one below it, has pixels of the mask.
+  const [leftmost, rightmost] = [new Int32Array(height + 1).fill(width), new Int32Array(height + 1).fill(-1)];
+  for (const run of kept) {
+    const y = Math.floor(start[run] / width);
+    for (const row of [y, y + 1]) {
+      leftmost[row] = Math.min(leftmost[row], start[run] - y * width);
+      rightmost[row] = Math.max(rightmost[row], end[run] - 1 - y * width);
+    }
+  }
   let lines = new Float32Array(4096);
   let n = 0;
   const level = q - 0.5;
   /** Where the line crosses from pixel a to pixel b, 0 at a. @param {number} a @param {number} b */
   const crossing = (a, b) => (level - codes[a]) / (codes[b] - codes[a]);
   for (let y = 0; y + 1 < height; y++) {
-    let i = y * width;
+    const [from, to] = [Math.max(0, leftmost[y + 1] - 1), Math.min(width - 2, rightmost[y + 1])];
+    let i = y * width + from;
     let left = mask[i] | (mask[i + width] << 1);
-    for (let x = 0; x + 1 < width; x++, i++) {
+    for (let x = from; x <= to; x++, i++) {
       const right = mask[i + 1] | (mask[i + 1 + width] << 1);
       const bits = left | (right << 2); // 1 upper left, 2 lower left, 4 upper right, 8 lower right
       left = right;
@@ -230,16 +256,17 @@ function outline(mask, q) {
 
 /**
  * Heat in the regions alone: its colours begin at the threshold.
- * @param {Uint8Array} mask
+ * @param {Runs} runs
+ * @param {number[]} kept
  * @param {number} q
  * @param {number} top
  */
-function heat(mask, q, top) {
+function heat({ start, end }, kept, q, top) {
   const { codes } = maps;
-  const out = new Uint32Array(mask.length);
+  const out = new Uint32Array(codes.length);
   const step = 255 / Math.max(1, top - q);
-  for (let i = 0; i < out.length; i++) {
-    if (mask[i]) out[i] = colours[Math.min(255, ((codes[i] - q) * step) | 0)];
+  for (const run of kept) {
+    for (let i = start[run]; i < end[run]; i++) out[i] = colours[Math.min(255, ((codes[i] - q) * step) | 0)];
   }
   return out;
 }
@@ -263,7 +290,7 @@ function hits(mask) {
 function best(cuts, least) {
   let [at, most] = [0, -1];
   cuts.forEach((q, index) => {
-    const { judged } = regionsAt(q, least);
+    const { judged } = regionsAt(q, least).told;
     if (!judged) return;
     const f1 = (2 * judged.tp) / (2 * judged.tp + judged.fp + judged.fn || 1);
     if (f1 > most) [at, most] = [index, f1];
@@ -274,9 +301,9 @@ function best(cuts, least) {
 /** @param {Question} question */
 function answer(question) {
   const { q, least, top, truthLayer } = question;
-  const { mask, ...told } = regionsAt(q, least);
-  const lines = outline(mask, q);
-  const image = heat(mask, q, top);
+  const { mask, kept, runs, told } = regionsAt(q, least);
+  const lines = outline(mask, q, runs, kept);
+  const image = heat(runs, kept, q, top);
   const judgedImage = truthLayer && maps.truth ? hits(mask) : null;
   const moved = [lines.buffer, image.buffer, ...(judgedImage ? [judgedImage.buffer] : [])];
   postMessage({ ...question, ...told, lines, heat: image, hits: judgedImage }, { transfer: moved });

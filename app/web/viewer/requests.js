@@ -18,6 +18,10 @@ export class Requests {
     this.trigger = trigger;
     this.latest = 0;
     this.waiting = false;
+    /** One request at a time is underway; of those that come meanwhile the newest waits here. */
+    this.underway = false;
+    /** @type {object | null} */
+    this.next = null;
     /** What was asked for last, and what the result on the stage answers. @type {Wanted | null} */
     this.wanted = null;
     /** @type {Wanted | null} */
@@ -28,8 +32,17 @@ export class Requests {
   send(wanted) {
     this.wanted = wanted;
     this.waiting = true;
-    const { shown, ...question } = wanted;
-    this.trigger('look', { token: ++this.latest, ...question });
+    const { shown, ...picture } = wanted;
+    const question = { token: ++this.latest, ...picture };
+    if (this.underway) this.next = question;
+    else this.leave(question);
+  }
+
+  /** @param {object} question */
+  leave(question) {
+    this.underway = true;
+    this.next = null;
+    this.trigger('look', question);
   }
 
   /** Ask for the picture of the latest request again: models, score or truth have changed. */
@@ -39,21 +52,28 @@ export class Requests {
     return Boolean(picture);
   }
 
+  /** What was underway has come to an end: the newest that waits leaves. */
+  ended() {
+    this.underway = false;
+    if (this.next) this.leave(this.next);
+  }
+
   /**
    * Whether an answer is the one that is waited for; it then is not any more.
    * @param {number} token
    */
   accepts(token) {
+    this.ended();
     if (token !== this.latest || !this.waiting) return false;
     this.waiting = false;
     return true;
   }
 
-  /** Take the picture on the stage for the one that is wanted, too. */
+  /** Nothing is waited for any more. */
   cancel() {
     this.latest++;
-    this.waiting = false;
-    this.wanted = this.answered;
+    this.waiting = this.underway = false;
+    this.next = null;
     this.trigger('stopped', {});
   }
 }

@@ -70,6 +70,13 @@ export class Session {
     this.say(result ? 'ready' : 'empty');
     this.message.replaceChildren(this.t('welcome'));
     inputs.mark(result?.example ?? '');
+    if (result) this.requests.trigger('returned', {}); // the pickers go back, too
+  }
+
+  /** What the pickers said when the result on the stage was asked for: left, right and score. */
+  pickers() {
+    const [left, right] = this.viewer.maps.map((maps) => maps.data);
+    return [left.source, right.source, left.score];
   }
 
   /** A failure is said where the result would be, and stays there. @param {string} text */
@@ -87,7 +94,9 @@ export class Session {
 
   /** The event itself failed: the server is busy, or gone. */
   failed() {
-    if (this.requests.waiting) this.fail(this.t('no_answer'));
+    const alone = !this.requests.next;
+    this.requests.ended();
+    if (this.requests.waiting && alone) this.fail(this.t('no_answer'));
   }
 
   /** @param {any} value of Python: a result, a refusal, or what else the page should do */

@@ -103,7 +103,7 @@ export class Viewer {
   show(result, photo, maps) {
     const samePicture = this.result?.name === result.name && String(this.result.size) === String(result.size);
     this.photo?.close();
-    Object.assign(this, { result, photo, maps, found: [null, null] });
+    Object.assign(this, { result, photo, maps, truth: maps[0].truth, found: [null, null] });
     this.carryThresholds(maps);
     if (!samePicture) {
       this.place = new View(result.size[1], result.size[0]);
