@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))  # of a script, Python sees only the folder
 from tests.pythons import pythons  # noqa: E402
 from tests.serving import serving  # noqa: E402
 
-EXAMPLE = "examples/street_7_tyres.webp"
+EXAMPLE = "examples/road_sofa.webp"
 ASK = f"""
 import sys
 from gradio_client import Client, handle_file

@@ -20,7 +20,7 @@ from mask2kan.checkpoints import save_model
 from tests.tiny_models import calibrated, tiny
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLE = ROOT / "examples" / "street_7_tyres.webp"
+EXAMPLE = ROOT / "examples" / "road_sofa.webp"
 START_SECONDS = 300  # a loaded machine; an idle one needs about ten
 
 

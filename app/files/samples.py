@@ -1,34 +1,80 @@
-"""The example pictures (``examples/``; see ``SOURCES.md`` there)."""
+"""The example pictures: ``examples/examples.json`` lists them, ``SOURCES.md`` credits them."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal, get_args
 
-from mask2kan.media.images import list_images
+from mask2kan.checks import require_choice
+from mask2kan.errors import ConfigError
+from mask2kan.media.files import read_record
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
-_TRUTH = ("_class", "_anomaly")
-_INDOOR = ("room",)
+LIST = "examples.json"
+
+Scene = Literal["road", "indoor"]
+# What the bundled pair makes of it: it finds what does not belong, errs where one sees it, or
+# rightly stays silent; indoors it marks furniture, too, as it knows roads only.
+Verdict = Literal["found", "hard case", "normal", "indoors"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """An example picture; ``truth`` is its anomaly mask."""
+
+    name: str
+    title: str
+    scene: Scene
+    verdict: Verdict
+    path: Path
+    truth: Path | None
+
+
+def samples(folder: Path = FOLDER) -> list[Sample]:
+    """List the examples of ``folder`` in its list's order; none without a list.
+
+    Raises:
+        ConfigError: for an example of the list that lacks a word, or has no picture.
+    """
+    if not (folder / LIST).is_file():
+        return []
+    return [_sample(folder, entry) for entry in read_record(folder / LIST)["examples"]]
+
+
+def _sample(folder: Path, entry: Mapping[str, Any]) -> Sample:
+    missing = {"name", "title", "scene", "verdict"} - entry.keys()
+    if missing:
+        raise ConfigError(f"An example of {LIST} has no {', '.join(sorted(missing))}: {entry}")
+    require_choice("scene", entry["scene"], get_args(Scene))
+    require_choice("verdict", entry["verdict"], get_args(Verdict))
+    path = folder / f"{entry['name']}.webp"
+    if not path.is_file():
+        raise ConfigError(f"{LIST} lists {entry['name']}, but there is no {path.name} beside it.")
+    return Sample(
+        entry["name"],
+        entry["title"],
+        entry["scene"],
+        entry["verdict"],
+        path,
+        truth_of(path),
+    )
 
 
 def sample_pictures(folder: Path = FOLDER) -> list[Path]:
-    """List the pictures of ``folder`` without ground truth: streets first; none if it is absent."""
-    if not folder.is_dir():
-        return []
-    pictures = [path for path in list_images(folder) if not path.stem.endswith(_TRUTH)]
-    return sorted(pictures, key=lambda path: (is_indoor(path), path.name))
+    """List the examples' pictures in the list's order."""
+    return [sample.path for sample in samples(folder)]
 
 
 def example_files() -> set[Path]:
     """List examples and their ground truth: what may be read without having been uploaded."""
-    pictures = sample_pictures()
-    return {*pictures, *filter(None, map(truth_of, pictures))}
+    return {path for example in samples() for path in (example.path, example.truth) if path}
 
 
 def is_indoor(picture: Path) -> bool:
     """Whether an example shows a room."""
-    return picture.name.startswith(_INDOOR)
+    return any(example.path == picture and example.scene == "indoor" for example in samples())
 
 
 def truth_of(picture: Path) -> Path | None:
@@ -38,29 +84,5 @@ def truth_of(picture: Path) -> Path | None:
 
 
 def sample(name: str) -> Sample | None:
-    """Find the example of that name (without suffix); None when there is none."""
-    return next((s for s in samples() if s.name == name), None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    name: str
-    title: str
-    scene: str
-    verdict: str
-    path: Path
-    truth: Path | None
-
-
-def samples() -> list[Sample]:
-    return [
-        Sample(
-            p.stem,
-            p.stem.rsplit("_", 1)[-1],
-            "indoor" if is_indoor(p) else "road",
-            "found",
-            p,
-            truth_of(p),
-        )
-        for p in sample_pictures()
-    ]
+    """Find the example of that name; None when there is none."""
+    return next((example for example in samples() if example.name == name), None)

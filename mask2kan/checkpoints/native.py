@@ -270,7 +270,7 @@ def _calibration(table: Any) -> dict[str, dict[str, Any]]:
         if row.get("curve") is not None and not _is_curve(row["curve"]):
             raise CheckpointError(
                 f"{title} a curve that is not 1 to {MAX_CURVE} [false-alarm rate, threshold, "
-                "recall] of rising rates in (0, 1], falling thresholds and rising recalls in [0, 1]."
+                "recall]: rates rising in (0, 1], thresholds falling, recalls rising in [0, 1]."
             )
     return table
 

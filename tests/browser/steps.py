@@ -9,8 +9,10 @@ from typing import Any
 
 from playwright.sync_api import Browser, Download, Locator, Page
 
+from app.files.samples import sample_pictures
+
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = sorted((ROOT / "examples").glob("*.webp"))
+EXAMPLES = sample_pictures()  # in the page's order
 # Milliseconds until a wait counts as hanging, the same for all: how long something takes is never
 # what a browser test is about.
 TIMEOUT = 180_000

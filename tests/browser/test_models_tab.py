@@ -173,7 +173,7 @@ def test_what_was_asked_before_a_picture_was_opened_does_not_take_it_away(
 ) -> None:
     """A change of models is repeated when the one before is answered, here after the picture."""
     client = Client(online.url, verbose=False)
-    picture = handle_file("examples/street_7_tyres.webp")
+    picture = handle_file("examples/road_sofa.webp")
     joined: list[str] = []
     page.on("request", lambda sent: joined.append(sent.url) if "/queue/join" in sent.url else None)
     open_tab(page, "Compare")

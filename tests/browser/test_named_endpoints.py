@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.serving import App
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGE = sorted((ROOT / "examples").glob("street_*.webp"))[0]
+IMAGE = ROOT / "examples" / "road_sofa.webp"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-EXAMPLE = ROOT / "examples" / "street_7_tyres.webp"
+EXAMPLE = ROOT / "examples" / "road_sofa.webp"
 
 
 def test_there_are_blocks_for_people_for_programs_and_for_cards() -> None:

@@ -395,7 +395,7 @@ def test_what_else_cannot_be_explained():
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_street_with_a_sofa(flip):
     model = load_model("mask2kan_road", device="cpu")
-    image = ROOT / "examples" / "street_1_sofa.webp"
+    image = ROOT / "examples" / "road_sofa.webp"
     prediction = Predictor(model, device="cpu", dtype="float32", flip=flip)(image)
     prediction.prepare(SCORES)
     samples = dense_views(prediction)
