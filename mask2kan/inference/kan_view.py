@@ -21,7 +21,7 @@ from mask2kan.checks import require
 from mask2kan.errors import ConfigError
 from mask2kan.inference.kan_activity import spline_share
 from mask2kan.modeling.heads import MLP
-from mask2kan.modeling.kan.edges import activation_norms, edge_curve, edge_norms
+from mask2kan.modeling.kan.edges import EdgeNorms, edge_curve, edge_norms, norms_by_part
 from mask2kan.modeling.kan.layers import KAN, KANLinear
 
 NUM_STRONGEST = 12
@@ -29,7 +29,7 @@ NUM_STRONGEST = 12
 
 @dataclasses.dataclass(frozen=True)
 class Edge:
-    """One edge, by indices, and its mean |phi| over the data."""
+    """One edge, by indices, and the norm it is ranked by."""
 
     input: int
     output: int
@@ -47,17 +47,24 @@ class LayerView:
     spline_order: int
     base_activation: str
     norms: NDArray[np.float32]  # (O, I) mean |phi| of every edge over the image's activations
+    spline_norms: NDArray[np.float32]  # the same of the splines alone: how far they move the image
     grid_norms: NDArray[np.float32]  # the same over the inner grid, evenly sampled: without data
     strongest: tuple[Edge, ...]  # those with the largest norms, largest first
+    strongest_by_spline: tuple[Edge, ...]  # those with the largest spline_norms
     outside_inner: float  # share of the image's activations outside the inner grid
     outside_knots: float  # share beyond the first or last knot
     spline_share: float  # of the layer's variance over the image's queries (``kan_activity``)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, none rounded; without the two matrices."""
+        """Return plain values, none rounded; without the matrices."""
         values = dataclasses.asdict(self)
-        del values["norms"], values["grid_norms"]
-        return {**values, "strongest": list(values["strongest"])}
+        for name in ("norms", "spline_norms", "grid_norms"):
+            del values[name]
+        return {
+            **values,
+            "strongest": list(values["strongest"]),
+            "strongest_by_spline": list(values["strongest_by_spline"]),
+        }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,6 +84,7 @@ class EdgeView:
     activations: NDArray[np.float32] | None = None  # (Q,) of the image's queries
     values: NDArray[np.float32] | None = None  # (Q,) phi at the activations
     norm: float | None = None  # mean |phi| over them
+    spline_norm: float | None = None  # mean |spline| over them
     outside_inner: float | None = None  # share of them outside the inner grid
     outside_knots: float | None = None  # share of them beyond the first or last knot
 
@@ -110,7 +118,7 @@ def layer_views(
     rows = _checked_inputs(layers[0], inputs)
     views = []
     for index, layer in enumerate(layers):
-        norms = activation_norms(layer, rows).float().cpu()
+        norms, spline_norms = (part.float().cpu() for part in norms_by_part(layer, rows))
         outside_inner, outside_knots = _outside(rows, layer.grid, layer.spline_order)
         views.append(
             LayerView(
@@ -121,8 +129,10 @@ def layer_views(
                 spline_order=layer.spline_order,
                 base_activation=layer.base_activation,
                 norms=norms.numpy(),
+                spline_norms=spline_norms.numpy(),
                 grid_norms=edge_norms(layer).float().cpu().numpy(),
                 strongest=_strongest(norms, num_strongest),
+                strongest_by_spline=_strongest(spline_norms, num_strongest),
                 outside_inner=outside_inner,
                 outside_knots=outside_knots,
                 spline_share=spline_share(layer, rows) if len(rows) > 1 else 0.0,
@@ -130,6 +140,25 @@ def layer_views(
         )
         rows = layer(rows)
     return views
+
+
+@torch.no_grad()
+def query_norms(kan: nn.Module, layer: int, inputs: Tensor, query: int) -> EdgeNorms:
+    """Measure every edge of a layer for one of an image's (Q, I) queries: |phi| and |spline|.
+
+    Raises:
+        ConfigError: when the head is no KAN, the layer or query does not exist, or the inputs do
+            not fit.
+    """
+    layers = _layers(_checked(kan))
+    kan_layer = _layer(layers, layer)
+    rows = _checked_inputs(layers[0], inputs)
+    if not 0 <= query < len(rows):
+        raise ConfigError(
+            f"Query {query} does not exist; this image has {len(rows)} queries, 0 to "
+            f"{len(rows) - 1}."
+        )
+    return norms_by_part(kan_layer, _arriving(layers[:layer], rows)[query])
 
 
 @torch.no_grad()
@@ -157,12 +186,7 @@ def edge_view(
             fit, or there are fewer than two points.
     """
     layers = _layers(_checked(kan))
-    if not 0 <= layer < len(layers):
-        raise ConfigError(
-            f"Layer {layer} does not exist; this KAN has {len(layers)} layers, 0 to "
-            f"{len(layers) - 1}."
-        )
-    kan_layer = layers[layer]
+    kan_layer = _layer(layers, layer)
     curve = edge_curve(kan_layer, input, output, num_points)
     order = kan_layer.spline_order
     view = EdgeView(
@@ -175,22 +199,23 @@ def edge_view(
     )
     if inputs is None:
         return view
-    rows = _checked_inputs(layers[0], inputs)
-    for earlier in layers[:layer]:
-        rows = earlier(rows)
+    rows = _arriving(layers[:layer], _checked_inputs(layers[0], inputs))
     return _with_image(view, kan_layer, rows)
 
 
 def _with_image(view: EdgeView, layer: KANLinear, rows: Tensor) -> EdgeView:
     """Add the activations of (Q, I) inputs of the view's layer."""
     values = _edge_values(layer, view.input, view.output, rows)
+    inputs = rows[:, view.input]
+    base = layer.activate(inputs) * layer.base_weight[view.output, view.input].to(rows.dtype)
     column = slice(view.input, view.input + 1)
     outside_inner, outside_knots = _outside(rows[:, column], layer.grid[column], layer.spline_order)
     return dataclasses.replace(
         view,
-        activations=rows[:, view.input].float().cpu().numpy(),
+        activations=inputs.float().cpu().numpy(),
         values=values.float().cpu().numpy(),
         norm=float(values.abs().mean()),
+        spline_norm=float((values - base).abs().mean()),
         outside_inner=outside_inner,
         outside_knots=outside_knots,
     )
@@ -235,6 +260,22 @@ def _layers(kan: KAN) -> list[KANLinear]:
     layers = [layer for layer in kan.layers if isinstance(layer, KANLinear)]
     assert len(layers) == len(kan.layers)
     return layers
+
+
+def _layer(layers: list[KANLinear], index: int) -> KANLinear:
+    if not 0 <= index < len(layers):
+        raise ConfigError(
+            f"Layer {index} does not exist; this KAN has {len(layers)} layers, 0 to "
+            f"{len(layers) - 1}."
+        )
+    return layers[index]
+
+
+def _arriving(earlier: list[KANLinear], rows: Tensor) -> Tensor:
+    """Return what the layers before make of the head's (Q, I) inputs."""
+    for layer in earlier:
+        rows = layer(rows)
+    return rows
 
 
 def _checked_inputs(first: KANLinear, inputs: Tensor) -> Tensor:

@@ -55,23 +55,42 @@ def edge_curve(layer: KANLinear, input: int, output: int, num_points: int = 200)
     return EdgeCurve(*arrays)
 
 
-@torch.no_grad()
-def activation_norms(layer: KANLinear, x: Tensor) -> Tensor:
-    """Average every edge's |phi| over inputs (..., I) of the layer; none give zeros.
+class EdgeNorms(NamedTuple):
+    """Mean sizes of all edges' functions over some inputs, (O, I) each."""
 
-    Returns:
-        (O, I).
-    """
+    total: Tensor  # mean |phi|
+    spline: Tensor  # mean |spline|: how far the splines alone move the inputs
+
+
+@torch.no_grad()
+def norms_by_part(layer: KANLinear, x: Tensor) -> EdgeNorms:
+    """Average every edge's |phi| and |spline| over inputs (..., I); none give zeros."""
     rows = x.reshape(-1, layer.in_features).to(layer.compute_dtype(x))
     total = rows.new_zeros(layer.out_features, layer.in_features)
+    spline = total.clone()
     edges = (layer.in_features, -1)
     with full_precision(x):
         weight = layer.edge_weight().to(rows.dtype).unflatten(1, edges).permute(1, 2, 0)
         # In pieces, because the edges are not summed: each row gives I * O numbers.
         for part in rows.split(max(1, _EDGE_ELEMENTS // total.numel())):
             features = layer.edge_features(part).unflatten(1, edges).transpose(0, 1)
-            total += (features @ weight).abs().sum(dim=1).T  # (I, n, P + 1) @ (I, P + 1, O)
-    return total / max(1, len(rows))
+            # The splines on their own first, (I, n, P) @ (I, P, O): taken off the whole they would
+            # drown in its rounding where they are idle. The base is one feature, an outer product.
+            phi = features[..., 1:] @ weight[:, 1:]
+            spline += phi.abs().sum(dim=1).T
+            phi += features[..., :1] * weight[:, :1]
+            total += phi.abs().sum(dim=1).T
+    count = max(1, len(rows))
+    return EdgeNorms(total / count, spline / count)
+
+
+def activation_norms(layer: KANLinear, x: Tensor) -> Tensor:
+    """Average every edge's |phi| over inputs (..., I) of the layer; none give zeros.
+
+    Returns:
+        (O, I).
+    """
+    return norms_by_part(layer, x).total
 
 
 def edge_norms(layer: KANLinear, num_points: int = 200) -> Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 from mask2kan import Predictor, create_model
 from mask2kan.errors import ConfigError
 from mask2kan.inference.kan_activity import spline_share
-from mask2kan.inference.kan_view import edge_view, kan_head, layer_views
+from mask2kan.inference.kan_view import edge_view, kan_head, layer_views, query_norms
 from mask2kan.modeling.kan.edges import edge_norms
 from mask2kan.modeling.kan.layers import KAN
 
@@ -131,7 +131,14 @@ def test_a_layer_says_how_much_its_splines_do():
 def test_an_edge_without_a_image_and_as_json():
     kan, inputs = make_kan()
     bare = edge_view(kan, 1, 2, 3)
-    imageless = ("activations", "values", "norm", "outside_inner", "outside_knots")
+    imageless = (
+        "activations",
+        "values",
+        "norm",
+        "spline_norm",
+        "outside_inner",
+        "outside_knots",
+    )
     assert all(getattr(bare, name) is None for name in imageless)
     assert bare.x.shape == (200,)
     full = edge_view(kan, 1, 2, 3, inputs)
@@ -192,6 +199,67 @@ def test_layers_norms_and_shares(options):
             rows = layer(rows)
 
 
+@torch.no_grad()
+def splines_by_base(layer, rows):
+    """(N, O, I) of the splines: each edge by differences, less its base branch."""
+    phi = np.array(
+        [
+            [
+                edge_by_differences(layer, i, o, rows[:, i]) - layer.base_weight[o, i].numpy() * act
+                for i, act in enumerate(layer.activate(rows).T.numpy())
+            ]
+            for o in range(layer.out_features)
+        ]
+    )
+    return phi.transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("options", HEADS.values(), ids=HEADS)
+def test_edges_are_ranked_by_how_far_their_splines_move_the_image(options):
+    kan, inputs = make_kan(**options)
+    rows = inputs
+    for view, layer in zip(layer_views(kan, inputs, num_strongest=4), kan.layers, strict=True):
+        splines = splines_by_base(layer, rows)
+        np.testing.assert_allclose(view.spline_norms, np.abs(splines).mean(0), atol=1e-5)
+        largest = np.sort(view.spline_norms, axis=None)[::-1][:4]
+        np.testing.assert_array_equal([edge.norm for edge in view.strongest_by_spline], largest)
+        first = view.strongest_by_spline[0]
+        assert view.spline_norms[first.output, first.input] == first.norm
+        seen = edge_view(kan, view.index, first.input, first.output, inputs)
+        assert seen.spline_norm == pytest.approx(first.norm, abs=1e-5)
+        for query in (0, 7):
+            norms = query_norms(kan, view.index, inputs, query)
+            np.testing.assert_allclose(norms.spline, np.abs(splines[query]), atol=1e-5)
+            expected = [
+                [
+                    edge_view(kan, view.index, i, o, inputs).values[query]
+                    for i in range(layer.in_features)
+                ]
+                for o in range(layer.out_features)
+            ]
+            np.testing.assert_allclose(norms.total, np.abs(expected), atol=1e-5)
+        with torch.no_grad():
+            rows = layer(rows)
+
+
+def test_idle_splines_have_no_norm():
+    """However large the base branch is, nothing of its rounding is taken for a spline."""
+    kan, inputs = make_kan()
+    with torch.no_grad():
+        kan.layers[0].spline_weight.zero_()
+        kan.layers[0].base_weight.mul_(1000)
+    assert (layer_views(kan, inputs)[0].spline_norms == 0).all()
+
+
+def test_queries_that_do_not_exist_are_refused():
+    kan, inputs = make_kan()
+    for query in (-1, 11):
+        with pytest.raises(ConfigError, match=f"Query {query} does not exist.*11 queries, 0 to 10"):
+            query_norms(kan, 0, inputs, query)
+    with pytest.raises(ConfigError, match="Layer 2 does not exist"):
+        query_norms(kan, 2, inputs, 0)
+
+
 def test_layers_as_json():
     kan, inputs = make_kan()
     view = layer_views(kan, inputs, num_strongest=1000)[0]
@@ -202,7 +270,9 @@ def test_layers_as_json():
         "output": view.strongest[0].output,
         "norm": view.strongest[0].norm,
     }
+    assert read["strongest_by_spline"][0]["norm"] == view.strongest_by_spline[0].norm
     assert "norms" not in read
+    assert "spline_norms" not in read
     assert len(layer_views(kan, inputs)[0].strongest) == 12
 
 
