@@ -186,7 +186,9 @@ def explain_pixel(
         score=score,
         value=float(prediction.anomaly(score, refine=False)[y, x]),
         classes=tuple(
-            ClassScore(index, names[index], _color(prediction.palette[index]), float(sums[index]))
+            ClassScore(
+                index, names[index], class_color(prediction.palette[index]), float(sums[index])
+            )
             for index in order[:num_classes]
         ),
         queries=queries,
@@ -284,20 +286,20 @@ def _query_parts(
     largest, others = order[:count], order[count:]
     labels = np.mean([sample.probabilities for sample in samples], axis=0)
     names = prediction.class_names
-    thumbnails = _thumbnails(prediction.views, prediction.compute_size, largest)
+    thumbnails = mask_thumbnails(prediction.views, prediction.compute_size, largest)
     parts = tuple(
         QueryPart(
             query=int(query),
             contribution=float(contributions[query]),
             class_probability=float(class_probabilities[:, query].mean()),
             mask_probability=float(masks[:, query].mean()),
-            label=_label(labels[query], names),
+            label=best_label(labels[query], names),
             views=tuple(
                 QueryView(
                     sample.mirrored,
                     float(sample.probabilities[query, of_class]),
                     float(sample.masks[query]),
-                    _label(sample.probabilities[query], names),
+                    best_label(sample.probabilities[query], names),
                 )
                 for sample in samples
             ),
@@ -308,7 +310,7 @@ def _query_parts(
     return parts, float(contributions[others].sum())
 
 
-def _label(probabilities: NDArray[np.float64], names: Sequence[str]) -> Label:
+def best_label(probabilities: NDArray[np.float64], names: Sequence[str]) -> Label:
     """Name the most probable of K+1 classes."""
     best = int(probabilities.argmax())
     probability = float(probabilities[best])
@@ -317,12 +319,13 @@ def _label(probabilities: NDArray[np.float64], names: Sequence[str]) -> Label:
     return Label(best, names[best], probability)
 
 
-def _color(rgb: NDArray[np.uint8]) -> tuple[int, int, int]:
+def class_color(rgb: NDArray[np.uint8]) -> tuple[int, int, int]:
+    """Return a colour of the palette as plain numbers."""
     red, green, blue = (int(value) for value in rgb)
     return red, green, blue
 
 
-def _thumbnails(
+def mask_thumbnails(
     views: Sequence[View], computed: tuple[int, int], queries: NDArray[np.int64]
 ) -> NDArray[np.uint8]:
     """Shrink some queries' masks to (n, h', w'), at most ``THUMBNAIL_SIDE`` and the masks' size.
