@@ -15,12 +15,14 @@ from mask2kan.checkpoints import list_weights
 from mask2kan.checkpoints.hub import cache_state, readme_of
 from mask2kan.checkpoints.manifest import (
     Address,
+    bundled_file,
     entry_of,
     hub_address,
     is_repo_id,
     manifest,
     named_address,
 )
+from mask2kan.checkpoints.native import stored_config
 from mask2kan.errors import CheckpointError, shortened
 
 from ..strings import MODELS
@@ -161,6 +163,14 @@ class Catalog:
         names = dict.fromkeys([*self.offered, *(entry["name"] for entry in manifest())])
         return [(title(name), name) for name in names]
 
+    def may_have_kan(self, name: str) -> bool:
+        """Whether a model's head is a KAN, or may be: some say so only when they are loaded.
+
+        Raises:
+            CheckpointError: as ``admit``.
+        """
+        return _head(self.admit(name)) in {"kan", ""}
+
     def entries(self) -> list[Entry]:
         """List the offered models, then the rest of the manifest; absent ones stay, as absent.
 
@@ -177,6 +187,20 @@ class Catalog:
             CheckpointError: as ``admit``.
         """
         return _entry(self.admit(name))
+
+
+def readable(source: str) -> str:
+    """Name a model in words, as the manifest does; others by their ``title``."""
+    return str(entry_of(source).get("title") or title(source))
+
+
+def _head(model: Model) -> str:
+    """Read the kind of a model's ``mask_embed`` off its file; empty where that does not say it."""
+    if not isinstance(model.place, str):
+        return ""
+    entry = entry_of(model.name)
+    path = bundled_file(entry)[0] if entry.get("file") else Path(model.place).expanduser()
+    return str(stored_config(path).get("mask_embed", ""))
 
 
 def size_of(model: Model) -> int:

@@ -16,7 +16,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from mask2kan.inference.comparison import Comparison
 from mask2kan.inference.kan_view import kan_head
 from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.predictor import Predictor
+from mask2kan.inference.query_masks import QueryMask, query_masks
 from mask2kan.modeling.config import ModelConfig
 from mask2kan.modeling.kan.layers import KAN
 from mask2kan.runtime.devices import resolve_device
@@ -53,8 +54,9 @@ _WORKING_BYTES = 3 * 2**29
 # Pixels of the pictures whose answers are kept: of each model, 4 of 2048×1024 or 16 of 1024×512.
 _ANSWER_PIXELS_KEPT = 2 * 4 * 2048 * 1024
 _LARGEST_ANSWER_KEPT = 2048 * 1024
-# Pictures whose queries are kept, 100 kB each, for the many edges of a KAN that people look at.
+# Pictures whose queries are kept, 200 kB each, for the many edges of a KAN that people look at.
 _QUERIES_KEPT = 32
+_MASKS_LISTED = 12
 # That of the examples: kernels and memory are chosen by size.
 _WARM_SIZE = (512, 1024, 3)
 
@@ -83,6 +85,20 @@ class Answer:
         return sum(timings.get(stage, 0.0) for stage in ("resize", "model", "postprocess"))
 
 
+class Inside(NamedTuple):
+    """A KAN head and what it reads of one picture.
+
+    Attributes:
+        kan: only to be read.
+        queries: (Q, C), its inputs.
+        masks: of the queries that matter most in the picture, the largest weights first.
+    """
+
+    kan: KAN
+    queries: Tensor
+    masks: tuple[QueryMask, ...]
+
+
 class ModelService:
     """Loads checkpoints by name and runs them on pictures.
 
@@ -98,7 +114,9 @@ class ModelService:
         self._fetches = Fetches()
         self._models: OrderedDict[str, Predictor] = OrderedDict()
         self._answers: LRUCache[tuple[str, str], Answer] = LRUCache(_ANSWER_PIXELS_KEPT, _pixels)
-        self._queries: LRUCache[tuple[str, str], Tensor] = LRUCache(_QUERIES_KEPT)
+        self._read: LRUCache[tuple[str, str], tuple[Tensor, tuple[QueryMask, ...]]] = LRUCache(
+            _QUERIES_KEPT
+        )
         self._comparison: Comparison | None = None
 
     def fetch(self, source: str, progress: Report | None = None) -> None:
@@ -159,8 +177,8 @@ class ModelService:
 
     def inside(
         self, source: str | None, picture: NDArray[np.uint8], progress: Report | None = None
-    ) -> tuple[KAN, Tensor]:
-        """Return a model's KAN head, only to be read, and (Q, C) its inputs for a picture.
+    ) -> Inside:
+        """Look inside a model's KAN head on a picture.
 
         Raises:
             Mask2KANError: as ``answers``; also for a model whose head is no KAN.
@@ -170,10 +188,14 @@ class ModelService:
         with self._computing(picture):
             kan = kan_head(self._predictor(model).model)
             key = (_identity(model), _fingerprint(picture))
-            if key not in self._queries:
+            if key not in self._read:
                 [answer] = self._compute([model], picture, ())
-                self._queries[key] = torch.from_numpy(answer.prediction.queries)
-            return kan, self._queries[key]
+                prediction = answer.prediction
+                self._read[key] = (
+                    torch.from_numpy(prediction.queries),
+                    query_masks(prediction, count=_MASKS_LISTED),
+                )
+            return Inside(kan, *self._read[key])
 
     @contextlib.contextmanager
     def _computing(self, picture: NDArray[np.uint8]) -> Iterator[None]:
@@ -291,7 +313,7 @@ class ModelService:
     def _forget(self, error: BaseException) -> None:
         traceback.clear_frames(error.__traceback__)  # their locals hold models and activations
         self._answers.clear()
-        self._queries.clear()
+        self._read.clear()
         self._models.clear()
         self._comparison = None
         gc.collect()

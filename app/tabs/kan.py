@@ -87,7 +87,7 @@ class KanHandlers:
         """Return a model's KAN head, and its inputs for the picture."""
         stored(picture)  # or it is refused before anybody waits for a download
         with self._service.turn([model]):
-            return self._service.inside(model, read_upload(picture))
+            return self._service.inside(model, read_upload(picture))[:2]
 
 
 def kan_tab(

@@ -111,15 +111,30 @@ def trunk_of(path: Path) -> dict[str, str] | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            about = (file.metadata() or {}).get(METADATA_KEY, "{}")
+        trunk = _metadata_of(path).get("trunk")
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is there and is no safetensors file; choose another name."
         ) from error
-    trunk = parse_json(about, "metadata").get("trunk")
     name = trunk.get("file") if isinstance(trunk, dict) else None
     return trunk if name and isinstance(name, str) and PurePath(name).name == name else None
+
+
+def stored_config(path: Path) -> dict[str, Any]:
+    """Read the config in a file's metadata, unchecked, but none of its weights.
+
+    Empty for what is no file of ours.
+    """
+    try:
+        config = _metadata_of(path).get("config") if path.is_file() else None
+    except (SafetensorError, CheckpointError, OSError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _metadata_of(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        return parse_json((file.metadata() or {}).get(METADATA_KEY, "{}"), "metadata")
 
 
 def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -41,7 +41,7 @@ def test_the_bundled_examples_are_the_files_of_their_folder() -> None:
     assert {*sample_pictures()} == pictures
     assert example_files() == pictures | {*FOLDER.glob("*.png")}
     for example in examples:
-        assert sample(example.name) == example.path
+        assert sample(example.name) == example
         assert truth_of(example.path) == example.truth
         assert is_indoor(example.path) == (example.scene == "indoor")
     assert sample("street") is None

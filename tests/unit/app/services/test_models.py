@@ -309,7 +309,7 @@ def test_the_edges_of_a_kan_on_a_large_picture_are_answered_by_one_pass(
     monkeypatch.setattr(
         Predictor, "__call__", lambda *args, **options: (calls.append(1), run(*args, **options))[1]
     )
-    inputs = [service.inside(checkpoints[0], IMAGE)[1] for _ in range(3)]
+    inputs = [service.inside(checkpoints[0], IMAGE).queries for _ in range(3)]
     assert len(calls) == 1
     assert torch.equal(inputs[0], inputs[2])
     [answer] = service.answers(checkpoints[:1], IMAGE, "msp")

@@ -370,7 +370,7 @@ def test_too_little_memory_is_said_and_everything_is_let_go(
 ) -> None:
     pixels = np.zeros((32, 64, 3), np.uint8)
     service.answers([models[0]], pixels, "msp")
-    _, inputs = service.inside(models[0], pixels)
+    inputs = service.inside(models[0], pixels).queries
     kept = weakref.ref(inputs)
     del inputs
 
