@@ -100,7 +100,7 @@ def build_demo(models: Sequence[str] | None = None, service: ModelService | None
             with gr.Tab(PAGE["tab_batch"], id="batch"):
                 batch = batch_tab(service, left, right, score)
             with gr.Tab(PAGE["tab_kan"], id="kan"):
-                kan_tab(service, service.catalog.offered, gr.State(None), QUEUED)
+                kan_tab(service, service.catalog.offered, handlers.runs, QUEUED)
             with gr.Tab(PAGE["tab_models"], id="models") as models_page:
                 listed = models_tab(service)
         models_page.select(listed.refresh, listed.choice, listed.listing, **_QUICK)

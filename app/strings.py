@@ -314,43 +314,93 @@ BATCH: dict[str, str] = {
 
 KAN: dict[str, str] = {
     "intro": (
-        "A KAN learns a function on every edge instead of a weight. These are the functions of "
-        "`mask_embed`, which turns a query into its mask, and where this picture's queries fall on "
-        "them."
+        "A KAN learns a function on every edge instead of a weight. Here are the functions of the "
+        "head that turns each query into its mask (`mask_embed`), and where the queries of your "
+        "picture fall on them."
     ),
     "model": "KAN model",
-    "show": "Show",
-    "welcome": "Choose a KAN model and press Show.",
-    "computing": "Computing…",
+    "no_picture": "There is no picture to look at: choose one in Compare.",
+    # while it computes, and when it could not
+    "computing": "Computing the functions…",
+    "computing_again": "Computing for the new choice; below is still the last one.",
     "not_loaded": "The functions could not be loaded: {reason}.",
     "no_answer": "The server did not answer. Is it still running?",
-    "layers": "Layer",
-    "layer": "Layer {n} · {i} → {o}",
-    "norms": "Edge norms",
-    "norms_picture": "on this picture",
-    "norms_grid": "over the grid",
-    "norms_spoken": "Norms of all edges: {i} inputs across, {o} outputs down",
-    "point": "Point at an edge for its norm, click it for its function.",
-    "pointed": "input {i} → output {o}: {norm}",
-    "facts": (
-        "Grid of {grid} intervals, splines of order {order}, base function {base}. Of the values "
-        "that reach this layer from {picture}, {inner} lie outside the grid's inner part and "
-        "{knots} beyond its last knots, where only the base function acts. Splines make {share} of "
-        "what differs from query to query here, the base functions the rest."
+    "not_asked": "The server took no question: it is too busy, or no longer running.",
+    "retry": "Retry",
+    # the answer
+    "answer": (
+        "The splines carry {share} of what this head computes here; the rest is the base function."
     ),
+    "measured": (
+        "Measured on {picture} with {title}: the splines' share of what differs between its {n} "
+        "queries, averaged over the layers."
+    ),
+    "layers": "Layer",
+    "layer": "Layer {n}",
+    "layer_sizes": "{i} {from} → {o} {to}",
+    "from_query": "query channels",
+    "hidden": "hidden channels",
+    "to_mask": "mask channels",
+    "layer_share": "{share} splines",
+    "facts": (
+        "Layer {n}: a grid of {grid} intervals, splines of order {order}, base function {base}. Of "
+        "the values that reach it here, {inner} lie outside the inner grid, and {knots} beyond the "
+        "last knots, where only the base function acts."
+    ),
+    # queries
+    "queries": "Queries of this picture",
+    "queries_read": (
+        "Each query finds one mask. Choose one: the edges are then ranked for it, and its dot is "
+        "marked on the function. The line under a mask is where its query falls on the function."
+    ),
+    "order": "Order of the queries",
+    "order_weight": "largest first",
+    "order_edge": "along the function",
+    "query": "Query {query}",
+    "area": "{area} area",
+    "query_at": "at {x}",
+    "all_queries": "All queries",
+    # edges
+    "ranking": "Rank edges",
+    "ranking_spline": "by spline",
+    "ranking_total": "whole edge",
+    "ranking_grid": "no picture",
     "strongest": "Strongest edges",
-    "function": "Function",
+    "strongest_for": "Strongest edges for query {query}",
+    "ranked_spline": "How far the edge's spline moves this picture's values, on average.",
+    "ranked_total": "How large the edge's function is on this picture's values, on average.",
+    "ranked_grid": "How large the edge's function is over its inner grid, whatever the picture.",
+    "ranked_query_spline": "How far the edge's spline moves the value of this query.",
+    "ranked_query_total": "How large the edge's function is at the value of this query.",
+    "edge_spoken": "Input {i} to output {o}: {size}",
+    "map": "All edges",
+    "map_spoken": "Sizes of all edges: {i} inputs across, {o} outputs down",
+    "point": "Inputs across, outputs down. Point at an edge for its size, click it to see it.",
+    "pointed": "input {i} → output {o}: {size}",
+    # one edge
+    "function": "Function of edge {i} → {o}",
     "input": "Input",
     "output": "Output",
+    "range": "Range of the function",
+    "range_values": "where the values are",
+    "range_knots": "all knots",
+    "axis_in_query": "Across: the value in channel {i} of the query.",
+    "axis_in_hidden": "Across: the value in hidden channel {i}, the output of the layer before.",
+    "axis_out_hidden": "Up: what this edge adds to hidden channel {o}, which the next layer reads.",
+    "axis_out_mask": (
+        "Up: what this edge adds to channel {o} of the mask embedding. A query's mask is, at every "
+        "pixel, the sum over all such channels of the embedding times the pixel's own feature."
+    ),
     "curve_total": "the edge's function",
     "curve_spline": "its spline",
     "curve_base": "its base function",
-    "curve_dot": "this picture's queries",
+    "curve_dot": "queries, in the colour of their class",
     "curve_spoken": "Function of input {i} to output {o}, from {low} to {high}",
     "read": (
-        "{n} queries; mean size {norm}. {inner} of them outside the inner grid (shaded), {knots} "
-        "beyond the knots (dotted)."
+        "{n} queries: the function's mean size is {norm}, its spline's {spline}. {inner} of them "
+        "lie outside the inner grid (shaded), {knots} beyond the knots (dotted)."
     ),
+    "read_query": "Query {query}: {x} → {y}.",
 }
 
 MODELS: dict[str, str] = {

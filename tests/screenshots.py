@@ -93,8 +93,7 @@ def _batch(page: Page) -> None:
 def _kan(page: Page) -> None:
     open_example(page, _nth(EXAMPLE))
     open_tab(page, "KAN")
-    page.click("#kan-show")
-    page.wait_for_selector(".kan-plot .total")
+    page.wait_for_selector(".kan[data-state=ready][data-input]")
 
 
 def _models(page: Page) -> None:

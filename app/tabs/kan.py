@@ -2,65 +2,90 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from torch import Tensor
+import numpy as np
 
-from mask2kan.errors import ImageError
-from mask2kan.inference.kan_view import edge_view, layer_views
-from mask2kan.inference.scores import SCORES
-from mask2kan.modeling.kan.layers import KAN as KanHead  # noqa: N811 (the strings are KAN here)
-from mask2kan.outputs.drawing import color_table
+from mask2kan.errors import ConfigError, ImageError
+from mask2kan.inference.kan_view import edge_view, layer_views, query_norms
+from mask2kan.media.images import RGB
 
 from ..files.samples import sample_pictures
 from ..files.uploads import name_of, read_upload, stored
 from ..messages import errors_as_values, shows_errors
-from ..services.catalog import title
-from ..services.models import ModelService
-from ..services.results import Run, Runs
+from ..services.catalog import readable
+from ..services.models import Inside, ModelService
+from ..services.results import Runs
 from ..strings import KAN
-from ..web.component import component, packed
-from .compare import Picture, whole
+from ..web import payload_kan
+from ..web.kan_panel import FAILED, MODEL_CHOSEN, kan_panel
+from .compare import Picture, event_field, whole
 
 
 class KanHandlers:
-    """The tab's callbacks, bound to the service that answers them."""
+    """The tab's callbacks, bound to the service that answers them.
 
-    def __init__(self, service: ModelService) -> None:
+    Args:
+        service: runs the models.
+        runs: the comparisons, whose pictures are looked at.
+    """
+
+    def __init__(self, service: ModelService, runs: Runs) -> None:
         self._service = service
-        self._runs = Runs()
+        self._runs = runs
 
-    def see(self, picture: Picture, model: str) -> dict[str, Any]:
-        """Show all layers of a model's KAN head on a picture: the panel's value."""
-        chosen, name = _picture_or_example(picture)
-        kan, inputs = self._inside(chosen, model)
-        run = uuid.uuid4().hex
-        self._runs.add(run, Run(chosen, (model,), next(iter(SCORES))))
-        return {
+    def asked(self, event: gr.EventData) -> dict[str, Any]:
+        """Answer the panel: what it shows, or ``error``; with the token of its question."""
+        question = {name: event_field(event, name) for name in ("run", "model")}
+        return {**errors_as_values(self.see)(question), "token": event_field(event, "token")}
+
+    def see(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Show all layers of a model's KAN head on a comparison's picture: the panel's value.
+
+        An unknown comparison, of a server that was restarted, counts as none.
+        """
+        run = question.get("run")
+        try:
+            picture = self._picture(run)
+        except ConfigError:
+            run, picture = None, self._picture(None)
+        model = str(question.get("model") or "")
+        pixels, inside = self._inside(picture, model)
+        layers = [payload_kan.layer(view) for view in layer_views(inside.kan, inside.queries)]
+        shown: payload_kan.Shown = {
             "run": run,
-            "title": title(model),
-            "picture": name,
-            "layers": [
-                {
-                    **view.to_json(),
-                    "norms": packed(view.norms, "norms.gz"),
-                    "grid_norms": packed(view.grid_norms, "grid_norms.gz"),
-                }
-                for view in layer_views(kan, inputs)
-            ],
+            "model": model,
+            "title": readable(model),
+            "picture": _name(picture),
+            "photo": payload_kan.photo(pixels),
+            "num_queries": len(inside.queries),
+            "spline_share": float(np.mean([layer["spline_share"] for layer in layers])),
+            "layers": layers,
+            "queries": [payload_kan.query(listed) for listed in inside.masks],
         }
+        return {**shown}
 
     def kan_edge(self, question: dict[str, Any]) -> dict[str, Any]:
         """Show the function on one edge, for the panel."""
-        run = self._runs.find(question.get("run"))
-        kan, inputs = self._inside(run.picture, run.sources[0])
         layer, source, target = (
             whole(question.get(name), name) for name in ("layer", "input", "output")
         )
-        return edge_view(kan, layer, source, target, inputs).to_json()
+        inside = self._asked_inside(question)
+        return edge_view(inside.kan, layer, source, target, inside.queries).to_json()
+
+    def kan_query(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Measure the edges of a layer for one query, for the panel."""
+        layer, query = (whole(question.get(name), name) for name in ("layer", "query"))
+        inside = self._asked_inside(question)
+        norms = query_norms(inside.kan, layer, inside.queries, query)
+        sizes: payload_kan.QuerySizes = {
+            "spline": payload_kan.matrix(norms.spline.float().cpu().numpy(), "spline"),
+            "total": payload_kan.matrix(norms.total.float().cpu().numpy(), "total"),
+        }
+        return {**sizes}
 
     def kan(
         self, image: Picture, model: str, layer: float, input: float, output: float
@@ -74,66 +99,87 @@ class KanHandlers:
             input: of the edge, counted from 0.
             output: of the edge, counted from 0.
         """
-        kan, inputs = self._inside(image, model)
-        edge = edge_view(
-            kan, whole(layer, "layer"), whole(input, "input"), whole(output, "output"), inputs
-        )
+        _, inside = self._inside(image, model)
+        places = whole(layer, "layer"), whole(input, "input"), whole(output, "output")
+        edge = edge_view(inside.kan, *places, inside.queries)
         return {
-            "layers": [view.to_json() for view in layer_views(kan, inputs)],
+            "layers": [view.to_json() for view in layer_views(inside.kan, inside.queries)],
             "edge": edge.to_json(),
         }
 
-    def _inside(self, picture: Picture, model: str) -> tuple[KanHead, Tensor]:
-        """Return a model's KAN head, and its inputs for the picture."""
+    def _picture(self, run: object) -> Mapping[str, Any]:
+        """Return a comparison's picture; without a comparison, or a picture in it, the example.
+
+        Raises:
+            ConfigError: for a comparison that is not known (any more).
+        """
+        picture = None if run is None else self._runs.find(run).picture
+        if picture:
+            return picture
+        examples = sample_pictures()
+        if not examples:
+            raise ImageError(KAN["no_picture"])
+        return {"path": str(examples[0])}
+
+    def _asked_inside(self, question: dict[str, Any]) -> Inside:
+        """Return what a question of the panel is about."""
+        picture = self._picture(question.get("run"))
+        return self._inside(picture, str(question.get("model") or ""))[1]
+
+    def _inside(self, picture: Picture, model: str) -> tuple[RGB, Inside]:
+        """Return a picture's pixels, and a model's KAN head on it."""
         stored(picture)  # or it is refused before anybody waits for a download
         with self._service.turn([model]):
-            return self._service.inside(model, read_upload(picture))[:2]
+            pixels = read_upload(picture)
+            return pixels, self._service.inside(model, pixels)
 
 
 def kan_tab(
-    service: ModelService, names: Sequence[str], picture: gr.Image, queued: Mapping[str, Any]
+    service: ModelService, names: Sequence[str], runs: Runs, queued: Mapping[str, Any]
 ) -> None:
     """Build the tab's content.
 
     Args:
-        service: who runs the models.
-        names: for the picker.
-        picture: of the comparison.
+        service: runs the models.
+        names: of the models; the picker has those that may have a KAN head.
+        runs: the comparisons, whose pictures are looked at.
         queued: how events wait for their turn.
     """
-    handlers = KanHandlers(service)
+    handlers = KanHandlers(service, runs)
+    offered = [name for name in names if service.catalog.may_have_kan(name)]
+    first = offered[0] if offered else None
     gr.Markdown(KAN["intro"], elem_id="kan-intro")
-    with gr.Row(elem_id="kan-choice"):
-        model = gr.Dropdown(
-            [(title(name), name) for name in names],
-            value=names[0] if names else None,
-            label=KAN["model"],
-            allow_custom_value=True,
-            elem_id="kan-model",
-            scale=3,
-        )
-        show = gr.Button(KAN["show"], variant="primary", elem_id="kan-show", scale=1)
-    panel = component(
-        "kan_panel",
-        None,
-        elem_id="kan-panel",
-        strings=KAN,
-        server_functions=[errors_as_values(handlers.kan_edge)],
-        colours=color_table("viridis").tolist(),
+    model = gr.Dropdown(
+        [(readable(name), name) for name in offered],
+        value=first,
+        label=KAN["model"],
+        allow_custom_value=True,
+        elem_id="kan-model",
     )
-    show.click(
-        shows_errors(handlers.see),
-        [picture, model],
+    panel = kan_panel(
+        first, [errors_as_values(handlers.kan_edge), errors_as_values(handlers.kan_query)]
+    )
+    model.change(fn=None, inputs=model, js=MODEL_CHOSEN)
+    asked = panel.kan_asked(
+        shows_errors(handlers.asked),
+        None,
         panel,
         preprocess=False,
-        show_progress="full",
+        # The panel says by itself that it waits, and asks one question at a time: the next may
+        # leave before Gradio has put away the last.
+        show_progress="hidden",
+        trigger_mode="multiple",
         api_visibility="private",
         **queued,
     )
-    _endpoint(handlers, names, queued)
+    asked.failure(fn=None, js=FAILED)
+    _endpoint(handlers.kan, names, queued)
 
 
-def _endpoint(handlers: KanHandlers, names: Sequence[str], queued: Mapping[str, Any]) -> None:
+def _endpoint(
+    function: Callable[..., dict[str, Any]], names: Sequence[str], queued: Mapping[str, Any]
+) -> None:
+    """Add the named API; its invisible components carry types and defaults."""
     with gr.Column(visible=False):
         image = gr.Image(label="image", type="filepath", image_mode=None)
         model = gr.Dropdown(
@@ -145,7 +191,7 @@ def _endpoint(handlers: KanHandlers, names: Sequence[str], queued: Mapping[str, 
         functions = gr.JSON(label="functions")
         trigger = gr.Button()
     trigger.click(
-        shows_errors(handlers.kan),
+        shows_errors(function),
         [image, model, layer, source, target],
         functions,
         api_name="kan",
@@ -154,11 +200,7 @@ def _endpoint(handlers: KanHandlers, names: Sequence[str], queued: Mapping[str, 
     )
 
 
-def _picture_or_example(picture: Picture) -> tuple[Mapping[str, Any], str]:
-    """Return the visitor's picture and its name, or else the first example."""
-    if picture:
-        return picture, name_of(picture)
-    examples = sample_pictures()
-    if not examples:
-        raise ImageError("No picture was chosen: choose one in Compare first.")
-    return {"path": str(examples[0])}, examples[0].stem
+def _name(picture: Mapping[str, Any]) -> str:
+    """Name a picture as its visitor does; an example without its suffix."""
+    name = name_of(picture)
+    return name if picture.get("orig_name") else Path(name).stem

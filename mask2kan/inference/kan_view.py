@@ -251,8 +251,8 @@ def _checked(head: object) -> KAN:
         return head
     kind = "an MLP" if isinstance(head, MLP) else f"of type {type(head).__name__}"
     raise ConfigError(
-        f"This model's mask_embed is {'missing' if head is None else kind}; only a KAN has "
-        "functions on its edges. Take a model with mask_embed kan, such as mask2kan_road."
+        f"This model's head (mask_embed) is {'missing' if head is None else kind}: it has no "
+        "functions on its edges to show. Choose a model with a KAN head, such as mask2kan_road."
     )
 
 

@@ -126,31 +126,6 @@ def test_a_model_chosen_on_its_page_is_compared(page: Page) -> None:
     assert page.locator(".m2k-card .m2k-name").all_inner_texts() == ["tiny_mlp.safetensors"] * 2
 
 
-def test_the_functions_of_a_kan(page: Page, app: App) -> None:
-    """Norms, strongest edges and the curve of any edge; a message for a model without a KAN."""
-    open_example(page)
-    open_tab(page, "KAN")
-    page.click("#kan-show")
-    page.wait_for_selector(".kan[data-state=ready]")
-    page.wait_for_selector(".kan-plot .total")
-    assert page.locator(".kan-edges li").count() == 12
-    assert page.locator(".kan-plot .dot").count() == 12  # the model's queries
-    page.locator(".kan-edges button").nth(3).click()
-    page.wait_for_selector(".kan-edges li:nth-child(4) button[aria-pressed=true]")
-    page.fill("#kan-input", "5")
-    page.keyboard.press("Enter")
-    page.wait_for_selector(".kan[data-input='5']")
-    page.click(".kan [data-layer='1']")
-    page.wait_for_selector(".kan[data-layer='1']")
-    page.fill("#kan-output", "500")
-    page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelector('.kan').innerText.includes('does not exist')")
-    page.click("#kan-model input")
-    page.get_by_role("option", name="tiny_mlp.safetensors").click()
-    page.click("#kan-show")
-    assert "MLP" in error_text(page)
-
-
 def test_a_picture_of_a_batch_opens_in_the_comparison(page: Page, tmp_path: Path) -> None:
     for name in ("one", "two"):
         noise = np.random.default_rng(len(name)).integers(0, 256, (64, 96, 3), dtype=np.uint8)

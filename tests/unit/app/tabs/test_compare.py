@@ -280,9 +280,10 @@ def test_pictures_are_decoded_one_at_a_time(
         return decode(source)
 
     payload = {"path": str(image)}
-    handlers, kan, batch = Handlers(service), KanHandlers(service), BatchHandlers(service)
+    handlers, batch = Handlers(service), BatchHandlers(service)
+    kan = KanHandlers(service, handlers.runs)
     run = _look(handlers, payload, models)["run"]
-    edge = {"run": kan.see(payload, models[0])["run"], "layer": 0, "input": 0, "output": 0}
+    edge = {"run": run, "model": models[0], "layer": 0, "input": 0, "output": 0}
     monkeypatch.setattr(uploads, "read_image", watched)
     monkeypatch.setattr(batch_module, "read_image", watched)
     monkeypatch.setattr(batch_tab, "read_item", lambda item: watched(item.path))

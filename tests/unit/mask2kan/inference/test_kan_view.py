@@ -319,7 +319,7 @@ def test_a_head_that_is_no_kan_is_refused():
         lambda: layer_views(head, torch.zeros(1, 16)),
         lambda: edge_view(head, 0, 0, 0),
     ):
-        with pytest.raises(ConfigError, match="This model's mask_embed is an MLP"):
+        with pytest.raises(ConfigError, match=r"This model's head \(mask_embed\) is an MLP"):
             call()
     with pytest.raises(ConfigError, match="is missing"):
         kan_head(nn.Linear(2, 2))
