@@ -12,7 +12,7 @@ const LARGEST_CODE = 65535;
  * @returns {Promise<Sizes>}
  */
 export async function unpackSizes({ codes, largest }) {
-  const view = new DataView(await unpack(codes));
+  const view = new DataView(await unpack(codes.url));
   const values = Float32Array.from({ length: view.byteLength / 2 },
     (_, i) => (view.getUint16(2 * i, true) / LARGEST_CODE) * largest);
   return { values, largest };

@@ -52,7 +52,7 @@ export class Queries {
   async show({ queries, photo }) {
     this.cards = new Map(queries.map((query) => [query.query, this.card(query)]));
     this.arrange();
-    const blob = await (await download(photo)).blob();
+    const blob = await (await download(photo.url)).blob();
     const picture = await createImageBitmap(blob);
     for (const { query, mask } of queries) {
       const canvas = this.cards.get(query)?.querySelector('canvas');
