@@ -39,7 +39,7 @@ from ..services.models import SIDES, Answer, ModelService
 from ..services.results import Run, Runs
 from ..strings import COMPARE
 from ..web import viewer
-from ..web.payload import Refusal, Result
+from ..web.payload import Answers, Refusal, Result
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Handlers:
         self.runs = Runs()
         self._service = service
         self._lock = threading.Lock()
-        self._values: LRUCache[Any, Result] = LRUCache(_VALUES_KEPT)
+        self._values: LRUCache[Any, Answers] = LRUCache(_VALUES_KEPT)
 
     @property
     def has_models(self) -> bool:
@@ -89,7 +89,7 @@ class Handlers:
 
         try:
             run, example = self._asked(event, (left, right), score)
-            return {**self._show(run, example, progress), "token": token}
+            return self._show(run, example, token, progress)
         except Mask2KANError as error:
             return refuse(str(error))
         except Exception:
@@ -114,10 +114,12 @@ class Handlers:
 
     def first(self, place: Path) -> None:
         """Compute what every visitor sees first, and write it where the page looks for it."""
-        [chosen, *_] = samples()
-        left, right = self._service.catalog.pair()
+        chosen = next(iter(samples()), None)
+        pair = self._service.catalog.pair()
+        if chosen is None or pair is None:
+            return
         mask = None if chosen.truth is None else {"path": str(chosen.truth)}
-        run = Run({"path": str(chosen.path)}, (left, right), default_score(), mask)
+        run = Run({"path": str(chosen.path)}, pair, default_score(), mask)
         value = copy.deepcopy(self._show(run, chosen.name))
         self.runs.keep(value["run"], run)
         for number, file in enumerate(viewer.files_of(value)):
@@ -164,7 +166,9 @@ class Handlers:
             for side, answer in zip(SIDES, answers, strict=True)
         }
 
-    def _show(self, run: Run, example: str, progress: gr.Progress | None = None) -> Result:
+    def _show(
+        self, run: Run, example: str, token: int = 0, progress: gr.Progress | None = None
+    ) -> Result:
         def report(done: float, text: str) -> None:
             if progress is not None:
                 progress(done, desc=text)
@@ -174,6 +178,7 @@ class Handlers:
             **self._packed(pixels, answers, run.score, truth),
             # Equal results would not wake the page: it compares values.
             "run": uuid.uuid4().hex,
+            "token": token,
             "name": name_of(run.picture),
             "example": example,
         }
@@ -190,7 +195,7 @@ class Handlers:
             truth = _truth(run, pixels.shape[:2])
             return pixels, truth, self._service.answers(run.sources, pixels, run.score)
 
-    def _packed(self, pixels: RGB, answers: list[Answer], score: str, truth: Any) -> Result:
+    def _packed(self, pixels: RGB, answers: list[Answer], score: str, truth: Any) -> Answers:
         """Make the viewer's files, once for those who look at the same: examples, mostly."""
         # Of the answers themselves only the service decides how many stay in memory.
         truth_digest = b"" if truth is None else hashlib.sha256(truth).digest()

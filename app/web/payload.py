@@ -5,7 +5,7 @@ The same shapes are written for JavaScript in ``viewer/payload.js``; a test comp
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 # Gradio's description of a served file: ``path`` and, once it has passed Gradio, ``url``.
 File = dict[str, Any]
@@ -71,24 +71,16 @@ class Side(TypedDict):
     scores: ScoreMap
 
 
-class Result(TypedDict):
+class Answers(TypedDict):
     """Both models' answers to one picture.
 
     Attributes:
-        token: of the request it answers; 0 for none.
-        run: its number, by which later questions name it.
-        name: of the picture's file.
-        example: the example's name, or empty.
         size: (H, W) of the maps; ``source_size`` that of the picture.
         truth: one byte a pixel, 0 known, 1 anomaly, 255 void; None without one.
         smallest: pixels of the smallest region that is reported by default.
         unlike: whether the picture is unlike what the models were trained on.
     """
 
-    token: NotRequired[int]
-    run: NotRequired[str]
-    name: NotRequired[str]
-    example: NotRequired[str]
     size: list[int]
     source_size: list[int]
     picture: File
@@ -96,6 +88,22 @@ class Result(TypedDict):
     smallest: int
     unlike: bool
     sides: list[Side]
+
+
+class Result(Answers):
+    """The same, as the answer to a request.
+
+    Attributes:
+        token: of the request; 0 for the first result, which nobody asked for.
+        run: its number, by which later questions name it.
+        name: of the picture's file.
+        example: the example's name, or empty.
+    """
+
+    token: int
+    run: str
+    name: str
+    example: str
 
 
 class Refusal(TypedDict):

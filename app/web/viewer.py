@@ -31,7 +31,7 @@ from ..services.downloads import COLORMAPS
 from ..services.models import SIDES, Answer
 from ..strings import STAGES, VIEWER
 from .component import component, packed, packed_codes, served
-from .payload import ClassShare, File, Result, ScoreMap, Side
+from .payload import Answers, ClassShare, File, ScoreMap, Side
 
 LONGEST = 2048
 _DIVERGING = "BrBG"
@@ -84,7 +84,7 @@ def show(
     score: str,
     *,
     truth: NDArray[np.uint8] | None = None,
-) -> Result:
+) -> Answers:
     """Make the viewer's value for one picture, but for what the request adds to it.
 
     Args:
@@ -122,14 +122,14 @@ def score_map(answer: Answer, score: str, side: str, smoothing: float | None = N
     }
 
 
-def files_of(value: Result) -> list[File]:
+def files_of(value: Answers) -> list[File]:
     """List the files that a value speaks of."""
     sides = value["sides"]
     files = [value["picture"], *([value["truth"]] if value["truth"] else [])]
     return files + [f for side in sides for f in (side["labels"], side["scores"]["codes"])]
 
 
-def still_there(value: Result) -> bool:
+def still_there(value: Answers) -> bool:
     """Whether the files of a value have not been cleaned up yet."""
     return all(Path(file["path"]).is_file() for file in files_of(value))
 

@@ -49,7 +49,7 @@ def browser(playwright: Playwright, chromium: str) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, app: App) -> Iterator[Page]:
-    """The app's page in a wide window, loaded, with nothing chosen yet."""
+    """The app's page in a wide window, with the result that it opens with."""
     with visit(browser, app.url, viewport=WIDE) as opened:
         yield opened
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sample_pictures()  # in the page's order
 # Milliseconds until a wait counts as hanging, the same for all: how long something takes is never
 # what a browser test is about.
-TIMEOUT = 180_000
+TIMEOUT = 25_000
 TOAST = "[data-testid=toast-body]"
 
 
@@ -36,37 +36,33 @@ def window(browser: Browser, **options: Any) -> Iterator[Page]:
 
 
 @contextlib.contextmanager
-def visit(browser: Browser, url: str, *, first: bool = False, **options: Any) -> Iterator[Page]:
-    """The app's page in a window of its own, loaded, with nothing chosen yet.
+def visit(browser: Browser, url: str, *, wait: bool = True, **options: Any) -> Iterator[Page]:
+    """The app's page in a window of its own, with the result that it opens with.
 
     Args:
         browser: what opens it.
         url: of the app.
-        first: whether it is the visitor's first time, which brings the walkthrough.
+        wait: for that result.
         options: of the context.
     """
     with window(browser, **options) as page:
-        if not first:
-            page.add_init_script("localStorage.setItem('mask2kan.tour', 'yes')")
         page.goto(url)
-        page.wait_for_selector("#examples-road img")
         page.wait_for_function("window.mask2kan")  # the viewer listens
+        if wait:
+            wait_ready(page)
         yield page
 
 
 def open_example(page: Page, nth: int = 0) -> str:
-    """Click an example of the first tab; returns the run's number."""
+    """Click an example and wait for its result; returns the run's number."""
     before = page.get_attribute(".m2k", "data-run")
-    page.click(f"#examples-road img >> nth={nth}")
+    page.locator(".m2k-tile").nth(nth).click()
     return wait_ready(page, before)
 
 
 def upload(page: Page, path: Path) -> None:
-    """Choose a file, in place of a picture that is there."""
-    remove = page.locator("#picture button[aria-label='Remove Image']")
-    if remove.count():
-        remove.click()
-    page.set_input_files("#picture input[type=file]", str(path))
+    """Choose a file."""
+    page.set_input_files("#picture-file", str(path))
 
 
 def wait_ready(page: Page, before: str | None = None) -> str:
@@ -105,16 +101,44 @@ def settle(page: Page) -> None:
 
 
 def move(page: Page, side: str, value: float) -> None:
-    """Set a threshold: ``left``, ``right`` or ``both``."""
+    """Set a threshold: ``left`` or ``right`` to a score, ``both`` to a place on the slider."""
     page.evaluate(
         """([side, value]) => {
-          const slider = document.querySelector(`#threshold-${side}`);
-          slider.value = value;
-          slider.dispatchEvent(new Event('input', { bubbles: true }));
+          const field = document.querySelector(`#threshold-${side}`);
+          field.value = value;
+          field.dispatchEvent(new Event(side === 'both' ? 'input' : 'change', { bubbles: true }));
         }""",
         [side, value],
     )
     settle(page)
+
+
+def set_layers(page: Page, *names: str) -> None:
+    """Show these layers and no others."""
+    for button in page.locator("[data-layer]").all():
+        pressed = button.get_attribute("aria-pressed") == "true"
+        if pressed != (button.get_attribute("data-layer") in names) and button.is_enabled():
+            button.click()
+    settle(page)
+
+
+def failure(page: Page) -> str:
+    """The words that stand where the result would be."""
+    page.wait_for_selector(".m2k[data-state=failed]")
+    return page.inner_text(".m2k-message p")
+
+
+def pick_model(page: Page, side: str, name: str) -> None:
+    """Choose a model in the sheet behind the chip, by the words of its entry."""
+    open_settings(page)
+    page.click(f"#{side} input")
+    page.get_by_role("option", name=name).click()
+
+
+def open_settings(page: Page) -> None:
+    """Open the sheet behind the chip."""
+    if page.get_attribute(".bar-chip", "aria-expanded") != "true":
+        page.click(".bar-chip")
 
 
 def set_view(page: Page, name: str) -> None:

@@ -17,10 +17,13 @@ from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.predictor import Predictor
 from tests.browser.steps import (
     EXAMPLES,
+    card,
     explain,
     move,
     open_example,
+    pick_model,
     read,
+    set_layers,
     set_view,
     settle,
     upload,
@@ -32,6 +35,10 @@ if TYPE_CHECKING:
     from tests.serving import App
 
 SIDES = ("left", "right")
+MARKED = """() => { const c = document.querySelectorAll('.m2k-surface')[0]
+  .querySelectorAll('canvas')[1]; const d = c.getContext('2d')
+  .getImageData(0, 0, c.width, c.height).data;
+  let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n; }"""
 
 
 @pytest.fixture
@@ -65,60 +72,39 @@ def point_at(page: Page, x: int, y: int, pane: int = 0) -> dict[str, str]:
     return dict(page.evaluate("() => ({ ...document.querySelector('.m2k-readout').dataset })"))
 
 
-def test_a_drag_of_sixty_moves_asks_nothing_and_shows_each_in_the_next_frame(
+def test_a_drag_of_sixty_moves_asks_nothing_and_ends_where_the_hand_is(
     page: Page, large: Path
 ) -> None:
-    """A frame draws what the threshold changes; the pictures below it stay as they are."""
+    """While it lasts only what passes is drawn; how fast is measured by ``benchmarks/page.py``."""
+    before = page.get_attribute(".m2k", "data-run")
     upload(page, large)
-    wait_ready(page)
+    wait_ready(page, before)
     assert page.get_attribute(".m2k", "data-size") == "1024x2048"
-    explain(page, 20, 30)  # whatever the result made the page ask for has been asked for
+    page.wait_for_function("location.search.includes('score=')")
     requests: list[str] = []
 
     def keep(request: Request) -> None:
         requests.append(urlsplit(request.url).path)
 
     page.on("request", keep)
-    page.evaluate(
-        """() => {
-          window.painted = 0;
-          const { drawImage } = CanvasRenderingContext2D.prototype;
-          CanvasRenderingContext2D.prototype.drawImage = function (...rest) {
-            window.painted++;
-            drawImage.apply(this, rest);
-          };
-        }"""
-    )
-    steps = [
-        page.evaluate(
-            "(side) => { const s = document.querySelector(`#threshold-${side}`);"
-            " return (s.max - s.min) / 65535; }",  # the picture's grid of 65536 steps
-            side,
-        )
-        for side in SIDES
-    ]
     slider = page.locator("#threshold-both")
-    slider.scroll_into_view_if_needed()
     box = slider.bounding_box()
     assert box
     y = box["y"] + box["height"] / 2
-    page.mouse.move(box["x"] + 4, y)
+    page.mouse.move(box["x"] + 12, y)
     page.mouse.down()
     moves: list[float] = []
     for step in range(60):
-        page.mouse.move(box["x"] + 4 + (box["width"] - 30) * (step + 1) / 60, y)
-        asked, *shown = page.evaluate(
-            """() => new Promise((done) => requestAnimationFrame(() => done(
-              [document.querySelector('#threshold-both').value,
-                ...[...document.querySelectorAll('.m2k-card')].map((c) => c.dataset.threshold)]
-              .map(Number))))"""
-        )
-        for value, grid in zip(shown, steps, strict=True):
-            assert value == pytest.approx(asked, abs=grid)
-        moves.append(asked)
+        page.mouse.move(box["x"] + 12 + (box["width"] - 40) * (step + 1) / 60, y)
+        settle(page)
+        moves.append(float(page.input_value("#threshold-both")))
     page.mouse.up()
     assert moves == sorted(set(moves))
-    assert page.evaluate("window.painted") == 0
+    for side in SIDES:
+        read(page, side, "pixels")  # counted at the last place
+        assert card(page, side).get_attribute("data-counted-cut") == card(page, side).get_attribute(
+            "data-cut"
+        )
     explain(page, 400, 300)  # asks the server, after anything the drag would have asked
     page.remove_listener("request", keep)
     assert requests == ["/gradio_api/component_server/"]
@@ -128,15 +114,16 @@ def test_a_drag_of_sixty_moves_asks_nothing_and_shows_each_in_the_next_frame(
 def test_the_value_under_the_cursor_is_the_predictors(
     page: Page, app: App, large: Path, zoomed: bool
 ) -> None:
+    before = page.get_attribute(".m2k", "data-run")
     upload(page, large)
-    wait_ready(page)
+    wait_ready(page, before)
     known = predictions(app, large)
     random = np.random.default_rng(7)
     box = surface(page)
     if zoomed:
         page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.6 * box["height"])
         page.keyboard.down("Control")
-        for _ in range(6):
+        for _ in range(10):
             page.mouse.wheel(0, -120)
         page.keyboard.up("Control")
         page.mouse.down()
@@ -158,27 +145,22 @@ def test_the_value_under_the_cursor_is_the_predictors(
             scores = prediction.anomaly("msp")
             step = float(scores.max() - scores.min()) / 65535
             assert float(told[side]) == pytest.approx(float(scores[y, x]), abs=step)
-            text = page.inner_text(f".m2k-reading[data-side={side}] b")
-            assert text == prediction.class_names[prediction.semantic[y, x]]
+            text = page.inner_text(f".m2k-reading[data-side={side}]")
+            assert text.startswith(prediction.class_names[prediction.semantic[y, x]])
     assert len(seen) == 20
 
 
 def test_zoomed_pixels_are_where_they_belong(page: Page, app: App) -> None:
-    """After zooming, the colour drawn at a pixel is the heat map's colour of its score."""
+    """After zooming, the colour drawn at a pixel is that of its class."""
     name = _first_example(page)
     open_example(page)
-    for layer in ("photo", "outline"):
-        _set_layer(page, layer, 0)
-    _set_layer(page, "heat", 100)
+    set_layers(page, "classes")
+    _set_opacity(page, "classes", 100)
     known = predictions(app, name)[0]
-    low, high, _ = known.score_range("msp")
-    from mask2kan.outputs.drawing import heat_map
-
-    expected = heat_map(known.anomaly("msp"), low, high)
-    box = surface(page, 2)
+    box = surface(page)
     page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.3 * box["height"])
     page.keyboard.down("Control")
-    for _ in range(12):
+    for _ in range(20):
         page.mouse.wheel(0, -120)
     page.keyboard.up("Control")
     settle(page)
@@ -187,8 +169,8 @@ def test_zoomed_pixels_are_where_they_belong(page: Page, app: App) -> None:
     x, y = int(told["x"]), int(told["y"])
     drawn = page.evaluate(
         """([x, y]) => {
-          const canvas = document.querySelectorAll('.m2k-surface')[2].querySelector('canvas');
-          const at = window.mask2kan.locate(x, y, 2);
+          const canvas = document.querySelector('.m2k-surface canvas');
+          const at = window.mask2kan.locate(x, y, 0);
           const box = canvas.getBoundingClientRect();
           const ratio = canvas.width / box.width;
           const spot = [(at.x - box.left) * ratio, (at.y - box.top) * ratio];
@@ -196,18 +178,18 @@ def test_zoomed_pixels_are_where_they_belong(page: Page, app: App) -> None:
         }""",
         [x, y],
     )
-    np.testing.assert_allclose(drawn[:3], expected[y, x], atol=2)
+    np.testing.assert_allclose(drawn[:3], known.palette[known.semantic[y, x]], atol=2)
 
 
 def _first_example(page: Page) -> Path:
-    name = str(page.get_attribute("#examples-road button >> nth=0", "data-example"))
+    name = str(page.get_attribute(".m2k-tile >> nth=0", "data-example"))
     return EXAMPLES[0].with_name(f"{name}.webp")
 
 
-def _set_layer(page: Page, name: str, value: int) -> None:
+def _set_opacity(page: Page, name: str, value: int) -> None:
     page.evaluate(
         """([name, value]) => {
-          const slider = document.querySelector('#layer-' + name);
+          const slider = document.querySelector('#opacity-' + name);
           slider.value = value;
           slider.dispatchEvent(new Event('input', { bubbles: true }));
         }""",
@@ -221,13 +203,13 @@ def test_zoom_and_pan_move_all_panes_and_reset(page: Page) -> None:
     box = surface(page)
     page.mouse.dblclick(box["x"] + 0.25 * box["width"], box["y"] + 0.25 * box["height"])
     settle(page)
-    places = page.evaluate("() => [0, 1, 2, 3].map((i) => window.mask2kan.locate(300, 150, i))")
+    places = page.evaluate("() => [0, 1].map((i) => window.mask2kan.locate(300, 150, i))")
     tops = page.evaluate(
         "() => [...document.querySelectorAll('.m2k-surface')].map((s) => {"
         " const b = s.getBoundingClientRect(); return [b.left, b.top]; })"
     )
     within = [(p["x"] - t[0], p["y"] - t[1]) for p, t in zip(places, tops, strict=True)]
-    np.testing.assert_allclose(within, [within[0]] * 4, atol=1)
+    np.testing.assert_allclose(within, [within[0]] * 2, atol=1)
     page.click("[data-tool=zoom_in]")
     settle(page)
     assert float(page.get_attribute(".m2k", "data-zoom") or 0) == pytest.approx(3)
@@ -236,14 +218,25 @@ def test_zoom_and_pan_move_all_panes_and_reset(page: Page) -> None:
     assert page.get_attribute(".m2k", "data-zoom") == "1"
 
 
-def test_a_plain_wheel_scrolls_the_page(page: Page) -> None:
+def test_a_plain_wheel_scrolls_the_page_and_zooms_where_there_is_nothing_to_scroll(
+    page: Page,
+) -> None:
     open_example(page)
+    page.set_viewport_size({"width": 1440, "height": 600})
     box = surface(page)
     page.mouse.move(box["x"] + 50, box["y"] + 50)
     before = page.evaluate("scrollY")
     page.mouse.wheel(0, 200)
     page.wait_for_function("(before) => scrollY > before", arg=before)
     assert page.get_attribute(".m2k", "data-zoom") == "1"
+    page.set_viewport_size({"width": 1440, "height": 1400})
+    settle(page)
+    box = surface(page)
+    page.mouse.move(box["x"] + 50, box["y"] + 50)
+    page.mouse.wheel(0, -100)
+    page.wait_for_function("Number(document.querySelector('.m2k').dataset.zoom) > 1")
+    # One notch is a small step.
+    assert float(page.get_attribute(".m2k", "data-zoom") or 9) < 1.3
 
 
 def test_two_fingers_zoom(browser: Browser, app: App) -> None:
@@ -273,14 +266,25 @@ def test_two_fingers_zoom(browser: Browser, app: App) -> None:
 
 def test_views_show_one_or_both_models(page: Page) -> None:
     open_example(page)
-    assert page.locator(".m2k-pane").count() == 4
-    set_view(page, "side")
     assert page.locator(".m2k-pane").count() == 2
-    set_view(page, "swipe")
-    assert page.locator(".m2k-pane").count() == 1
-    set_view(page, "difference")
-    assert page.locator(".m2k-pane").count() == 1
-    assert "tiny_kan" in page.inner_text(".m2k-caption")
+    for view in ("swipe", "difference"):
+        set_view(page, view)
+        assert page.locator(".m2k-pane").count() == 1
+    set_view(page, "one")
+    assert page.locator(".m2k-pane").get_attribute("data-side") == "left"
+    page.click("[data-one=right]")
+    assert page.locator(".m2k-pane").get_attribute("data-side") == "right"
+
+
+def test_a_hundred_percent_is_a_pixel_for_a_pixel(page: Page) -> None:
+    """Also of a picture that is shown by every n-th pixel."""
+    open_example(page)
+    set_view(page, "one")
+    page.click("[data-tool=zoom_full]")
+    settle(page)
+    assert page.inner_text("[data-tool=zoom_full]") == "100 %"
+    a, b = page.evaluate("() => [100, 600].map((x) => window.mask2kan.locate(x, 200, 0).x)")
+    assert b - a == pytest.approx(500, abs=1)
 
 
 def _canvas(page: Page, pane: int = 0) -> np.ndarray:
@@ -301,9 +305,7 @@ def _canvas(page: Page, pane: int = 0) -> np.ndarray:
 
 def test_the_swipe_shows_the_left_model_left_and_the_right_one_right(page: Page) -> None:
     open_example(page)
-    set_view(page, "side")
-    settle(page)
-    page.set_viewport_size({"width": 1440, "height": 1000})
+    set_layers(page, "photo", "classes")
     set_view(page, "swipe")
     all_left = page.evaluate(
         "() => { const s = document.querySelector('#swipe'); s.value = 1;"
@@ -340,30 +342,84 @@ def test_the_difference_of_classes_is_their_share(page: Page, app: App) -> None:
     name = _first_example(page)
     open_example(page)
     set_view(page, "difference")
-    page.click(".m2k-menu[data-menu=layers] summary")
+    page.click(".m2k-menu[data-menu=adjust] summary")
     page.select_option("#difference", "classes")
+    page.keyboard.press("Escape")
     settle(page)
     left, right = predictions(app, name)
     share = float((left.semantic != right.semantic).mean())
     assert float(page.get_attribute(".m2k", "data-disagreement") or 0) == pytest.approx(share)
     assert share > 0
     for model, expected in (("tiny_kan", 0), ("tiny_mlp", share)):
-        page.click("#right input")
-        page.get_by_role("option", name=f"{model}.safetensors").click()
+        pick_model(page, "right", f"{model}.safetensors")
         page.wait_for_function(
             "(value) => Number(document.querySelector('.m2k').dataset.disagreement) === value",
             arg=expected,
         )
 
 
-def test_layers_fade(page: Page) -> None:
+def test_layers_are_switched_and_fade(page: Page) -> None:
     open_example(page)
-    shown = _canvas(page)
-    _set_layer(page, "classes", 0)
-    photo = _canvas(page)
-    assert (shown != photo).any()
-    _set_layer(page, "photo", 0)
-    assert not _canvas(page).any()
+    set_layers(page)
+    grey = _canvas(page)
+    assert (grey.max(axis=1) == grey.min(axis=1)).all()
+    assert not _marked(page)
+    set_layers(page, "photo")
+    assert (_canvas(page) != grey).any()
+    set_layers(page, "classes")
+    faint = _canvas(page)
+    _set_opacity(page, "classes", 100)
+    assert (_canvas(page) != faint).any()
+    set_layers(page, "anomaly")
+    assert np.array_equal(_canvas(page), grey)
+    assert _marked(page)
+
+
+def test_the_truth_has_three_colours_of_their_own(page: Page) -> None:
+    """Found, missed and false alarm, as the readout and the counts have them."""
+    open_example(page)
+    set_layers(page, "truth")
+    name = _first_example(page)
+    truth = np.asarray(Image.open(name.with_name(f"{name.stem}_anomaly.png")))
+    move(page, "left", _median_score(page))
+    read(page, "left", "pixels")
+    settle(page)
+    shares = page.evaluate(
+        """() => {
+          const canvas = document.querySelectorAll('.m2k-surface canvas')[1];
+          const data = canvas.getContext('2d')
+            .getImageData(0, 0, canvas.width, canvas.height).data;
+          const colours = [[0, 190, 120], [70, 160, 255], [255, 80, 40]];
+          const counts = [0, 0, 0];
+          for (let i = 0; i < data.length; i += 4) {
+            if (data[i + 3] < 120) continue;
+            const far = colours.map((colour) =>
+              Math.hypot(...colour.map((value, k) => value - data[i + k])));
+            const nearest = Math.min(...far);
+            if (nearest < 40) counts[far.indexOf(nearest)]++;
+          }
+          return counts.map((count) => count / canvas.width / canvas.height);
+        }"""
+    )
+    recall, precision = (read(page, "left", key) for key in ("recall", "precision"))
+    positive = (truth == 1).mean()
+    hit = recall * positive
+    false = hit / precision - hit if precision else 0
+    assert min(hit, positive - hit, false) > 0.01
+    np.testing.assert_allclose(shares, [hit, positive - hit, false], atol=0.02)
+
+
+def _median_score(page: Page) -> float:
+    name = _first_example(page)
+    model = Path(page.evaluate("() => window.mask2kan.settings().models[0]"))
+    return float(
+        np.median(Predictor(load_model(str(model), device="cpu"), "cpu")(name).anomaly("msp"))
+    )
+
+
+def _marked(page: Page) -> int:
+    """Pixels of the first pane on which something is marked."""
+    return int(page.evaluate(MARKED))
 
 
 def test_classes_toggle_and_isolate(page: Page, app: App) -> None:
@@ -376,6 +432,7 @@ def test_classes_toggle_and_isolate(page: Page, app: App) -> None:
         text = item.locator("span[data-side=left]").inner_text()
         expected = 100 * shares[index]
         assert float(re.sub(r"[^\d.]", "", text)) == pytest.approx(expected, abs=0.55)
+    set_layers(page, "classes")
     largest = left.class_names[int(shares.argmax())]
     first = page.locator(f".m2k-legend li[data-class='{largest}']")
     before = _canvas(page)
@@ -392,20 +449,33 @@ def test_classes_toggle_and_isolate(page: Page, app: App) -> None:
     assert pressed.count() == 1
 
 
-def test_the_range_is_fixed_unless_chosen_and_then_says_so(page: Page) -> None:
+def test_heat_begins_at_the_threshold_and_takes_other_colours(page: Page) -> None:
     open_example(page)
-    assert page.locator("[data-side=left] .m2k-note[data-range=calibrated]").count() == 1
-    assert page.locator("[data-side=right] .m2k-note[data-range=nominal]").count() == 1
-    page.click(".m2k-menu[data-menu=layers] summary")
-    page.select_option("#ranging", "picture")
+    facts = page.locator(".m2k-fact").all_text_contents()
+    assert "calibrated on one example" in facts[0]
+    assert "uncalibrated" in facts[1]
+    move(page, "left", 1e6)
+    read(page, "left", "pixels")
     settle(page)
-    notes = page.locator(".m2k-note[data-range=picture]").all_inner_texts()
-    assert len(notes) == 2
-    assert all("this picture's own" in note for note in notes)
-    before = _canvas(page, 2)
+    assert not _marked(page)
+    move(page, "left", -1e6)
+    read(page, "left", "pixels")
+    settle(page)
+    everything = _marked(page)
+    assert everything > 100_000
+    before = _overlay(page)
+    page.click(".m2k-menu[data-menu=adjust] summary")
     page.select_option("#colours", "cividis")
-    settle(page)
-    assert (_canvas(page, 2) != before).any()
+    page.wait_for_function(
+        "(before) => document.querySelectorAll('.m2k-surface canvas')[1].toDataURL() !== before",
+        arg=before,
+    )
+
+
+def _overlay(page: Page) -> str:
+    return str(
+        page.evaluate("() => document.querySelectorAll('.m2k-surface canvas')[1].toDataURL()")
+    )
 
 
 def test_the_keyboard_alone_reads_zooms_and_explains(page: Page) -> None:
@@ -430,49 +500,53 @@ def test_the_keyboard_alone_reads_zooms_and_explains(page: Page) -> None:
 
 
 def test_everything_is_reached_by_tab(page: Page) -> None:
-    """From the first tab of the views to the end, in the order of the page, without a mouse."""
+    """In the order of the page, without a mouse."""
     open_example(page)
-    page.focus(".m2k-tab >> nth=0")
+    page.focus(".m2k-surface >> nth=0")
     reached = []
     for _ in range(80):
         reached.append(
             page.evaluate(
                 """() => { const a = document.activeElement;
-                  return a.id || a.dataset.view || a.dataset.tool || a.dataset.preset
-                    || a.className || a.tagName; }"""
+                  return a.id || a.dataset.layer || a.dataset.view || a.dataset.tool
+                    || a.dataset.preset || a.dataset.example || a.dataset.input
+                    || a.parentElement?.dataset.menu || a.className || a.tagName; }"""
             )
         )
-        if reached[-1] == "m2k-class":  # further on, the keys would leave the page
+        if reached[-1] == "m2k-class":
             break
         page.keyboard.press("Tab")
     wanted = [
-        "overview",
-        "difference",
-        "zoom_in",
-        "copy_link",
         "m2k-surface",
         "threshold-both",
-        "least",
-        "threshold-left",
-        "threshold-right",
+        "default",
+        "anomaly",
+        "swipe",
+        "zoom_in",
+        "adjust",
+        "download",
+        "copy_link",
+        EXAMPLES[0].stem,
+        "file",
+        "camera",
         "m2k-class",
     ]
     places = [next(i for i, at in enumerate(reached) if at == want) for want in wanted]
     assert places == sorted(places)
-    page.focus("#threshold-left")
+    page.focus("#threshold-both")
     before = read(page, "left", "threshold")
-    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")  # to more alarms
     settle(page)
-    assert read(page, "left", "threshold") > before
+    assert read(page, "left", "threshold") < before
 
 
 def test_full_screen_and_back(page: Page) -> None:
     open_example(page)
     page.click("[data-tool=fullscreen]")
-    page.wait_for_selector(".m2k[data-full=true]", state="attached")
+    page.wait_for_function("document.fullscreenElement?.matches('.m2k-body')")
     page.keyboard.press("Escape")
     page.evaluate("() => document.fullscreenElement && document.exitFullscreen()")
-    page.wait_for_selector(".m2k[data-full=false]", state="attached")
+    page.wait_for_function("!document.fullscreenElement")
 
 
 def test_explaining_a_pixel_adds_up(page: Page, app: App) -> None:
@@ -481,6 +555,8 @@ def test_explaining_a_pixel_adds_up(page: Page, app: App) -> None:
     explain(page, 400, 300)
     for side, prediction in zip(SIDES, predictions(app, name), strict=True):
         block = page.locator(f".m2k-why-side[data-side={side}]")
+        assert block.locator(".m2k-plain").is_visible()  # a sentence first, numbers on demand
+        assert not block.locator(".m2k-query").first.is_visible()
         parts = block.locator(".m2k-query").evaluate_all(
             "(nodes) => nodes.map((n) => Number(n.dataset.contribution))"
         )
@@ -493,29 +569,33 @@ def test_explaining_a_pixel_adds_up(page: Page, app: App) -> None:
         assert block.locator("canvas").count() == 6
 
 
-def test_the_walkthrough_appears_once(browser: Browser, app: App) -> None:
-    with visit(browser, app.url, first=True, viewport={"width": 1280, "height": 900}) as page:
-        open_example(page)
-        page.wait_for_selector(".m2k-tour")
-        for _ in range(4):
-            page.click("[data-tour=next]")
-        assert page.locator(".m2k-tour").count() == 0
-        open_example(page, 1)
-        assert page.locator(".m2k-tour").count() == 0
-        page.click("[data-tool=show_tour]")
-        assert page.locator(".m2k-tour").count() == 1
-        page.keyboard.press("Escape")
-        page.click("[data-tour=skip]")
+def test_a_tapped_value_stays(browser: Browser, app: App) -> None:
+    """After a tap the readout keeps the pixel, and its reasons come up from below."""
+    with visit(
+        browser, app.url, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True
+    ) as page:
+        where = page.evaluate("() => window.mask2kan.locate(300, 200, 0)")
+        page.touchscreen.tap(where["x"], where["y"])
+        page.wait_for_selector(".m2k-why[data-x]")
+        settle(page)
+        assert page.get_attribute(".m2k-readout", "data-x")
+        sheet = page.locator(".m2k-panel").bounding_box()
+        pane = page.locator(".m2k-pane").bounding_box()
+        assert sheet
+        assert pane
+        assert sheet["y"] + sheet["height"] == pytest.approx(844, abs=2)
+        assert sheet["y"] > pane["y"] + pane["height"]
+        page.click(".m2k-why .m2k-close")
+        page.wait_for_selector(".m2k-about")
+        assert not page.get_attribute(".m2k-readout", "data-x")
 
 
-def test_a_moved_threshold_moves_the_outline(page: Page) -> None:
+def test_a_moved_threshold_moves_what_is_marked(page: Page) -> None:
     open_example(page)
-    mask = """() => { const c = document.querySelectorAll('.m2k-surface')[0]
-      .querySelectorAll('canvas')[1]; const d = c.getContext('2d')
-      .getImageData(0, 0, c.width, c.height).data;
-      let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n; }"""
-    move(page, "left", 2)  # the slider ends at the largest score there is
-    assert page.evaluate(mask) < 100
-    low = float(page.get_attribute("#threshold-left", "min") or 0)
-    move(page, "left", low)
-    assert page.evaluate(mask) > 10_000
+    shares = []
+    for place in (0.0, 0.5, 1.0):
+        move(page, "both", place)
+        read(page, "left", "pixels")
+        settle(page)
+        shares.append(_marked(page))
+    assert shares[0] < shares[1] < shares[2]

@@ -24,7 +24,10 @@ import { context } from './maps.js';
 const MAX_ZOOM = 64;
 const SMALL_SCREEN = 640;
 
-/** What part of the picture is seen: a zoom of 1 shows all of it, `x`, `y` is what is in the middle. */
+/**
+ * What part of the picture is seen: at a zoom of 1 it fills its pane, `x`, `y` is what is in the
+ * middle. A picture smaller than its pane may be shown smaller, at its own size.
+ */
 export class View {
   /**
    * @param {number} width
@@ -33,6 +36,7 @@ export class View {
   constructor(width, height) {
     this.width = width;
     this.height = height;
+    this.least = 1;
     this.zoom = 1;
     this.x = width / 2;
     this.y = height / 2;
@@ -49,7 +53,7 @@ export class View {
    * @param {number} y
    */
   zoomAt(factor, x, y) {
-    const zoom = Math.min(MAX_ZOOM, Math.max(1, this.zoom * factor));
+    const zoom = Math.min(MAX_ZOOM, Math.max(this.least, this.zoom * factor));
     const kept = this.zoom / zoom;
     this.x = x + (this.x - x) * kept;
     this.y = y + (this.y - y) * kept;
@@ -207,10 +211,10 @@ export class Pane {
    */
   place({ x, y }) {
     const { scale, left, top } = this.at ?? { scale: 1, left: 0, top: 0 };
-    const { clientWidth, clientHeight } = this.surface;
+    const box = this.surface.getBoundingClientRect();
     return {
-      left: ((x + 0.5 - left) * scale * clientWidth) / this.base.width,
-      top: ((y + 0.5 - top) * scale * clientHeight) / this.base.height,
+      left: ((x + 0.5 - left) * scale * box.width) / this.base.width,
+      top: ((y + 0.5 - top) * scale * box.height) / this.base.height,
     };
   }
 
@@ -290,7 +294,7 @@ export class Pane {
    * @param {number} dy
    */
   pan(dx, dy) {
-    if (this.view.zoom === 1 || !this.at) return;
+    if (this.view.zoom <= 1 || !this.at) return;
     const perPixel = this.base.width / this.surface.clientWidth / this.at.scale;
     this.view.x -= dx * perPixel;
     this.view.y -= dy * perPixel;
@@ -352,7 +356,10 @@ export class Pane {
       this.listen.inspect({ x, y }, true);
     } else if (event.key === '+' || event.key === '=') this.zoomTo(1.5, at.x, at.y);
     else if (event.key === '-') this.zoomTo(1 / 1.5, at.x, at.y);
-    else if (event.key === '0') this.zoomTo(0, at.x, at.y);
+    else if (event.key === '0') {
+      this.view.reset();
+      this.listen.view();
+    }
     else if (event.key === 'Enter' || event.key === ' ') this.listen.pick(at.x, at.y);
     else if (event.key === '[' || event.key === ']') this.listen.nudge(event.key === ']' ? 1 : -1);
     else return;

@@ -29,7 +29,7 @@
 
 /**
  * @typedef {object} Result
- * @property {number} [token]
+ * @property {number} token
  * @property {string} run
  * @property {string} name
  * @property {string} example

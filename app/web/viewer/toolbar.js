@@ -30,7 +30,7 @@ export class Toolbar {
       group('layers', this.layers), group('views', this.views),
       group('zoom', [
         tool(t, 'zoom_out', () => viewer.zoom(1 / 1.5), '\u2212'), this.magnified,
-        tool(t, 'zoom_in', () => viewer.zoom(1.5), '+'), tool(t, 'zoom_fit', () => viewer.zoom(0), t('fit')),
+        tool(t, 'zoom_in', () => viewer.zoom(1.5), '+'), tool(t, 'zoom_fit', () => viewer.fit(), t('fit')),
         tool(t, 'fullscreen', () => viewer.fullscreen(), icon)]));
   }
 

@@ -179,6 +179,7 @@ export class Viewer {
     this.place.reset();
     this.recolour();
     if (!this.result) return;
+    this.unpick();
     this.stage.forget();
     this.controls.renew();
     this.toolbar.renew();
@@ -210,11 +211,19 @@ export class Viewer {
     this.invalidate();
   }
 
+  /** All of the picture. */
+  fit() {
+    this.place.reset();
+    this.invalidate();
+  }
+
   /** One pixel of the picture to one of the screen. */
   fullSize() {
     const pane = this.stage.shown[0]?.pane;
-    const { source_size: size } = this.result ?? { source_size: [1, 1] };
-    if (pane) this.zoom(size[1] / (pane.magnification * this.place.width));
+    if (!pane || !this.result) return;
+    const factor = this.result.source_size[1] / (pane.magnification * this.place.width);
+    this.place.least = Math.min(1, this.place.zoom * factor);
+    this.zoom(factor);
   }
 
   async fullscreen() {
