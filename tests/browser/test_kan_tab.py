@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tests.serving import App
 
 ROADS = [path for path in EXAMPLES if path.stem.startswith("street") and "_a" not in path.stem]
+SERVER = re.compile("component_server")
 MODULE = """(name) => {
   const [main] = performance.getEntriesByType('resource')
     .filter(({ name }) => name.endsWith('kan_panel/main.js'));
@@ -291,6 +293,7 @@ def test_an_edge_that_does_not_exist_is_refused_beside_its_function(kan: Page) -
 
 
 def test_a_server_that_takes_no_question(page: Page) -> None:
+    """One that is gone altogether is Gradio's matter: it waits for it and loads the page again."""
     page.route("**/queue/join*", lambda route: route.fulfill(status=503, body="{}"))
     open_tab(page, "KAN")
     page.wait_for_selector(".kan[data-state=failed]")
@@ -298,3 +301,25 @@ def test_a_server_that_takes_no_question(page: Page) -> None:
     page.unroute("**/queue/join*")
     page.click(".kan-retry")
     wait_shown(page)
+
+
+def test_an_answer_whose_files_do_not_come(page: Page) -> None:
+    page.route("**/photo.jpg*", lambda route: route.fulfill(status=404))
+    open_tab(page, "KAN")
+    page.wait_for_selector(".kan[data-state=failed]")
+    assert "404" in page.inner_text(".kan-status")
+    page.unroute("**/photo.jpg*")
+    page.click(".kan-retry")
+    wait_shown(page)
+
+
+def test_a_question_about_a_function_that_gets_no_answer(page: Page) -> None:
+    open_tab(page, "KAN")
+    wait_shown(page)
+    page.route(SERVER, lambda route: route.abort())
+    page.locator(".kan-query").first.click()
+    expect(page.locator(".kan-trouble")).to_contain_text("did not answer")
+    page.unroute(SERVER)
+    page.click(".kan-trouble .kan-retry")
+    expect(page.locator(".kan-trouble")).to_be_hidden()
+    page.wait_for_selector(".kan:not([data-query=''])")

@@ -171,6 +171,8 @@ def test_the_page_fits_its_window(
         page.wait_for_selector(".m2k-why[data-x]")
         for tab in TABS:
             open_tab(page, tab)
+            if tab == "KAN":
+                page.wait_for_selector(".kan[data-state=ready][data-input]")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
             page.screenshot(path=folder / f"{tab.lower()}_{width}_{theme}.png", full_page=True)
 

@@ -8,9 +8,9 @@ import { Curve } from './curve.js';
 import { unpackSizes } from './data.js';
 import { Edges } from './edges.js';
 import { Queries } from './queries.js';
+import { keyOf, Questions } from './questions.js';
 
-/** @import { Edge, EdgePayload, KanPayload, PackedMatrix, Props, QueryPayloadSizes, Ranking,
-  Refusal, Server, Sizes, Translate } from './types.js' */
+/** @import { Edge, KanPayload, Props, Ranking, Server, Translate } from './types.js' */
 
 /** @type {Ranking[]} */
 const RANKINGS = ['spline', 'total', 'grid'];
@@ -25,8 +25,6 @@ export class Panel {
     /** @type {Translate} */
     this.t = translator(props.strings);
     this.root = root;
-    this.server = server;
-    this.files = props.files;
     this.onretry = () => {};
     const { t } = this;
     const part = (/** @type {string} */ name) => /** @type {HTMLElement} */ (root.querySelector(name));
@@ -44,15 +42,15 @@ export class Panel {
     this.query = null;
     /** @type {Edge | null} */
     this.edge = null;
-    /** @type {Map<string, Sizes>} By layer, query and ranking. */
-    this.sizes = new Map();
-    this.questions = { edge: 0, sizes: 0 };
+    this.questions = new Questions(server, props, t, (reason, again) => this.complain(reason, again));
+    // Numbers of the latest of each: what comes late is dropped.
+    this.latest = { payload: 0, edge: 0, sizes: 0 };
     this.answer = new Answer(t, (index) => this.chooseLayer(index));
     this.orders = choice(t, 'order', ['weight', 'edge'], (order) => this.arrange(order));
     this.rankings = choice(t, 'ranking', RANKINGS, (name) => this.rank(/** @type {Ranking} */ (name)));
     this.ranges = choice(t, 'range', ['values', 'knots'], (range) => this.setRange(range));
     this.all = /** @type {HTMLButtonElement} */ (h('button', {
-      type: 'button', class: 'kan-all', hidden: true, onclick: () => this.chooseQuery(null),
+      type: 'button', class: 'kan-all', hidden: true, onclick: () => this.chooseAll(),
     }, t('all_queries')));
     this.strongest = /** @type {HTMLElement} */ (h('h3', {}));
     this.ranked = /** @type {HTMLElement} */ (h('p', { class: 'kan-dim' }));
@@ -87,6 +85,7 @@ export class Panel {
   // ------------------------------------------------------------ what came of the question
 
   waiting() {
+    this.latest.payload++;
     this.state('computing');
     this.status.replaceChildren(this.t(this.payload ? 'computing_again' : 'computing'));
   }
@@ -115,20 +114,25 @@ export class Panel {
 
   /** @param {KanPayload} payload */
   async load(payload) {
+    const mine = ++this.latest.payload;
+    const sizes = new Map();
+    let cards;
     try {
-      const sizes = new Map();
-      await Promise.all([
-        this.queries.show(payload),
+      [cards] = await Promise.all([
+        this.queries.drawn(payload),
         ...payload.layers.flatMap((layer, index) => RANKINGS.map(async (ranking) => {
           sizes.set(keyOf(index, null, ranking), await unpackSizes(layer[ranking]));
         })),
       ]);
-      this.sizes = sizes;
     } catch (error) {
-      this.refuse(this.t('not_loaded', { reason: /** @type {Error} */ (error).message }));
+      const reason = this.t('not_loaded', { reason: /** @type {Error} */ (error).message });
+      if (mine === this.latest.payload) this.refuse(reason);
       return;
     }
+    if (mine !== this.latest.payload) return;
     this.payload = payload;
+    this.questions.begin(payload, sizes);
+    this.queries.show(cards);
     this.query = null;
     this.answer.show(payload);
     this.body.hidden = false;
@@ -179,59 +183,29 @@ export class Panel {
     await this.drawEdges();
   }
 
+  /** All queries again; the button for it goes, and hands the focus on. */
+  chooseAll() {
+    this.queries.focus(this.query);
+    this.chooseQuery(null);
+  }
+
   /** The edges as they are ranked now: over the picture, or for the chosen query. */
   async drawEdges() {
     const { t, query, ranking, index } = this;
-    const mine = ++this.questions.sizes;
+    const mine = ++this.latest.sizes;
     press(this.rankings, 'ranking', ranking);
     /** @type {HTMLButtonElement} */ (this.rankings.querySelector('[data-ranking=grid]')).disabled =
       query !== null;
     this.all.hidden = query === null;
     this.queries.mark(query);
     this.curve.mark(query);
-    const sizes = await this.sizesOf(index, query, ranking);
-    if (mine !== this.questions.sizes || !sizes) return;
+    const sizes = await this.questions.sizesOf(index, query, ranking, () => this.drawEdges());
+    if (mine !== this.latest.sizes || !sizes) return;
     this.strongest.textContent = query === null ? t('strongest') : t('strongest_for', { query });
     this.ranked.textContent = t((query === null ? 'ranked_' : 'ranked_query_') + ranking);
     this.edges.show(this.layer, sizes);
     this.root.dataset.query = query === null ? '' : String(query);
     this.root.dataset.ranking = ranking;
-  }
-
-  /**
-   * @param {number} layer
-   * @param {number | null} query
-   * @param {Ranking} ranking
-   * @returns {Promise<Sizes | null>} null where the server has no answer, which is said.
-   */
-  async sizesOf(layer, query, ranking) {
-    const key = keyOf(layer, query, ranking);
-    const { sizes, shown } = this;
-    if (!sizes.has(key)) {
-      const answer = /** @type {QueryPayloadSizes | null} */ (
-        await this.ask('kan_query', { layer, query }, () => this.drawEdges()));
-      if (!answer) return null;
-      try {
-        // Kept where it belongs, whatever is shown meanwhile.
-        sizes.set(keyOf(layer, query, 'spline'), await unpackSizes(this.addressed(answer.spline)));
-        sizes.set(keyOf(layer, query, 'total'), await unpackSizes(this.addressed(answer.total)));
-      } catch (error) {
-        const reason = this.t('not_loaded', { reason: /** @type {Error} */ (error).message });
-        this.complain(reason, () => this.drawEdges());
-        return null;
-      }
-      if (shown !== this.payload) return null;
-    }
-    return sizes.get(key) ?? null;
-  }
-
-  /**
-   * A matrix of an answer with the address of its file, which Gradio adds to values alone.
-   * @param {PackedMatrix} matrix
-   * @returns {PackedMatrix}
-   */
-  addressed({ codes, largest }) {
-    return { codes: { ...codes, url: this.files + encodeURI(codes.path) }, largest };
   }
 
   typed() {
@@ -240,12 +214,11 @@ export class Panel {
 
   /** @param {Edge} edge */
   async chooseEdge(edge) {
-    const mine = ++this.questions.edge;
+    const mine = ++this.latest.edge;
     const { index, shown } = this;
     const { input, output } = edge;
-    const view = /** @type {EdgePayload | null} */ (
-      await this.ask('kan_edge', { layer: index, input, output }, () => this.chooseEdge(edge)));
-    if (mine !== this.questions.edge || shown !== this.payload || !view) return;
+    const view = await this.questions.edge(index, edge, () => this.chooseEdge(edge));
+    if (mine !== this.latest.edge || shown !== this.payload || !view) return;
     this.edge = edge;
     [this.input.value, this.output.value] = [String(input), String(output)];
     this.functionTitle.textContent = this.t('function', { i: input, o: output });
@@ -278,44 +251,12 @@ export class Panel {
   }
 
   /**
+   * Say above the function why there is no answer about it, or with '' that there is one again.
    * @param {string} reason
    * @param {() => void} again
    */
   complain(reason, again) {
-    this.trouble.hidden = false;
-    this.trouble.replaceChildren(...this.refusal(reason, again));
+    this.trouble.hidden = !reason;
+    this.trouble.replaceChildren(...(reason ? this.refusal(reason, again) : []));
   }
-
-  /**
-   * A question about what is shown; a refusal stands above the function, with a button to try again.
-   * @param {'kan_edge' | 'kan_query'} name
-   * @param {object} question
-   * @param {() => void} again
-   * @returns {Promise<EdgePayload | QueryPayloadSizes | null>}
-   */
-  async ask(name, question, again) {
-    const { run, model } = this.shown;
-    /** @type {EdgePayload | QueryPayloadSizes | Refusal} */
-    let answer;
-    try {
-      answer = await this.server[name]({ run, model, ...question });
-    } catch {
-      answer = { error: this.t('no_answer') };
-    }
-    if ('error' in answer) {
-      this.complain(answer.error, again);
-      return null;
-    }
-    this.trouble.hidden = true;
-    return answer;
-  }
-}
-
-/**
- * @param {number} layer
- * @param {number | null} query
- * @param {Ranking} ranking
- */
-function keyOf(layer, query, ranking) {
-  return `${layer} ${query ?? 'all'} ${ranking}`;
 }

@@ -48,17 +48,37 @@ export class Queries {
     this.range = [0, 1];
   }
 
-  /** @param {KanPayload} payload */
-  async show({ queries, photo }) {
-    this.cards = new Map(queries.map((query) => [query.query, this.card(query)]));
-    this.arrange();
-    const blob = await (await download(photo.url)).blob();
-    const picture = await createImageBitmap(blob);
-    for (const { query, mask } of queries) {
-      const canvas = this.cards.get(query)?.querySelector('canvas');
-      if (canvas) drawMask(canvas, picture, mask);
+  /**
+   * Draw the cards of a picture, for `show`.
+   * @param {KanPayload} payload
+   * @returns {Promise<Map<number, HTMLButtonElement>>}
+   */
+  async drawn({ queries, photo }) {
+    const picture = await createImageBitmap(await (await download(photo.url)).blob());
+    const cards = new Map();
+    for (const query of queries) {
+      const card = this.card(query);
+      drawMask(/** @type {HTMLCanvasElement} */ (card.querySelector('canvas')), picture, query.mask);
+      cards.set(query.query, card);
     }
     picture.close();
+    return cards;
+  }
+
+  /** @param {Map<number, HTMLButtonElement>} cards */
+  show(cards) {
+    this.cards = cards;
+    this.edge = null;
+    this.arrange();
+  }
+
+  /**
+   * Put the focus on a query's card, or on the first.
+   * @param {number | null} query
+   */
+  focus(query) {
+    const card = (query === null ? null : this.cards.get(query)) ?? this.cards.values().next().value;
+    card?.focus();
   }
 
   /**

@@ -74,8 +74,8 @@
 
 /**
  * @typedef {object} Server
- * @property {(question: object) => Promise<EdgePayload | Refusal>} kan_edge
- * @property {(question: object) => Promise<QueryPayloadSizes | Refusal>} kan_query
+ * @property {(question: object) => Promise<EdgePayload | Refusal | undefined>} kan_edge
+ * @property {(question: object) => Promise<QueryPayloadSizes | Refusal | undefined>} kan_query
  */
 
 /**
