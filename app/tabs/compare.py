@@ -159,7 +159,8 @@ class Handlers:
         """Smooth a shown result otherwise: both sides' score maps."""
         run = self.runs.find(question.get("run"))
         smoothing = question.get("smoothing")
-        require("smoothing", smoothing, 0, 0.1)
+        if smoothing is not None:  # the checkpoint's own
+            require("smoothing", smoothing, 0, 0.1)
         _, _, answers = self._answers(run)
         return {
             side: viewer.score_map(answer, run.score, side, smoothing)

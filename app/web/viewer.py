@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 
 from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.scores import SCORES
+from mask2kan.inference.unlike import unlike_training
 from mask2kan.outputs.drawing import color_table
 from mask2kan.outputs.quantize import quantize
 from mask2kan.outputs.summary import MIN_REGION_PIXELS, Analysis
@@ -106,7 +107,7 @@ def show(
             answer.prediction.settings.smallest_pixels(height, width, MIN_REGION_PIXELS)
             for answer in answers
         ),
-        "unlike": False,
+        "unlike": any(unlike_training(answer.prediction) for answer in answers),
         "sides": [_side(side, answer, score) for side, answer in zip(SIDES, answers, strict=True)],
     }
 

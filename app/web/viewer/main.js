@@ -27,6 +27,8 @@ export function start({ element, props, watch, server, trigger, upload }) {
       reset: () => viewer.reset(),
       link: () => viewer.link(),
       timings: viewer.timings,
+      /** Where its modules are served, for the rest of the page and tests of one alone. */
+      files: new URL('.', import.meta.url).href,
       /** The result on the stage: the number that the server knows it by, and its picture's name. */
       current: () => ({ run: viewer.result?.run ?? null, name: viewer.result?.name ?? '' }),
       /** What was chosen here, for whoever computes with it; null is the checkpoint's own. */

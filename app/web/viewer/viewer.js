@@ -307,6 +307,7 @@ export class Viewer {
     this.state.smoothing = sigma;
     const { result, maps } = this;
     if (!result) return;
+    this.root.dataset.smoothing = String(sigma);
     const answer = await this.ask('smooth_run', { run: result.run, smoothing: sigma });
     if (!answer || result !== this.result || sigma !== this.state.smoothing) return;
     const buffers = await Promise.all(SIDES.map((side) => unpack(this.fileUrl(answer[side].codes))));
@@ -315,6 +316,7 @@ export class Viewer {
       one.read(answer[SIDES[i]], buffers[i]);
       this.finders[i].look(one);
     });
+    delete this.root.dataset.smoothing;
     this.stage.forget('difference');
     this.controls.renew();
     this.search();
