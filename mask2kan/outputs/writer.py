@@ -1,6 +1,7 @@
 """Write the files of a result, after a prefix such as ``left_``.
 
-- ``semantic.png``  8-bit gray, label values;
+- ``semantic.png``  8-bit, pixel values are labels, shown in the model's class colours (an indexed
+  PNG: ``np.asarray(Image.open(path))`` are the labels); 16-bit gray above 255 classes;
 - ``overlay.png``   class colours over the image, anomalies outlined;
 - ``heat.png``      the score over its stated range as colours, anomalies outlined;
 - ``score16.png``   16-bit gray, the smoothed score as codes (``outputs.quantize``); JSON in the
@@ -67,7 +68,7 @@ def encode(
     """
     prediction = analysis.prediction
     if name == "semantic.png":
-        return png_bytes(prediction.semantic)
+        return png_bytes(prediction.semantic, palette=prediction.palette)
     if name == "overlay.png":
         return png_bytes(drawing.outline(class_overlay(analysis), analysis.outlined))
     if name == "heat.png":
@@ -96,13 +97,25 @@ def class_overlay(analysis: Analysis) -> RGB:
     return drawing.overlay(prediction.image, colours, OVERLAY_ALPHA)
 
 
-def png_bytes(array: NDArray[Any], facts: dict[str, Any] | None = None) -> bytes:
-    """Encode an 8-bit gray, 16-bit gray or RGB PNG, with ``facts`` as JSON in its text."""
+def png_bytes(
+    array: NDArray[Any],
+    facts: dict[str, Any] | None = None,
+    *,
+    palette: NDArray[np.uint8] | None = None,
+) -> bytes:
+    """Encode an 8-bit gray, 16-bit gray or RGB PNG, with ``facts`` as JSON in its text.
+
+    With a ``palette`` (K, 3), 8-bit values are its indices; 16-bit ones stay gray, since a PNG has
+    no larger palettes.
+    """
+    image = Image.fromarray(array)
+    if palette is not None and array.dtype == np.uint8:
+        image.putpalette(palette[:256].tobytes())
     text = PngImagePlugin.PngInfo()
     if facts:
         text.add_text("mask2kan", json.dumps(facts))
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG", compress_level=3, pnginfo=text)
+    image.save(buffer, "PNG", compress_level=3, pnginfo=text)
     return buffer.getvalue()
 
 

@@ -69,7 +69,7 @@ def test_predict_writes_what_the_prediction_holds(checkpoints, images, tmp_path,
     assert {p.name for p in out.iterdir()} == {*(f"a_{name}" for name in names), "a.json"}
     prediction = Predictor(load_model(checkpoints[0], device="cpu"), device="cpu")(image)
     labels = Image.open(out / "a_semantic.png")
-    assert labels.mode == "L"
+    assert labels.mode == "P"
     np.testing.assert_array_equal(np.asarray(labels), prediction.semantic)
     stored = np.load(out / "a_score.npz", allow_pickle=False)
     np.testing.assert_allclose(stored["score"], prediction.anomaly("msp"), atol=1e-6)

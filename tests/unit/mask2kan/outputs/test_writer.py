@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from mask2kan.inference.prediction import Prediction
 from mask2kan.outputs import drawing
 from mask2kan.outputs.quantize import quantize
 from mask2kan.outputs.summary import Analysis
-from mask2kan.outputs.writer import FILES, class_overlay, write_results
+from mask2kan.outputs.writer import FILES, class_overlay, png_bytes, write_results
 
 
 def test_exported_files_hold_what_they_say(
@@ -48,6 +49,26 @@ def test_exported_files_hold_what_they_say(
     told = {"score": "msp", "threshold": threshold, "min_pixels": 3, "threshold_from": "given"}
     assert regions["info"] == {**facts, **told, "model": prediction.source}
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_class_map_shows_its_colours_and_holds_its_labels(
+    predictions: list[tuple[str, Prediction]], tmp_path: Path
+) -> None:
+    prediction = predictions[0][1]
+    [path] = write_results(Analysis(prediction), tmp_path, "left", ["semantic.png"])
+    with Image.open(path) as opened:
+        assert opened.mode == "P"
+        np.testing.assert_array_equal(np.asarray(opened), prediction.semantic)
+        colours = np.asarray(opened.convert("RGB"))
+    assert len(np.unique(prediction.semantic)) > 1
+    np.testing.assert_array_equal(colours, prediction.palette[prediction.semantic])
+
+
+def test_a_class_map_of_many_classes_is_gray(tmp_path: Path) -> None:
+    labels = np.array([[0, 299], [256, 3]], np.uint16)
+    palette = np.random.default_rng(0).integers(0, 256, (300, 3), dtype=np.uint8)
+    with Image.open(io.BytesIO(png_bytes(labels, palette=palette))) as opened:
+        np.testing.assert_array_equal(np.asarray(opened), labels)
 
 
 def test_images_regions_and_summary_show_the_same_pixels(
