@@ -29,6 +29,7 @@ from mask2kan.media.files import write_bytes
 from mask2kan.media.images import RGB
 from mask2kan.outputs import drawing
 from mask2kan.outputs.summary import Analysis
+from mask2kan.outputs.truth import count_false_regions, count_objects, mask_quality
 from mask2kan.outputs.writer import class_overlay
 
 _FORMATS = (".png", ".pdf")
@@ -129,8 +130,7 @@ def _draw(
     wide = len(columns) * (_PANEL + _GAP) - _GAP
     legend = _legend([analysis for _, analysis in analyses], wide)
     notes = [f"{title}: {_findings(analysis, truth)}." for title, analysis in analyses]
-    smallest = " or ".join(map(str, sorted({analysis.min_pixels for _, analysis in analyses})))
-    notes.append(f"Regions of {smallest} pixels or more, 8-connected, are outlined and counted.")
+    notes.append(_definition([analysis for _, analysis in analyses]))
     lines = [line for note in notes for line in _wrapped(note, wide)]
     text_top = below + _ROW * (legend[-1][1] + 1) + _GAP
     down = text_top + _ROW * len(lines) + _MARGIN
@@ -183,8 +183,8 @@ def _scale(page: Figure, x: float, y: float, analysis: Analysis, colours: RGB) -
 
 
 def _findings(analysis: Analysis, truth: NDArray[np.uint8] | None) -> str:
-    """Summarise a model's anomalies in a sentence, with their quality where there is a truth."""
-    count, share = len(analysis.regions), 100 * float(analysis.mask.mean())
+    """Summarise a model's regions in a sentence, with their quality where there is a truth."""
+    count, share = len(analysis.regions), 100 * float(analysis.outlined.mean())
     range_from = "calibrated" if analysis.calibrated else "uncalibrated: nominal range"
     sentence = (
         f"score {analysis.score} >= {analysis.threshold:.4g} ({analysis.threshold_from}; "
@@ -192,24 +192,24 @@ def _findings(analysis: Analysis, truth: NDArray[np.uint8] | None) -> str:
     )
     if truth is None:
         return sentence
-    quality = mask_quality(analysis.mask, truth)
-    return f"{sentence}; {', '.join(f'{name} {value:.3f}' for name, value in quality.items())}"
+    quality = mask_quality(analysis.outlined, truth)
+    objects, covered = count_objects(analysis.outlined, truth)
+    false = count_false_regions(analysis.regions, truth)
+    figures = [f"{name} {value:.3f}" for name, value in quality.items()]
+    figures.append(f"{covered} of {objects} objects at least half covered")
+    figures.append(f"{false} false region{'' if false == 1 else 's'}")
+    return f"{sentence}; {', '.join(figures)}"
 
 
-def mask_quality(mask: NDArray[np.bool_], truth: NDArray[np.uint8]) -> dict[str, float]:
-    """Measure a mask of anomalies; a ratio whose denominator is 0 is 0.
-
-    ``truth`` is 0 known, 1 anomaly, 255 void (ignored).
-    """
-    tp = int((mask & (truth == 1)).sum())
-    fp = int((mask & (truth == 0)).sum())
-    fn = int((~mask & (truth == 1)).sum())
-    return {
-        "precision": tp / max(1, tp + fp),
-        "recall": tp / max(1, tp + fn),
-        "F1": 2 * tp / max(1, 2 * tp + fp + fn),
-        "IoU": tp / max(1, tp + fp + fn),
-    }
+def _definition(analyses: Sequence[Analysis]) -> str:
+    """Say which regions are outlined, counted and judged."""
+    smallest = " or ".join(map(str, sorted({analysis.min_pixels for analysis in analyses})))
+    sigmas = " or ".join(f"{100 * sigma:.2g}" for sigma in sorted({a.sigma for a in analyses}))
+    smoothed = f" of scores smoothed by {sigmas} % of the longer side" if sigmas != "0" else ""
+    return (
+        f"Regions of {smallest} pixels or more, 8-connected,{smoothed} are outlined, counted and "
+        "measured."
+    )
 
 
 def _legend(

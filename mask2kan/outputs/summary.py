@@ -99,7 +99,7 @@ class Analysis:
 
     @functools.cached_property
     def outlined(self) -> NDArray[np.bool_]:
-        """The mask (H, W) without regions that are too small."""
+        """The pixels (H, W) of ``regions``: what is outlined, measured and judged."""
         outlined = np.zeros_like(self.mask)
         for region in self.regions:
             left, top, right, bottom = region.box
@@ -126,8 +126,10 @@ class Analysis:
     def summary(self) -> dict[str, Any]:
         """Summarise the analysis in plain values ready for JSON.
 
-        Sizes are [height, width], boxes [left, top, right, bottom), shares of the image's area;
-        ``score16`` is that file's encoding; another model computed the ``shared`` stages.
+        Sizes are [height, width], boxes [left, top, right, bottom), shares of the image's area:
+        ``anomalous_share`` of every pixel at the threshold, ``regions_share`` of those in
+        ``regions``, without the specks below ``smallest_region`` (in pixels). ``score16`` is that
+        file's encoding; another model computed the ``shared`` stages.
         """
         prediction, regions = self.prediction, self.regions
         notes = list(prediction.notes)
@@ -146,6 +148,7 @@ class Analysis:
             "threshold_from": self.threshold_from,
             "classes": self.classes,
             "anomalous_share": float(self.mask.mean()),
+            "regions_share": float(self.outlined.mean()),
             "regions": [
                 {
                     "box": list(region.box),
