@@ -68,6 +68,12 @@ def name_of(payload: Mapping[str, Any] | None) -> str:
     return _UNFIT.sub("", name)[-_LONGEST_NAME:] or "picture"
 
 
+def safe_stem(name: str) -> str:
+    """Return a file's name without its suffix, fit to name files by on any system."""
+    stem = re.sub(r"\.\w{2,5}$", "", name)
+    return re.sub(r"[^\w.-]+", "_", stem).strip("._")[:_LONGEST_NAME] or "picture"
+
+
 def read_upload(payload: Mapping[str, Any] | None) -> NDArray[np.uint8]:
     """Read the (H, W, 3) RGB picture behind an image component's raw value.
 

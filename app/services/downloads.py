@@ -1,10 +1,13 @@
-"""Write the files of a result, as the page's download menu offers them."""
+"""Write the files of a result, as the page's download menu offers them.
+
+They are named after the picture, the model's head (or its side, where both have the same head) and
+the kind: ``cow_on_road_kan_overlay.png``. The ZIP's ``summary.json`` says whose each is.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mask2kan.checks import require_choice
@@ -19,8 +23,10 @@ from mask2kan.errors import ConfigError
 from mask2kan.media.files import json_bytes, write_bytes
 from mask2kan.outputs.comparison_figure import comparison_page, write_page
 from mask2kan.outputs.summary import Analysis
+from mask2kan.outputs.truth import truth_figures
 from mask2kan.outputs.writer import FILES, write_results
 
+from ..files.uploads import safe_stem
 from .catalog import title
 from .models import SIDES, Answer
 
@@ -32,7 +38,43 @@ _FILES = {
     "regions": ("regions.json",),
 }
 KINDS = (*_FILES, "page", "everything")
-_LARGEST_REGION = 1 << 30
+LARGEST_SHARE = 0.1  # of the picture, for the smallest region and for smoothing
+_LARGEST_REGION = 1 << 30  # pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How a score is read: what the page's sliders say. None leaves a value to the model.
+
+    Attributes:
+        thresholds: left and right.
+        smallest_region: share of the picture's area.
+        smoothing: standard deviation as a share of the picture's longer side.
+        least: pixels of the smallest region, instead of its share.
+    """
+
+    thresholds: tuple[float | None, float | None] = (None, None)
+    smallest_region: float | None = None
+    smoothing: float | None = None
+    least: int | None = None
+
+    def analyses(self, answers: Sequence[Answer], score: str) -> list[Analysis]:
+        """Read each side's answer; the smallest region is at least a pixel of the whole picture."""
+        return [
+            Analysis(
+                answer.prediction,
+                score,
+                threshold,
+                min_region_pixels=self._pixels(answer.prediction.size),
+                sigma=self.smoothing,
+            )
+            for answer, threshold in zip(answers, self.thresholds, strict=True)
+        ]
+
+    def _pixels(self, size: tuple[int, int]) -> int | None:
+        if self.smallest_region is None:
+            return self.least
+        return max(1, round(self.smallest_region * size[0] * size[1]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +83,12 @@ class Settings:
 
     Attributes:
         kind: one of ``KINDS``.
-        thresholds: left and right; None for a model's own.
-        least: pixels of the smallest region.
         colormap: of heat maps.
     """
 
     kind: str
     score: str
-    thresholds: tuple[float | None, float | None]
-    least: int
+    reading: Reading
     colormap: str
 
 
@@ -63,16 +102,44 @@ def settings_of(question: Mapping[str, Any], score: str) -> Settings:
     require_choice("download", kind, KINDS)
     colormap = str(question.get("colours", COLORMAPS[0]))
     require_choice("colour map", colormap, COLORMAPS)
+    return Settings(kind, score, reading_of(question), colormap)
+
+
+def reading_of(question: Mapping[str, Any]) -> Reading:
+    """Read and check thresholds, smallest region and smoothing; null or absent is the model's own.
+
+    Args:
+        question: ``thresholds`` (``left`` and ``right``), ``smallest_region`` and ``smoothing``
+            (shares), ``least`` (pixels).
+
+    Raises:
+        ConfigError: naming what it cannot be.
+    """
     limits = question.get("thresholds") or {}
     if not isinstance(limits, Mapping):
         raise ConfigError(
             f"The thresholds are {limits!r:.40}; they must be a number for each side."
         )
-    thresholds = tuple(_number(limits.get(side), f"the {side} threshold") for side in SIDES)
-    least = _number(question.get("least", 0), "the smallest region")
-    if least is None or not 0 <= least <= _LARGEST_REGION:
+    left, right = (_number(limits.get(side), f"the {side} threshold") for side in SIDES)
+    least = _number(question.get("least"), "the smallest region")
+    if least is not None and not 0 <= least <= _LARGEST_REGION:
         raise ConfigError(f"The smallest region is {least} pixels; it must be 0 or more.")
-    return Settings(kind, score, (thresholds[0], thresholds[1]), int(least), colormap)
+    return Reading(
+        (left, right),
+        _share(question.get("smallest_region"), "the smallest region", "area"),
+        _share(question.get("smoothing"), "the smoothing", "longer side"),
+        None if least is None else int(least),
+    )
+
+
+def _share(value: Any, what: str, whole: str) -> float | None:
+    share = _number(value, what)
+    if share is not None and not 0 <= share <= LARGEST_SHARE:
+        raise ConfigError(
+            f"For {what} {share:g} was given; it must be a share of the picture's {whole}, from 0 "
+            f"to {LARGEST_SHARE}."
+        )
+    return share
 
 
 def _number(value: Any, what: str) -> float | None:
@@ -106,11 +173,11 @@ def write(
     """
     if settings.kind == "everything":
         return [write_everything(folder, answers, settings, name=name, truth=truth)[0]]
-    named = _analyses(answers, settings)
+    analyses = settings.reading.analyses(answers, settings.score)
     if settings.kind == "page":
-        page = comparison_page(named, name=name, truth=truth, colormap=settings.colormap)
-        return [write_page(folder / "comparison.pdf", page)]
-    return _write_files(folder, named, _FILES[settings.kind], settings, name)
+        page = _page(answers, analyses, settings, name, truth)
+        return [write_page(folder / f"{safe_stem(name)}_comparison.pdf", page)]
+    return _write_files(folder, answers, analyses, _FILES[settings.kind], settings, name)
 
 
 def write_everything(
@@ -121,17 +188,29 @@ def write_everything(
     name: str,
     truth: NDArray[np.uint8] | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Write all files and a ZIP of them, as ``write``; return the ZIP and its summary."""
-    named = _analyses(answers, settings)
-    written = _write_files(folder, named, FILES, settings, name)
-    page = comparison_page(named, name=name, truth=truth, colormap=settings.colormap)
-    written += [write_page(folder / f"comparison{suffix}", page) for suffix in (".pdf", ".png")]
-    summary = {
-        side: {**analysis.summary(), "model": answer.source}
-        for side, answer, (_, analysis) in zip(SIDES, answers, named, strict=True)
-    }
+    """Write all files and a ZIP of them, as ``write``; return the ZIP and its summary.
+
+    The summary has each side's ``Analysis.summary``, the names of its ``files``, and with a ground
+    truth its figures (``truth_figures``) under ``truth``.
+    """
+    analyses = settings.reading.analyses(answers, settings.score)
+    written = _write_files(folder, answers, analyses, FILES, settings, name)
+    stem, summary = safe_stem(name), {}
+    for side, prefix, answer, analysis in zip(
+        SIDES, _prefixes(answers, name), answers, analyses, strict=True
+    ):
+        summary[side] = {
+            **analysis.summary(),
+            "model": answer.source,
+            "files": [f"{prefix}_{file}" for file in FILES],
+        }
+        if truth is not None:
+            summary[side]["truth"] = truth_figures(analysis, truth)
+    page = _page(answers, analyses, settings, name, truth)
+    for suffix in (".pdf", ".png"):
+        written.append(write_page(folder / f"{stem}_comparison{suffix}", page))
     written.append(write_bytes(folder / "summary.json", json_bytes(summary)))
-    archive = folder / f"mask2kan_{Path(name).stem or 'picture'}.zip"
+    archive = folder / f"mask2kan_{stem}.zip"
     # PNG, NPZ and PDF are compressed already.
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
         for path in written:
@@ -139,26 +218,37 @@ def write_everything(
     return archive, summary
 
 
-def _analyses(answers: Sequence[Answer], settings: Settings) -> list[tuple[str, Analysis]]:
-    """Analyse each model at the settings' thresholds; with titles."""
-    read = functools.partial(Analysis, score=settings.score, min_region_pixels=settings.least)
-    return [
-        (title(answer.source), read(answer.prediction, threshold=threshold))
-        for answer, threshold in zip(answers, settings.thresholds, strict=True)
-    ]
+def _page(
+    answers: Sequence[Answer],
+    analyses: Sequence[Analysis],
+    settings: Settings,
+    name: str,
+    truth: NDArray[np.uint8] | None,
+) -> Figure:
+    titles = [title(answer.source) for answer in answers]
+    named = list(zip(titles, analyses, strict=True))
+    return comparison_page(named, name=name, truth=truth, colormap=settings.colormap)
+
+
+def _prefixes(answers: Sequence[Answer], name: str) -> list[str]:
+    """Name the sides' files: by their heads where those tell them apart."""
+    heads = [answer.config.mask_embed for answer in answers]
+    parts = heads if len(set(heads)) == len(heads) else SIDES
+    return [f"{safe_stem(name)}_{part}" for part in parts]
 
 
 def _write_files(
     folder: Path,
-    named: Sequence[tuple[str, Analysis]],
+    answers: Sequence[Answer],
+    analyses: Sequence[Analysis],
     files: Sequence[str],
     settings: Settings,
-    image_name: str,
+    name: str,
 ) -> list[Path]:
     return [
         path
-        for side, (_, analysis) in zip(SIDES, named, strict=True)
+        for prefix, analysis in zip(_prefixes(answers, name), analyses, strict=True)
         for path in write_results(
-            analysis, folder, side, files, image_name=image_name, colormap=settings.colormap
+            analysis, folder, prefix, files, image_name=name, colormap=settings.colormap
         )
     ]

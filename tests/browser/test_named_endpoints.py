@@ -172,14 +172,17 @@ def test_export_takes_thresholds_and_ground_truth(client: Client, tmp_path: Path
         opened.extractall(tmp_path)
     told = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert told == summary
-    with Image.open(tmp_path / "left_score16.png") as image:
+    with Image.open(tmp_path / f"{IMAGE.stem}_kan_score16.png") as image:
         codes = np.asarray(image).astype(float)
         low, high = json.loads(image.text["mask2kan"])["range"]  # type: ignore[attr-defined]
     sizes = np.bincount(
         ndimage.label(low + codes * (high - low) / 65535 >= -0.25, np.ones((3, 3)))[0].ravel()
     )[1:]
-    regions = json.loads((tmp_path / "left_regions.json").read_text(encoding="utf-8"))
-    assert sorted(one["area"] for one in regions["annotations"]) == sorted(sizes[sizes >= 100])
+    regions = json.loads((tmp_path / f"{IMAGE.stem}_kan_regions.json").read_text(encoding="utf-8"))
+    areas = sorted(one["area"] for one in regions["annotations"])
+    assert areas == sorted(sizes[sizes >= 100])
+    assert told["left"]["regions_share"] == sum(areas) / codes.size
+    assert {"precision", "recall", "f1", "iou", "ap", "false_regions"} <= set(told["left"]["truth"])
 
 
 def test_a_kans_curves_are_what_its_layers_compute(client: Client, app: App) -> None:

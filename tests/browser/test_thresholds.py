@@ -44,8 +44,8 @@ def scores_of(page: Page) -> dict[str, tuple[np.ndarray, float, float]]:
             codes = np.asarray(opened).astype(np.int64)
             low, high = json.loads(opened.text["mask2kan"])["range"]  # type: ignore[attr-defined]
         found[path.name.split("_")[-2]] = (codes, low, high)
-    assert set(found) == {"left", "right"}
-    return found
+    assert set(found) == {"kan", "mlp"}  # heads; the KAN is on the left
+    return {"left": found["kan"], "right": found["mlp"]}
 
 
 def truth_of(page: Page) -> np.ndarray:
@@ -280,4 +280,6 @@ def test_downloads_are_what_they_say(page: Page, tmp_path: Path) -> None:
     [archive] = downloaded(page, "everything")
     with zipfile.ZipFile(archive) as opened:
         names = set(opened.namelist())
-    assert {"left_regions.json", "right_score16.png", "comparison.pdf", "summary.json"} <= names
+    stem = page.get_attribute("#examples-road button >> nth=0", "data-example")
+    named = {"kan_regions.json", "mlp_score16.png", "comparison.pdf"}
+    assert {"summary.json", *(f"{stem}_{name}" for name in named)} <= names

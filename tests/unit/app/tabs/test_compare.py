@@ -244,7 +244,7 @@ def test_a_shown_result_answers_why_and_is_exported(
     [file] = handlers.export_run({"run": value["run"], "kind": "everything", "least": 3})["files"]
     with zipfile.ZipFile(file["path"]) as archive:
         assert json.loads(archive.read("summary.json"))["left"]["score"] == "entropy"
-        assert "comparison.pdf" in archive.namelist()
+        assert "noise_comparison.pdf" in archive.namelist()
     for question, message in (
         ({"run": "guessed", "x": 1, "y": 1}, "no longer kept"),
         ({"run": value["run"], "x": 0.5, "y": 1}, "whole number"),
@@ -255,6 +255,9 @@ def test_a_shown_result_answers_why_and_is_exported(
         ({"kind": "film"}, "film"),
         ({"colours": "pink"}, "pink"),
         ({"least": -1}, "0 or more"),
+        ({"smallest_region": 0.2}, "share of the picture's area, from 0 to 0.1"),
+        ({"smoothing": -0.01}, "share of the picture's longer side, from 0 to 0.1"),
+        ({"smoothing": "much"}, "finite"),
         ({"thresholds": {"left": math.nan}}, "finite"),
         ({"thresholds": {"right": "much"}}, "finite"),
         ({"thresholds": 3}, "thresholds"),
