@@ -12,8 +12,11 @@ import logging
 import os
 import sys
 
+from starlette.middleware import Middleware
+
 from app.page import build_demo
 from app.services.models import ModelService
+from app.web.link_preview import LinkPreview
 from app.web.theme import CSS, theme
 from mask2kan.runtime.memory import keep_freed_memory
 
@@ -54,6 +57,9 @@ def main() -> int:
             server_port=int(port),
             theme=theme(),
             css=CSS,
+            app_kwargs={
+                "middleware": [Middleware(LinkPreview, os.environ.get("GRADIO_ROOT_PATH"))]
+            },
             footer_links=["api", "gradio"],
             share=False,
             show_error=False,

@@ -14,16 +14,19 @@ import gradio as gr
 from mask2kan.errors import Mask2KANError
 from mask2kan.inference.scores import SCORES
 
+from .files.samples import samples
 from .messages import errors_as_values, shows_errors
 from .services.catalog import Catalog
 from .services.models import ModelService
 from .strings import BAR, COMPARE, PAGE
 from .tabs.batch import UNLIMITED, batch_tab
 from .tabs.compare import Handlers, default_score
+from .tabs.endpoints import described, endpoints
 from .tabs.kan import kan_tab
 from .tabs.models import models_tab
 from .web import viewer
 from .web.component import component
+from .web.link_preview import address_of
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +76,15 @@ class Page(gr.Blocks):
             logger.warning("Refused a request: %.200s", error, exc_info=ours)
             raise gr.Error(PAGE["not_taken"], duration=20, print_exception=False) from error
 
+    def get_api_info(self, *args: Any, **kwargs: Any) -> Any:
+        """Describe the named endpoints."""
+        functions = {str(event.api_name): event.fn for event in self.fns.values() if event.fn}
+        first = next(iter(samples()), None)
+        files = {"image": first.path, "files": first.path, "truth": first.truth} if first else {}
+        addresses = {name: address_of(file) for name, file in files.items() if file}
+        info: Any = super().get_api_info(*args, **kwargs)
+        return described(info, functions, addresses)
+
 
 def build_demo(models: Sequence[str] | None = None, service: ModelService | None = None) -> Page:
     """Build the whole page.
@@ -117,7 +129,7 @@ def build_demo(models: Sequence[str] | None = None, service: ModelService | None
             shows_errors(handlers.open_file), batch.chosen, shown, **UNLIMITED
         ).success(lambda: gr.Tabs(selected="compare"), None, tabs, **_QUICK)
         gr.Markdown(PAGE["small_print"], elem_id="small-print")
-        _endpoints(handlers, service.catalog)
+        endpoints(handlers, left, right, score, QUEUED)
     # No second way in: what passes by the queue would pass by its limits, too.
     demo.queue(max_size=64, default_concurrency_limit=1, api_open=False)
     return demo
@@ -176,10 +188,6 @@ def _pair(preset: str, catalog: Catalog) -> tuple[str | None, str | None]:
     return (INDOOR, pair[0]) if preset == "indoor" else pair
 
 
-def _picture(elem_id: str, label: str) -> gr.Image:
-    return gr.Image(label=label, type="filepath", image_mode=None, elem_id=elem_id)
-
-
 def _model_picker(
     elem_id: str, label: str, catalog: Catalog, index: int, note: str | None = None
 ) -> gr.Dropdown:
@@ -202,33 +210,3 @@ def _score_picker(elem_id: str) -> gr.Dropdown:
         info=PAGE["score_note"],
         elem_id=elem_id,
     )
-
-
-def _endpoints(handlers: Handlers, catalog: Catalog) -> None:
-    """Add the named API; its invisible components carry types and defaults."""
-    with gr.Column(visible=False):
-        image = _picture("api-image", "image")
-        left = _model_picker("api-left", "left", catalog, 0)
-        right = _model_picker("api-right", "right", catalog, 1)
-        score = _score_picker("api-score")
-        x = gr.Number(None, label="x", precision=0)
-        y = gr.Number(None, label="y", precision=0)
-        left_threshold = gr.Number(None, label="left_threshold")
-        right_threshold = gr.Number(None, label="right_threshold")
-        least = gr.Number(0, label="min_region", precision=0)
-        truth = gr.Image(None, label="truth", type="filepath", image_mode=None)
-        summary = gr.JSON(label="summary")
-        files = gr.File(label="files", file_count="multiple")
-        archive = gr.File(label="archive")
-        trigger = gr.Button()
-    models = [left, right]
-    thresholds = [left_threshold, right_threshold, least, truth]
-    for name, function, inputs, outputs in (
-        ("compare", handlers.compare, [image, *models, score], [summary, files]),
-        ("segment", handlers.segment, [image, left, score], [summary, files]),
-        ("explain", handlers.explain, [image, x, y, *models, score], [summary]),
-        ("export", handlers.export, [image, *models, score, *thresholds], [summary, archive]),
-    ):
-        trigger.click(
-            shows_errors(function), inputs, outputs, api_name=name, preprocess=False, **QUEUED
-        )

@@ -312,6 +312,15 @@ BATCH: dict[str, str] = {
     "no_such_picture": "This picture is no longer kept on the server: run the batch again.",
 }
 
+# Of the page as others show it: link previews.
+API: dict[str, str] = {
+    "preview": (
+        "Two models look at a road picture: a Kolmogorov–Arnold head beside a plain MLP head. Each "
+        "says what it sees, and glows where no class it knows explains what is there."
+    ),
+    "preview_picture": "A road with a cow, as both models see it, and where their scores glow.",
+}
+
 KAN: dict[str, str] = {
     "intro": (
         "A KAN learns a function on every edge instead of a weight. Here are the functions of the "

@@ -23,6 +23,7 @@ from ..services.batch_rows import ORDERS, BatchRow, check_order, ordered, record
 from ..services.models import SIDES, ModelService
 from ..strings import BATCH
 from .compare import BAR
+from .endpoints import like
 
 # The page is updated at most so often: each time it gets the whole gallery and table anew.
 _SECONDS_BETWEEN_UPDATES = 0.7
@@ -267,16 +268,7 @@ def _endpoint(
     """Add the named endpoint; its invisible components carry types and defaults."""
     with gr.Column(visible=False):
         files = gr.File(label="files", file_count="multiple")
-        # With the choices and defaults of the page's own.
-        models = [
-            gr.Dropdown(
-                choices=picker.choices,  # type: ignore[arg-type]  # pairs, as it has made them
-                value=picker.value,
-                label=label,
-                allow_custom_value=picker.allow_custom_value,
-            )
-            for label, picker in (("left", left), ("right", right), ("score", score))
-        ]
+        models = [like(left, "left"), like(right, "right"), like(score, "score")]
         order = gr.Dropdown(list(ORDERS), value=next(iter(ORDERS)), label="order")
         rows = gr.JSON(label="rows")
         table, archive = gr.File(label="csv"), gr.File(label="zip")

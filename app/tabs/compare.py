@@ -287,7 +287,8 @@ class Handlers:
     ) -> tuple[dict[str, Any], str]:
         """Everything the page offers to download, in one ZIP.
 
-        Overlays, 16-bit and raw scores, COCO-RLE regions of both models, and the comparison page.
+        Overlays, 16-bit and raw scores, COCO-RLE regions of both models, the comparison page, and
+        a summary; with a truth also precision, recall, F1, IoU, AP, AUROC, FPR95 and objects.
 
         Args:
             image: a JPEG, PNG or WebP file.
@@ -295,8 +296,8 @@ class Handlers:
             right: likewise.
             score: msp, entropy, energy, rba or eam.
             left_threshold: a pixel is anomalous from here on; the calibrated one when not given.
-            right_threshold: likewise.
-            min_region: regions of fewer pixels are left out.
+            right_threshold: the right model's, as the left one's.
+            min_region: regions of fewer pixels are left out, of outlines and figures alike.
             truth: optional mask of the picture's size: 0 known, 1 anomaly, 255 void.
         """
         thresholds = {"left": left_threshold, "right": right_threshold}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -52,6 +55,48 @@ def test_only_the_named_endpoints_are_public(client: Client) -> None:
         "/batch": ["files *", *pair, "order"],
         "/models": [],
     }  # fmt: skip
+
+
+def test_the_api_page_says_what_the_docstrings_say(app: App) -> None:
+    """As the tools for language models do; and its examples can be run as they stand."""
+    info = httpx.get(f"{app.url}/gradio_api/info").json()["named_endpoints"]
+    pair = "a model the app offers, or a Hub repository id."
+    words = {
+        name: {
+            one["parameter_name"]: one["python_type"]["description"] for one in told["parameters"]
+        }
+        for name, told in info.items()
+    }
+    assert all(all(said.values()) for said in words.values())
+    assert words["/explain"]["x"] == "Column of the pixel, counted from 0 at the left."
+    assert words["/segment"]["model"] == pair.capitalize().replace("hub", "Hub")
+    assert words["/segment"]["score"].startswith("msp, ")
+    assert words["/export"]["truth"].startswith("Optional mask")
+    snippet = info["/segment"]["code_snippets"]["python"]
+    address = f"{app.url}/gradio_api/file={ROOT}/examples/street_1000_cow.webp"
+    assert f"image=handle_file('{address}')" in snippet
+    assert httpx.get(address).content == (ROOT / "examples/street_1000_cow.webp").read_bytes()
+    assert f"files=[handle_file('{address}')]" in info["/batch"]["code_snippets"]["python"]
+    assert all("gradio-app" not in str(told) for told in info.values())
+    assert "root.invalid" not in str(info)
+
+
+def test_the_page_brings_its_own_link_preview(app: App) -> None:
+    page = httpx.get(f"{app.url}/")
+    tags = dict(re.findall(r'<meta (?:property|name)="([\w:]+)" content="([^"]*)"', page.text))
+    assert tags["og:title"] == tags["twitter:title"] == "Mask2KAN"
+    assert "Kolmogorov" in tags["og:description"] == tags["description"]
+    assert tags["og:url"] == f"{app.url}/"
+    picture = httpx.get(tags["og:image"])
+    assert picture.headers["content-type"] == "image/webp"
+    with Image.open(io.BytesIO(picture.content)) as opened:
+        assert opened.width > 1000
+    assert len(re.findall(r"<meta[^>]*og:", page.text)) == 7  # Gradio's own are gone
+    assert httpx.head(f"{app.url}/").status_code == 200
+    proxied = httpx.get(
+        f"{app.url}/", headers={"X-Forwarded-Host": "kan.example", "X-Forwarded-Proto": "https"}
+    )
+    assert '"og:image" content="https://kan.example/gradio_api/file=' in proxied.text
 
 
 def test_compare_needs_nothing_but_a_picture(client: Client) -> None:
