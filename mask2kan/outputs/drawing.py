@@ -20,6 +20,8 @@ from mask2kan.media.images import RGB
 
 OUTLINE = (0, 255, 255)
 RIM = (24, 26, 31)
+WHITE = (255, 255, 255)
+_DIMMED = 0.72  # brightness of an image on which a score glows
 
 
 def colorize(labels: NDArray[np.integer], palette: NDArray[np.uint8]) -> RGB:
@@ -73,6 +75,20 @@ def overlay(image: RGB, colour: RGB, alpha: float = 0.5) -> RGB:
     if image.shape != colour.shape:
         raise ConfigError(f"Can't overlay {colour.shape} on {image.shape}; sizes must be equal.")
     return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(colour), alpha))
+
+
+def glow(image: RGB, heat: RGB, inside: NDArray[np.bool_]) -> RGB:
+    """Show heat only inside a mask (H, W), thinly outlined in white, on the image in gray.
+
+    Raises:
+        ConfigError: when the sizes differ.
+    """
+    if image.shape != heat.shape:
+        raise ConfigError(f"Can't draw {heat.shape} on {image.shape}; sizes must be equal.")
+    gray = np.asarray(Image.fromarray(image).convert("L"), np.float32) * _DIMMED
+    drawn: RGB = np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
+    drawn[inside] = heat[inside]
+    return outline(drawn, inside, WHITE, thickness=1)
 
 
 def outline(

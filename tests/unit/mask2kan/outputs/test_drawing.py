@@ -82,3 +82,18 @@ def test_outline_of_another_image_is_refused():
 def test_outline_of_tiny_images(size):
     image = np.zeros((*size, 3), np.uint8)
     assert drawing.outline(image, np.ones(size, bool)).shape == image.shape
+
+
+def test_heat_glows_inside_a_white_line_and_the_rest_is_gray() -> None:
+    image = np.full((20, 30, 3), (200, 60, 20), np.uint8)
+    heat = np.full_like(image, (250, 90, 10))
+    inside = np.zeros((20, 30), bool)
+    inside[5:12, 8:20] = True
+    drawn = drawing.glow(image, heat, inside)
+    np.testing.assert_array_equal(drawn[inside], heat[inside])
+    assert (drawn[4, 8:20] == drawing.WHITE).all()
+    outside = drawn[15:, :]
+    assert (outside == outside[0, 0, 0]).all()
+    assert outside[0, 0, 0] < 200
+    with pytest.raises(ConfigError, match="sizes must be equal"):
+        drawing.glow(image, heat[1:], inside)
