@@ -264,7 +264,8 @@ VIEWER: dict[str, str] = {
 BATCH: dict[str, str] = {
     "intro": (
         "Both models on many pictures, or on frames of a short video: find the ones worth a look. "
-        "Left and right model and the score are those chosen above."
+        "The models and the score are those chosen above; thresholds, smallest region and "
+        "smoothing are those of Compare."
     ),
     "files": "Pictures or a video",
     "run": "Run",
@@ -274,13 +275,26 @@ BATCH: dict[str, str] = {
     "highest score": "Highest score",
     "models disagree": "Models disagree",
     "order given": "Order given",
-    "gallery": "Left and right overlay, anomalies outlined",
+    "order_table": "Column of the table",
+    "view": "Pictures show",
+    "view_photo": "Photo",
+    "view_heat": "Heat",
+    "read_thresholds": "Anomalous from a score of {left} on the left, {right} on the right.",
+    "read_smallest_region": "Regions from {share}\u00a0% of the picture.",
+    "read_smoothing": "Smoothed by {share}\u00a0% of the longer side.",
+    "gallery": "The left and the right model's anomalies",
+    # a video
+    "strip": "Anomalous area over time: {model}",
+    "moment": "{n} s",
+    "frame": "{n} s: {left} left, {right} right",
+    "play": "Play from here",
+    "choose_frame": "Choose this frame",
     "table": "Numbers",
     "csv": "Table (CSV)",
     "zip": "All files (ZIP)",
     "open": "Open in Compare",
     "open_named": "Open {name} in Compare",
-    "caption": "{name} · left {left}\u00a0% · right {right}\u00a0%",
+    "caption": "left {left}\u00a0% · right {right}\u00a0%",
     # progress, and what came of it
     "progress": "{number} of {total}",
     "progress_left": "{number} of {total} · {left} left",
@@ -294,10 +308,12 @@ BATCH: dict[str, str] = {
     "failed": "{n} could not be computed: the table says why.",
     # the table
     "column_name": "Picture",
-    "column_area": "Anomalous",
+    "column_area": "Area",
     "column_regions": "Regions",
     "column_largest": "Largest",
     "column_highest": "Highest",
+    "column_disagree": "Differ",
+    "pixels": "{n}\u00a0px",
     "left": "Left",
     "right": "Right",
     # what can be wrong

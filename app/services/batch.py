@@ -1,7 +1,8 @@
 """Run both models on many pictures, or the frames of a video, and store the results.
 
 One by one: only a row of numbers stays in memory, thumbnails and the ZIP file lie on disk, and each
-picture asks the service anew, so that other visitors have their turn in between.
+picture asks the service anew, so that other visitors have their turn in between. A video's
+thumbnails become its films.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import re
 import shutil
 import threading
 import time
@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from mask2kan.errors import ImageError, NumericsError, OutOfMemoryError, WriteError
@@ -29,16 +30,19 @@ from mask2kan.media.images import RGB, read_image
 from mask2kan.media.videos import count_frames, is_video, read_frames
 from mask2kan.outputs import drawing
 from mask2kan.outputs.summary import Analysis
-from mask2kan.outputs.writer import class_overlay, encode
+from mask2kan.outputs.writer import encode
 
-from ..files.uploads import name_of, stored
+from ..files.uploads import name_of, safe_stem, stored
 from ..strings import BATCH
-from .batch_rows import ORDERS, BatchRow, numbers_of, write_csv
+from .batch_rows import BatchRow, numbers_of, write_csv
+from .films import SUFFIX, rate_of, write_film
 from .models import SIDES, Answer, ModelService
+from .reading import Reading
 
 MAX_PICTURES = 200
 FRAMES_PER_VIDEO = 60
-THUMBNAIL_WIDTH = 480
+THUMBNAIL_WIDTH = 960
+VIEWS = ("photo", "heat")  # of thumbnails and films
 CSV_NAME = "mask2kan_batch.csv"
 ZIP_NAME = "mask2kan_batch.zip"
 
@@ -115,6 +119,7 @@ def run_batch(
     score: str,
     batch: Batch,
     *,
+    reading: Reading | None = None,
     report: Report | None = None,
 ) -> Iterator[BatchRow]:
     """Run both models on one picture at a time; yield a row for each, also for failed ones.
@@ -126,12 +131,14 @@ def run_batch(
         right: likewise.
         score: a name from ``SCORES``.
         batch: where the results go; once it is finished, no further picture is computed.
+        reading: how scores are read; None for the models' own way.
         report: called during a download.
 
     Raises:
         Mask2KANError: for a score or a model that cannot be used, or a full disk.
     """
     check_score(score)
+    reading = reading or Reading()
     with contextlib.closing(_Reader()) as reader:
         for number, item in enumerate(items, 1):
             if batch.finished:
@@ -143,7 +150,7 @@ def run_batch(
                     height, width = picture.shape[:2]
                     row = dataclasses.replace(row, seconds=seconds, size=(height, width))
                     answers = service.answers((left, right), picture, score)
-                row, results = _summarised(row, answers, score)
+                row, results = _summarised(row, answers, reading.analyses(answers, score))
             except _PICTURES_FAULT as error:
                 row = dataclasses.replace(row, error=str(error))
             added = batch.add(row, results)
@@ -154,10 +161,27 @@ def run_batch(
 
 @dataclasses.dataclass(frozen=True)
 class _Results:
-    """A picture's thumbnail, and its members of the ZIP by name."""
+    """A picture's thumbnails by view, and its members of the ZIP by name."""
 
-    thumbnail: bytes
+    thumbnails: dict[str, bytes]
     members: dict[str, bytes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Film:
+    """A video's frames as films, the left model's beside the right one's.
+
+    Attributes:
+        name: of the video.
+        numbers: of its frames' rows, in order.
+        rate: frames per second.
+        files: by view; empty until the video is over, and where none could be written.
+    """
+
+    name: str
+    numbers: tuple[int, ...]
+    rate: float
+    files: dict[str, Path]
 
 
 class Batch:
@@ -165,7 +189,8 @@ class Batch:
 
     Attributes:
         folder: its own, made here; ``discard`` removes it.
-        order: in which the page shows the rows.
+        settings: what the page said of the reading of scores when the run began.
+        reading: what that means for the run's models and score.
         state: of the run that computes it.
         end_reported: whether the page has been told of its end.
         ends_to_come: cancelled runs before it whose end the page has yet to be told of.
@@ -178,7 +203,8 @@ class Batch:
         folder.mkdir(parents=True)
         self.folder = folder
         self.items = tuple(items)
-        self.order = next(iter(ORDERS))
+        self.settings: object = None
+        self.reading = Reading()
         self.state: Literal["new", "running", "over"] = "new"
         self.end_reported = False
         self.ends_to_come = 0
@@ -186,6 +212,8 @@ class Batch:
         self._start = time.monotonic()
         self._thumbnails = thumbnails
         self._rows: list[BatchRow] = []
+        self._videos = _videos_of(self.items)
+        self._films: dict[int, Film] = {}
         self._lock = threading.Lock()
         self._finished = False
         # The ZIP is whole at its place at the end, or not there. PNG is compressed already.
@@ -198,6 +226,12 @@ class Batch:
         """Copy the rows so far, in the items' order."""
         with self._lock:
             return list(self._rows)
+
+    @property
+    def films(self) -> list[Film]:
+        """The videos so far: those that are over have films."""
+        with self._lock:
+            return [self._film(video, rows) for video, rows in self._frames_by_video().items()]
 
     @property
     def finished(self) -> bool:
@@ -216,12 +250,13 @@ class Batch:
             try:
                 if results is not None:
                     row = self._keep(row, results)
+                self._rows.append(row)
+                self._complete_films(over=row.number == len(self.items))
             except OSError as error:
                 raise WriteError(
                     f"Can't keep the results of {row.name!r:.80}: {error.strerror or error}. "
                     "Free some space and run the batch again."
                 ) from error
-            self._rows.append(row)
             self.seconds = time.monotonic() - self._start
             return row
 
@@ -235,6 +270,7 @@ class Batch:
             table, archive = self.folder / CSV_NAME, self.folder / ZIP_NAME
             if not self._finished:
                 self._finished = True
+                self._complete_films(over=True)
                 content = write_csv(self._rows)
                 with self._open:
                     self._archive.writestr(CSV_NAME, content)
@@ -251,13 +287,58 @@ class Batch:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _keep(self, row: BatchRow, results: _Results) -> BatchRow:
-        stem = f"{row.number:03d}_{_safe_stem(row.label)}"
+        folder = f"{row.number:03d}_{safe_stem(row.name)}"
+        if row.seconds is not None:
+            folder += f"_{row.seconds:.1f}_s"
         for name, content in results.members.items():
-            self._archive.writestr(f"{stem}/{name}", content)
-        if not self._thumbnails:
+            self._archive.writestr(f"{folder}/{name}", content)
+        if not self._thumbnails and row.seconds is None:
             return row
-        thumbnail = write_bytes(self.folder / f"{row.number:03d}.jpg", results.thumbnail)
-        return dataclasses.replace(row, thumbnail=thumbnail)
+        photo, heat = (
+            write_bytes(self.folder / f"{row.number:03d}_{view}.jpg", results.thumbnails[view])
+            for view in VIEWS
+        )
+        return dataclasses.replace(row, thumbnail=photo, heat=heat)
+
+    def _frames_by_video(self) -> dict[int, list[BatchRow]]:
+        """List the computed frames of each video."""
+        videos: dict[int, list[BatchRow]] = {}
+        for row in self._rows:
+            if row.thumbnail is not None and row.seconds is not None:
+                videos.setdefault(self._videos[row.number - 1], []).append(row)
+        return videos
+
+    def _film(self, video: int, rows: Sequence[BatchRow]) -> Film:
+        rate = rate_of([row.seconds or 0.0 for row in rows])
+        unmade = Film(rows[0].name, tuple(row.number for row in rows), rate, {})
+        return self._films.get(video, unmade)
+
+    def _complete_films(self, *, over: bool) -> None:
+        """Make films of the videos whose frames are all there, or of all when it is over."""
+        latest = self._videos[len(self._rows) - 1] if self._rows else None
+        for video, rows in self._frames_by_video().items():
+            if video in self._films or (video == latest and not over):
+                continue
+            film, files = self._film(video, rows), {}
+            stem = f"{rows[0].number:03d}_{safe_stem(film.name)}"
+            for view in VIEWS:
+                target = self.folder / f"{stem}_{view}{SUFFIX}"
+                frames = [path for row in rows if (path := self._drawn(row, view))]
+                if write_film(frames, film.rate, target):
+                    self._archive.write(target, target.name)
+                    files[view] = target
+            self._films[video] = dataclasses.replace(film, files=files)
+            if not self._thumbnails:
+                self._remove(rows, files)
+
+    def _drawn(self, row: BatchRow, view: str) -> Path | None:
+        return row.thumbnail if view == "photo" else row.heat
+
+    def _remove(self, rows: Sequence[BatchRow], files: Mapping[str, Path]) -> None:
+        """Take what was only needed for the ZIP off the disk."""
+        for path in (*files.values(), *(self._drawn(row, view) for row in rows for view in VIEWS)):
+            if path is not None:
+                path.unlink(missing_ok=True)
 
 
 class _Reader:
@@ -294,6 +375,15 @@ class _Reader:
         self._frames, self._video, self._next = iter(()), None, 0
 
 
+def _videos_of(items: Sequence[BatchItem]) -> list[int]:
+    """Number the videos as they were given: for each item, the place of its video's first frame."""
+    videos: list[int] = []
+    for place, item in enumerate(items):
+        goes_on = bool(videos and item.frame) and items[place - 1].path == item.path
+        videos.append(videos[-1] if goes_on else place)
+    return videos
+
+
 def _items_of_file(file: Any, counts: dict[Path, int | str], turn: Turn) -> list[BatchItem]:
     """List the picture, or the video's frames; ``counts`` caches how many, or why none."""
     path, name = stored(file), name_of(file)
@@ -311,9 +401,10 @@ def _items_of_file(file: Any, counts: dict[Path, int | str], turn: Turn) -> list
     return [BatchItem(name, path, frame) for frame in range(count)]
 
 
-def _summarised(row: BatchRow, answers: Sequence[Answer], score: str) -> tuple[BatchRow, _Results]:
+def _summarised(
+    row: BatchRow, answers: Sequence[Answer], analyses: Sequence[Analysis]
+) -> tuple[BatchRow, _Results]:
     """Fill a row with its numbers, and make its files."""
-    analyses = [Analysis(answer.prediction, score) for answer in answers]
     members: dict[str, bytes] = {}
     summary: dict[str, Any] = {"name": row.name, "seconds": row.seconds}
     for side, answer, analysis in zip(SIDES, answers, analyses, strict=True):
@@ -321,30 +412,38 @@ def _summarised(row: BatchRow, answers: Sequence[Answer], score: str) -> tuple[B
         summary[side] = {**analysis.summary(), "model": answer.source}
     members["summary.json"] = json_bytes(summary)
     numbers = tuple(map(numbers_of, answers, analyses))
-    return dataclasses.replace(row, models=numbers), _Results(_thumbnail(analyses), members)
+    return dataclasses.replace(row, models=numbers), _Results(_thumbnails(analyses), members)
 
 
-def _thumbnail(analyses: Sequence[Analysis]) -> bytes:
-    """Join overlays as a JPEG; outlined after shrinking, or the line would fade."""
-    left, right = map(_small_overlay, analyses)
+def _thumbnails(analyses: Sequence[Analysis]) -> dict[str, bytes]:
+    """Join both models' pictures, for each view, as a JPEG."""
+    drawn = [_drawn_small(analysis) for analysis in analyses]
+    return {view: _side_by_side([pictures[view] for pictures in drawn]) for view in VIEWS}
+
+
+def _side_by_side(pictures: Sequence[RGB]) -> bytes:
+    left, right = pictures
     gap = np.full((left.shape[0], _GAP, 3), 255, np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(np.hstack([left, gap, right])).save(buffer, "JPEG", quality=85)
+    Image.fromarray(np.hstack([left, gap, right])).save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
 
 
-def _small_overlay(analysis: Analysis) -> RGB:
+def _drawn_small(analysis: Analysis) -> dict[str, RGB]:
+    """Draw the regions on a small picture; outlined after shrinking, or the line would fade."""
     height, width = analysis.mask.shape
     most = (THUMBNAIL_WIDTH - _GAP) // 2
     scale = min(1.0, most / width, 2 * most / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = cv2.resize(class_overlay(analysis), size, interpolation=cv2.INTER_AREA)
-    inside = cv2.resize(analysis.outlined.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+
+    def small(values: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA))
+
+    photo = small(analysis.prediction.image)
+    heat = drawing.heat_map(small(analysis.values), *analysis.range)
     # A quarter of a pixel is enough: small regions matter most.
-    return drawing.outline(np.asarray(small, np.uint8), inside >= 0.25, thickness=1)
-
-
-def _safe_stem(label: str) -> str:
-    """Make a folder name for any system; the number before it makes it unique."""
-    stem = re.sub(r"\.\w{2,5}(?= · |$)", "", label, count=1).replace(" · ", "_")
-    return re.sub(r"[^\w.-]+", "_", stem).strip("._")[:60] or "picture"
+    inside = small(analysis.outlined.astype(np.float32)) >= 0.25
+    return {
+        "photo": drawing.outline(photo, inside, thickness=2),
+        "heat": drawing.glow(photo, heat, inside),
+    }

@@ -22,11 +22,12 @@ _NO_SCORE = float("-inf")
 
 @dataclasses.dataclass(frozen=True)
 class ModelNumbers:
-    """One model's results on a picture, at its default threshold.
+    """One model's results on a picture.
 
     Attributes:
-        anomalous_share: of the picture, 0 to 1.
-        regions: how many as large as the model's settings ask for.
+        anomalous_share: of the picture, 0 to 1; every pixel at the threshold.
+        regions_share: of the picture, 0 to 1; of the regions alone.
+        regions: how many that are large enough.
         largest_region: in pixels; 0 where there is none.
         percentile99: of the scores.
         milliseconds: decoded picture to maps.
@@ -35,6 +36,7 @@ class ModelNumbers:
 
     title: str
     anomalous_share: float
+    regions_share: float
     regions: int
     largest_region: int
     highest_score: float
@@ -54,7 +56,9 @@ class BatchRow:
         size: (height, width); None where it could not be read.
         models: numbers of the left and the right model; empty after an error.
         error: empty where all went well.
-        thumbnail: both overlays; None where there are none or none was asked for.
+        thumbnail: both models' regions outlined on the picture; None where there are none or none
+            was asked for.
+        heat: both models' scores inside their regions; likewise.
     """
 
     number: int
@@ -64,6 +68,7 @@ class BatchRow:
     models: tuple[ModelNumbers, ...] = ()
     error: str = ""
     thumbnail: Path | None = None
+    heat: Path | None = None
 
     @property
     def label(self) -> str:
@@ -73,11 +78,9 @@ class BatchRow:
 
 # Sort keys of rows with numbers of both models; the largest comes first.
 ORDERS: dict[str, Callable[[BatchRow], float]] = {
-    "anomalous area": lambda row: max(model.anomalous_share for model in row.models),
+    "anomalous area": lambda row: max(model.regions_share for model in row.models),
     "highest score": lambda row: max(model.position for model in row.models),
-    "models disagree": lambda row: abs(
-        row.models[0].anomalous_share - row.models[1].anomalous_share
-    ),
+    "models disagree": lambda row: abs(row.models[0].regions_share - row.models[1].regions_share),
     "order given": lambda row: -row.number,
 }
 
@@ -107,6 +110,7 @@ def numbers_of(answer: Answer, analysis: Analysis) -> ModelNumbers:
     return ModelNumbers(
         title=title(answer.source),
         anomalous_share=float(analysis.mask.mean()),
+        regions_share=float(analysis.outlined.mean()),
         regions=len(analysis.regions),
         largest_region=analysis.regions[0].pixels if analysis.regions else 0,
         highest_score=highest,

@@ -6,9 +6,7 @@ the kind: ``cow_on_road_kan_overlay.png``. The ZIP's ``summary.json`` says whose
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +17,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mask2kan.checks import require_choice
-from mask2kan.errors import ConfigError
 from mask2kan.media.files import json_bytes, write_bytes
 from mask2kan.outputs.comparison_figure import comparison_page, write_page
 from mask2kan.outputs.summary import Analysis
@@ -29,6 +26,7 @@ from mask2kan.outputs.writer import FILES, write_results
 from ..files.uploads import safe_stem
 from .catalog import title
 from .models import SIDES, Answer
+from .reading import Reading, reading_of
 
 COLORMAPS = ("inferno", "viridis", "cividis", "gray")
 _FILES = {
@@ -38,43 +36,6 @@ _FILES = {
     "regions": ("regions.json",),
 }
 KINDS = (*_FILES, "page", "everything")
-LARGEST_SHARE = 0.1  # of the picture, for the smallest region and for smoothing
-_LARGEST_REGION = 1 << 30  # pixels
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """How a score is read: what the page's sliders say. None leaves a value to the model.
-
-    Attributes:
-        thresholds: left and right.
-        smallest_region: share of the picture's area.
-        smoothing: standard deviation as a share of the picture's longer side.
-        least: pixels of the smallest region, instead of its share.
-    """
-
-    thresholds: tuple[float | None, float | None] = (None, None)
-    smallest_region: float | None = None
-    smoothing: float | None = None
-    least: int | None = None
-
-    def analyses(self, answers: Sequence[Answer], score: str) -> list[Analysis]:
-        """Read each side's answer; the smallest region is at least a pixel of the whole picture."""
-        return [
-            Analysis(
-                answer.prediction,
-                score,
-                threshold,
-                min_region_pixels=self._pixels(answer.prediction.size),
-                sigma=self.smoothing,
-            )
-            for answer, threshold in zip(answers, self.thresholds, strict=True)
-        ]
-
-    def _pixels(self, size: tuple[int, int]) -> int | None:
-        if self.smallest_region is None:
-            return self.least
-        return max(1, round(self.smallest_region * size[0] * size[1]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,55 +64,6 @@ def settings_of(question: Mapping[str, Any], score: str) -> Settings:
     colormap = str(question.get("colours", COLORMAPS[0]))
     require_choice("colour map", colormap, COLORMAPS)
     return Settings(kind, score, reading_of(question), colormap)
-
-
-def reading_of(question: Mapping[str, Any]) -> Reading:
-    """Read and check thresholds, smallest region and smoothing; null or absent is the model's own.
-
-    Args:
-        question: ``thresholds`` (``left`` and ``right``), ``smallest_region`` and ``smoothing``
-            (shares), ``least`` (pixels).
-
-    Raises:
-        ConfigError: naming what it cannot be.
-    """
-    limits = question.get("thresholds") or {}
-    if not isinstance(limits, Mapping):
-        raise ConfigError(
-            f"The thresholds are {limits!r:.40}; they must be a number for each side."
-        )
-    left, right = (_number(limits.get(side), f"the {side} threshold") for side in SIDES)
-    least = _number(question.get("least"), "the smallest region")
-    if least is not None and not 0 <= least <= _LARGEST_REGION:
-        raise ConfigError(f"The smallest region is {least} pixels; it must be 0 or more.")
-    return Reading(
-        (left, right),
-        _share(question.get("smallest_region"), "the smallest region", "area"),
-        _share(question.get("smoothing"), "the smoothing", "longer side"),
-        None if least is None else int(least),
-    )
-
-
-def _share(value: Any, what: str, whole: str) -> float | None:
-    share = _number(value, what)
-    if share is not None and not 0 <= share <= LARGEST_SHARE:
-        raise ConfigError(
-            f"For {what} {share:g} was given; it must be a share of the picture's {whole}, from 0 "
-            f"to {LARGEST_SHARE}."
-        )
-    return share
-
-
-def _number(value: Any, what: str) -> float | None:
-    if value is None:
-        return None
-    number = math.nan
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        with contextlib.suppress(OverflowError):  # a whole number of hundreds of digits
-            number = float(value)
-    if not math.isfinite(number):
-        raise ConfigError(f"For {what} {value!r:.40} was given; it must be a finite number.")
-    return number
 
 
 def write(

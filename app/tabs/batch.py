@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import secrets
 import time
 from collections.abc import Iterator
@@ -20,14 +19,15 @@ from mask2kan.outputs.writer import png_bytes
 from ..messages import shows_errors, shows_errors_of_steps
 from ..services.batch import Batch, Turn, items_of, read_item, run_batch
 from ..services.batch_rows import ORDERS, BatchRow, check_order, ordered, record
-from ..services.models import SIDES, ModelService
+from ..services.models import ModelService
+from ..services.reading import Reading, chosen_reading
 from ..strings import BATCH
-from .compare import BAR
+from ..web.batch_results import WITH_SETTINGS, batch_results
+from .compare import BAR, event_field
 from .endpoints import like
 
-# The page is updated at most so often: each time it gets the whole gallery and table anew.
+# The page is updated at most so often: each time it gets all rows anew.
 _SECONDS_BETWEEN_UPDATES = 0.7
-_COLUMNS = ("area", "regions", "largest", "highest")
 # Whole batches wait for each other here; their pictures wait in the service, with everybody's.
 _QUEUED: dict[str, Any] = {"concurrency_id": "batch", "concurrency_limit": 2}
 # In the queue without waiting in it: an event outside of it cannot show its error on the page.
@@ -42,7 +42,7 @@ class BatchTab(NamedTuple):
     """Components that the rest of the page connects to.
 
     Attributes:
-        open: appears when a picture of the gallery is chosen.
+        open: appears when a picture or a frame is chosen.
         chosen: a state: path of the chosen picture (or frame, as PNG) among the uploads, or None.
     """
 
@@ -57,6 +57,7 @@ def batch_tab(
     handlers = BatchHandlers(service)
     batch = gr.State(None, delete_callback=_let_go)
     chosen = gr.State(None)
+    settings = gr.JSON(visible=False)  # filled in the browser when a run begins
     gr.Markdown(BATCH["intro"], elem_id="batch-intro")
     with gr.Row(elem_id="batch-row"):
         with gr.Column(scale=1, min_width=300, elem_id="batch-side"):
@@ -73,41 +74,28 @@ def batch_tab(
                     BATCH["cancel"], variant="stop", visible=False, **_look("cancel", "lg")
                 )
             note = gr.Markdown(elem_id="batch-note", min_height=64, container=True, visible=False)
-            order = gr.Dropdown(
-                [(BATCH[name], name) for name in ORDERS],
-                value=next(iter(ORDERS)),
-                label=BATCH["order"],
-                elem_id="batch-order",
-            )
             with gr.Row():
                 table_file, archive = (
                     gr.DownloadButton(BATCH[name], visible=False, **_look(name, "md"))
                     for name in ("csv", "zip")
                 )
-            opener = gr.Button(BATCH["open"], visible=False, **_look("open", "md"))
-        with gr.Column(scale=3, min_width=300):
-            gallery = gr.Gallery(
-                label=BATCH["gallery"],
-                height="auto",
-                object_fit="contain",
-                allow_preview=False,
-                interactive=False,
-                buttons=[],
-                elem_id="batch-gallery",
+        with gr.Column(scale=4, min_width=300, elem_id="batch-main"):
+            results = batch_results()
+            opener = gr.Button(
+                BATCH["open"], variant="primary", visible=False, **_look("open", "lg")
             )
-            table = gr.HTML(visible=False, padding=False, elem_id="batch-table")
-    results = [gallery, table]
-    ended = [run, cancel, note, *results, table_file, archive]
+    ended = [run, cancel, note, results, table_file, archive]
     running = run.click(
         shows_errors(handlers.begin),
-        [files, order, batch],
+        [files, batch, settings],
         [batch, *ended, chosen, opener],
+        js=WITH_SETTINGS,
         preprocess=False,
         **UNLIMITED,
     ).success(
         shows_errors_of_steps(handlers.run),
         [batch, left, right, score],
-        [note, *results],
+        [note, results],
         preprocess=False,
         show_progress="full",
         show_progress_on=note,
@@ -120,8 +108,7 @@ def batch_tab(
         over(shows_errors(handlers.run_over), batch, ended, **UNLIMITED)
     # The event is cancelled in the queue; the batch itself takes no further picture.
     cancel.click(shows_errors(handlers.end), batch, ended, cancels=[running], **UNLIMITED)
-    order.input(shows_errors(handlers.reorder), [order, batch], results, **UNLIMITED)
-    gallery.select(shows_errors(handlers.choose), batch, [chosen, opener], **UNLIMITED)
+    results.picture_chosen(shows_errors(handlers.choose), batch, [chosen, opener], **UNLIMITED)
     _endpoint(handlers, left, right, score)
     return BatchTab(opener, chosen)
 
@@ -132,28 +119,33 @@ class BatchHandlers:
     def __init__(self, service: ModelService) -> None:
         self._service = service
 
-    def begin(self, files: Any, order: str, before: Batch | None) -> tuple[Any, ...]:
+    def begin(self, files: Any, before: Batch | None, settings: Any) -> tuple[Any, ...]:
         """Replace the results of the run before by an empty batch.
 
+        Args:
+            files: the raw value of the file component.
+            before: the visitor's batch so far.
+            settings: what the comparison's viewer says was chosen there, or None.
+
         Returns:
-            The visitor's batch, then Run, Cancel, the note, gallery, table, both downloads, the
+            The visitor's batch, then Run, Cancel, the note, the results, both downloads, the
             chosen picture and the button that opens it.
         """
-        check_order(order)
+        chosen_reading(settings, ("", ""), "")  # or it is refused before anything is lost
         batch = _new_batch(files, self._service.turn)
-        batch.order = order
+        batch.settings = settings
         if before is not None:
             own = before.state != "new" and not before.end_reported
             batch.ends_to_come = before.ends_to_come + own
         _let_go(before)
         hidden, busy = gr.update(visible=False), gr.update(interactive=False)
         shown = gr.update(visible=True), gr.update(visible=True, value="")
-        return batch, busy, *shown, [], hidden, hidden, hidden, None, hidden
+        return batch, busy, *shown, _results(batch), hidden, hidden, None, hidden
 
     def run(
         self, batch: Batch | None, left: str, right: str, score: str, progress: gr.Progress = BAR
-    ) -> Iterator[tuple[Any, Any, Any]]:
-        """Compute one picture after the other; yield the note, gallery and table so far."""
+    ) -> Iterator[tuple[Any, Any]]:
+        """Compute one picture after the other; yield the note and the results so far."""
         if batch is None:
             return
         batch.state = "running"
@@ -164,19 +156,28 @@ class BatchHandlers:
 
     def _run(
         self, batch: Batch, models: tuple[str, str], score: str, progress: gr.Progress
-    ) -> Iterator[tuple[Any, Any, Any]]:
+    ) -> Iterator[tuple[Any, Any]]:
         total, start, last_update = len(batch.items), time.monotonic(), 0.0
 
         def report(_: float, text: str) -> None:
             progress((len(batch.rows), total), desc=text)
 
         progress((0, total), desc=_progress(0, total, 0.0))
-        steps = run_batch(self._service, batch.items, *models, score, batch, report=report)
+        batch.reading = chosen_reading(batch.settings, models, score)
+        steps = run_batch(
+            self._service,
+            batch.items,
+            *models,
+            score,
+            batch,
+            reading=batch.reading,
+            report=report,
+        )
         for row in steps:
             spent = time.monotonic() - start
             if spent - last_update >= _SECONDS_BETWEEN_UPDATES or row.number in (1, total):
                 last_update = spent
-                yield gr.skip(), _pictures(batch), _table(batch)
+                yield gr.skip(), _results(batch)
             if row.number < total:
                 progress((row.number, total), desc=_progress(row.number, total, spent))
 
@@ -193,44 +194,35 @@ class BatchHandlers:
         else:
             batch.ends_to_come -= 1
         # A run that was refused ends without having begun.
-        return self.end(batch) if own or batch.state == "over" else (gr.skip(),) * 7
+        return self.end(batch) if own or batch.state == "over" else (gr.skip(),) * 6
 
     def end(self, batch: Batch | None) -> tuple[Any, ...]:
         """End or cancel the run: what was finished can be downloaded.
 
         Returns:
-            Run, Cancel, the note, gallery, table and both downloads.
+            Run, Cancel, the note, the results and both downloads.
         """
         idle = gr.update(interactive=True), gr.update(visible=False)
         if batch is None:
-            return *idle, *(gr.skip(),) * 5
+            return *idle, *(gr.skip(),) * 4
         files = batch.finish()
         note = gr.update(visible=True, value=_outcome(batch))
         downloads: list[Any] = [gr.update(visible=False)] * 2
         if files is not None:
             downloads = [gr.update(visible=True, value=str(path)) for path in files]
-        return *idle, note, _pictures(batch), _table(batch), *downloads
+        return *idle, note, _results(batch), *downloads
 
-    def reorder(self, order: str, batch: Batch | None) -> tuple[Any, Any]:
-        """Show gallery and table in another order; nothing is computed."""
-        check_order(order)
-        if batch is None:
-            return gr.skip(), gr.skip()
-        batch.order = order
-        return _pictures(batch), _table(batch)
-
-    def choose(self, batch: Batch | None, event: gr.SelectData) -> tuple[str, Any]:
-        """Return the file of a clicked gallery picture, and the button that opens it.
+    def choose(self, batch: Batch | None, event: gr.EventData) -> tuple[str, Any]:
+        """Return the file of a chosen picture or frame, and the button that opens it.
 
         What the browser says is only compared with what this visitor's batch holds.
         """
-        shown = event.value.get("image") if isinstance(event.value, dict) else None
-        name = Path(str(shown.get("path"))).name if isinstance(shown, dict) else ""
-        rows = {row.thumbnail.name: row for row in (batch.rows if batch else []) if row.thumbnail}
-        if batch is None or name not in rows:
+        number = event_field(event, "number")
+        rows = {row.number: row for row in (batch.rows if batch else []) if row.thumbnail}
+        if batch is None or not isinstance(number, int) or number not in rows:
             raise ImageError(BATCH["no_such_picture"])
-        label = BATCH["open_named"].format(name=rows[name].label)
-        path = _file_of(batch, rows[name], self._service.turn)
+        label = BATCH["open_named"].format(name=rows[number].label)
+        path = _file_of(batch, rows[number], self._service.turn)
         return str(path), gr.update(visible=True, value=label)
 
     def batch(
@@ -308,50 +300,61 @@ def _look(name: str, size: Literal["md", "lg"]) -> dict[str, Any]:
     return {"size": size, "min_width": 110, "elem_id": f"batch-{name}"}
 
 
-def _pictures(batch: Batch) -> list[tuple[str, str]]:
-    return [
-        (str(row.thumbnail), _caption(row))
-        for row in ordered(batch.rows, batch.order)
-        if row.thumbnail is not None
-    ]
+def _results(batch: Batch) -> dict[str, Any]:
+    """Make the results' value: the rows so far, and the videos among them."""
+    rows = batch.rows
+    titles = next(([model.title for model in row.models] for row in rows if row.models), [])
+    return {
+        "run": batch.folder.name,
+        "folder": batch.folder.as_posix(),
+        "rows": [_row(row) for row in rows],
+        "films": [
+            {
+                "name": film.name,
+                "numbers": film.numbers,
+                "rate": film.rate,
+                "files": {view: path.name for view, path in film.files.items()},
+                "models": titles,
+            }
+            for film in batch.films
+        ],
+        "read": _read_in_words(batch.reading, rows),
+    }
 
 
-def _caption(row: BatchRow) -> str:
-    left, right = (f"{100 * model.anomalous_share:.1f}" for model in row.models)
-    return BATCH["caption"].format(name=row.label, left=left, right=right)
+def _row(row: BatchRow) -> dict[str, Any]:
+    return {
+        "number": row.number,
+        "label": row.label,
+        "seconds": row.seconds,
+        "error": row.error,
+        "photo": row.thumbnail and row.thumbnail.name,
+        "heat": row.heat and row.heat.name,
+        "models": [
+            {
+                "area": model.regions_share,
+                "regions": model.regions,
+                "largest": model.largest_region,
+                "highest": model.highest_score,
+                "position": model.position,
+            }
+            for model in row.models
+        ],
+    }
 
 
-def _table(batch: Batch) -> Any:
-    """Write the numbers as HTML; all text is escaped, since names of files are not ours."""
-    rows = ordered(batch.rows, batch.order)
-    sides = [html.escape(BATCH[side]) for side in SIDES]
-    heads = "".join(
-        f'<th scope="col"{kind}>{html.escape(BATCH[f"column_{column}"])}<small>{side}</small></th>'
-        for column in _COLUMNS
-        for side, kind in zip(sides, ("", ' class="right"'), strict=True)
-    )
-    name = html.escape(BATCH["column_name"])
-    content = (
-        f'<div id="batch-numbers" tabindex="0" role="region" aria-label="{BATCH["table"]}"><table>'
-        f'<thead><tr><th scope="col">{name}</th>{heads}</tr></thead>'
-        f"<tbody>{''.join(map(_line, rows))}</tbody></table></div>"
-    )
-    return gr.update(visible=bool(rows), value=content)
-
-
-def _line(row: BatchRow) -> str:
-    name = f'<th scope="row" class="name">{html.escape(row.label)}</th>'
-    if not row.models:
-        note = html.escape(row.error)
-        return f'<tr>{name}<td class="note" colspan="{2 * len(_COLUMNS)}">{note}</td></tr>'
-    columns: list[list[str]] = [
-        [f"{100 * model.anomalous_share:.2f} %" for model in row.models],
-        [str(model.regions) for model in row.models],
-        [f"{model.largest_region:,} px" for model in row.models],
-        [f"{model.highest_score:.3f}" for model in row.models],
-    ]
-    cells = "".join(f'<td>{left}</td><td class="right">{right}</td>' for left, right in columns)
-    return f"<tr>{name}{cells}</tr>"
+def _read_in_words(reading: Reading, rows: list[BatchRow]) -> str:
+    """Say from which score on pixels are anomalous here, and what else was chosen."""
+    models = next((row.models for row in rows if row.models), None)
+    if models is None:
+        return ""
+    left, right = (f"{model.threshold:.3g}" for model in models)
+    parts = [BATCH["read_thresholds"].format(left=left, right=right)]
+    for name in ("smallest_region", "smoothing"):
+        share = getattr(reading, name)
+        if share is not None:
+            parts.append(BATCH[f"read_{name}"].format(share=f"{100 * share:.2g}"))
+    return " ".join(parts)
 
 
 def _progress(done: int, total: int, spent: float) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import gradio as gr
 import numpy as np
 import pytest
@@ -30,7 +31,22 @@ from tests.tiny_models import calibrated, tiny
 
 PICTURES = 8
 CAPTIONS = "#batch-gallery .caption-label"
-ORDER = "#batch-order input"
+ORDER = "#batch-order"
+HEAD = "#batch-numbers thead th[data-key='{}']"
+FRAMES = 6
+# The saturation of a tile's two pictures once it is loaded: heat is coloured, gray is not.
+SATURATION = """async (image) => {
+  await image.decode();
+  const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight).getContext('2d');
+  canvas.drawImage(image, 0, 0);
+  const { data } = canvas.getImageData(0, 0, image.naturalWidth, image.naturalHeight);
+  let gray = 0;
+  for (let i = 0; i < data.length; i += 4) {
+    const rgb = [...data.subarray(i, i + 3)];
+    gray += Math.max(...rgb) - Math.min(...rgb) < 24;
+  }
+  return 1 - (4 * gray) / data.length;
+}"""
 
 
 class Gate(ModelService):
@@ -157,13 +173,33 @@ def _upload(page: Page, paths: Sequence[Path]) -> None:
 def _shares(page: Page) -> list[tuple[float, float]]:
     """Left and right per cent of every caption, in the order of the gallery."""
     pattern = re.compile(r"left ([\d.]+)\s% · right ([\d.]+)\s%")
-    found = [pattern.search(text) for text in page.locator(CAPTIONS).all_inner_texts()]
+    found = [pattern.search(text) for text in page.locator(CAPTIONS).all_text_contents()]
     return [(float(match[1]), float(match[2])) for match in found if match]
 
 
 def _sort_by(page: Page, name: str) -> None:
-    page.click(ORDER)
-    page.get_by_role("option", name=name).click()
+    page.select_option(ORDER, label=name)
+
+
+def _names(page: Page) -> list[str]:
+    """The pictures' names in the order of the table."""
+    return [
+        name.split(" · ")[0] for name in page.locator("#batch-numbers tbody th").all_inner_texts()
+    ]
+
+
+def _column(page: Page, key: str) -> list[float]:
+    """A column of the table as numbers, without rows of errors."""
+    column = page.evaluate(
+        """(key) => {
+          const heads = [...document.querySelectorAll('#batch-numbers thead th')];
+          const place = heads.findIndex((head) => head.dataset.key === key);
+          const lines = document.querySelectorAll('#batch-numbers tbody tr:not(:has(.bat-error))');
+          return [...lines].map((line) => line.children[place].textContent);
+        }""",
+        key,
+    )
+    return [float(re.sub(r"[^\d.\u2212-]", "", text).replace("\u2212", "-")) for text in column]
 
 
 def _downloaded(page: Page, selector: str, target: Path) -> Path:
@@ -210,8 +246,8 @@ def test_a_run_shows_progress_sorts_and_delivers(
     asked = service.asked
     _sort_by(page, "Order given")
     expect(page.locator(CAPTIONS).first).to_contain_text("road_0.png")
-    names = [text.split(" · ")[0] for text in page.locator(CAPTIONS).all_inner_texts()]
-    assert names == [path.name for path in images]
+    captions = page.locator(f"{CAPTIONS} b").all_inner_texts()
+    assert captions == _names(page) == [path.name for path in images]
     _sort_by(page, "Models disagree")
     expect(page.locator(CAPTIONS).first).not_to_contain_text("road_0.png")
     apart = [abs(left - right) for left, right in _shares(page)]
@@ -224,8 +260,8 @@ def test_a_run_shows_progress_sorts_and_delivers(
     assert [row["name"] for row in rows] == [path.name for path in images]
     told_shares = {
         (
-            round(100 * float(row["left_anomalous_share"]), 1),
-            round(100 * float(row["right_anomalous_share"]), 1),
+            round(100 * float(row["left_regions_share"]), 1),
+            round(100 * float(row["right_regions_share"]), 1),
         )
         for row in rows
     }
@@ -235,6 +271,160 @@ def test_a_run_shows_progress_sorts_and_delivers(
         assert file.testzip() is None
         assert len(file.namelist()) == 5 * PICTURES + 1
         assert file.read("mask2kan_batch.csv") == table.read_bytes()
+
+
+def test_the_table_sorts_by_its_heads(page: Page, service: Gate, images: list[Path]) -> None:
+    """By mouse and by keyboard, either way; the pictures go along; nothing is computed."""
+    _upload(page, images)
+    page.click("#batch-run")
+    expect(page.locator("#batch-note")).to_contain_text(f"{PICTURES} of {PICTURES} pictures in")
+    asked = service.asked
+    sorted_by = page.locator("#batch-numbers th[aria-sort]")
+    expect(sorted_by).to_have_count(0)  # an order of the list, no column's
+    for key in ("area:0", "area:1", "regions:0", "largest:1", "highest:0", "disagree"):
+        head = page.locator(HEAD.format(key))
+        head.locator("button").click()
+        expect(head).to_have_attribute("aria-sort", "descending")
+        expect(sorted_by).to_have_count(1)
+        down = _column(page, key)
+        assert len(down) == PICTURES
+        assert down == sorted(down, reverse=True)
+        assert page.locator(f"{CAPTIONS} b").all_inner_texts() == _names(page)
+        page.keyboard.press("Enter")  # the head has the focus
+        expect(head).to_have_attribute("aria-sort", "ascending")
+        assert _column(page, key) == down[::-1] == sorted(down)
+        expect(page.locator(ORDER)).to_have_value("")
+    assert len(set(_column(page, "area:0"))) > 3  # or every order would do
+    page.locator(f"{HEAD.format('name')} button").focus()
+    page.keyboard.press("Space")
+    expect(page.locator(HEAD.format("name"))).to_have_attribute("aria-sort", "ascending")
+    assert _names(page) == [path.name for path in images]
+    assert service.asked == asked
+
+
+def test_pictures_show_photos_or_heat(page: Page, images: list[Path]) -> None:
+    _upload(page, images[:3])
+    page.click("#batch-run")
+    expect(page.locator("#batch-note")).to_contain_text("3 of 3 pictures in")
+    tiles = page.locator("#batch-gallery img")
+    photos = [tiles.nth(n).evaluate(SATURATION) for n in range(3)]
+    page.click("[data-view=heat]")
+    expect(page.locator("[data-view=heat]")).to_have_attribute("aria-pressed", "true")
+    heats = [tiles.nth(n).evaluate(SATURATION) for n in range(3)]
+    areas = [(left + right) / 200 for left, right in _shares(page)]
+    assert max(areas) > 0.03
+    for photo, heat, area in zip(photos, heats, areas, strict=True):
+        assert heat < photo
+        # JPEG lets a little colour out of the regions, and their darkest heat is nearly gray.
+        assert heat == pytest.approx(area, abs=0.08)
+    page.click("[data-view=photo]")
+    assert [tiles.nth(n).evaluate(SATURATION) for n in range(3)] == photos
+
+
+def test_a_run_uses_what_was_chosen_on_compare(
+    page: Page, images: list[Path], models: tuple[str, str]
+) -> None:
+    _upload(page, images[:2])
+    page.click("#batch-run")  # without a viewer the models' own thresholds
+    expect(page.locator("#batch-note")).to_contain_text("2 of 2 pictures in")
+    own = _shares(page)
+    assert all(0 < left < 100 for left, _ in own)
+    page.evaluate(
+        """(models) => {
+          window.mask2kan = { settings: () => ({
+            left: -9, right: 9, smallest_region: 0.001, smoothing: null, score: 'msp', models,
+          }) };
+        }""",
+        list(models),
+    )
+    page.click("#batch-run")
+    expect(page.locator(".bat-read")).to_contain_text("-9 on the left, 9 on the right")
+    expect(page.locator(".bat-read")).to_contain_text("Regions from 0.1")
+    expect(page.locator("#batch-note")).to_contain_text("2 of 2 pictures in")
+    assert _shares(page) == [(100, 0), (100, 0)]
+
+
+@pytest.fixture(scope="module")
+def clip(folder: Path, images: list[Path]) -> Path:
+    """A film of three seconds of the pictures, with the brightest in its middle."""
+    path = folder / "a clip.avi"
+    writer = cv2.VideoWriter(
+        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 2, (320, 192)
+    )
+    for number in (3, 4, 0, 1, 2, 4):
+        writer.write(cv2.imread(str(images[number])))
+    writer.release()
+    return path
+
+
+def test_a_video_has_a_film_that_plays_and_charts_over_time(
+    page: Page, images: list[Path], clip: Path, tmp_path: Path
+) -> None:
+    _upload(page, [images[0], clip])
+    page.click("#batch-run")
+    total = 1 + FRAMES
+    expect(page.locator("#batch-note")).to_contain_text(f"{total} of {total} pictures in")
+    film = page.locator(".bat-film")
+    expect(film).to_have_attribute("data-shown", "film")
+    expect(film.locator("h3")).to_have_text("a clip.avi")
+    played = film.locator("video").evaluate(
+        """async (video) => {
+          video.loop = false;
+          const ended = new Promise((done) => { video.onended = done; });
+          await video.play();
+          await ended;
+          return [video.videoWidth, video.videoHeight, video.duration, video.currentTime];
+        }"""
+    )
+    assert played[:2] == [2 * 320 + 4, 192]
+    assert played[2] == pytest.approx(FRAMES / 4, abs=0.3)  # two a second, shown at twice that
+    assert played[3] == played[2]
+    expect(film).to_have_attribute("data-frame", str(FRAMES - 1))  # the charts went along
+
+    charts = film.locator(".bat-plot")
+    expect(charts).to_have_count(2)
+    areas = dict(
+        zip(page.locator("#batch-numbers tbody th").all_inner_texts(), _column(page, "area:0"),
+            strict=True)
+    )  # fmt: skip
+    over_time = [area for name, area in sorted(areas.items()) if name.startswith("a clip")]
+    points = re.findall(
+        r"[ML]([\d.]+) ([\d.]+)", str(charts.first.locator("path.line").get_attribute("d"))
+    )
+    heights = [112 - 22 - float(y) for _, y in points]
+    assert len(points) == FRAMES
+    highest = float(str(charts.first.get_attribute("data-highest")))
+    assert heights == pytest.approx([80 * area / 100 / highest for area in over_time], abs=0.6)
+    assert len({round(height) for height in heights}) > 2
+
+    # A click opens the frame there.
+    charts.first.click(position={"x": float(points[2][0]) + 2, "y": 40})
+    expect(film).to_have_attribute("data-frame", "2")
+    expect(film).to_have_attribute("data-shown", "frame")
+    shown = film.locator("img")
+    expect(shown).to_have_attribute("src", re.compile("004_photo.jpg$"))
+    assert shown.evaluate("async (image) => { await image.decode(); return image.naturalWidth; }")
+    expect(film.locator(".bat-moment")).to_contain_text("1.0 s")
+    page.keyboard.press("ArrowRight")
+    expect(film).to_have_attribute("data-frame", "3")
+    expect(charts.first).to_have_attribute("aria-valuetext", re.compile(r"^1\.5 s: [\d.]+ % left"))
+    page.keyboard.press("Home")
+    expect(film).to_have_attribute("data-frame", "0")
+    page.keyboard.press("End")
+    page.click("[data-view=heat]")
+    expect(shown).to_have_attribute("src", re.compile("007_heat.jpg$"))
+    page.click(".bat-pick")
+    expect(page.locator("#batch-open")).to_have_text("Open a clip.avi · 2.5 s in Compare")
+    page.click("#batch-open")
+    expect(page.locator("#opened textarea, #opened input")).to_have_value(
+        re.compile(r"/frame_007\.png$")
+    )
+    page.click(".bat-play")
+    expect(film).to_have_attribute("data-shown", "film")
+    expect(film.locator("video")).to_have_attribute("src", re.compile("heat.webm$"))
+    with zipfile.ZipFile(_downloaded(page, "#batch-zip", tmp_path)) as file:
+        films = {name for name in file.namelist() if name.endswith(".webm")}
+    assert films == {"002_a_clip_photo.webm", "002_a_clip_heat.webm"}
 
 
 def test_the_late_end_of_a_cancelled_run_does_not_end_the_next(
@@ -295,8 +485,12 @@ def test_a_broken_file_is_told_and_a_picture_can_be_opened(
     expect(page.locator("#batch-note")).to_contain_text("2 of 3 pictures")
     expect(page.locator("#batch-note")).to_contain_text("1 could not be computed")
     expect(page.locator(CAPTIONS)).to_have_count(2)
-    expect(page.locator("#batch-table")).to_contain_text("it is a text file")
-    name = page.locator(CAPTIONS).nth(1).inner_text().split(" · ")[0]
+    expect(page.locator("#batch-numbers")).to_contain_text("it is a text file")
+    assert _names(page)[-1] == "broken.png"  # without numbers it comes last, whichever way
+    page.click(f"{HEAD.format('area:0')} button")
+    page.click(f"{HEAD.format('area:0')} button")
+    assert _names(page)[-1] == "broken.png"
+    name = page.locator(f"{CAPTIONS} b").nth(1).inner_text()
     page.locator("#batch-gallery button:has(img)").nth(1).click()
     expect(page.locator("#batch-open")).to_have_text(f"Open {name} in Compare")
     page.click("#batch-open")
@@ -314,7 +508,7 @@ def test_without_files_and_with_a_wrong_model_there_is_one_clear_line(
     expect(page.locator("#batch-run")).to_be_enabled()
     close_error(page)
     _upload(page, images[:2])
-    page.get_by_label("Right").fill("/nowhere/model.safetensors")
+    page.get_by_label("Right", exact=True).fill("/nowhere/model.safetensors")
     page.keyboard.press("Enter")
     page.click("#batch-run")
     expect(page.locator(".toast-body")).to_contain_text("/nowhere/model")
@@ -350,7 +544,7 @@ def test_the_endpoint_is_the_only_public_one_and_delivers(
 
 
 @pytest.mark.parametrize("theme_name", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [360, 768, 1440])
 def test_the_tab_fits_the_window(
     browser: Browser, tab: str, service: Gate, images: list[Path], width: int, theme_name: str
 ) -> None:
@@ -365,7 +559,10 @@ def test_the_tab_fits_the_window(
         expect(opened.locator("#batch-note")).to_contain_text(
             f"{PICTURES} of {PICTURES} pictures in"
         )
+        table = opened.locator("#batch-numbers")
+        if width >= 1440:
+            assert table.evaluate("(box) => box.scrollWidth <= box.clientWidth")
         opened.locator("#batch-gallery button:has(img)").first.click()
-        expect(opened.locator("#batch-open")).to_be_visible()
+        expect(opened.locator("#batch-open")).to_be_in_viewport()
         _screenshot(opened, f"results_{width}_{theme_name}")
         assert opened.evaluate("document.documentElement.scrollWidth") <= width

@@ -34,7 +34,9 @@ from app.services.batch import (
     run_batch,
 )
 from app.services.batch_rows import ORDERS, BatchRow, ModelNumbers, ordered, record, write_csv
+from app.services.films import rate_of, write_film
 from app.services.models import Answer, ModelService
+from app.services.reading import Reading
 from app.tabs.batch import BatchHandlers
 from mask2kan.checkpoints import load_model, save_model
 from mask2kan.errors import (
@@ -111,11 +113,16 @@ def _video(path: Path, frames: int = 8) -> Path:
 
 
 def _run(
-    service: Any, files: Any, models: tuple[str, str], folder: Path, score: str = "msp"
+    service: Any,
+    files: Any,
+    models: tuple[str, str],
+    folder: Path,
+    score: str = "msp",
+    reading: Reading | None = None,
 ) -> Batch:
     items = items_of(files)
     batch = Batch(folder / "batch", items)
-    for _ in run_batch(service, items, *models, score, batch):
+    for _ in run_batch(service, items, *models, score, batch, reading=reading):
         pass
     batch.finish()
     return batch
@@ -160,6 +167,7 @@ def test_the_numbers_are_those_of_the_summary(
             assert (told["width"], told["height"]) == (str(WIDTH), str(HEIGHT))
             assert told[f"{side}_model"] == Path(path).name
             assert float(told[f"{side}_anomalous_share"]) == expected["anomalous_share"]
+            assert float(told[f"{side}_regions_share"]) == expected["regions_share"]
             assert int(told[f"{side}_regions"]) == expected["regions_found"]
             largest = expected["regions"][0]["pixels"] if expected["regions"] else 0
             assert int(told[f"{side}_largest_region"]) == largest
@@ -196,13 +204,43 @@ def test_the_zip_holds_every_pictures_files_and_the_csv(
 
 def test_thumbnails_are_small_and_on_disk_alone(done: Batch) -> None:
     for row in done.rows:
-        if row.thumbnail is None:
-            continue
-        with Image.open(row.thumbnail) as thumbnail:
-            assert thumbnail.width <= THUMBNAIL_WIDTH
-            assert thumbnail.width == 2 * WIDTH + 4  # never enlarged
-            assert thumbnail.height == HEIGHT
+        assert (row.thumbnail is None) == (row.heat is None) == bool(row.error)
+        for path in filter(None, (row.thumbnail, row.heat)):
+            with Image.open(path) as thumbnail:
+                assert thumbnail.width <= THUMBNAIL_WIDTH
+                assert thumbnail.width == 2 * WIDTH + 4  # never enlarged
+                assert thumbnail.height == HEIGHT
     assert not any(isinstance(value, (bytes, np.ndarray)) for value in vars(done).values())
+
+
+def test_photos_are_outlined_and_heat_glows_only_inside_the_regions(
+    service: ModelService, models: tuple[str, str], tmp_path: Path
+) -> None:
+    image = np.full((HEIGHT, WIDTH, 3), (40, 160, 90), np.uint8)  # coloured, unlike gray
+    image[:32] = _noise(0)[:32]
+    Image.fromarray(image).save(tmp_path / "a.png")
+    prediction = Predictor(load_model(models[0], device="cpu"), device="cpu")(tmp_path / "a.png")
+    threshold = float(np.quantile(prediction.anomaly_map("msp"), 0.7))
+    reading = Reading((threshold, 9.0), smallest_region=0.01)
+    files = {"path": str(tmp_path / "a.png")}
+    [row] = _run(service, files, models, tmp_path, reading=reading).rows
+    outlined = Analysis(prediction, "msp", threshold, min_region_pixels=61).outlined
+    assert 0.1 < outlined.mean() < 0.5  # or this would show nothing
+    assert row.models[0].regions_share == pytest.approx(outlined.mean(), abs=0.02)
+    assert row.models[1].regions == 0
+    assert row.thumbnail is not None
+    assert row.heat is not None
+    heat = np.asarray(Image.open(row.heat).convert("HSV"))[..., 1]  # JPEG blurs a little
+    left, right = heat[:, :WIDTH], heat[:, -WIDTH:]
+    inner, outer = (
+        cv2.erode(part.astype(np.uint8), np.ones((9, 9))) > 0 for part in (outlined, ~outlined)
+    )
+    assert np.median(left[inner]) > 100 > 40 > np.quantile(left[outer], 0.95)
+    assert np.quantile(right, 0.95) < 40
+    photo = np.asarray(Image.open(row.thumbnail), np.int64)
+    changed = np.abs(photo[:, :WIDTH] - image).max(axis=2) > 60
+    assert changed[outlined != (cv2.dilate(outlined.astype(np.uint8), np.ones((5, 5))) > 0)].any()
+    assert not (np.abs(photo[:, -WIDTH:] - image).max(axis=2) > 60)[40:].any()
 
 
 def test_wide_and_tall_pictures_have_thumbnails_that_fit(
@@ -253,7 +291,7 @@ def test_no_pictures_results_stay_in_memory_until_the_next(
 
 
 def _numbers(share: float, position: float) -> ModelNumbers:
-    return ModelNumbers("model", share, 1, 60, 0.5, 0.4, 0.3, 10.0, position)
+    return ModelNumbers("model", 0.9, share, 1, 60, 0.5, 0.4, 0.3, 10.0, position)
 
 
 def test_orders() -> None:
@@ -295,6 +333,134 @@ def test_a_videos_frames_are_rows_with_their_times(
         assert "004_my_clip_0.8_s/summary.json" in archive.namelist()
     frames = [frame for _, frame in read_frames(path)]
     np.testing.assert_array_equal(read_item(items[5]), frames[5])
+
+
+def test_a_video_becomes_films_of_its_frames(
+    service: ModelService, models: tuple[str, str], images: list[dict[str, str]], tmp_path: Path
+) -> None:
+    """Also when another one follows, or the same again."""
+    clip = {"path": str(_video(tmp_path / "clip.avi"))}
+    batch = _run(service, [images[0], clip, clip], models, tmp_path)
+    first, second = batch.films
+    assert first.numbers == tuple(range(2, 10))
+    assert second.numbers == tuple(range(10, 18))
+    assert first.rate == pytest.approx(4)
+    assert set(first.files) == {"photo", "heat"}
+    with zipfile.ZipFile(batch.folder / ZIP_NAME) as archive:
+        for film in batch.films:
+            for path in film.files.values():
+                assert archive.read(path.name) == path.read_bytes()
+        assert "002_clip_photo.webm" in archive.namelist()
+    frames = [frame for _, frame in read_frames(first.files["heat"])]
+    assert len(frames) == 8
+    for frame, row in zip(frames, batch.rows[1:9], strict=True):
+        assert row.heat is not None
+        drawn = np.asarray(Image.open(row.heat), np.float64)
+        assert frame.shape == (HEIGHT, 2 * WIDTH + 4, 3)
+        assert np.abs(frame - drawn).mean() < 12  # compressed twice
+    assert np.abs(frames[0].astype(float) - frames[3]).mean() > 12  # and not all the same
+
+
+def test_a_cancelled_video_has_a_film_of_what_was_computed(
+    service: ModelService, models: tuple[str, str], tmp_path: Path
+) -> None:
+    items = items_of([{"path": str(_video(tmp_path / "clip.avi"))}])
+    batch = Batch(tmp_path / "batch", items)
+    steps = run_batch(service, items, *models, "msp", batch)
+    for _ in range(3):
+        next(steps)
+    [film] = batch.films
+    assert film.numbers == (1, 2, 3)
+    assert not film.files
+    batch.finish()
+    [film] = batch.films
+    assert len(list(read_frames(film.files["photo"]))) == 3
+
+
+def test_without_vp8_there_is_no_film_and_the_batch_goes_on(
+    service: ModelService,
+    models: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Unable:
+        def __init__(self, *_: Any) -> None: ...
+
+        fourcc = staticmethod(cv2.VideoWriter.fourcc)
+
+        def isOpened(self) -> bool:
+            return False
+
+        def release(self) -> None: ...
+
+    clip = _video(tmp_path / "clip.avi", 3)
+    monkeypatch.setattr(cv2, "VideoWriter", Unable)
+    batch = _run(service, [{"path": str(clip)}], models, tmp_path)
+    assert [film.files for film in batch.films] == [{}]
+    assert [row.error for row in batch.rows] == [""] * 3
+    assert (batch.folder / ZIP_NAME).is_file()
+
+
+def test_films_of_odd_sizes_are_written_and_long_videos_shortened(tmp_path: Path) -> None:
+    frames = []
+    for number in range(3):
+        frames.append(tmp_path / f"{number}.jpg")
+        Image.new("RGB", (97, 51), (80 * number, 0, 0)).save(frames[-1])
+    assert write_film(frames, 4.0, tmp_path / "film.webm")
+    assert [frame.shape for _, frame in read_frames(tmp_path / "film.webm")] == [(50, 96, 3)] * 3
+    assert rate_of([0.0, 0.1, 0.2]) == pytest.approx(10)
+    assert rate_of([2.5, 152.5, 302.5]) == 4
+    assert rate_of([1.0]) == rate_of([0.0, 0.0]) == 4
+    assert rate_of([0.0, 0.001]) == 30
+
+
+def test_thresholds_and_smallest_region_decide_a_batchs_numbers(
+    service: ModelService, models: tuple[str, str], images: list[dict[str, str]], tmp_path: Path
+) -> None:
+    reading = Reading((-9.0, 9.0), smallest_region=0.1, smoothing=0.02)
+    [row] = _run(service, images[0], models, tmp_path, reading=reading).rows
+    left, right = row.models
+    assert (left.threshold, left.regions, left.regions_share) == (-9, 1, 1)
+    assert (right.threshold, right.regions, right.regions_share) == (9, 0, 0)
+    prediction = Predictor(load_model(models[0], device="cpu"), device="cpu")(images[0]["path"])
+    assert left.highest_score == pytest.approx(prediction.anomaly_map("msp", 0.02).max(), abs=1e-6)
+    assert left.highest_score < prediction.anomaly("msp").max()
+    with zipfile.ZipFile(tmp_path / "batch" / ZIP_NAME) as archive:
+        summary = json.loads(archive.read("001_road_0/summary.json"))
+    assert summary["left"]["smallest_region"] == round(0.1 * HEIGHT * WIDTH)
+    assert summary["left"]["smoothed_by"] == 0.02
+
+
+def test_a_run_takes_up_what_was_chosen_on_compare(
+    service: ModelService, models: tuple[str, str], images: list[dict[str, str]]
+) -> None:
+    settings = {
+        "left": -9.0,
+        "right": None,
+        "smallest_region": None,
+        "smoothing": None,
+        "score": "msp",
+        "models": list(models),
+    }
+    handlers = BatchHandlers(service)
+    batch, *_ = handlers.begin(images[:1], None, settings)
+    *_, (_, value) = handlers.run(batch, *models, "msp")
+    assert batch.rows[0].models[0].threshold == -9
+    own = load_model(models[1], device="cpu").calibration
+    assert not own
+    assert value["rows"][0]["models"][0]["area"] == 1
+    assert "from a score of -9 on the left" in value["read"]
+    batch, *_ = handlers.begin(images[:1], batch, settings)
+    list(handlers.run(batch, *models, "entropy"))  # a threshold of MSP says nothing here
+    assert batch.rows[0].models[0].threshold != -9
+    batch, *_ = handlers.begin(images[:1], batch, settings)
+    list(handlers.run(batch, models[1], models[0], "msp"))  # nor of another model
+    assert batch.rows[0].models[0].threshold != -9
+    for wrong in ({"smoothing": 3}, {"left": "x"}, [1], "x"):
+        with pytest.raises(ConfigError):
+            handlers.begin(images[:1], batch, wrong)
+    assert batch.folder.is_dir()  # what was there is not lost
+    batch.discard()
 
 
 def test_a_broken_video_is_one_row(
@@ -416,7 +582,8 @@ def test_a_finished_batch_takes_nothing_and_its_files_are_whole(
     assert len(list(csv.DictReader(io.StringIO(files[0].read_text("utf-8"))))) == 1
     with zipfile.ZipFile(files[1]) as archive:
         assert len(archive.namelist()) == len(FILES_PER_PICTURE) + 1
-    assert sorted(path.name for path in batch.folder.iterdir()) == ["001.jpg", CSV_NAME, ZIP_NAME]
+    names = ["001_heat.jpg", "001_photo.jpg", CSV_NAME, ZIP_NAME]
+    assert sorted(path.name for path in batch.folder.iterdir()) == names
     batch.discard()
     assert not batch.folder.exists()
 
@@ -470,18 +637,13 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(batch._archive, "writestr", full)
-    results = batch_module._Results(b"", {"left_overlay.png": b""})
+    results = batch_module._Results({}, {"left_overlay.png": b""})
     with pytest.raises(WriteError, match="No space left"):
         batch.add(BatchRow(1, "a.png"), results)
     batch.discard()
 
 
-def test_names_make_safe_folders_and_cells(tmp_path: Path) -> None:
-    stem = batch_module._safe_stem
-    assert stem("../../etc/pass wd.png") == "etc_pass_wd"
-    assert stem("Straße, nass.JPEG") == "Straße_nass"
-    assert stem("clip.mp4 · 3.2 s") == "clip_3.2_s"
-    assert stem("….png") == "picture"
+def test_names_make_safe_cells(tmp_path: Path) -> None:
     (tmp_path / "x.png").touch()
     [item] = items_of([{"path": str(tmp_path / "x.png"), "orig_name": "../../../etc/passwd"}])
     assert item.name == "passwd"
@@ -490,14 +652,14 @@ def test_names_make_safe_folders_and_cells(tmp_path: Path) -> None:
 
 
 def test_the_endpoint_returns_rows_csv_and_zip_and_keeps_no_thumbnails(
-    service: ModelService, models: tuple[str, str], images: list[dict[str, str]]
+    service: ModelService, models: tuple[str, str], images: list[dict[str, str]], tmp_path: Path
 ) -> None:
     handlers = BatchHandlers(service)
     rows, table, archive = handlers.batch(images, *models, "msp", "models disagree")
     assert table is not None
     assert archive is not None
     apart = [
-        abs(row["left_anomalous_share"] - row["right_anomalous_share"])
+        abs(row["left_regions_share"] - row["right_regions_share"])
         for row in rows
         if not row["error"]
     ]
@@ -507,6 +669,14 @@ def test_the_endpoint_returns_rows_csv_and_zip_and_keeps_no_thumbnails(
     json.dumps(rows, allow_nan=False)
     names = sorted(path.name for path in Path(table).parent.iterdir())
     assert names == [CSV_NAME, ZIP_NAME]
+    clip = _video(tmp_path / "clip.avi", 3)
+    _, table, archive = handlers.batch({"path": str(clip)}, *models, "msp", "order given")
+    assert table is not None
+    assert archive is not None
+    names = sorted(path.name for path in Path(table).parent.iterdir())
+    assert names == [CSV_NAME, ZIP_NAME]
+    with zipfile.ZipFile(archive) as file:
+        assert "001_clip_heat.webm" in file.namelist()
     with pytest.raises(ConfigError, match="order"):
         handlers.batch(images, *models, "msp", "backwards")
 
@@ -517,19 +687,18 @@ def test_the_chosen_picture_is_one_of_the_visitors_own(
     choose = BatchHandlers(service).choose
     row = done.rows[3]
     assert row.thumbnail is not None
-    path, update = choose(done, _selected(f"/elsewhere/{row.thumbnail.name}"))
+    path, update = choose(done, _chosen(4))
     assert path == images[3]["path"]
     assert "road 3.png" in update["value"]
-    for said in ("/etc/passwd", "003.jpg", None, 7):
+    for said in ("/etc/passwd", "4", None, 3, 7, 0, [4]):  # 3 is the broken one
         with pytest.raises(ImageError, match="no longer kept"):
-            choose(done, _selected(said))
+            choose(done, _chosen(said))
     with pytest.raises(ImageError, match="no longer kept"):
-        choose(None, _selected("001.jpg"))
+        choose(None, _chosen(1))
 
 
-def _selected(path: Any) -> gr.SelectData:
-    data = {"index": 0, "value": {"image": {"path": path}, "caption": ""}}
-    return gr.SelectData(None, data)
+def _chosen(number: Any) -> gr.EventData:
+    return gr.EventData(None, {"number": number})
 
 
 def test_a_chosen_frame_becomes_a_file(
@@ -537,7 +706,7 @@ def test_a_chosen_frame_becomes_a_file(
 ) -> None:
     video = _video(tmp_path / "clip.avi", 3)
     batch = _run(service, [{"path": str(video)}], models, tmp_path)
-    path, _ = BatchHandlers(service).choose(batch, _selected("002.jpg"))
+    path, _ = BatchHandlers(service).choose(batch, _chosen(2))
     assert Path(path).parent == batch.folder
     np.testing.assert_array_equal(
         np.asarray(Image.open(path)), [frame for _, frame in read_frames(video)][1]

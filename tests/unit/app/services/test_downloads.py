@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from app.files.uploads import safe_stem
-from app.services.downloads import KINDS, Reading, settings_of, write, write_everything
+from app.services.downloads import KINDS, settings_of, write, write_everything
 from app.services.models import Answer
+from app.services.reading import Reading
 from mask2kan.errors import ConfigError
 from mask2kan.inference.predictor import Predictor
 from mask2kan.outputs.summary import MIN_REGION_PIXELS, Analysis

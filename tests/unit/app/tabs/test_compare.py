@@ -292,7 +292,7 @@ def test_pictures_are_decoded_one_at_a_time(
     monkeypatch.setattr(batch_tab, "read_item", lambda item: watched(item.path))
     shown = Batch(tmp_path / "shown", [BatchItem("clip", image, 0)], thumbnails=False)
     shown.add(BatchRow(1, "clip", thumbnail=image), None)
-    event: Any = SimpleNamespace(value={"image": {"path": str(image)}})
+    event: Any = SimpleNamespace(number=1)
     asked: list[Callable[[], Any]] = [
         lambda: batch.choose(shown, event),
         lambda: handlers.explain_run({"run": run, "x": 1, "y": 1}),
