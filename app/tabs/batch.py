@@ -230,8 +230,10 @@ class BatchHandlers:
     ) -> tuple[list[dict[str, Any]], str | None, str | None]:
         """Two models on many pictures, or on frames of videos: numbers, CSV and ZIP.
 
-        A picture that cannot be read has its reason under "error"; the batch goes on. The ZIP holds
-        the CSV and, per picture, both overlays, both 16-bit scores and a JSON summary.
+        A picture that cannot be read has its reason under "error"; the batch goes on. Of each
+        model, "anomalous_share" counts every pixel at its threshold, "regions_share" those of
+        regions that are large enough. The ZIP holds the CSV and, per picture, both overlays, both
+        16-bit scores and a JSON summary; per video, films of its frames.
 
         Args:
             files: JPEG, PNG or WebP files, and videos (up to 60 frames of each); 200 in all.

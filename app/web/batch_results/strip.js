@@ -48,6 +48,8 @@ export class Strip {
     /** @type {View} */
     this.view = 'photo';
     this.frame = 0;
+    /** Whether the visitor has chosen a frame, which then stays. */
+    this.picked = false;
     this.title = h('h3');
     this.video = /** @type {HTMLVideoElement} */ (h('video', {
       controls: true, loop: true, playsinline: true, preload: 'metadata',
@@ -106,9 +108,11 @@ export class Strip {
     const over = Boolean(film.files[view]);
     if (over && !before?.files[view]) {
       this.video.src = this.address(/** @type {string} */ (film.files[view]));
-      this.root.dataset.shown = 'film';
-      this.frame = 0;
-    } else if (!over) {
+      if (!this.picked) {
+        this.root.dataset.shown = 'film';
+        this.frame = 0;
+      }
+    } else if (!over && !this.picked) {
       this.frame = rows.length - 1; // the latest, while it is computed
     }
     this.play.hidden = !over;
@@ -156,6 +160,7 @@ export class Strip {
   pick(frame) {
     this.video.pause();
     this.frame = frame;
+    this.picked = true;
     this.root.dataset.shown = 'frame';
     this.mark();
   }
