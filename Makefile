@@ -1,7 +1,7 @@
 # Targets for people who work on Mask2KAN; the README's two commands need no make.
 PYTHON ?= .venv/bin/python
 
-.PHONY: venv app check lint types contracts test slow floors
+.PHONY: venv app check lint types contracts scripts test slow floors
 
 .venv/bin/python:
 	python3 -m venv .venv
@@ -12,7 +12,7 @@ venv: .venv/bin/python
 app:
 	$(PYTHON) app.py
 
-check: lint types contracts test
+check: lint types contracts scripts test
 
 lint:
 	$(PYTHON) -m ruff check .
@@ -24,6 +24,10 @@ types:
 
 contracts:
 	.venv/bin/lint-imports
+
+# The page's JavaScript, whose types stand in its comments; needs Node.js.
+scripts:
+	npx --yes --package typescript@5.9 tsc -p app/web/jsconfig.json
 
 test:
 	$(PYTHON) -m pytest -n 2 --dist loadfile

@@ -221,12 +221,6 @@ class Handlers:
         settings = downloads.settings_of(question, run.score)
         with self._service.turn(run.sources), tempfile.TemporaryDirectory() as folder:
             pixels, truth, answers = self._answers(run)
-            if (least := settings.reading.least) is not None:
-                height, width = viewer.shown_size(pixels)
-                scale = pixels.shape[0] * pixels.shape[1] / (height * width)
-                # Pixels are counted as the page shows them; files hold all of them.
-                reading = dataclasses.replace(settings.reading, least=round(least * scale))
-                settings = dataclasses.replace(settings, reading=reading)
             name = name_of(run.picture)
             written = downloads.write(Path(folder), answers, settings, name=name, truth=truth)
             cache = get_upload_folder()

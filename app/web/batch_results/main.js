@@ -67,6 +67,10 @@ class Results {
     /** @type {HTMLElement[]} */
     this.heads = [];
     this.select = document.createElement('select');
+    this.read = h('p', { class: 'bat-read' });
+    this.films = h('div', { class: 'bat-films' });
+    this.gallery = h('ul', { id: 'batch-gallery', 'aria-label': this.t('gallery') });
+    this.body = h('tbody');
     this.build();
   }
 
@@ -95,12 +99,8 @@ class Results {
       type: 'button', 'data-view': view, 'aria-pressed': String(view === this.view),
       onclick: () => this.setView(view),
     }, t('view_' + view)));
-    this.read = h('p', { class: 'bat-read' });
-    this.films = h('div', { class: 'bat-films' });
-    this.gallery = h('ul', { id: 'batch-gallery', 'aria-label': t('gallery') });
     this.heads = [this.head({ key: 'name', text: (row) => row.label }),
       ...this.columns.map((column) => this.head(column))];
-    this.body = h('tbody');
     this.root.replaceChildren(
       h('div', { class: 'bat-bar' },
         h('label', {}, t('order') + ' ', this.select),
