@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 import logging
 import shutil
@@ -220,7 +219,7 @@ class Handlers:
         run = self.runs.find(question.get("run"))
         settings = downloads.settings_of(question, run.score)
         with self._service.turn(run.sources), tempfile.TemporaryDirectory() as folder:
-            pixels, truth, answers = self._answers(run)
+            _, truth, answers = self._answers(run)
             name = name_of(run.picture)
             written = downloads.write(Path(folder), answers, settings, name=name, truth=truth)
             cache = get_upload_folder()

@@ -6,7 +6,6 @@ import base64
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -15,12 +14,13 @@ from playwright.sync_api import Browser, Page, Playwright
 
 from tests.browser.steps import (
     EXAMPLES,
-    TOAST,
-    close_error,
-    error_text,
+    explain,
+    failure,
     move,
     open_example,
+    pick_model,
     read,
+    set_layers,
     set_view,
     settle,
     upload,
@@ -45,13 +45,7 @@ def _two_colours(width: int = 320, height: int = 200) -> bytes:
 
 def photo_of(page: Page) -> tuple[np.ndarray, np.ndarray]:
     """Colours the viewer shows in the middle of the left and of the right half, layers off."""
-    for layer in ("classes", "outline"):
-        page.evaluate(
-            """(layer) => { const s = document.querySelector('#layer-' + layer); s.value = 0;
-              s.dispatchEvent(new Event('input')); }""",
-            layer,
-        )
-    settle(page)
+    set_layers(page, "photo")
     colours = page.evaluate(
         """() => {
           const canvas = document.querySelector('.m2k-surface canvas');
@@ -69,13 +63,21 @@ def assert_red_then_blue(page: Page) -> None:
     assert right[2] > 180 > 90 > right[0]
 
 
-def test_upload_then_remove_then_another(page: Page) -> None:
+def test_one_picture_after_another(page: Page) -> None:
+    first = page.get_attribute(".m2k", "data-run")
     upload(page, EXAMPLES[0])
-    first = wait_ready(page)
-    page.click("#picture button[aria-label='Remove Image']")
-    page.wait_for_selector(".m2k[data-state=empty]", state="attached")
+    second = wait_ready(page, first)
+    assert page.get_attribute(".m2k", "data-example") == ""  # though it is a copy of one
     upload(page, EXAMPLES[1])
-    assert wait_ready(page, first) != first
+    wait_ready(page, second)
+
+
+def test_the_same_file_again_is_a_choice_too(page: Page) -> None:
+    before = page.get_attribute(".m2k", "data-run")
+    upload(page, EXAMPLES[0])
+    before = wait_ready(page, before)
+    upload(page, EXAMPLES[0])
+    wait_ready(page, before)
 
 
 def _transfer(page: Page, content: bytes) -> Any:
@@ -90,40 +92,36 @@ def _transfer(page: Page, content: bytes) -> Any:
     )
 
 
-def test_drag_and_drop_on_the_picture_field(page: Page) -> None:
-    transfer = _transfer(page, _two_colours())
-    target = page.locator("#picture button:has-text('Drop')")
-    for kind in ("dragenter", "dragover", "drop"):
-        target.dispatch_event(kind, {"dataTransfer": transfer})
-    wait_ready(page)
-    assert_red_then_blue(page)
-
-
-def test_drag_and_drop_on_the_viewer_replaces_the_picture(page: Page) -> None:
+def test_drag_and_drop_replaces_the_picture(page: Page) -> None:
     before = open_example(page)
     transfer = _transfer(page, _two_colours())
     for kind in ("dragover", "drop"):
         page.locator(".m2k-surface").first.dispatch_event(kind, {"dataTransfer": transfer})
     wait_ready(page, before)
     assert_red_then_blue(page)
-    page.wait_for_selector("#picture img")
+
+
+def test_what_is_dropped_and_no_picture_is_said(page: Page) -> None:
+    page.evaluate(
+        """() => {
+          const transfer = new DataTransfer();
+          transfer.items.add(new File(['x'], 'notes.txt', { type: 'text/plain' }));
+          document.querySelector('.m2k')
+            .dispatchEvent(new DragEvent('drop', { bubbles: true, dataTransfer: transfer }));
+        }"""
+    )
+    assert "no picture" in page.inner_text(".m2k-notice")
+    assert page.get_attribute(".m2k", "data-state") == "ready"
 
 
 def test_paste_anywhere(browser: Browser, app: App) -> None:
     """A real clipboard, and the keys people press."""
     with visit(browser, app.url, permissions=CLIPBOARD) as page:
+        before = page.get_attribute(".m2k", "data-run")
         _copy(page, _two_colours())
-        page.click("#title")
+        page.click("#small-print")
         page.keyboard.press("Control+V")
-        wait_ready(page)
-        assert_red_then_blue(page)
-
-
-def test_paste_with_the_fields_own_button(browser: Browser, app: App) -> None:
-    with visit(browser, app.url, permissions=CLIPBOARD) as page:
-        _copy(page, _two_colours())
-        page.click('#picture button[aria-label="Paste from clipboard"]')
-        wait_ready(page)
+        wait_ready(page, before)
         assert_red_then_blue(page)
 
 
@@ -155,11 +153,12 @@ def test_a_webcam_snapshot_is_not_mirrored(
         ],
     )
     with visit(browser, app.url, permissions=["camera"]) as page:
-        page.click('#picture button[aria-label="Capture from camera"]')
-        page.get_by_text("Click to Access Webcam").click()
-        page.wait_for_function("document.querySelector('#picture video')?.currentTime > 0")
-        page.click('#picture button[aria-label="capture photo"]')
-        wait_ready(page)
+        before = page.get_attribute(".m2k", "data-run")
+        page.click("[data-input=camera]")
+        page.wait_for_function("document.querySelector('.m2k-camera video')?.currentTime > 0")
+        page.click("[data-camera=snap]")
+        wait_ready(page, before)
+        assert page.locator(".m2k-camera").count() == 0
         assert page.get_attribute(".m2k", "data-size") == "480x640"
         assert_red_then_blue(page)
     browser.close()
@@ -175,14 +174,18 @@ def _write_film(path: Path, width: int, height: int) -> None:
     path.write_bytes(header + frame * 10)
 
 
+def test_no_camera_is_said(browser: Browser, app: App) -> None:
+    with visit(browser, app.url, permissions=[]) as page:
+        page.click("[data-input=camera]")
+        assert "camera can't be used" in page.inner_text(".m2k-notice")
+        assert page.locator(".m2k-camera").count() == 0
+
+
 def test_examples_of_roads_and_rooms_bring_their_ground_truth(page: Page) -> None:
-    open_example(page)
-    assert page.locator(".m2k-truth").count() == 2
-    before = page.get_attribute(".m2k", "data-run")
-    page.click("#scene-indoor")
-    page.click("#examples-indoor img >> nth=0")
-    wait_ready(page, before)
-    assert page.locator(".m2k-truth").count() == 2
+    for nth in (1, len(EXAMPLES) - 1):
+        open_example(page, nth)
+        assert read(page, "left", "objects") >= 1
+        assert page.is_enabled("[data-layer=truth]")
 
 
 def test_a_ground_truth_of_ones_own(page: Page, tmp_path: Path) -> None:
@@ -191,71 +194,110 @@ def test_a_ground_truth_of_ones_own(page: Page, tmp_path: Path) -> None:
     white = np.zeros((200, 320), np.uint8)
     white[50:80, 40:90] = 255
     Image.fromarray(white).save(mask)
+    before = page.get_attribute(".m2k", "data-run")
     upload(page, image)
-    first = wait_ready(page)
-    assert page.locator(".m2k-truth").count() == 0
-    page.click("#truth-box button")
-    page.set_input_files("#truth input[type=file]", str(mask))
+    first = wait_ready(page, before)
+    assert page.is_disabled("[data-layer=truth]")
+    page.set_input_files("#truth-file", str(mask))
     second = wait_ready(page, first)
     move(page, "left", -100)
-    assert read(page, "left", "recall") == 0  # 255 is void: there is nothing to find
-    page.get_by_label("anomaly", exact=True).check()
-    wait_ready(page, second)
-    move(page, "left", -100)
+    assert read(page, "left", "objects") == 0  # 255 is void: there is nothing to find
+    page.select_option("#truth-white", "anomaly")
+    third = wait_ready(page, second)
     assert read(page, "left", "recall") == 1
     assert read(page, "left", "precision") == pytest.approx(30 * 50 / (200 * 320))
+    upload(page, image)  # a picture's truth goes with it
+    wait_ready(page, third)
+    assert page.is_disabled("[data-layer=truth]")
+    assert "found" not in page.inner_text(".m2k-sentence")
 
 
 def test_a_ground_truth_of_another_size_is_refused(page: Page, tmp_path: Path) -> None:
     mask = tmp_path / "mask.png"
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(mask)
+    before = page.get_attribute(".m2k", "data-run")
     upload(page, EXAMPLES[0])
-    wait_ready(page)
-    page.click("#truth-box button")
-    page.set_input_files("#truth input[type=file]", str(mask))
-    text = error_text(page)
+    before = wait_ready(page, before)
+    page.set_input_files("#truth-file", str(mask))
+    text = failure(page)
     assert "30×20" in text
     assert "1024×512" in text
-    close_error(page)
+    page.click("[data-back]")
+    assert page.get_attribute(".m2k", "data-state") == "ready"
+    page.click("[data-tool=copy_link]")  # and the refused truth is not asked for again
+    pick_model(page, "right", "tiny_kan.safetensors")
+    wait_ready(page, before)
 
 
-def test_a_link_restores_example_models_thresholds_and_view(
-    page: Page, browser: Browser, app: App
-) -> None:
+def test_the_address_keeps_everything(page: Page, browser: Browser, app: App) -> None:
+    """Reload, Back and the link on another machine bring back the full state."""
     open_example(page, 2)
     move(page, "left", 0.31)
     move(page, "right", 0.62)
-    set_view(page, "swipe")
-    link = page.evaluate("() => window.mask2kan.link()")
-    asked = parse_qs(urlsplit(link).query)
-    assert asked["left"] == [str(app.models[0])]
-    shown = {side: read(page, side, "threshold") for side in ("left", "right")}
-    size = page.get_attribute(".m2k", "data-size")
-    with visit(browser, link, viewport={"width": 1440, "height": 1000}) as other:
-        wait_ready(other)
-        assert other.get_attribute(".m2k", "data-view") == "swipe"
-        assert other.get_attribute(".m2k", "data-size") == size
-        for side, value in shown.items():
-            assert read(other, side, "threshold") == pytest.approx(value, abs=2e-5)
-        again = other.evaluate("() => window.mask2kan.link()")
-        assert again.partition("&tl")[0] == link.partition("&tl")[0]
-
-
-def test_a_link_with_nonsense_is_a_plain_page(browser: Browser, app: App) -> None:
-    link = f"{app.url}/?example=../../etc/passwd&score=shine&view=none&tl=x"
-    with visit(browser, link) as page:
+    for name, step in (("smallest", 6), ("smoothing", 4)):
         page.evaluate(
-            """(toast) => {
-              window.toasts = 0;
-              const look = () => { window.toasts += document.querySelectorAll(toast).length; };
-              new MutationObserver(look).observe(document.body, { childList: true, subtree: true });
-              look();
-            }""",
-            TOAST,
+            """([name, step]) => { const s = document.querySelector('#' + name); s.value = step;
+              s.dispatchEvent(new Event('change')); }""",
+            [name, step],
         )
-        assert page.get_attribute(".m2k", "data-state") == "empty"
-        open_example(page)  # waits for the models behind what the link asked for
-        assert page.evaluate("window.toasts") == 0
+    page.wait_for_function("!document.querySelector('.m2k').dataset.smoothing")
+    set_layers(page, "classes", "truth")
+    set_view(page, "swipe")
+    page.evaluate(
+        """() => { const s = document.querySelector('#swipe'); s.value = 0.25;
+          s.dispatchEvent(new Event('input')); }"""
+    )
+    page.click("[data-tool=zoom_in]")
+    explain(page, 400, 230)
+    page.wait_for_function("location.search.includes('pixel=')")
+
+    def state(of: Page) -> dict[str, Any]:
+        told: dict[str, Any] = of.evaluate(
+            """() => {
+              const { dataset } = document.querySelector('.m2k');
+              return { example: dataset.example, view: dataset.view, zoom: dataset.zoom,
+                at: window.mask2kan.locate(400, 230, 0),
+                swipe: document.querySelector('#swipe').value,
+                settings: window.mask2kan.settings(),
+                layers: [...document.querySelectorAll('[data-layer][aria-pressed=true]')]
+                  .map((button) => button.dataset.layer),
+                pixel: { ...document.querySelector('.m2k-why').dataset, run: '' } };
+            }"""
+        )
+        told["pixels"] = [read(of, side, "pixels") for side in ("left", "right")]
+        return told
+
+    before = state(page)
+    assert before["layers"] == ["classes", "truth"]
+    link = page.url
+    assert link == page.evaluate("() => window.mask2kan.link()")
+
+    def back(of: Page) -> None:
+        wait_ready(of)
+        of.wait_for_selector(".m2k-why[data-x='400']")
+        of.wait_for_function("!document.querySelector('.m2k').dataset.smoothing")
+        settle(of)
+        after = state(of)
+        assert after.pop("at") == pytest.approx(before["at"], abs=1)
+        assert float(after.pop("zoom")) == pytest.approx(float(before["zoom"]), abs=1e-3)
+        assert after == {key: before[key] for key in after}
+
+    page.reload()
+    back(page)
+    page.goto("about:blank")
+    page.go_back()
+    back(page)
+    with visit(browser, link, viewport={"width": 1440, "height": 1000}) as other:
+        back(other)
+
+
+def test_what_a_link_names_in_vain_is_said(browser: Browser, app: App) -> None:
+    link = f"{app.url}/?example=../../etc/passwd&score=shine&view=none&tl=x&left=no_such_model"
+    with visit(browser, link) as page:
+        said = page.inner_text(".m2k-notice")
+        for name in ("passwd", "shine", "view=none", "tl=x", "no_such_model"):
+            assert name in said
+        assert page.get_attribute(".m2k", "data-state") == "ready"
 
 
 def test_a_forged_upload_path_is_refused(page: Page) -> None:
@@ -264,8 +306,8 @@ def test_a_forged_upload_path_is_refused(page: Page) -> None:
         """() => {
           const transfer = new DataTransfer();
           transfer.items.add(new File(['x'], '../../etc/passwd', { type: 'image/png' }));
-          document.querySelector('#viewer .m2k')
+          document.querySelector('.m2k')
             .dispatchEvent(new DragEvent('drop', { bubbles: true, dataTransfer: transfer }));
         }"""
     )
-    assert "Can't read this image" in error_text(page)
+    assert "Can't read this image" in failure(page)

@@ -13,6 +13,9 @@ let colours;
 /** @type {{labels: Int32Array, sizes: Int32Array, wanted: number} | null} */
 let objects = null;
 
+/** Arrays that every search uses again: to make them takes longer than to fill them. */
+let scratch = { mask: new Uint8Array(0), start: new Int32Array(0), end: new Int32Array(0), parent: new Int32Array(0) };
+
 const SMALLEST_OBJECT = 50; // pixels, as in the evaluation
 const [KNOWN, ANOMALY] = [0, 1];
 const BIG_ENDIAN = new Uint8Array(new Uint32Array([1]).buffer)[0] === 0;
@@ -37,8 +40,7 @@ const [HIT, MISSED, FALSE_ALARM] = [colour(0, 190, 120, 190), colour(70, 160, 25
  */
 function runsOf(marked) {
   const { width, height } = maps;
-  const most = ((width + 1) >> 1) * height;
-  const [start, end, parent] = [new Int32Array(most), new Int32Array(most), new Int32Array(most)];
+  const { start, end, parent } = scratch;
   /** @param {number} run */
   const find = (run) => {
     while (parent[run] !== run) {
@@ -88,7 +90,7 @@ function runsOf(marked) {
  */
 function regionsAt(q, least) {
   const { codes, truth } = maps;
-  const mask = new Uint8Array(codes.length);
+  const { mask } = scratch;
   for (let i = 0; i < mask.length; i++) mask[i] = codes[i] >= q ? 1 : 0;
   const all = runsOf(mask);
   const { start, end, root, area } = all;
@@ -153,22 +155,19 @@ function standsOn({ start, end, root }, kept, region) {
  */
 function judge({ count, start, end, root }, kept) {
   const truth = /** @type {Uint8Array} */ (maps.truth);
-  objects ??= objectsOf(truth);
-  const { labels, sizes, wanted } = objects;
+  const { labels, sizes, wanted } = /** @type {NonNullable<typeof objects>} */ (objects);
   let [tp, fp] = [0, 0];
   const covered = new Int32Array(sizes.length);
   const touches = new Uint8Array(count); // bit 0: a known pixel, bit 1: an anomalous one
   for (const run of kept) {
-    for (let i = start[run]; i < end[run]; i++) {
+    const [last, hits, alarms] = [end[run], tp, fp];
+    for (let i = start[run]; i < last; i++) {
       if (truth[i] === ANOMALY) {
         tp++;
         covered[labels[i]]++;
-        touches[root[run]] |= 2;
-      } else if (truth[i] === KNOWN) {
-        fp++;
-        touches[root[run]] |= 1;
-      }
+      } else if (truth[i] === KNOWN) fp++;
     }
+    touches[root[run]] |= Number(fp > alarms) | (Number(tp > hits) << 1);
   }
   let [found, falseRegions] = [0, 0];
   for (let label = 1; label < sizes.length; label++) found += Number(2 * covered[label] >= sizes[label]);
@@ -263,10 +262,16 @@ function outline(mask, q, { start, end }, kept) {
  */
 function heat({ start, end }, kept, q, top) {
   const { codes } = maps;
+  const table = colours;
   const out = new Uint32Array(codes.length);
   const step = 255 / Math.max(1, top - q);
+  const brightest = table[255];
   for (const run of kept) {
-    for (let i = start[run]; i < end[run]; i++) out[i] = colours[Math.min(255, ((codes[i] - q) * step) | 0)];
+    const last = end[run];
+    for (let i = start[run]; i < last; i++) {
+      const code = codes[i];
+      out[i] = code < top ? table[((code - q) * step) | 0] : brightest;
+    }
   }
   return out;
 }
@@ -300,6 +305,7 @@ function best(cuts, least) {
 
 /** @param {Question} question */
 function answer(question) {
+
   const { q, least, top, truthLayer } = question;
   const { mask, kept, runs, told } = regionsAt(q, least);
   const lines = outline(mask, q, runs, kept);
@@ -309,10 +315,20 @@ function answer(question) {
   postMessage({ ...question, ...told, lines, heat: image, hits: judgedImage }, { transfer: moved });
 }
 
+/** @param {typeof maps} given */
+function take(given) {
+  const { width, height, truth } = given;
+  const most = ((width + 1) >> 1) * height; // runs there can be
+  maps = given;
+  scratch = {
+    mask: new Uint8Array(width * height), start: new Int32Array(most), end: new Int32Array(most), parent: new Int32Array(most),
+  };
+  objects = truth ? objectsOf(truth) : null;
+}
+
 onmessage = ({ data }) => {
   if (data.maps) {
-    if (data.maps.truth !== maps?.truth) objects = null;
-    maps = data.maps;
+    take(data.maps);
   } else if (data.colours) ({ colours } = data);
   else if (data.cuts) postMessage({ id: data.id, best: best(data.cuts, data.least) });
   else answer(data);
