@@ -17,6 +17,7 @@ EXAMPLES = sample_pictures()  # in the page's order
 # what a browser test is about.
 TIMEOUT = 25_000
 TOAST = "[data-testid=toast-body]"
+EVENTS = "**/gradio_api/queue/join*"  # what asks the server for a result
 
 
 @contextlib.contextmanager

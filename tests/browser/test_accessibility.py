@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.browser.steps import EXAMPLES, open_example, open_tab, set_view, settle, visit
+from tests.browser.steps import EXAMPLES, open_tab, set_view, settle, visit
 
 if TYPE_CHECKING:
     from tests.serving import App
@@ -68,26 +68,35 @@ def test_nothing_serious_in_any_state_of_the_page(
     browser: Browser, app: App, theme: str, tmp_path: Path
 ) -> None:
     with visit(
-        browser,
-        f"{app.url}/?__theme={theme}",
-        first=True,
-        viewport={"width": 1440, "height": 1000},
+        browser, f"{app.url}/?__theme={theme}", viewport={"width": 1440, "height": 1000}
     ) as page:
-        check(page, "empty")
-        open_example(page)
-        page.wait_for_selector(".m2k-tour")
-        check(page, "introduction")
-        page.click("[data-tour=skip]")
-        for view in ("swipe", "difference", "side", "overview"):
+        check(page, "first result")
+        open_settings(page)
+        check(page, "models and score")
+        page.keyboard.press("Escape")
+        set_layers(page, "photo", "classes", "truth")
+        for view in ("swipe", "difference", "one", "pair"):
             set_view(page, view)
             check(page, view)
         page.locator(".m2k-surface").first.press("Enter")
         page.wait_for_selector(".m2k-why[data-x]")
+        page.click(".m2k-why summary >> nth=0")
         check(page, "explanation")
-        for menu in ("layers", "download"):
+        for menu in ("adjust", "download"):
             page.click(f".m2k-menu[data-menu={menu}] summary")
             check(page, f"menu {menu}")
             page.keyboard.press("Escape")
+        page.route(EVENTS, lambda route: None)
+        page.locator(".m2k-tile").nth(1).click()
+        check(page, "waiting")
+        page.click("[data-cancel]")
+        page.unroute(EVENTS)
+        page.route(EVENTS, lambda route: route.fulfill(status=503, json={"detail": "busy"}))
+        page.locator(".m2k-tile").nth(1).click()
+        page.wait_for_selector(".m2k[data-state=failed]")
+        check(page, "failure")
+        page.unroute(EVENTS)
+        page.click("[data-back]")
         open_tab(page, "Batch")
         check(page, "batch")
         page.set_input_files(

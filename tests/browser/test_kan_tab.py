@@ -123,7 +123,7 @@ def test_it_follows_the_compared_picture_when_it_is_looked_at(page: Page) -> Non
     open_tab(page, "KAN")
     wait_shown(page, run=second)
     # A result that arrives while the tab is on screen.
-    page.evaluate("document.querySelectorAll('#examples-road button')[2].click()")
+    page.evaluate("document.querySelectorAll('.m2k-tile')[2].click()")
     page.wait_for_function(
         """(second) => ![second, '', undefined].includes(document.querySelector('.kan').dataset.run)
           && document.querySelector('.kan').dataset.state === 'ready'""",

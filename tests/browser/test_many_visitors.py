@@ -119,12 +119,13 @@ def test_the_page_shows_the_place_in_the_queue(
         jobs = [others.submit(ask, path) for path in large]
         try:
             assert served.wait(TIMEOUT / 1000)
-            page.click("#examples-road img >> nth=0")
+            before = page.get_attribute(".m2k", "data-run")
+            page.locator(".m2k-tile").nth(1).click()
             page.wait_for_function(
                 r"() => /queue: \d+\/\d+/.test(document.querySelector('#viewer').innerText)"
             )
         finally:
             seen.set()
-        wait_ready(page)
+        wait_ready(page, before)
         for job in jobs:
             job.result()
