@@ -16,7 +16,16 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.browser.steps import EXAMPLES, open_tab, set_view, settle, visit
+from tests.browser.steps import (
+    EVENTS,
+    EXAMPLES,
+    open_settings,
+    open_tab,
+    set_layers,
+    set_view,
+    settle,
+    visit,
+)
 
 if TYPE_CHECKING:
     from tests.serving import App
@@ -25,6 +34,7 @@ AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(enc
 # Gradio's own: rule and a pattern of the element's selector.
 GRADIO: tuple[tuple[str, str], ...] = (
     ("aria-prohibited-attr", r"^\.empty"),
+    ("nested-interactive", r"^\.toast-header"),
     ("nested-interactive", r'^button\[aria-label="common\.upload"\]'),
 )
 
