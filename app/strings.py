@@ -221,7 +221,10 @@ VIEWER: dict[str, str] = {
         "They share everything but one small part: what turns an object into its mask. In one it "
         "is an MLP, in the other a Kolmogorov–Arnold network, which learns its functions."
     ),
-    "about_better": "On average neither is better. {figures}",
+    "about_better": "On average neither is better{figures}.",
+    "studied": (
+        ": average precision {kan} (KAN) and {mlp} (MLP) on {pictures} photos of RoadAnomaly"
+    ),
     "about_click": "Click a place in the picture to see why it glows, or why not.",
     "facts": "About these two answers",
     "calibrated": "calibrated on {data}",

@@ -82,12 +82,13 @@ def _calibration(model: Mask2KAN) -> str:
     return f"From {data}; anomalous if score ≥ threshold.\n\n{table}"
 
 
-def update_manifest(manifest: Path, entry: dict[str, str]) -> None:
+def update_manifest(manifest: Path, entry: dict[str, Any]) -> None:
     """Replace a manifest's entry of the same name, or add it, in one step.
 
     Args:
         manifest: ``{"weights": [{"name", "file", "sha256", "title", "scene", "score", "licence",
-            "card"}]}``, also ``trunk`` where it has a file of its own; made when absent.
+            "card"}]}``, also ``trunk`` where it has a file of its own and ``measured``, one figure;
+            made when absent.
         entry: one such entry.
 
     Raises:
@@ -143,7 +144,7 @@ def write_card(
     )
     path = checkpoint.with_suffix(".md")
     write_bytes(path, card.encode())
-    entry = {
+    entry: dict[str, Any] = {
         "name": name,
         "file": checkpoint.name,
         "sha256": sha256,
@@ -155,8 +156,19 @@ def write_card(
     }
     if trunk:
         entry["trunk"] = trunk["file"]
+    entry |= _headline(entry["score"], measured)
     update_manifest(checkpoint.with_name("manifest.json"), entry)
     return path
+
+
+def _headline(score: str, measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Choose the one figure that pages show: AP on the first anomaly data set."""
+    for result in measured:
+        if score in result.get("scores", {}):
+            figure = {"ap": round(result["scores"][score]["ap"], 4)}
+            about = {"data": result["data"], "pictures": result["pictures"], "score": score}
+            return {"measured": about | figure}
+    return {}
 
 
 def _trunk_in_words(path: Path) -> str:

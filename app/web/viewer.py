@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from mask2kan.checkpoints.manifest import manifest
 from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.scores import SCORES
 from mask2kan.inference.unlike import unlike_training
@@ -75,7 +76,7 @@ def viewer(
         examples=[_example(sample) for sample in samples()],
         scores=list(SCORES),
         first=None if first is None else first.as_posix(),
-        studied="",
+        studied=_studied(),
     )
 
 
@@ -144,6 +145,19 @@ def sampled(values: NDArray[Any]) -> NDArray[Any]:
     rows = ((np.arange(shown_height) + 0.5) * height / shown_height).astype(np.intp)
     columns = ((np.arange(shown_width) + 0.5) * width / shown_width).astype(np.intp)
     return np.asarray(values[rows[:, None], columns])
+
+
+def _studied() -> str:
+    """Say how the bundled pair compares on average; nothing where it was not measured."""
+    named = {entry["name"]: entry["measured"] for entry in manifest() if "measured" in entry}
+    kan, mlp = (
+        next((figure for name, figure in named.items() if name.startswith(family)), None)
+        for family in ("mask2kan", "mask2former")
+    )
+    if kan is None or mlp is None or kan["data"] != mlp["data"]:
+        return ""
+    figures = {"kan": f"{kan['ap']:.2f}", "mlp": f"{mlp['ap']:.2f}", "pictures": kan["pictures"]}
+    return VIEWER["studied"].format(**figures)
 
 
 def _example(sample: Sample) -> dict[str, str]:

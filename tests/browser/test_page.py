@@ -112,7 +112,7 @@ def test_the_page_fits_its_window(
 
 
 def test_what_was_seen_before_is_not_computed_again(page: Page, app: App) -> None:
-    """How soon it is there is a matter of the machine: ``benchmarks/app.py`` prints it."""
+    """How soon it is there is a matter of the machine: ``benchmarks/page.py`` prints it."""
     open_example(page, 3)
     open_example(page, 4)
     runs = app.model_runs()
