@@ -25,9 +25,10 @@ from tests.browser.steps import (
     EXAMPLES,
     TIMEOUT,
     explain,
-    move,
     open_example,
+    open_settings,
     open_tab,
+    set_layers,
     set_view,
     settle,
     visit,
@@ -36,37 +37,52 @@ from tests.serving import ROOT, serving
 
 README = ROOT / "app" / "screenshots"
 WIDTHS = (360, 768, 1440)
-EXAMPLE = "road_sheep"
 
 
-def _overview(page: Page) -> None:
-    open_example(page, _nth(EXAMPLE))
-    move(page, "both", 0.5)
+def _first(page: Page) -> None:
+    settle(page)
 
 
 def _view(name: str) -> Callable[[Page], None]:
     def show(page: Page) -> None:
-        _overview(page)
         set_view(page, name)
 
     return show
 
 
+def _layers(*names: str) -> Callable[[Page], None]:
+    def show(page: Page) -> None:
+        set_layers(page, *names)
+
+    return show
+
+
+def _example(name: str) -> Callable[[Page], None]:
+    def show(page: Page) -> None:
+        open_example(page, [path.stem for path in EXAMPLES].index(name))
+
+    return show
+
+
 def _explanation(page: Page) -> None:
-    _overview(page)
-    truth = np.asarray(Image.open(EXAMPLES[0].with_name(f"{EXAMPLE}_anomaly.png")))
-    y, x = (int(np.quantile(where, 0.35)) for where in np.nonzero(truth == 1))
+    truth = np.asarray(Image.open(EXAMPLES[0].with_name(f"{EXAMPLES[0].stem}_anomaly.png")))
+    y, x = (int(np.quantile(where, 0.5)) for where in np.nonzero(truth == 1))
     explain(page, x, y)
+    page.click(".m2k-why summary >> nth=0")
 
 
-def _introduction(page: Page) -> None:
-    _overview(page)
-    page.click("[data-tool=show_tour]")
+def _zoomed(page: Page) -> None:
+    _explanation(page)
+    for _ in range(3):
+        page.click("[data-tool=zoom_in]")
+
+
+def _settings(page: Page) -> None:
+    open_settings(page)
 
 
 def _menu(name: str) -> Callable[[Page], None]:
     def show(page: Page) -> None:
-        _overview(page)
         page.click(f".m2k-menu[data-menu={name}] summary")
 
     return show
@@ -91,7 +107,6 @@ def _batch(page: Page) -> None:
 
 
 def _kan(page: Page) -> None:
-    open_example(page, _nth(EXAMPLE))
     open_tab(page, "KAN")
     page.wait_for_selector(".kan[data-state=ready][data-input]")
 
@@ -102,14 +117,19 @@ def _models(page: Page) -> None:
 
 
 VIEWS: dict[str, Callable[[Page], None]] = {
-    "start": settle,
-    "overview": _overview,
-    "pair": _view("side"),
+    "first": _first,
     "swipe": _view("swipe"),
+    "one": _view("one"),
     "difference": _view("difference"),
+    "classes": _layers("photo", "classes"),
+    "truth": _layers("truth"),
+    "normal": _example("road_normal"),
+    "hard": _example("road_peccary"),
+    "indoors": _example("room_cone"),
     "explanation": _explanation,
-    "introduction": _introduction,
-    "layers": _menu("layers"),
+    "zoomed": _zoomed,
+    "settings": _settings,
+    "adjust": _menu("adjust"),
     "download": _menu("download"),
     "batch": _batch,
     "kan": _kan,
@@ -117,16 +137,12 @@ VIEWS: dict[str, Callable[[Page], None]] = {
 }
 # Name: view, width, height, theme, and what part of the page; None for what the window shows.
 SHOWN = {
-    "compare": ("overview", 1440, 1000, "dark", None),
+    "compare": ("first", 1440, 760, "dark", None),
     "swipe": ("swipe", 1440, 900, "light", ".m2k-panes"),
-    "explain": ("explanation", 1440, 900, "light", ".m2k-why"),
+    "explain": ("explanation", 1440, 900, "light", None),
     "kan": ("kan", 1440, 900, "light", "#kan-panel"),
     "batch": ("batch", 1440, 900, "light", "#batch-row"),
 }
-
-
-def _nth(name: str) -> int:
-    return [path.stem for path in EXAMPLES].index(name)  # roads come first
 
 
 def image(

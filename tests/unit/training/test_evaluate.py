@@ -235,6 +235,13 @@ def test_card_says_what_the_command_printed(
     manifest = json.loads((weights.parent / "manifest.json").read_text())
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert [entry["sha256"] for entry in manifest["weights"]] == [sha256]
+    evaluated = json.loads(results[1].read_text())
+    assert manifest["weights"][0]["measured"] == {
+        "data": "road_anomaly",
+        "pictures": evaluated["pictures"],
+        "score": "msp",
+        "ap": round(evaluated["scores"]["msp"]["ap"], 4),
+    }
     assert cards.main([*command, *map(str, results)]) == 0  # again: replaced, not doubled
     manifest = json.loads((weights.parent / "manifest.json").read_text())
     assert len(manifest["weights"]) == 1
