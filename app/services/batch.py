@@ -26,21 +26,18 @@ from PIL import Image
 from mask2kan.errors import ImageError, NumericsError, OutOfMemoryError, WriteError
 from mask2kan.inference.scores import check_score
 from mask2kan.media.files import atomic_writer, json_bytes, write_bytes
-from mask2kan.media.images import RGB, read_image
-from mask2kan.media.videos import count_frames, is_video, read_frames
+from mask2kan.media.images import RGB
 from mask2kan.outputs import drawing
 from mask2kan.outputs.summary import Analysis
 from mask2kan.outputs.writer import encode
 
-from ..files.uploads import name_of, safe_stem, stored
-from ..strings import BATCH
+from ..files.uploads import safe_stem
+from .batch_items import BatchItem, ItemReader, videos_of
 from .batch_rows import BatchRow, numbers_of, write_csv
 from .films import SUFFIX, rate_of, write_film
 from .models import SIDES, Answer, ModelService
 from .reading import Reading
 
-MAX_PICTURES = 200
-FRAMES_PER_VIDEO = 60
 THUMBNAIL_WIDTH = 960
 VIEWS = ("photo", "heat")  # of thumbnails and films
 CSV_NAME = "mask2kan_batch.csv"
@@ -52,63 +49,6 @@ _FILES = ("overlay.png", "score16.png")  # of each model, in the ZIP
 _PICTURES_FAULT = (ImageError, OutOfMemoryError, NumericsError)
 
 Report = Callable[[float, str], None]
-Turn = Callable[[], contextlib.AbstractContextManager[None]]
-
-
-@dataclasses.dataclass(frozen=True)
-class BatchItem:
-    """A picture to compute.
-
-    Attributes:
-        name: of its file.
-        frame: which of a video's evenly spaced frames, from 0; None for a picture.
-        fault: why it will not be read; empty where nothing is known against it.
-    """
-
-    name: str
-    path: Path
-    frame: int | None = None
-    fault: str = ""
-
-
-def items_of(files: Any, turn: Turn = contextlib.nullcontext) -> list[BatchItem]:
-    """List what a file component's raw value asks for; videos become their frames.
-
-    Args:
-        files: Gradio's descriptions of uploaded files: a list, one alone, or None.
-        turn: held while a video's frames are counted.
-
-    Raises:
-        ImageError: when there is nothing, too much, or something that is no upload.
-    """
-    uploads = [files] if isinstance(files, Mapping) else files
-    if not uploads:
-        raise ImageError(BATCH["nothing_given"])
-    if not isinstance(uploads, Sequence) or isinstance(uploads, (str, bytes)):
-        raise ImageError(BATCH["not_files"])
-    items: list[BatchItem] = []
-    if len(uploads) <= MAX_PICTURES:
-        counts: dict[Path, int | str] = {}
-        for file in uploads:
-            items += _items_of_file(file, counts, turn)
-            if len(items) > MAX_PICTURES:
-                break
-    count = max(len(items), len(uploads))
-    if count > MAX_PICTURES:
-        raise ImageError(
-            BATCH["too_many"].format(given=count, most=MAX_PICTURES, frames=FRAMES_PER_VIDEO)
-        )
-    return items
-
-
-def read_item(item: BatchItem) -> RGB:
-    """Read the picture of an item by itself.
-
-    Raises:
-        ImageError: as ``read_image`` and ``read_frames``.
-    """
-    with contextlib.closing(_Reader()) as reader:
-        return reader.read(item)[1]
 
 
 def run_batch(
@@ -139,7 +79,7 @@ def run_batch(
     """
     check_score(score)
     reading = reading or Reading()
-    with contextlib.closing(_Reader()) as reader:
+    with contextlib.closing(ItemReader()) as reader:
         for number, item in enumerate(items, 1):
             if batch.finished:
                 return
@@ -212,7 +152,7 @@ class Batch:
         self._start = time.monotonic()
         self._thumbnails = thumbnails
         self._rows: list[BatchRow] = []
-        self._videos = _videos_of(self.items)
+        self._videos = videos_of(self.items)
         self._films: dict[int, Film] = {}
         self._lock = threading.Lock()
         self._finished = False
@@ -339,66 +279,6 @@ class Batch:
         for path in (*files.values(), *(self._drawn(row, view) for row in rows for view in VIEWS)):
             if path is not None:
                 path.unlink(missing_ok=True)
-
-
-class _Reader:
-    """Read items in order; a video stays open from one of its frames to the next."""
-
-    def __init__(self) -> None:
-        self._frames: Iterator[tuple[float, RGB]] = iter(())
-        self._video: Path | None = None
-        self._next = 0
-
-    def read(self, item: BatchItem) -> tuple[float | None, RGB]:
-        """Read the picture, and its seconds into the video or None."""
-        if item.fault:
-            raise ImageError(item.fault)
-        if item.frame is None:
-            if not item.path.is_file():
-                raise ImageError(BATCH["gone"])
-            return None, read_image(item.path)
-        if item.path != self._video or item.frame < self._next:
-            self.close()
-            self._frames = read_frames(item.path, max_frames=FRAMES_PER_VIDEO)
-            self._video, self._next = item.path, 0
-        for frame in self._frames:
-            self._next += 1
-            if self._next == item.frame + 1:
-                return frame
-        raise ImageError(BATCH["cut_off"].format(frames=self._next))
-
-    def close(self) -> None:
-        """Close the video that is open."""
-        close = getattr(self._frames, "close", None)
-        if close is not None:
-            close()
-        self._frames, self._video, self._next = iter(()), None, 0
-
-
-def _videos_of(items: Sequence[BatchItem]) -> list[int]:
-    """Number the videos as they were given: for each item, the place of its video's first frame."""
-    videos: list[int] = []
-    for place, item in enumerate(items):
-        goes_on = bool(videos and item.frame) and items[place - 1].path == item.path
-        videos.append(videos[-1] if goes_on else place)
-    return videos
-
-
-def _items_of_file(file: Any, counts: dict[Path, int | str], turn: Turn) -> list[BatchItem]:
-    """List the picture, or the video's frames; ``counts`` caches how many, or why none."""
-    path, name = stored(file), name_of(file)
-    if not is_video(path):
-        return [BatchItem(name, path)]
-    if path not in counts:
-        try:
-            with turn():
-                counts[path] = count_frames(path, max_frames=FRAMES_PER_VIDEO)
-        except ImageError as error:
-            counts[path] = str(error)
-    count = counts[path]
-    if isinstance(count, str):
-        return [BatchItem(name, path, 0, count)]
-    return [BatchItem(name, path, frame) for frame in range(count)]
 
 
 def _summarised(

@@ -17,7 +17,8 @@ from mask2kan.media.videos import SUFFIXES
 from mask2kan.outputs.writer import png_bytes
 
 from ..messages import shows_errors, shows_errors_of_steps
-from ..services.batch import Batch, Turn, items_of, read_item, run_batch
+from ..services.batch import Batch, run_batch
+from ..services.batch_items import Turn, items_of, read_item
 from ..services.batch_rows import ORDERS, BatchRow, check_order, ordered, record
 from ..services.models import ModelService
 from ..services.reading import Reading, chosen_reading

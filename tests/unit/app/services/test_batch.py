@@ -22,17 +22,9 @@ from PIL import Image
 
 from app.messages import shows_errors_of_steps
 from app.services import batch as batch_module
-from app.services.batch import (
-    CSV_NAME,
-    MAX_PICTURES,
-    THUMBNAIL_WIDTH,
-    ZIP_NAME,
-    Batch,
-    BatchItem,
-    items_of,
-    read_item,
-    run_batch,
-)
+from app.services import batch_items
+from app.services.batch import CSV_NAME, THUMBNAIL_WIDTH, ZIP_NAME, Batch, run_batch
+from app.services.batch_items import MAX_PICTURES, BatchItem, items_of, read_item
 from app.services.batch_rows import ORDERS, BatchRow, ModelNumbers, ordered, record, write_csv
 from app.services.films import rate_of, write_film
 from app.services.models import Answer, ModelService
@@ -504,7 +496,7 @@ def test_what_cannot_be_a_batch_is_refused_before_anything_is_computed(
 
 
 def test_frames_count_towards_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_module, "MAX_PICTURES", 10)
+    monkeypatch.setattr(batch_items, "MAX_PICTURES", 10)
     path = _video(tmp_path / "clip.avi")
     assert len(items_of([{"path": str(path)}])) == 8
     with pytest.raises(ImageError, match="16 pictures or more, at most 10"):
@@ -527,7 +519,7 @@ def test_a_video_that_is_refused_is_counted_once(
         turns.append(len(counted))
         yield
 
-    monkeypatch.setattr(batch_module, "count_frames", refuse)
+    monkeypatch.setattr(batch_items, "count_frames", refuse)
     items = items_of([{"path": str(path)}] * 3, turn)
     assert [item.fault for item in items] == ["it is too long"] * 3
     assert len(counted) == len(turns) == 1

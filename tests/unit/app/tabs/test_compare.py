@@ -31,8 +31,9 @@ from app.files.samples import samples
 from app.files.uploads import read_upload
 from app.messages import OUR_FAULT, errors_as_values, shows_errors
 from app.page import INDOOR, build_demo
-from app.services import batch as batch_module
-from app.services.batch import Batch, BatchItem
+from app.services import batch_items
+from app.services.batch import Batch
+from app.services.batch_items import BatchItem
 from app.services.batch_rows import BatchRow
 from app.services.catalog import Catalog, offered_models
 from app.services.models import ModelService
@@ -541,7 +542,7 @@ def test_pictures_are_decoded_one_at_a_time(
     run = _look(handlers, image, models)["run"]
     edge = {"run": run, "model": models[0], "layer": 0, "input": 0, "output": 0}
     monkeypatch.setattr(uploads, "read_image", watched)
-    monkeypatch.setattr(batch_module, "read_image", watched)
+    monkeypatch.setattr(batch_items, "read_image", watched)
     monkeypatch.setattr(batch_tab, "read_item", lambda item: watched(item.path))
     shown = Batch(tmp_path / "shown", [BatchItem("clip", image, 0)], thumbnails=False)
     shown.add(BatchRow(1, "clip", thumbnail=image), None)
