@@ -63,8 +63,11 @@ class Legend {
       type: 'button', class: 'm2k-chip', 'data-tool': 'all_classes', hidden: true,
       onclick: () => viewer.set({ hidden: new Set() }),
     }, viewer.t('all_classes'));
+    /** What the three colours of the truth layer say. */
+    this.key = h('p', { class: 'm2k-key', hidden: true }, ['hit', 'missed', 'alarm'].map((name) =>
+      h('span', {}, h('i', { class: 'm2k-' + name, 'aria-hidden': 'true' }), viewer.t('key_' + name))));
     this.root = h('section', { class: 'm2k-legend', 'aria-label': viewer.t('legend') },
-      h('h3', {}, viewer.t('legend')), this.list, this.all);
+      this.key, h('h3', {}, viewer.t('legend')), this.list, this.all);
   }
 
   names() {
@@ -109,7 +112,8 @@ class Legend {
   }
 
   write() {
-    const { hidden } = this.viewer.state;
+    const { hidden, layers } = this.viewer.state;
+    this.key.hidden = !layers.truth || !this.viewer.truth;
     for (const item of /** @type {Iterable<HTMLElement>} */ (this.list.children)) {
       item.firstElementChild?.setAttribute('aria-pressed', String(!hidden.has(item.dataset.class ?? '')));
     }
