@@ -152,6 +152,7 @@ VIEWER: dict[str, str] = {
         "The link restores models, score and thresholds. Your own picture is not part of it: it "
         "stays on this machine."
     ),
+    "link_own": "The link was made on somebody's own picture, which is not part of it.",
     "link_vain": "The link asks for something that is not here: {what}.",
     # downloads
     "download": "Download",

@@ -300,6 +300,25 @@ def test_what_a_link_names_in_vain_is_said(browser: Browser, app: App) -> None:
         assert page.get_attribute(".m2k", "data-state") == "ready"
 
 
+def test_a_picture_of_ones_own_is_not_in_the_address_and_that_is_said(
+    page: Page, tmp_path: Path
+) -> None:
+    image = tmp_path / "own.png"
+    image.write_bytes(_two_colours())
+    before = page.get_attribute(".m2k", "data-run")
+    upload(page, image)
+    wait_ready(page, before)
+    page.click("[data-tool=zoom_in]")
+    move(page, "left", 0.4)
+    page.wait_for_function("location.search.includes('picture=own')")
+    page.reload()
+    wait_ready(page)
+    assert "somebody's own picture" in page.inner_text(".m2k-notice")
+    assert page.get_attribute(".m2k", "data-example") == EXAMPLES[0].stem
+    assert page.get_attribute(".m2k", "data-zoom") == "1"  # that was of the other picture
+    assert read(page, "left", "threshold") == pytest.approx(0.4)
+
+
 def test_a_forged_upload_path_is_refused(page: Page) -> None:
     """What the browser says of a file is not believed."""
     page.evaluate(

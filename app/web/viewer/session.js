@@ -132,6 +132,8 @@ export class Session {
         ...result.sides.flatMap((side) => [bytes(side.labels), bytes(side.scores.codes)])]);
       if (outdated()) return;
       const sides = result.sides.map((side, i) => new Maps(side, width, height, maps[2 * i], maps[2 * i + 1], truth));
+      const before = this.requests.answered?.shown;
+      if (before?.startsWith('blob:') && before !== wanted?.shown) URL.revokeObjectURL(before);
       this.requests.answered = this.requests.wanted = wanted;
       this.coming.hidden = true;
       this.message.replaceChildren();
@@ -168,7 +170,8 @@ export class Session {
   linked(vain) {
     const { wish, props } = this.viewer;
     const said = [...wish.vain.map((what) => this.t('link_vain', { what })), ...vain];
-    wish.vain = [];
+    if (wish.own) said.push(this.t('link_own'));
+    Object.assign(wish, { vain: [], own: false });
     if (said.length) this.viewer.notice(said.join('\n'));
     if (wish.models && !this.requests.latest) this.open(wish.example || props.examples[0].name);
   }

@@ -41,6 +41,7 @@ export class State {
  * @property {boolean} models whether it names models or a score
  * @property {{zoom: number, x: number, y: number} | null} place
  * @property {{x: number, y: number} | null} pixel of the picture as it was uploaded
+ * @property {boolean} own whether it was made on a visitor's own picture
  * @property {string[]} vain what it asks for and nobody knows
  */
 
@@ -86,7 +87,7 @@ export function readLink(state, known) {
   read('score', (v) => known.scores.includes(v), () => {});
   read('example', (v) => known.examples.some(({ name }) => name === v), (v) => { example = v; });
   const models = ['left', 'right', 'score'].some((key) => asked.get(key));
-  return { example, models, place, pixel, vain };
+  return { example, models, place, pixel, own: asked.get('picture') === 'own', vain };
 }
 
 /** @param {string} value */
@@ -111,6 +112,7 @@ export function addressOf(state, shown, place, pixel) {
   const first = new State();
   const layers = LAYERS.filter((name) => state.layers[name]).join(',');
   set('example', shown.example);
+  set('picture', !shown.example && 'own'); // which stays with its owner
   for (const key of /** @type {const} */ (['left', 'right', 'score'])) set(key, shown[key]);
   set('view', state.view);
   set('one', state.one !== first.one && state.one);
@@ -123,8 +125,8 @@ export function addressOf(state, shown, place, pixel) {
   set('smallest', state.smallest);
   set('smoothing', state.smoothing);
   set('hide', [...state.hidden].join('|'));
-  set('at', place && place.zoom > 1 && [place.zoom.toFixed(3), place.x.toFixed(1), place.y.toFixed(1)].join(','));
-  set('pixel', pixel && `${pixel.x},${pixel.y}`);
+  set('at', shown.example && place && place.zoom > 1 && [place.zoom.toFixed(3), place.x.toFixed(1), place.y.toFixed(1)].join(','));
+  set('pixel', shown.example && pixel && `${pixel.x},${pixel.y}`);
   return `${location.origin}${location.pathname}?${query}`;
 }
 

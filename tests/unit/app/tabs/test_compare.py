@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import shutil
+import tempfile
 import weakref
 import zipfile
 from collections.abc import Callable
@@ -610,7 +611,10 @@ def test_the_first_result_lies_ready_and_lasts(
         assert told[side]["value"] == pytest.approx(float(score), abs=1e-5)
 
 
-def test_the_page_prepares_the_first_result_and_tells_the_viewer_where(models: list[str]) -> None:
+def test_the_page_prepares_the_first_result_and_tells_the_viewer_where(
+    models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # the app's own folder stays behind
     demo = build_demo(service=ModelService(device="cpu", catalog=Catalog(models[:2])))
     assert _component(demo, "viewer").props["first"] == demo.first.as_posix()
     assert not demo.first.exists()
@@ -629,9 +633,7 @@ def test_without_a_first_result_the_page_goes_on(
     assert ("/nowhere/m.safetensors" in caplog.text) == logged
 
 
-def test_a_link_sets_what_is_here_and_says_what_is_not(
-    service: ModelService, models: list[str]
-) -> None:
+def test_a_link_sets_what_is_here_and_says_what_is_not(service: ModelService) -> None:
     handlers, skip = Handlers(service), gr.skip()
 
     def linked(query: str) -> tuple[list[Any], list[str]]:
