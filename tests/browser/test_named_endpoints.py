@@ -73,9 +73,9 @@ def test_the_api_page_says_what_the_docstrings_say(app: App) -> None:
     assert words["/segment"]["score"].startswith("msp, ")
     assert words["/export"]["truth"].startswith("Optional mask")
     snippet = info["/segment"]["code_snippets"]["python"]
-    address = f"{app.url}/gradio_api/file={ROOT}/examples/street_1000_cow.webp"
+    address = f"{app.url}/gradio_api/file={ROOT}/examples/road_sheep.webp"
     assert f"image=handle_file('{address}')" in snippet
-    assert httpx.get(address).content == (ROOT / "examples/street_1000_cow.webp").read_bytes()
+    assert httpx.get(address).content == (ROOT / "examples/road_sheep.webp").read_bytes()
     assert f"files=[handle_file('{address}')]" in info["/batch"]["code_snippets"]["python"]
     assert all("gradio-app" not in str(told) for told in info.values())
     assert "root.invalid" not in str(info)

@@ -53,7 +53,7 @@ runpy.run_path("app.py", run_name="__main__")
 # With Gradio's mark its own check comes first; ours has to hold where that lets something pass.
 MARKED = ("a file", "a pipe among the uploads", "a link among the uploads")
 # What takes a model's name without looking at any: lists, and choices handed on to where it counts.
-HANDED_ON = {"listing", "listing_1", "end_1", "fail", "open_link"}
+HANDED_ON = {"listing", "listing_1", "end_1", "fail"}
 
 
 class Answer(NamedTuple):
@@ -61,6 +61,12 @@ class Answer(NamedTuple):
 
     error: str | None
     data: Any
+
+    @property
+    def refusal(self) -> str | None:
+        """The error, or the words that stand on the page where the result would be."""
+        first = self.data[0] if isinstance(self.data, list) and self.data else None
+        return self.error or (first.get("error") if isinstance(first, dict) else None)
 
 
 class Visitor:
@@ -100,6 +106,12 @@ class Visitor:
                 value = value or 0
             values.append(value)
         return values
+
+    def said(self, event: dict[str, Any]) -> dict[str, Any] | None:
+        """What our component sends with the event."""
+        if event["api_name"] != "look":
+            return None
+        return {"token": 1, "path": self._picture["path"], "name": "x.png"}
 
     def role(self, number: int) -> str | None:
         """What an attacker could put a path into, of the component of that number."""
@@ -253,10 +265,10 @@ def _faults(door: Door, event: dict[str, Any]) -> list[str]:
     for role, words, data in _attacks(door, event):
         if event["api_name"] == "run":  # goes on with the batch that was begun
             visitor.ask(begin, visitor.usual(begin))
-        answer = visitor.ask(event, data)
+        answer = visitor.ask(event, data, visitor.said(event))
         silent = role == "model" and event["api_name"] in HANDED_ON
-        if not (silent or _is_a_sentence(answer.error)):
-            faults.append(f"{words}: {answer.error!r}, {str(answer.data)[:80]}")
+        if not (silent or _is_a_sentence(answer.refusal)):
+            faults.append(f"{words}: {answer.refusal!r}, {str(answer.data)[:80]}")
     return faults
 
 
@@ -274,19 +286,20 @@ def test_what_a_component_says_of_a_file_is_not_believed(door: Door) -> None:
     visitor = door.visitor
     paths = door.closed["picture"]
     for event in visitor.events:
-        ours = {target[1] for target in event["targets"]} & {
-            "picture_given", "example_chosen", "picture_chosen",
-        }  # fmt: skip
+        usual = visitor.said(event)
+        ours = usual or "picture_chosen" in {target[1] for target in event["targets"]}
         for path in paths.values() if ours else [paths["a file"]]:
-            said = {"path": path, "name": path, "source": path, "number": path}
-            answer = visitor.ask(event, visitor.usual(event), said)
-            assert not ours or _is_a_sentence(answer.error), (event["api_name"], path)
+            foreign = {"path": path, "name": path, "source": path, "number": path, "run": path}
+            keys = ("example", "truth") if usual else ()
+            for said in (foreign, *({**(usual or {}), key: path} for key in keys)):
+                answer = visitor.ask(event, visitor.usual(event), said)
+                assert not ours or _is_a_sentence(answer.refusal), (event["api_name"], said)
     functions = [
         (number, name)
         for number, component in visitor.components.items()
         for name in component["props"].get("server_fns") or ()
     ]
-    assert len(functions) == 3
+    assert len(functions) == 5
     for (number, name), path in itertools.product(functions, paths.values()):
         said = {"run": path, "path": path, "picture": {"path": path}, "x": 1, "y": 1}
         assert _is_a_sentence(visitor.call_server(number, name, said).error), name
@@ -295,13 +308,12 @@ def test_what_a_component_says_of_a_file_is_not_believed(door: Door) -> None:
 
 def test_a_link_names_no_path(door: Door) -> None:
     visitor = door.visitor
-    event = visitor.event("open_link")
+    event = visitor.event("linked")
     for path in door.closed["model"].values():
-        usual = visitor.usual(event)
-        answer = visitor.ask(event, usual, left=path, right=path, example=EXAMPLE.stem)
-        assert _is_a_sentence(answer.error), path
-        assert _is_a_sentence(visitor.ask(event, usual, left=path).error), path
-        visitor.ask(event, usual, example=path)
+        *pickers, told = visitor.ask(event, [], left=path, right=path).data
+        assert len(told["linked"]) == 2, path
+        assert all(map(_is_a_sentence, told["linked"])), path
+        assert path not in map(str, pickers)
     assert not door.was_opened()
 
 
