@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,8 @@ class Page(gr.Blocks):
                 self.handlers.first(self.first)
             except Mask2KANError as error:
                 logger.warning("The first result could not be computed: %s", error)
+            except Exception:
+                logger.exception("The first result could not be computed")
 
         thread = threading.Thread(target=compute, name="first-result", daemon=True)
         thread.start()
@@ -100,9 +104,11 @@ def build_demo(models: Sequence[str] | None = None, service: ModelService | None
         title=PAGE["title"], analytics_enabled=False, delete_cache=(1800, 3600), fill_width=True
     )
     demo.handlers = handlers
-    # A folder of its own, which nobody cleans up and Gradio serves as it is.
-    demo.first = Path(tempfile.mkdtemp(prefix="mask2kan_first_")).resolve() / "first.json"
-    gr.set_static_paths([demo.first.parent])
+    # A folder of its own, which Gradio serves as it is and which goes with the page.
+    folder = Path(tempfile.mkdtemp(prefix="mask2kan_first_")).resolve()
+    weakref.finalize(demo, shutil.rmtree, folder, ignore_errors=True)
+    demo.first = folder / "first.json"
+    gr.set_static_paths([folder])
     with demo:
         component("bar", None, elem_id="bar", strings=BAR)
         preset, left, right, score = pickers = _pickers(service.catalog)

@@ -189,11 +189,6 @@ class Catalog:
         return _entry(self.admit(name))
 
 
-def readable(source: str) -> str:
-    """Name a model in words, as the manifest does; others by their ``title``."""
-    return str(entry_of(source).get("title") or title(source))
-
-
 def _head(model: Model) -> str:
     """Read the kind of a model's ``mask_embed`` off its file; empty where that does not say it."""
     if not isinstance(model.place, str):

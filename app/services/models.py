@@ -27,7 +27,7 @@ from torch import Tensor
 from mask2kan.checkpoints import load_model
 from mask2kan.checkpoints.hub import cache_state, cached_only
 from mask2kan.checkpoints.manifest import Address
-from mask2kan.errors import Mask2KANError, OutOfMemoryError
+from mask2kan.errors import OutOfMemoryError
 from mask2kan.inference.comparison import Comparison
 from mask2kan.inference.kan_view import kan_head
 from mask2kan.inference.prediction import Prediction
@@ -57,8 +57,6 @@ _LARGEST_ANSWER_KEPT = 2048 * 1024
 # Pictures whose queries are kept, 200 kB each, for the many edges of a KAN that people look at.
 _QUERIES_KEPT = 32
 _MASKS_LISTED = 12
-# That of the examples: kernels and memory are chosen by size.
-_WARM_SIZE = (512, 1024, 3)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -211,25 +209,6 @@ class ModelService:
                     raise
                 self._forget(error)
                 raise _out_of_memory(picture) from error
-
-    def warm(self, sources: Sequence[str]) -> threading.Thread:
-        """Load models in the background, so that the first visitor does not wait for it.
-
-        A model that does not load is logged here and reported to whoever asks for it.
-        """
-
-        def load() -> None:
-            for source in sources:
-                try:
-                    picture = np.zeros(_WARM_SIZE, np.uint8)
-                    with self.turn([source]), self._computing(picture):
-                        self._predictor(self.catalog.admit(source))(picture)
-                except Mask2KANError as error:
-                    logger.warning("Could not load %s: %s", source, error)
-
-        thread = threading.Thread(target=load, name="warm-models", daemon=True)
-        thread.start()
-        return thread
 
     def _fetch_missing(self, models: Sequence[Model], progress: Report | None) -> None:
         missing = [

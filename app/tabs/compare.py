@@ -35,6 +35,7 @@ from ..messages import OUR_FAULT
 from ..services import downloads
 from ..services.hub_downloads import Report
 from ..services.models import SIDES, Answer, ModelService
+from ..services.reading import LARGEST_SHARE
 from ..services.results import Run, Runs
 from ..strings import COMPARE
 from ..web import viewer
@@ -80,8 +81,7 @@ class Handlers:
         The page shows the answer to its latest request alone, so a late one does no harm. What
         cannot be computed is answered in words, which stay where the result would be.
         """
-        token = event_field(event, "token")
-        token = token if isinstance(token, int) else 0
+        token = token_of(event)
 
         def refuse(message: str) -> Refusal:
             return {"token": token, "error": message}
@@ -159,7 +159,7 @@ class Handlers:
         run = self.runs.find(question.get("run"))
         smoothing = question.get("smoothing")
         if smoothing is not None:  # the checkpoint's own
-            require("smoothing", smoothing, 0, 0.1)
+            require("smoothing", smoothing, 0, LARGEST_SHARE)
         _, _, answers = self._answers(run)
         return {
             side: viewer.score_map(answer, run.score, side, smoothing)
@@ -315,6 +315,13 @@ def event_field(event: gr.EventData, name: str) -> Any:
         return getattr(event, name, None)
     except TypeError:  # neither a table nor a list
         return None
+
+
+def token_of(event: gr.EventData) -> int:
+    """Read the number of a request, which its answer repeats; 0 where it is none."""
+    token = event_field(event, "token")
+    number = isinstance(token, int) and not isinstance(token, bool)
+    return token if number and abs(token) <= _LARGEST_WHOLE else 0
 
 
 def whole(value: Any, what: str) -> int:

@@ -16,13 +16,13 @@ from mask2kan.media.images import RGB
 from ..files.samples import sample_pictures
 from ..files.uploads import name_of, read_upload, stored
 from ..messages import errors_as_values, shows_errors
-from ..services.catalog import readable
+from ..services.catalog import title
 from ..services.models import Inside, ModelService
 from ..services.results import Runs
 from ..strings import KAN
 from ..web import payload_kan
 from ..web.kan_panel import FAILED, MODEL_CHOSEN, kan_panel
-from .compare import Picture, event_field, whole
+from .compare import Picture, event_field, token_of, whole
 
 
 class KanHandlers:
@@ -40,7 +40,7 @@ class KanHandlers:
     def asked(self, event: gr.EventData) -> dict[str, Any]:
         """Answer the panel: what it shows, or ``error``; with the token of its question."""
         question = {name: event_field(event, name) for name in ("run", "model")}
-        return {**errors_as_values(self.see)(question), "token": event_field(event, "token")}
+        return {**errors_as_values(self.see)(question), "token": token_of(event)}
 
     def see(self, question: dict[str, Any]) -> dict[str, Any]:
         """Show all layers of a model's KAN head on a comparison's picture: the panel's value.
@@ -58,7 +58,7 @@ class KanHandlers:
         shown: payload_kan.Shown = {
             "run": run,
             "model": model,
-            "title": readable(model),
+            "title": title(model),
             "picture": _name(picture),
             "photo": payload_kan.photo(pixels),
             "num_queries": len(inside.queries),
@@ -150,7 +150,7 @@ def kan_tab(
     first = offered[0] if offered else None
     gr.Markdown(KAN["intro"], elem_id="kan-intro")
     model = gr.Dropdown(
-        [(readable(name), name) for name in offered],
+        [(title(name), name) for name in offered],
         value=first,
         label=KAN["model"],
         allow_custom_value=True,

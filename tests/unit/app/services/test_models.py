@@ -283,22 +283,6 @@ def test_where_memory_cannot_be_measured_only_the_number_counts(
     assert loads == checkpoints[:3]
 
 
-def test_a_model_too_large_to_warm_does_not_keep_the_next_one_cold(
-    service: ModelService, checkpoints: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sides: list[int] = []
-
-    def run(predictor: Predictor, picture: np.ndarray) -> None:
-        sides.append(picture.shape[1])
-        if len(sides) == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(Predictor, "__call__", run)
-    service.warm(checkpoints[:2]).join(SECONDS)
-    assert len(sides) == 2
-    assert len(service._models) == 1  # the first one was forgotten
-
-
 def test_the_edges_of_a_kan_on_a_large_picture_are_answered_by_one_pass(
     service: ModelService, checkpoints: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,6 @@ import dataclasses
 import gc
 import gzip
 import json
-import logging
 import math
 import os
 import shutil
@@ -688,15 +687,6 @@ def test_a_checkpoint_written_again_is_loaded_again(
         scores.append(service.answers([str(path)], pixels, "msp")[0].prediction.anomaly("msp"))
     assert len(loads) == 2
     assert not np.array_equal(scores[0], scores[1])
-
-
-def test_warming_loads_and_survives_a_bad_name(
-    service: ModelService, models: list[str], loads: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        service.warm(["/nowhere/model.safetensors", models[0]]).join(timeout=300)
-    assert "/nowhere/model.safetensors" in caplog.text
-    assert loads[-1] == models[0]
 
 
 @pytest.mark.parametrize(
