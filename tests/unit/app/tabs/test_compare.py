@@ -213,7 +213,7 @@ def test_an_event_that_says_something_else_is_refused_in_words(
 @pytest.mark.parametrize(
     ("sent", "back"),
     [(7, 7), (0, 0), (-3, -3), (2**53, 2**53)]
-    + [(odd, 0) for odd in (None, "7", 2.5, math.nan, [7], {"token": 7})],
+    + [(odd, 0) for odd in (None, "7", 2.5, math.nan, [7], {"token": 7}, True, 2**70)],
 )
 def test_a_token_comes_back_as_it_was_sent(
     service: ModelService, models: list[str], image: Path, sent: Any, back: int
