@@ -26,6 +26,7 @@ PAGE: dict[str, str] = {
     "model_note_here": "Or type a path or a Hub repository id.",
     "score": "Anomaly score",
     "score_note": "The higher, the less is explained.",
+    "broken": "This part of the page could not start ({reason}). Reload the page.",
     "not_taken": (
         "The app can't use what was sent: give pictures as uploaded files, and everything else as "
         "its API describes it."
@@ -78,7 +79,12 @@ VIEWER: dict[str, str] = {
     "regions_where": "{n} unusual regions, the largest {where}",
     "on_the": "on the {name}",
     "before_the": "in front of {name}",
-    "found_of": "found {found} of {objects}, {alarms}",
+    "found_of": "found {found} of {objects} ({share} of the area), {alarms}",
+    "wrongly": "; {share} of the picture wrongly marked",
+    "judged_by": (
+        "An object counts as found when half of it is marked, a region as a false alarm when it "
+        "touches no object."
+    ),
     "one_false_alarm": "1 false alarm",
     "false_alarms": "{n} false alarms",
     "no": "no",
@@ -103,7 +109,7 @@ VIEWER: dict[str, str] = {
     # toolbar
     "toolbar": "What is shown",
     "layers": "Layers",
-    "layer_photo": "Photo",
+    "layer_photo": "Colour photo",
     "layer_photo_about": "The photo in colour",
     "layer_classes": "Classes",
     "layer_classes_about": "The class that each model gives a pixel",
@@ -176,7 +182,7 @@ VIEWER: dict[str, str] = {
     "pane_difference": "Where {models} differ",
     "swipe": "Where the left model ends and the right one begins",
     "classes_differ": "classes differ on {share} of the picture",
-    "hover": "Point at a pixel for its values, click it for the reasons.",
+    "hover": "Point at a pixel for its values, click or tap it for the reasons.",
     "keys": (
         "Arrow keys move the crosshair, with Shift by ten pixels. Plus and minus zoom, zero shows "
         "all. Enter explains the pixel. Square brackets move the threshold."

@@ -17,11 +17,17 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 from numpy.typing import NDArray
 
+from ..strings import PAGE
+
 _START = """
 const { root = '', api_prefix = '/gradio_api' } = window.gradio_config ?? {};
 props.files = root + api_prefix + '/file=';
 import(props.files + encodeURI(props.folder) + '/main.js')
-  .then((module) => module.start({ element, props, watch, server, trigger, upload }));
+  .then((module) => module.start({ element, props, watch, server, trigger, upload }))
+  .catch((error) => {
+    element.textContent = props.broken.replace('{reason}', error.message);
+    throw error;
+  });
 // events: %s
 """
 
@@ -59,6 +65,7 @@ def component(
         elem_id=elem_id,
         strings=strings,
         folder=folder.as_posix(),
+        broken=PAGE["broken"],
         **props,
     )
 

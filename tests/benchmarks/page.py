@@ -64,7 +64,7 @@ def first_results(browser: Browser, url: str, repeats: int) -> tuple[list[float]
 
         with window(browser, viewport={"width": 1440, "height": 900}) as page:
             answers: list[Response] = []
-            page.on("response", answers.append)
+            page.on("response", lambda answer, kept=answers: kept.append(answer))
             page.goto(url)
             wait_ready(page)
             ended = page.evaluate("performance.now()")

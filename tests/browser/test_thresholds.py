@@ -113,7 +113,7 @@ def test_areas_regions_and_quality_are_those_of_the_downloaded_scores(page: Page
                 known = set(np.unique(labels[truth == 0])) - {0}
                 assert read(page, side, "falseRegions") == len(known - touching)
                 sentence = page.inner_text(f".m2k-sentence [data-side={side}]")
-                assert f"found {found} of {count}" in sentence
+                assert f"found {found} of {count} (" in sentence
 
 
 def test_best_here_is_the_best_on_the_slider(page: Page) -> None:
@@ -280,6 +280,6 @@ def test_downloads_are_what_they_say(page: Page, tmp_path: Path) -> None:
     [archive] = downloaded(page, "everything")
     with zipfile.ZipFile(archive) as opened:
         names = set(opened.namelist())
-    stem = page.get_attribute("#examples-road button >> nth=0", "data-example")
+    stem = page.get_attribute(".m2k-tile >> nth=0", "data-example")
     named = {"kan_regions.json", "mlp_score16.png", "comparison.pdf"}
     assert {"summary.json", *(f"{stem}_{name}" for name in named)} <= names

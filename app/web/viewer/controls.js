@@ -166,7 +166,13 @@ export class Controls {
       }
     });
     const isDefault = state.threshold.left === null && state.threshold.right === null;
-    this.presets.querySelector('[data-preset=default]')?.setAttribute('aria-pressed', String(isDefault));
+    /** @param {string} name @param {boolean} pressed */
+    const press = (name, pressed) => this.presets.querySelector(`[data-preset=${name}]`)?.setAttribute('aria-pressed', String(pressed));
+    press('default', isDefault);
+    for (const [name, wanted] of PRESETS) {
+      press(String(name), !isDefault && scales.every((scale, i) =>
+        Math.abs(scale.position(viewer.threshold(i)) - positionOf(Number(wanted))) < 1e-6));
+    }
     viewer.root.dispatchEvent(new Event('mask2kan:thresholds'));
   }
 

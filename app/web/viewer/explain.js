@@ -24,11 +24,14 @@ export class Explanation {
         type: 'button', class: 'm2k-close', 'aria-label': this.t('close'), onclick: close,
       }, '×')), this.content);
     this.asked = 0;
+    /** What the server said of the pixel. @type {Record<string, any> | null} */
+    this.told = null;
     this.open = false; // whether the masks and sums are: they stay open from pixel to pixel
   }
 
   forget() {
     this.asked++;
+    this.told = null;
     this.content.replaceChildren();
     for (const name of ['x', 'y', 'run']) delete this.root.dataset[name];
   }
@@ -43,8 +46,18 @@ export class Explanation {
     if (mine !== this.asked) return;
     this.root.removeAttribute('aria-busy');
     if (!answer) return;
+    this.told = answer;
     this.content.replaceChildren(...viewer.maps.map((maps, i) => this.side(maps, i, answer[SIDES[i]])));
     Object.assign(this.root.dataset, { ...place, run });
+  }
+
+  /** The sentences anew: the threshold has moved. */
+  speak() {
+    const { told, viewer } = this;
+    if (!told || this.root.dataset.run !== viewer.result?.run) return;
+    this.content.querySelectorAll('.m2k-plain').forEach((place, i) => {
+      place.textContent = this.sentence(viewer.maps[i], i, told[SIDES[i]]);
+    });
   }
 
   /**

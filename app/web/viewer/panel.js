@@ -21,7 +21,8 @@ export class Panel {
     this.explanation.root.hidden = true;
     this.legend = new Legend(viewer);
     this.facts = h('details', { class: 'm2k-facts' });
-    this.root = h('aside', { class: 'm2k-panel', 'aria-label': t('panel') },
+    // It scrolls, so keys must reach it whatever is in it.
+    this.root = h('aside', { class: 'm2k-panel', tabindex: '0', 'aria-label': t('panel') },
       this.about, this.explanation.root, this.legend.root, this.facts);
   }
 
@@ -30,6 +31,7 @@ export class Panel {
     this.about.hidden = true;
     this.explanation.root.hidden = false;
     this.root.dataset.why = 'true';
+    this.root.scrollTop = 0;
     this.explanation.ask(place);
   }
 
@@ -113,7 +115,7 @@ class Legend {
 
   write() {
     const { hidden, layers } = this.viewer.state;
-    this.key.hidden = !layers.truth || !this.viewer.truth;
+    this.key.hidden = !layers.truth || !this.viewer.truth || this.viewer.stage.view === 'difference';
     for (const item of /** @type {Iterable<HTMLElement>} */ (this.list.children)) {
       item.firstElementChild?.setAttribute('aria-pressed', String(!hidden.has(item.dataset.class ?? '')));
     }

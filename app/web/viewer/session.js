@@ -50,6 +50,8 @@ export class Session {
     // Of the same picture the old answer stays until the new one is there.
     const same = Boolean(viewer.result) && wanted?.path === answered?.path && wanted?.example === answered?.example;
     this.coming.hidden = same;
+    viewer.root.dataset.pending = same ? '' : 'picture';
+    viewer.body.querySelector('.m2k-notice')?.remove();
     this.coming.replaceChildren(...(wanted?.shown && !same ? [h('img', { src: wanted.shown, alt: '' })] : []));
     viewer.inputs.mark(wanted?.example ?? '');
     this.message.replaceChildren(h('span', {}, t('computing')), h('button', {
@@ -67,6 +69,7 @@ export class Session {
     const { result, inputs } = this.viewer;
     this.requests.wanted = this.requests.answered;
     this.coming.hidden = true;
+    this.viewer.root.dataset.pending = '';
     this.say(result ? 'ready' : 'empty');
     this.message.replaceChildren(this.t('welcome'));
     inputs.mark(result?.example ?? '');
@@ -136,6 +139,7 @@ export class Session {
       if (before?.startsWith('blob:') && before !== wanted?.shown) URL.revokeObjectURL(before);
       this.requests.answered = this.requests.wanted = wanted;
       this.coming.hidden = true;
+      viewer.root.dataset.pending = '';
       this.message.replaceChildren();
       viewer.show(result, photo, sides);
       viewer.inputs.mark(result.example);
@@ -172,8 +176,9 @@ export class Session {
     const said = [...wish.vain.map((what) => this.t('link_vain', { what })), ...vain];
     if (wish.own) said.push(this.t('link_own'));
     Object.assign(wish, { vain: [], own: false });
-    if (said.length) this.viewer.notice(said.join('\n'));
     if (wish.models && !this.requests.latest) this.open(wish.example || props.examples[0].name);
+    // After that: a new choice takes the remarks on the one before away.
+    if (said.length) this.viewer.notice(said.join('\n'));
   }
 
   /** Look at an example. @param {string} name */

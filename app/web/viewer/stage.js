@@ -90,6 +90,7 @@ export class Stage {
       type: 'range', id: 'swipe', min: 0, max: 1, step: 0.01, 'aria-label': viewer.t('swipe'),
       oninput: () => viewer.swipeTo(Number(slider.value)),
     });
+    slider.style.setProperty('--aspect', String(viewer.place.width / viewer.place.height));
     slider.value = String(viewer.state.swipe);
     return slider;
   }

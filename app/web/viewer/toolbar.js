@@ -44,8 +44,9 @@ export class Toolbar {
     for (const button of this.layers) {
       const name = /** @type {import('./state.js').LayerName} */ (button.dataset.layer);
       button.setAttribute('aria-pressed', String(state.layers[name] && (name !== 'truth' || Boolean(truth))));
+      button.disabled = stage.view === 'difference' && name !== 'photo';
       if (name !== 'truth') continue;
-      button.disabled = !truth;
+      button.disabled ||= !truth;
       button.title = t(truth ? 'layer_truth_about' : 'layer_truth_none');
     }
     for (const button of this.views) {

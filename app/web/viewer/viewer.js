@@ -282,14 +282,19 @@ export class Viewer {
     this.found[index] = found;
     this.controls.tell(index, found);
     this.speak();
-    this.redraw();
+    // What is said of a pixel depends on the threshold, too.
+    this.controls.read(this.cursor ?? this.picked);
+    this.panel.explanation.speak();
+    // Both are drawn together, and at once: to wait for the next frame would show them one later.
+    if (this.finders[1 - index].underway) this.redraw();
+    else this.frame();
   }
 
   /** Both models' answers in words. */
   speak() {
     const { t, result } = this;
     if (!result) return;
-    const parts = this.found.map((found, i) => (found ? h('span', { 'data-side': SIDES[i] },
+    const parts = this.found.map((found, i) => (found ? h('span', { 'data-side': SIDES[i], title: found.judged ? t('judged_by') : null },
       h('i', { class: 'm2k-dot', 'aria-hidden': 'true' }), h('b', {}, this.names[i] + ': '),
       verdict(t, found, this.maps[i])) : null));
     const unlike = result.unlike ? h('span', { class: 'm2k-unlike' }, t('unlike')) : null;
