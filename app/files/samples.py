@@ -72,11 +72,6 @@ def example_files() -> set[Path]:
     return {path for example in samples() for path in (example.path, example.truth) if path}
 
 
-def is_indoor(picture: Path) -> bool:
-    """Whether an example shows a room."""
-    return any(example.path == picture and example.scene == "indoor" for example in samples())
-
-
 def truth_of(picture: Path) -> Path | None:
     """Find the anomaly mask beside an example; None without one."""
     path = picture.with_name(f"{picture.stem}_anomaly.png")

@@ -22,7 +22,6 @@ import { context } from './maps.js';
  */
 
 const MAX_ZOOM = 64;
-const SMALL_SCREEN = 640;
 
 /**
  * What part of the picture is seen: at a zoom of 1 it fills its pane, `x`, `y` is what is in the
@@ -383,5 +382,3 @@ export class Pane {
     }
   }
 }
-
-export const isSmallScreen = () => innerWidth <= SMALL_SCREEN;

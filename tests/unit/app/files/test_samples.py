@@ -12,7 +12,6 @@ from app.files.samples import (
     FOLDER,
     LIST,
     example_files,
-    is_indoor,
     sample,
     sample_pictures,
     samples,
@@ -43,7 +42,6 @@ def test_the_bundled_examples_are_the_files_of_their_folder() -> None:
     for example in examples:
         assert sample(example.name) == example
         assert truth_of(example.path) == example.truth
-        assert is_indoor(example.path) == (example.scene == "indoor")
     assert sample("street") is None
 
 
