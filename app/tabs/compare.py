@@ -29,7 +29,7 @@ from mask2kan.media.images import RGB
 from mask2kan.outputs.summary import Analysis
 from mask2kan.outputs.writer import write_results
 
-from ..files.samples import sample, samples
+from ..files.samples import Sample, sample, samples
 from ..files.uploads import given, name_of, read_truth, read_upload, stored
 from ..messages import OUR_FAULT
 from ..services import downloads
@@ -102,9 +102,7 @@ class Handlers:
             chosen = sample(str(name))
             if chosen is None:
                 raise ConfigError(COMPARE["no_example"].format(name=shortened(str(name))))
-            picture = {"path": str(chosen.path)}
-            mask = None if chosen.truth is None else {"path": str(chosen.truth)}
-            return Run(picture, models, score, mask), chosen.name
+            return _example_run(chosen, models, score), chosen.name
         picture = given(event_field(event, "path"), event_field(event, "name"))
         own = event_field(event, "truth")
         mask = {"path": str(stored({"path": own}))} if own else None
@@ -117,8 +115,7 @@ class Handlers:
         pair = self._service.catalog.pair()
         if chosen is None or pair is None:
             return
-        mask = None if chosen.truth is None else {"path": str(chosen.truth)}
-        run = Run({"path": str(chosen.path)}, pair, default_score(), mask)
+        run = _example_run(chosen, pair, default_score())
         value = copy.deepcopy(self._show(run, chosen.name))
         self.runs.keep(value["run"], run)
         for number, file in enumerate(viewer.files_of(value)):
@@ -158,7 +155,7 @@ class Handlers:
         """Smooth a shown result otherwise: both sides' score maps."""
         run = self.runs.find(question.get("run"))
         smoothing = question.get("smoothing")
-        if smoothing is not None:  # the checkpoint's own
+        if smoothing is not None:  # None is the checkpoint's own
             require("smoothing", smoothing, 0, LARGEST_SHARE)
         _, _, answers = self._answers(run)
         return {
@@ -301,6 +298,12 @@ class Handlers:
                 Path(folder), answers, settings, name=name_of(image), truth=mask
             )
             return summary, save_file_to_cache(path, get_upload_folder())
+
+
+def _example_run(chosen: Sample, models: tuple[str, str], score: str) -> Run:
+    """Make the run of an example, which brings its ground truth."""
+    mask = None if chosen.truth is None else {"path": str(chosen.truth)}
+    return Run({"path": str(chosen.path)}, models, score, mask)
 
 
 def default_score() -> str:
