@@ -164,6 +164,8 @@ VIEWER: dict[str, str] = {
     "download": "Download",
     "get_view": "This view (PNG)",
     "get_view_about": "what you see, at screen resolution",
+    "get_masks": "Masks (PNG)",
+    "get_masks_about": "anomalies white on black, and classes as labels",
     "get_page": "Comparison page (PDF)",
     "get_page_about": "one page with legend and settings, for a paper",
     "get_overlays": "Overlays (PNG)",
@@ -175,7 +177,7 @@ VIEWER: dict[str, str] = {
     "get_regions": "Regions (COCO JSON)",
     "get_regions_about": "run-length encoded, with boxes and areas",
     "get_everything": "Everything (ZIP)",
-    "get_everything_about": "all of the above, both models",
+    "get_everything_about": "all files below, both models",
     # panes
     "pane_role": "picture viewer",
     "pane": "Picture with anomalies by {models}",

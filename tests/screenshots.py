@@ -74,7 +74,7 @@ def _explanation(page: Page) -> None:
 def _zoomed(page: Page) -> None:
     _explanation(page)
     for _ in range(3):
-        page.click("[data-tool=zoom_in]")
+        page.locator(".m2k-surface").first.press("+")
 
 
 def _settings(page: Page) -> None:

@@ -30,7 +30,8 @@ from .reading import Reading, reading_of
 
 COLORMAPS = ("inferno", "viridis", "cividis", "gray")
 _FILES = {
-    "overlays": ("overlay.png", "heat.png", "semantic.png"),
+    "masks": ("mask.png", "semantic.png"),
+    "overlays": ("overlay.png", "heat.png"),
     "score16": ("score16.png",),
     "npz": ("score.npz",),
     "regions": ("regions.json",),

@@ -36,7 +36,6 @@ from .component import component, packed, packed_codes, served
 from .payload import Answers, ClassShare, File, ScoreMap, Side
 
 LONGEST = 2048
-_DIVERGING = "BrBG"
 _THUMBNAIL = (208, 117)
 
 _BACKBONES = {
@@ -63,7 +62,6 @@ def viewer(
         server_functions: what it may ask.
         first: file that will hold the result which every visitor sees first.
     """
-    tables = {name: color_table(name).tolist() for name in COLORMAPS}
     gr.set_static_paths([FOLDER])
     return component(
         "viewer",
@@ -72,7 +70,7 @@ def viewer(
         strings=VIEWER,
         server_functions=server_functions,
         events=["look", "stopped", "returned"],
-        colormaps={**tables, "diverging": color_table(_DIVERGING).tolist()},
+        colormaps={name: color_table(name).tolist() for name in COLORMAPS},
         examples=[_example(sample) for sample in samples()],
         scores=list(SCORES),
         first=None if first is None else first.as_posix(),

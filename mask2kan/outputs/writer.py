@@ -2,6 +2,7 @@
 
 - ``semantic.png``  8-bit, pixel values are labels, shown in the model's class colours (an indexed
   PNG: ``np.asarray(Image.open(path))`` are the labels); 16-bit gray above 255 classes;
+- ``mask.png``      8-bit gray, 255 in the anomalous regions (``Analysis.outlined``), else 0;
 - ``overlay.png``   class colours over the image, anomalies outlined;
 - ``heat.png``      the score over its stated range as colours, anomalies outlined;
 - ``score16.png``   16-bit gray, the smoothed score as codes (``outputs.quantize``); JSON in the
@@ -31,7 +32,7 @@ from mask2kan.outputs import drawing
 from mask2kan.outputs.regions import coco_file
 from mask2kan.outputs.summary import Analysis
 
-RESULTS = ("semantic.png", "overlay.png", "score16.png", "score.npz")
+RESULTS = ("semantic.png", "mask.png", "overlay.png", "score16.png", "score.npz")
 FILES = (*RESULTS, "heat.png", "regions.json")
 OVERLAY_ALPHA = 0.55
 
@@ -69,6 +70,8 @@ def encode(
     prediction = analysis.prediction
     if name == "semantic.png":
         return png_bytes(prediction.semantic, palette=prediction.palette)
+    if name == "mask.png":
+        return png_bytes(255 * analysis.outlined.astype(np.uint8))
     if name == "overlay.png":
         return png_bytes(drawing.outline(class_overlay(analysis), analysis.outlined))
     if name == "heat.png":

@@ -103,7 +103,7 @@ def test_compare_needs_nothing_but_a_picture(client: Client) -> None:
     summary, files = client.predict(handle_file(IMAGE), api_name="/compare")
     names = {Path(path).name for path in files}
     for side in ("left", "right"):
-        for kind in ("semantic.png", "overlay.png", "score16.png", "score.npz"):
+        for kind in ("semantic.png", "mask.png", "overlay.png", "score16.png", "score.npz"):
             assert f"{side}_{kind}" in names
         assert side in summary
 

@@ -211,17 +211,17 @@ function positions(maps) {
 }
 
 /**
- * Left minus right, each on its own range, on a diverging map: its middle is "the same".
+ * Left minus right, each on its own range: the colour of the higher one, clear where they agree.
  * @param {Maps} left
  * @param {Maps} right
- * @param {number[][]} colours
+ * @param {number[][]} colours of left and right
  */
 export function differenceCanvas(left, right, colours) {
   const [a, b] = [positions(left), positions(right)];
-  const table = Uint32Array.from(colours, (colour) => packed(colour));
+  const table = Uint32Array.from({ length: 511 }, (_, i) => packed(colours[i < 255 ? 1 : 0], Math.abs(i - 255)));
   return canvasOf(left.width, left.height, (out) => {
     for (let i = 0; i < out.length; i++) {
-      out[i] = table[Math.round(127.5 * (1 + a[left.codes[i]] - b[right.codes[i]]))];
+      out[i] = table[Math.round(255 * (1 + a[left.codes[i]] - b[right.codes[i]]))];
     }
   });
 }

@@ -6,7 +6,7 @@ import { SIDES } from './state.js';
 
 /** @typedef {import('./viewer.js').Viewer} Viewer */
 
-const DOWNLOADS = ['page', 'overlays', 'score16', 'npz', 'regions'];
+const DOWNLOADS = ['masks', 'page', 'overlays', 'score16', 'npz', 'regions'];
 // Shares of the picture, and of its longer side, that the sliders offer.
 const SMALLEST = [0, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05];
 const SMOOTHING = [0, 0.002, 0.004, 0.006, 0.008, 0.01, 0.012, 0.015, 0.02, 0.03];
@@ -66,8 +66,7 @@ function adjustments(viewer) {
       options.map((name) => h('option', { value: name }, t(key + '_' + name))));
     return { select, root: h('label', {}, h('span', {}, t(key)), select) };
   };
-  const colours = choice('colours', Object.keys(viewer.props.colormaps).filter((name) => name !== 'diverging'),
-    (name) => viewer.set({ colours: name }));
+  const colours = choice('colours', Object.keys(viewer.props.colormaps), (name) => viewer.set({ colours: name }));
   const difference = choice('difference', ['score', 'classes'], (name) => viewer.set({ difference: name }));
   /** Fields say what holds now; not the one somebody is typing in. */
   const write = () => {

@@ -12,6 +12,7 @@ import { SIDES } from './state.js';
 
 const WHITE = 'rgb(255 255 255 / 0.95)';
 const DISAGREE = [255, 32, 140];
+const BRIGHT = [[45, 212, 191], [251, 146, 60]]; // of left and right, as in viewer.css
 const NARROW = 640; // pixels of the window, below which one pane is shown at first
 
 export class Stage {
@@ -77,10 +78,7 @@ export class Stage {
       this.differs = h('span', {});
       return [this.differs];
     }
-    const bar = h('canvas', { width: 256, height: 1, 'aria-hidden': 'true' });
-    const pixels = new ImageData(256, 1);
-    viewer.props.colormaps.diverging.forEach((colour, i) => pixels.data.set([...colour, 255], 4 * i));
-    context(bar).putImageData(pixels, 0, 0);
+    const bar = h('i', { 'aria-hidden': 'true' });
     return [h('span', { class: 'm2k-diverging' }, viewer.names[1], bar, viewer.names[0])];
   }
 
@@ -119,7 +117,7 @@ export class Stage {
       canvas: layers.photo ? photo : this.cached('grey', () => greyCanvas(photo)), alpha: 1, smooth: true,
     }];
     if (kind === 'difference') {
-      list.push({ canvas: this.difference(), alpha: 0.85, smooth: false });
+      list.push({ canvas: this.difference(), alpha: 0.9, smooth: true });
       return list;
     }
     of.forEach((index, order) => {
@@ -132,9 +130,9 @@ export class Stage {
   }
 
   difference() {
-    const { state, maps, props, t, root } = this.viewer;
+    const { state, maps, t, root } = this.viewer;
     if (state.difference === 'score') {
-      return this.cached('difference', () => differenceCanvas(maps[0], maps[1], props.colormaps.diverging));
+      return this.cached('difference', () => differenceCanvas(maps[0], maps[1], BRIGHT));
     }
     const { canvas, share } = this.cached('disagreement', () => disagreement(maps[0], maps[1], DISAGREE));
     if (this.differs) this.differs.textContent = t('classes_differ', { share: percent(share) });

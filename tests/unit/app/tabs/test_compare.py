@@ -743,11 +743,11 @@ def test_compare_and_segment_deliver_summary_and_files(
     assert set(summary) == {"left", "right"}
     assert summary["left"]["score"] == "rba"
     names = [Path(path).name for path in files]
-    kinds = ("semantic.png", "overlay.png", "score16.png", "score.npz")
+    kinds = ("semantic.png", "mask.png", "overlay.png", "score16.png", "score.npz")
     assert names == [f"{side}_{kind}" for side in ("left", "right") for kind in kinds]
     summary, files = handlers.segment(payload, models[1], "msp")
     assert summary["model"]["model"] == models[1]
-    assert len(files) == 4
+    assert len(files) == 5
 
 
 def test_a_users_mistake_is_shown_as_it_is(models: list[str], service: ModelService) -> None:

@@ -65,7 +65,7 @@ def test_predict_writes_what_the_prediction_holds(checkpoints, images, tmp_path,
     out = tmp_path / "out"
     image = images / "a.png"
     assert run("predict", image, "--model", checkpoints[0], "--device", "cpu", "--out", out) == 0
-    names = ["semantic.png", "overlay.png", "score16.png", "score.npz"]
+    names = ["semantic.png", "mask.png", "overlay.png", "score16.png", "score.npz"]
     assert {p.name for p in out.iterdir()} == {*(f"a_{name}" for name in names), "a.json"}
     prediction = Predictor(load_model(checkpoints[0], device="cpu"), device="cpu")(image)
     labels = Image.open(out / "a_semantic.png")
@@ -100,7 +100,7 @@ def test_compare_two_models_on_a_folder(checkpoints, images, tmp_path):
     expected = {
         f"{side}_{name}"
         for side in ("left", "right")
-        for name in ("semantic.png", "overlay.png", "score16.png", "score.npz")
+        for name in ("semantic.png", "mask.png", "overlay.png", "score16.png", "score.npz")
     } | {"comparison.png", "comparison.json"}
     assert {p.name for p in (out / "a").iterdir()} == expected
     facts = json.loads((out / "a" / "comparison.json").read_text())

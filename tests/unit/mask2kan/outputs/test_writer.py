@@ -85,7 +85,9 @@ def test_images_regions_and_summary_show_the_same_pixels(
     assert mask[row, column]
     assert values[row, column] < np.float64(threshold)
     analysis = Analysis(prediction, "msp", threshold, min_region_pixels=0)
-    write_results(analysis, tmp_path, "left", ("overlay.png", "regions.json"))
+    write_results(analysis, tmp_path, "left", ("mask.png", "overlay.png", "regions.json"))
+    with Image.open(tmp_path / "left_mask.png") as opened:
+        assert np.array_equal(np.asarray(opened), np.where(mask, 255, 0))
     with Image.open(tmp_path / "left_overlay.png") as opened:
         expected = drawing.outline(class_overlay(analysis), mask)
         assert np.array_equal(np.asarray(opened), expected)
