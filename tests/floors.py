@@ -26,7 +26,7 @@ import sys
 from gradio_client import Client, handle_file
 client = Client(sys.argv[1], download_files=sys.argv[2], verbose=False)
 summary, files = client.predict(handle_file({EXAMPLE!r}), api_name="/segment")
-assert summary["model"]["score"] == "msp" and len(files) == 4, (summary, files)
+assert summary["model"]["score"] == "msp" and len(files) == 5, (summary, files)
 print("the app answered:", ", ".join(summary["model"]))
 """
 

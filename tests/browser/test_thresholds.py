@@ -271,7 +271,13 @@ def test_downloads_are_what_they_say(page: Page, tmp_path: Path) -> None:
         assert opened.width > 1000
     [page_file] = downloaded(page, "page")
     assert page_file.read_bytes().startswith(b"%PDF")
-    assert len(downloaded(page, "overlays")) == 6
+    assert len(downloaded(page, "overlays")) == 4
+    marks = [path for path in downloaded(page, "masks") if path.name.endswith("_mask.png")]
+    assert len(marks) == 2
+    for path in marks:
+        with Image.open(path) as opened:
+            assert opened.size == (1024, 512)
+            assert set(np.unique(np.asarray(opened))) <= {0, 255}
     for path in downloaded(page, "npz"):
         assert np.load(path)["score"].shape == (512, 1024)
     for path in downloaded(page, "regions"):

@@ -384,4 +384,4 @@ def test_the_next_visitor_is_served(door: Door) -> None:
     assert answer.error is None
     summary, files = answer.data
     assert summary["model"]["score"] == "msp"
-    assert len(files) == 4
+    assert len(files) == 5

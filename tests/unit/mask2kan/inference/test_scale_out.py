@@ -67,7 +67,7 @@ def test_resume_does_what_is_missing(command, tmp_path, capsys):
     out = tmp_path / "out"
     assert main([*command, str(out)]) == 0
     whole = contents(out)
-    assert len(whole) == 15
+    assert len(whole) == 18
     for name in ("b.json", "b_semantic.png"):
         (out / name).unlink()
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
