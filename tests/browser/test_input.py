@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -289,6 +290,25 @@ def test_the_address_keeps_everything(page: Page, browser: Browser, app: App) ->
     back(page)
     with visit(browser, link, viewport={"width": 1440, "height": 1000}) as other:
         back(other)
+
+
+def test_what_gets_no_answer_is_said_and_taken_back(page: Page) -> None:
+    """What the address, downloads and reasons say stays what is on the stage."""
+    share = page.get_attribute("#smoothing", "aria-valuetext")
+    explain(page, 100, 100)
+    page.route(re.compile("component_server"), lambda route: route.abort())
+    page.evaluate(
+        """() => { const s = document.querySelector('#smoothing'); s.value = 1;
+          s.dispatchEvent(new Event('change')); }"""
+    )
+    page.wait_for_selector(".m2k-notice")
+    page.wait_for_function("!document.querySelector('.m2k').dataset.smoothing")
+    assert page.get_attribute("#smoothing", "aria-valuetext") == share
+    assert f"{100 * page.evaluate('window.mask2kan.settings().smoothing'):.2g} %" == share
+    page.click(".m2k-notice button")
+    page.mouse.click(*page.evaluate("Object.values(window.mask2kan.locate(200, 100, 0))"))
+    page.wait_for_selector(".m2k-notice")
+    assert page.locator(".m2k-why-side").count() == 0
 
 
 def test_what_a_link_names_in_vain_is_said(browser: Browser, app: App) -> None:

@@ -45,7 +45,10 @@ export class Explanation {
     const answer = await viewer.ask('explain_run', { run, ...place });
     if (mine !== this.asked) return;
     this.root.removeAttribute('aria-busy');
-    if (!answer) return;
+    if (!answer) {
+      this.forget(); // the reasons of the pixel before are not this one's
+      return;
+    }
     this.told = answer;
     this.content.replaceChildren(...viewer.maps.map((maps, i) => this.side(maps, i, answer[SIDES[i]])));
     Object.assign(this.root.dataset, { ...place, run });

@@ -117,7 +117,7 @@ export class Stage {
       canvas: layers.photo ? photo : this.cached('grey', () => greyCanvas(photo)), alpha: 1, smooth: true,
     }];
     if (kind === 'difference') {
-      list.push({ canvas: this.difference(), alpha: 0.9, smooth: true });
+      list.push({ canvas: this.difference(), alpha: 0.9, smooth: state.difference === 'score' });
       return list;
     }
     of.forEach((index, order) => {

@@ -94,7 +94,6 @@ export class Viewer {
     document.addEventListener('fullscreenchange', () => this.invalidate());
   }
 
-
   /**
    * @param {Result} result
    * @param {ImageBitmap} photo
@@ -314,7 +313,14 @@ export class Viewer {
     if (!result) return;
     this.root.dataset.smoothing = String(sigma);
     const answer = await this.ask('smooth_run', { run: result.run, smoothing: sigma });
-    if (!answer || result !== this.result || sigma !== this.state.smoothing) return;
+    if (result !== this.result || sigma !== this.state.smoothing) return;
+    if (!answer) {
+      // Downloads and the address say what is on the stage, not what was refused.
+      this.state.smoothing = maps[0].smoothing;
+      delete this.root.dataset.smoothing;
+      this.controls.write();
+      return;
+    }
     const buffers = await Promise.all(SIDES.map((side) => unpack(this.fileUrl(answer[side].codes))));
     if (result !== this.result || sigma !== this.state.smoothing) return;
     maps.forEach((one, i) => {
@@ -419,14 +425,10 @@ export class Viewer {
 
   /** A question to the server; its refusal is shown, and null comes back. */
   async ask(/** @type {string} */ name, /** @type {object} */ question) {
-    let answer;
-    try {
-      answer = await this.server[name](question);
-    } catch {
-      answer = { error: this.t('no_answer') };
-    }
-    if (!answer?.error) return answer;
-    this.notice(answer.error);
+    // Where the network fails Gradio may throw, or answer undefined.
+    const answer = await this.server[name](question).catch(() => null);
+    if (answer && !answer.error) return answer;
+    this.notice(answer?.error ?? this.t('no_answer'));
     return null;
   }
 
