@@ -30,6 +30,12 @@ from tests.browser.steps import (
 if TYPE_CHECKING:
     from tests.serving import App
 
+# Half-faded words have half their contrast: what fades in is let come to its end. What runs for
+# ever, or counts a notice's seconds down, does not change colours.
+SETTLED = """() => Promise.allSettled(
+  document.getAnimations()
+    .filter((one) => one.effect.getComputedTiming().endTime <= 2000)
+    .map((one) => one.finished))"""
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 # Gradio's own: rule and a pattern of the element's selector.
 GRADIO: tuple[tuple[str, str], ...] = (
@@ -42,6 +48,7 @@ GRADIO: tuple[tuple[str, str], ...] = (
 def findings(page: Page) -> list[tuple[str, str, str]]:
     """Serious and critical ones: rule, selector, and the beginning of the element."""
     page.evaluate(AXE)
+    page.evaluate(SETTLED)
     found = page.evaluate("() => axe.run(document, { resultTypes: ['violations'] })")
     return [
         (one["id"], str(node["target"][0]), node["html"][:160])
@@ -104,6 +111,7 @@ def test_nothing_serious_in_any_state_of_the_page(
         page.route(EVENTS, lambda route: route.fulfill(status=503, json={"detail": "busy"}))
         page.locator(".m2k-tile").nth(1).click()
         page.wait_for_selector(".m2k[data-state=failed]")
+        page.wait_for_selector(".toast-body")
         check(page, "failure")
         page.unroute(EVENTS)
         page.click("[data-back]")
