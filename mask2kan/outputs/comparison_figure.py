@@ -194,7 +194,7 @@ def _findings(analysis: Analysis, truth: NDArray[np.uint8] | None) -> str:
         return sentence
     quality = mask_quality(analysis.outlined, truth)
     objects, covered = count_objects(analysis.outlined, truth)
-    false = count_false_regions(analysis.regions, truth)
+    false = count_false_regions(analysis.outlined, truth)
     figures = [f"{name} {value:.3f}" for name, value in quality.items()]
     figures.append(f"{covered} of {objects} objects at least half covered")
     figures.append(f"{false} false region{'' if false == 1 else 's'}")

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from mask2kan.errors import ConfigError
 from mask2kan.inference.scores import anomalous_regions
-from mask2kan.outputs.regions import Region
 from mask2kan.outputs.summary import Analysis
 
 _RECALL = 0.95  # of FPR95
@@ -48,7 +47,7 @@ def truth_figures(analysis: Analysis, truth: NDArray[np.uint8]) -> dict[str, Any
         **{name.lower(): value for name, value in quality.items()},
         "objects": objects,
         "objects_half_covered": covered,
-        "false_regions": count_false_regions(analysis.regions, truth),
+        "false_regions": count_false_regions(analysis.outlined, truth),
         **ranking(analysis.prediction.anomaly(analysis.score), truth),
     }
 
@@ -66,22 +65,26 @@ def mask_quality(mask: NDArray[np.bool_], truth: NDArray[np.uint8]) -> dict[str,
     }
 
 
-def count_objects(mask: NDArray[np.bool_], truth: NDArray[np.uint8]) -> tuple[int, int]:
-    """Count the truth's 8-connected anomalies, and those that the mask covers by half or more."""
-    labels, count = anomalous_regions(truth == 1)
+def count_objects(
+    mask: NDArray[np.bool_], truth: NDArray[np.uint8], min_pixels: int = 0
+) -> tuple[int, int]:
+    """Count the truth's 8-connected anomalies, and those that the mask covers by half or more.
+
+    Anomalies of fewer than ``min_pixels`` are not counted.
+    """
+    labels, count = anomalous_regions(truth == 1, min_pixels)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     covered = np.bincount(labels[mask], minlength=count + 1)[1:]
     return count, int((2 * covered >= sizes).sum())
 
 
-def count_false_regions(regions: list[Region], truth: NDArray[np.uint8]) -> int:
-    """Count the regions without a pixel of an anomaly; all in void, a region is neither."""
-    false = 0
-    for region in regions:
-        left, top, right, bottom = region.box
-        labels = truth[top:bottom, left:right][region.inside]
-        false += bool((labels == 0).any() and not (labels == 1).any())
-    return false
+def count_false_regions(mask: NDArray[np.bool_], truth: NDArray[np.uint8]) -> int:
+    """Count the mask's regions without a pixel of an anomaly; all in void, one is neither."""
+    labels, count = anomalous_regions(mask)
+    known, anomalous = (
+        np.bincount(labels[truth == value], minlength=count + 1)[1:] > 0 for value in (0, 1)
+    )
+    return int((known & ~anomalous).sum())
 
 
 def ranking(score: NDArray[np.float32], truth: NDArray[np.uint8]) -> dict[str, float | None]:

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mask2kan.inference.scores import anomalous_regions
-
-from .pixel import ANOMALY, KNOWN
+from mask2kan.outputs.truth import count_false_regions, count_objects
 
 SMALLEST_OBJECT = 50  # pixels
 
@@ -33,15 +32,11 @@ class RegionCounter:
             label: (H, W) 0 known, 1 anomaly, 255 void.
             smallest: pixels of the smallest region reported.
         """
-        truth, objects = anomalous_regions(label == ANOMALY, SMALLEST_OBJECT)
-        regions, count = anomalous_regions(anomalous, smallest)
-        sizes = np.bincount(truth.ravel(), minlength=objects + 1)[1:]
-        covered = np.bincount(truth[regions > 0], minlength=objects + 1)[1:]
+        reported = anomalous_regions(anomalous, smallest)[0] > 0
+        objects, found = count_objects(reported, label, SMALLEST_OBJECT)
         self.objects += objects
-        self.found += int((2 * covered >= sizes).sum())
-        touching = np.bincount(regions[label == ANOMALY], minlength=count + 1)[1:] > 0
-        known = np.bincount(regions[label == KNOWN], minlength=count + 1)[1:] > 0
-        self.false.append(int((~touching & known).sum()))
+        self.found += found
+        self.false.append(count_false_regions(reported, label))
 
     def compute(self) -> dict[str, float]:
         """Return ``objects``, ``found``, and per image ``false_median`` and ``false_mean``."""
