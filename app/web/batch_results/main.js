@@ -2,8 +2,9 @@
 // The server sends rows while it computes; sorting and switching views happen here alone.
 
 import { h, number, translator } from '../viewer/dom.js';
+import { SIDES } from '../viewer/state.js';
+import { compare, difference } from './rows.js';
 import { Strip } from './strip.js';
-import { compare, difference, SIDES } from './rows.js';
 
 /**
  * @typedef {import('./rows.js').Row} Row

@@ -18,8 +18,6 @@
  * @typedef {{ key: string, descending: boolean }} Sorting
  */
 
-export const SIDES = ['left', 'right'];
-
 /** @param {Row} row */
 export function areaOf(row) {
   return Math.max(...row.models.map((model) => model.area));

@@ -1,7 +1,7 @@
 // A video over time: its film, and one chart per model of the area that is anomalous in each frame.
 
-import { h, percent } from '../viewer/dom.js';
-import { SIDES } from './rows.js';
+import { h, percent, svg } from '../viewer/dom.js';
+import { SIDES } from '../viewer/state.js';
 
 /**
  * @typedef {import('./rows.js').Row} Row
@@ -15,22 +15,10 @@ import { SIDES } from './rows.js';
  * @typedef {(key: string, values?: Record<string, unknown>) => string} Translate
  */
 
-const SVG = 'http://www.w3.org/2000/svg';
 const HEIGHT = 112;
 const EDGE = { left: 46, right: 10, top: 10, bottom: 22 };
 /** The axis reaches at least this share: noise should not look like a peak. */
 const LEAST = 0.01;
-
-/**
- * @param {string} tag
- * @param {Record<string, string | number>} attributes
- */
-function svg(tag, attributes, words = '') {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, String(value));
-  node.textContent = words;
-  return node;
-}
 
 export class Strip {
   /**
@@ -73,9 +61,9 @@ export class Strip {
 
   /** @param {string} side */
   chart(side) {
-    const plot = /** @type {SVGSVGElement} */ (svg('svg', {
+    const plot = svg('svg', {
       class: 'bat-plot', role: 'slider', tabindex: 0, 'data-side': side, 'aria-valuemin': 0,
-    }));
+    });
     plot.addEventListener('click', (event) => this.pick(this.frameAt(plot, event.clientX)));
     plot.addEventListener('keydown', (event) => {
       const last = this.rows.length - 1;

@@ -1,24 +1,12 @@
 // @ts-check
 // One edge's function: the curve with its spline and base, the knots, and a dot for every query.
 
-import { css, h, number, percent } from '../viewer/dom.js';
+import { css, h, number, percent, svg } from '../viewer/dom.js';
 
 /** @import { EdgePayload, QueryPayload, Translate } from './types.js' */
 
-const SVG = 'http://www.w3.org/2000/svg';
 const MARGIN = { left: 52, right: 14, top: 14, bottom: 30 };
 const TICK_ROOM = 46; // pixels between two numbers under the axis
-
-/**
- * @param {string} tag
- * @param {Record<string, string | number>} attributes
- * @returns {SVGElement}
- */
-function svg(tag, attributes) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, String(value));
-  return node;
-}
 
 export class Curve {
   /**

@@ -23,6 +23,21 @@ export function h(tag, attributes = {}, ...children) {
 }
 
 /**
+ * An SVG element, with words in it.
+ * @template {keyof SVGElementTagNameMap} K
+ * @param {K} tag
+ * @param {Record<string, string | number>} attributes
+ * @param {string} [words]
+ * @returns {SVGElementTagNameMap[K]}
+ */
+export function svg(tag, attributes, words = '') {
+  const node = document.createElementNS('http://www.w3.org/2000/svg', tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, String(value));
+  node.textContent = words;
+  return node;
+}
+
+/**
  * Sentences from the server's dictionary: t('regions', {n: 3}) fills in "{n}".
  * @param {Record<string, string>} strings
  * @returns {Translate}
