@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from mask2kan.checkpoints import load_model
 from mask2kan.inference.kan_view import edge_view, kan_head, layer_views, query_norms
@@ -290,6 +290,28 @@ def test_an_edge_that_does_not_exist_is_refused_beside_its_function(kan: Page) -
     assert kan.is_visible(".kan-trouble .kan-retry")
     kan.locator(".kan-edges button").first.click()
     expect(kan.locator(".kan-trouble")).to_be_hidden()
+
+
+def test_a_late_answer_says_nothing_about_a_newer_question(page: Page) -> None:
+    """Nor does a layer's own first edge take the place of one chosen while it was looked for."""
+    open_tab(page, "KAN")
+    wait_shown(page)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route(SERVER, hold, times=1)
+    with page.expect_request(SERVER):
+        page.locator(".kan-edges button").nth(3).click()
+    page.click(".kan [data-layer='0']")
+    page.fill("#kan-output", "500")
+    page.keyboard.press("Enter")
+    expect(page.locator(".kan-trouble")).to_contain_text("does not exist")
+    with page.expect_response(SERVER):
+        held[0].continue_()
+    settle(page)
+    assert page.is_visible(".kan-trouble .kan-retry")
 
 
 def test_a_server_that_takes_no_question(page: Page) -> None:

@@ -162,7 +162,10 @@ export class Panel {
     this.input.max = String(layer.in_features - 1);
     this.output.max = String(layer.out_features - 1);
     this.edge = null;
+    delete this.root.dataset.input; // until one of this layer is shown
+    const before = this.latest.edge;
     await this.drawEdges();
+    if (before !== this.latest.edge) return; // an edge was chosen meanwhile
     const first = this.edges.first() ?? { input: 0, output: 0 };
     await this.chooseEdge(first);
   }
@@ -220,7 +223,9 @@ export class Panel {
     const view = await this.questions.edge(index, edge, () => this.chooseEdge(edge));
     if (mine !== this.latest.edge || shown !== this.payload || !view) return;
     this.edge = edge;
-    [this.input.value, this.output.value] = [String(input), String(output)];
+    for (const [field, value] of /** @type {const} */ ([[this.input, input], [this.output, output]])) {
+      if (!field.matches(':focus')) field.value = String(value); // what is being typed stays
+    }
     this.functionTitle.textContent = this.t('function', { i: input, o: output });
     const last = index === shown.layers.length - 1;
     this.curve.show(view, shown.queries, { first: index === 0, last });

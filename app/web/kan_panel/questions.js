@@ -22,6 +22,10 @@ export class Questions {
     this.sizes = new Map();
     /** @type {{ run: string | null, model: string }} */
     this.about = { run: null, model: '' };
+    /** How many were asked of each kind: of a question that has a later one, nothing is said. */
+    this.asked = { kan_edge: 0, kan_query: 0 };
+    /** @type {'kan_edge' | 'kan_query' | null} The kind of question whose refusal is said. */
+    this.refused = null;
   }
 
   /**
@@ -32,6 +36,8 @@ export class Questions {
   begin({ run, model }, sizes) {
     this.about = { run, model };
     this.sizes = sizes;
+    this.refused = null;
+    this.complain('', () => {});
   }
 
   /**
@@ -55,7 +61,11 @@ export class Questions {
   async sizesOf(layer, query, ranking, again) {
     const { sizes } = this; // kept where they belong, whatever is shown meanwhile
     const key = keyOf(layer, query, ranking);
-    if (sizes.has(key)) return sizes.get(key) ?? null;
+    if (sizes.has(key)) {
+      this.asked.kan_query++; // of one still asked nothing is said
+      this.say('kan_query', '', again);
+      return sizes.get(key) ?? null;
+    }
     const answer = /** @type {QueryPayloadSizes | null} */ (
       await this.ask('kan_query', { layer, query }, again));
     if (!answer) return null;
@@ -63,7 +73,7 @@ export class Questions {
       sizes.set(keyOf(layer, query, 'spline'), await unpackSizes(this.addressed(answer.spline)));
       sizes.set(keyOf(layer, query, 'total'), await unpackSizes(this.addressed(answer.total)));
     } catch (error) {
-      this.complain(this.t('not_loaded', { reason: /** @type {Error} */ (error).message }), again);
+      this.say('kan_query', this.t('not_loaded', { reason: /** @type {Error} */ (error).message }), again);
       return null;
     }
     return sizes.get(key) ?? null;
@@ -87,17 +97,27 @@ export class Questions {
   async ask(name, question, again) {
     /** @type {EdgePayload | QueryPayloadSizes | Refusal | undefined} */
     let answer;
+    const mine = ++this.asked[name];
     try {
       answer = await this.server[name]({ ...this.about, ...question });
     } catch {
       answer = undefined; // as where the connection fails: Gradio then logs it and gives nothing
     }
-    if (!answer || 'error' in answer) {
-      this.complain(answer?.error ?? this.t('no_answer'), again);
-      return null;
-    }
-    this.complain('', again);
-    return answer;
+    const refusal = !answer || 'error' in answer ? answer?.error ?? this.t('no_answer') : '';
+    if (mine === this.asked[name]) this.say(name, refusal, again);
+    return !answer || 'error' in answer ? null : answer;
+  }
+
+  /**
+   * Say why a question has no answer, or with '' take back what was said of its kind.
+   * @param {'kan_edge' | 'kan_query'} name
+   * @param {string} refusal
+   * @param {() => void} again
+   */
+  say(name, refusal, again) {
+    if (!refusal && this.refused !== name) return;
+    this.refused = refusal ? name : null;
+    this.complain(refusal, again);
   }
 }
 
