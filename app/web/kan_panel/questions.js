@@ -47,7 +47,7 @@ export class Questions {
    * @returns {Promise<EdgePayload | null>} null where there is no answer, which is said.
    */
   async edge(layer, { input, output }, again) {
-    const answer = await this.ask('kan_edge', { layer, input, output }, again);
+    const answer = await this.ask('kan_edge', ++this.asked.kan_edge, { layer, input, output }, again);
     return /** @type {EdgePayload | null} */ (answer);
   }
 
@@ -61,19 +61,20 @@ export class Questions {
   async sizesOf(layer, query, ranking, again) {
     const { sizes } = this; // kept where they belong, whatever is shown meanwhile
     const key = keyOf(layer, query, ranking);
+    const mine = ++this.asked.kan_query;
     if (sizes.has(key)) {
-      this.asked.kan_query++; // of one still asked nothing is said
-      this.say('kan_query', '', again);
+      this.say('kan_query', mine, '', again);
       return sizes.get(key) ?? null;
     }
     const answer = /** @type {QueryPayloadSizes | null} */ (
-      await this.ask('kan_query', { layer, query }, again));
+      await this.ask('kan_query', mine, { layer, query }, again));
     if (!answer) return null;
     try {
       sizes.set(keyOf(layer, query, 'spline'), await unpackSizes(this.addressed(answer.spline)));
       sizes.set(keyOf(layer, query, 'total'), await unpackSizes(this.addressed(answer.total)));
     } catch (error) {
-      this.say('kan_query', this.t('not_loaded', { reason: /** @type {Error} */ (error).message }), again);
+      const { message } = /** @type {Error} */ (error);
+      this.say('kan_query', mine, this.t('not_loaded', { reason: message }), again);
       return null;
     }
     return sizes.get(key) ?? null;
@@ -90,32 +91,34 @@ export class Questions {
 
   /**
    * @param {'kan_edge' | 'kan_query'} name
+   * @param {number} mine Its number among those of its kind.
    * @param {object} question
    * @param {() => void} again
    * @returns {Promise<EdgePayload | QueryPayloadSizes | null>}
    */
-  async ask(name, question, again) {
+  async ask(name, mine, question, again) {
     /** @type {EdgePayload | QueryPayloadSizes | Refusal | undefined} */
     let answer;
-    const mine = ++this.asked[name];
     try {
       answer = await this.server[name]({ ...this.about, ...question });
     } catch {
       answer = undefined; // as where the connection fails: Gradio then logs it and gives nothing
     }
     const refusal = !answer || 'error' in answer ? answer?.error ?? this.t('no_answer') : '';
-    if (mine === this.asked[name]) this.say(name, refusal, again);
+    this.say(name, mine, refusal, again);
     return !answer || 'error' in answer ? null : answer;
   }
 
   /**
-   * Say why a question has no answer, or with '' take back what was said of its kind.
+   * Say why a question has no answer, or with '' take back what was said of its kind; nothing
+   * where a later one of its kind was asked.
    * @param {'kan_edge' | 'kan_query'} name
+   * @param {number} mine
    * @param {string} refusal
    * @param {() => void} again
    */
-  say(name, refusal, again) {
-    if (!refusal && this.refused !== name) return;
+  say(name, mine, refusal, again) {
+    if (mine !== this.asked[name] || (!refusal && this.refused !== name)) return;
     this.refused = refusal ? name : null;
     this.complain(refusal, again);
   }
