@@ -1,8 +1,9 @@
 """Decode images from strangers to RGB arrays, or raise an ``ImageError``.
 
 Few formats are tried, and the pixel count is read from the header before anything is decoded. In
-this order: first frame of an animation; EXIF orientation; 16 bits to their high byte; transparency
-on white. Colour profiles are not applied, as in the originals' loaders.
+this order: first frame of an animation; EXIF orientation; 16 bits to their high byte, or to that of
+the 10, 12 or 14 bits in use (cameras store such data unscaled); transparency on white. Colour
+profiles are not applied, as in the originals' loaders.
 """
 
 from __future__ import annotations
@@ -11,23 +12,30 @@ import contextlib
 import glob
 import io
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mask2kan.errors import ImageError, one_line
+from mask2kan.media.files import parse_object
 
 RGB: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 Source: TypeAlias = "str | Path | bytes | Image.Image | NDArray[np.uint8]"
 
 MAX_MEGAPIXELS = 40
 MAX_FILE_BYTES = 400_000_000
+MAX_SUMMARY_BYTES = 10_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+_WIDE = re.compile(r"\bRGBA?;16[BLN]\b")  # Pillow's names of 16-bit colours in a file
+_SENSOR_BITS = (10, 12, 14)
+_DARK = 1 << (max(_SENSOR_BITS) - 8)  # the high byte of what may be such data is below
 
 _SIGNATURES = (
     (b"%PDF", "it is a PDF document"),
@@ -38,20 +46,33 @@ _SIGNATURES = (
 )
 
 
+class Decoded(NamedTuple):
+    """(H, W, 3) uint8 RGB, upright, contiguous, a copy; and what its reader should know."""
+
+    pixels: RGB
+    notes: tuple[str, ...] = ()
+
+
 def read_image(source: Source) -> RGB:
     """Decode an image safely.
 
+    Raises:
+        ImageError: as ``decode_image``.
+    """
+    return decode_image(source).pixels
+
+
+def decode_image(source: Source) -> Decoded:
+    """Decode an image safely, with notes.
+
     Args:
         source: a path, the bytes of a file, a PIL image, or an (H, W, 3) uint8 RGB array.
-
-    Returns:
-        (H, W, 3) uint8 RGB, upright, contiguous, a copy.
 
     Raises:
         ImageError: one line with the reason, for anything else.
     """
     if isinstance(source, np.ndarray):
-        return _checked_array(source)
+        return Decoded(_checked_array(source))
     if isinstance(source, Image.Image):
         return _decode(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -80,6 +101,9 @@ def list_images(
 def find_images(arguments: Iterable[str]) -> list[Path]:
     """List files of any suffix, images directly inside folders, and matches of globs, once each.
 
+    Brackets in names that are there mean themselves. What earlier results wrote (see ``written``)
+    is left out, unless it is named itself.
+
     Raises:
         ImageError: when an argument names nothing.
     """
@@ -87,12 +111,12 @@ def find_images(arguments: Iterable[str]) -> list[Path]:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            matches = list_images(path)
+            matches = _not_written(list_images(path))
         elif path.exists():
             matches = [path]
         else:
-            names = glob.glob(argument, recursive=True)  # noqa: PTH207
-            matches = sorted(filter(Path.is_file, map(Path, names)))
+            names = glob.glob(_literal(path), recursive=True)  # noqa: PTH207
+            matches = _not_written(sorted(filter(Path.is_file, map(Path, names))))
         if not matches:
             raise ImageError(
                 f"No image at {argument!r}: expected an image, a folder with images "
@@ -102,6 +126,34 @@ def find_images(arguments: Iterable[str]) -> list[Path]:
     return list(images)
 
 
+def _literal(pattern: Path) -> str:
+    """Escape the parts of a pattern that are there as they stand: ``drive [2024]/*.jpg``."""
+    so_far, parts = Path(), []
+    for part in pattern.parts:
+        so_far /= part
+        parts.append(glob.escape(part) if so_far.exists() else part)
+    return str(Path(*parts))
+
+
+def _not_written(images: list[Path]) -> list[Path]:
+    """Leave out what results in the same folders wrote, so a second run sees what the first saw."""
+    own = {folder: written(folder) for folder in {path.parent for path in images}}
+    return [path for path in images if path.name not in own[path.parent]]
+
+
+def written(folder: Path) -> set[str]:
+    """Collect the names of the files that results' summaries in a folder list."""
+    names: set[str] = set()
+    for path in folder.glob("*.json"):
+        with contextlib.suppress(OSError, ValueError):
+            if path.stat().st_size > MAX_SUMMARY_BYTES:
+                continue
+            facts = parse_object(path.read_bytes())
+            if "picture" in facts and isinstance(facts.get("files"), list):
+                names.update(name for name in facts["files"] if isinstance(name, str))
+    return names
+
+
 def _refusal(reason: str) -> ImageError:
     return ImageError(
         f"Can't read this image: {' '.join(reason.split())}. "
@@ -109,7 +161,7 @@ def _refusal(reason: str) -> ImageError:
     )
 
 
-def _read_file(path: Path) -> RGB:
+def _read_file(path: Path) -> Decoded:
     try:
         if not path.exists():
             raise _refusal(f"there is no file {str(path)!r}")
@@ -124,7 +176,7 @@ def _read_file(path: Path) -> RGB:
         raise _refusal(f"{reason} ({path.name[:80]!r})") from error
 
 
-def _open(file: BinaryIO, head: bytes, size: int) -> RGB:
+def _open(file: BinaryIO, head: bytes, size: int) -> Decoded:
     if size == 0:
         raise _refusal("the file is empty")
     if size > MAX_FILE_BYTES:
@@ -141,15 +193,24 @@ def _open(file: BinaryIO, head: bytes, size: int) -> RGB:
     except Exception as error:  # Pillow's parsers raise anything at a malformed header
         raise _refusal(f"its header is damaged ({one_line(error)})") from error
     with image:
-        return _decode(image)
+        return _decode(image, file)
 
 
-def _decode(image: Image.Image) -> RGB:
+def _decode(image: Image.Image, file: BinaryIO | None = None) -> Decoded:
+    """Decode an image that was opened, from ``file`` if it is one."""
     _check_size(*image.size)
     try:
+        low = _low_bytes(image, file)
         image.load()
         _check_size(*image.size)
-        return np.array(_to_rgb(_upright(image)), dtype=np.uint8)
+        upright = _upright(image)
+        notes: tuple[str, ...] = ()
+        if upright.mode.startswith("I"):
+            eight, notes = _eight_bits(np.asarray(upright))
+            upright = Image.fromarray(eight)
+        elif low is not None and np.max(image.getextrema()[:3]) < _DARK:
+            upright, notes = _from_both_bytes(upright, _upright(low))
+        return Decoded(np.array(_to_rgb(upright), dtype=np.uint8), notes)
     except ImageError:
         raise
     except Exception as error:  # as above; a decoder may even claim to be out of memory
@@ -185,8 +246,6 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.mode in ("F", "LAB"):
         kind = "floating-point" if image.mode == "F" else "LAB"
         raise _refusal(f"it has {kind} pixels, expected 8 or 16 bits of gray or RGB")
@@ -197,12 +256,52 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Take the high byte of 16-bit gray, as Pillow does for 16-bit RGB."""
+def _low_bytes(image: Image.Image, file: BinaryIO | None) -> Image.Image | None:
+    """Open a 16-bit colour image again for its low bytes, which Pillow drops; None for others.
+
+    Read with the other byte order, the byte it keeps is the low one.
+    """
+    tiles = getattr(image, "tile", [])
+    if file is None or not any(_WIDE.search(str(tile.args)) for tile in tiles):
+        return None
+    place = file.tell()
+    file.seek(0)
+    low = Image.open(io.BytesIO(file.read()), formats=FORMATS)
+    file.seek(place)
+    low.tile = [tile._replace(args=_swapped(tile.args)) for tile in low.tile]
+    return low
+
+
+def _swapped(arguments: Any) -> Any:
+    if isinstance(arguments, tuple):
+        return (_swapped(arguments[0]), *arguments[1:])
+    name, order = arguments[:-1], arguments[-1]
+    native = "L" if sys.byteorder == "little" else "B"
+    return name + {"B": "L", "L": "B"}[native if order == "N" else order]
+
+
+def _from_both_bytes(high: Image.Image, low: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """Put together a 16-bit colour image; transparency stays that of the high bytes."""
+    values = [np.asarray(image.convert("RGB"), dtype=np.int64) for image in (high, low)]
+    eight, notes = _eight_bits(values[0] << 8 | values[1])
+    result = Image.fromarray(eight)
+    if high.has_transparency_data:
+        result.putalpha(high.convert("RGBA").getchannel("A"))
+    return result, notes
+
+
+def _eight_bits(values: NDArray[np.generic]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """Take the high byte of the bits in use."""
     wide = values.astype(np.int64)
     if wide.min() < 0 or wide.max() > 65535:
         raise _refusal("it has 32-bit pixels, expected 8 or 16 bits of gray or RGB")
-    return (wide >> 8).astype(np.uint8)
+    largest = int(wide.max())
+    bits = next((bits for bits in _SENSOR_BITS if 0 < largest < 1 << bits), 16)
+    notes = (
+        f"Its 16-bit values reach {largest:,} only; read as {bits}-bit data, "
+        f"{(1 << bits) - 1:,} is white.",
+    )
+    return (wide >> (bits - 8)).astype(np.uint8), notes if bits < 16 else ()
 
 
 def _checked_array(array: NDArray[np.generic]) -> RGB:

@@ -150,7 +150,8 @@ def _opened(path: Path) -> Iterator[Any]:
         before = os.environ.get(_OPTIONS)
         os.environ[_OPTIONS] = f"format_whitelist;{_READERS}|protocol_whitelist;file"
         try:
-            capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+            # absolute, or FFmpeg takes what stands before a colon for a protocol
+            capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
         finally:
             if before is None:
                 del os.environ[_OPTIONS]

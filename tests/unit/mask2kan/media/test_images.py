@@ -2,17 +2,19 @@
 
 import contextlib
 import io
+import json
 import random
 import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
 from mask2kan.errors import ImageError
-from mask2kan.media.images import find_images, list_images, read_image
+from mask2kan.media.images import decode_image, find_images, list_images, read_image
 
 
 def photo(height=17, width=31, seed=0):
@@ -314,3 +316,47 @@ def test_find_images(tmp_path):
         find_images([f"{tmp_path}/*.gif"])
     with pytest.raises(ImageError, match="No image at"):
         find_images([str(tmp_path / "sub")])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_sensor_data_in_16_bit_files_is_not_shown_black(suffix, channels, bits):
+    if channels == 4 and suffix == ".tiff":
+        pytest.skip("OpenCV writes no alpha into TIFF")
+    values = np.random.default_rng(0).integers(0, 1 << bits, (13, 17, channels), dtype=np.uint16)
+    values[0, 0] = (1 << bits) - 1
+    if channels == 4:
+        values[..., 3] = 65535
+    order = [2, 1, 0, 3][:channels] if channels > 1 else [0]
+    _, data = cv2.imencode(suffix, values[..., order])
+    pixels, notes = decode_image(data.tobytes())
+    expected = np.broadcast_to(values[..., :3] >> (bits - 8), (13, 17, 3))
+    np.testing.assert_array_equal(pixels, expected)
+    assert [f"{bits}-bit data" in note for note in notes] == ([True] if bits < 16 else [])
+
+
+def test_brackets_in_names_that_are_there_mean_themselves(tmp_path):
+    folder = tmp_path / "drive [2024]"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg", "c.png"):
+        (folder / name).write_bytes(b"x")
+    (tmp_path / "drive 2").mkdir()
+    (tmp_path / "drive 2" / "d.jpg").write_bytes(b"x")
+    assert [path.name for path in find_images([f"{folder}/*.jpg"])] == ["a.jpg", "b.jpg"]
+    assert [path.name for path in find_images([f"{folder}/[bc].*"])] == ["b.jpg", "c.png"]
+    assert [path.name for path in find_images([f"{tmp_path}/drive [0-9]/*.jpg"])] == ["d.jpg"]
+
+
+def test_what_results_wrote_is_no_input_unless_named(tmp_path):
+    for name in ("road.jpg", "road_overlay.png", "other_overlay.png"):
+        (tmp_path / name).write_bytes(b"x")
+    facts = {"picture": "road.jpg", "files": ["road_overlay.png"]}
+    (tmp_path / "road.json").write_text(json.dumps(facts))
+    (tmp_path / "odd.json").write_text('{"files": 1, "picture": 2}')
+    (tmp_path / "broken.json").write_text("{")
+    for argument in (str(tmp_path), f"{tmp_path}/*.[jp]*g"):
+        names = [path.name for path in find_images([argument])]
+        assert names == ["other_overlay.png", "road.jpg"]
+    named = tmp_path / "road_overlay.png"
+    assert find_images([str(named)]) == [named]

@@ -210,3 +210,9 @@ def test_a_video_leads_to_no_other_file(
     with pytest.raises(ImageError):
         count_frames(tmp_path / name)
     assert os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] == "threads;1"
+
+
+def test_a_name_with_a_colon_is_a_file(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    video.rename(video.with_name("drive:12:30.mp4"))
+    monkeypatch.chdir(video.parent)
+    assert len(list(read_frames("drive:12:30.mp4", max_frames=3))) == 3
