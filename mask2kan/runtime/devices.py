@@ -27,4 +27,17 @@ def resolve_device(name: str | torch.device) -> torch.device:
             f"Device {str(device)!r} was asked for, but {torch.cuda.device_count()} CUDA GPUs "
             "were found. Use device 'auto' or 'cpu'."
         )
+    if device.type not in ("cpu", "cuda"):
+        _require_usable(device)
     return device
+
+
+def _require_usable(device: torch.device) -> None:
+    """Refuse a device that this build of torch knows by name alone."""
+    try:
+        torch.zeros(1, device=device).item()  # meta, which computes nothing, has no value
+    except Exception as error:  # each backend fails in its own way
+        raise BackendError(
+            f"Device {str(device)!r} was asked for, and this machine has none that torch can use. "
+            "Use device 'auto' or 'cpu'."
+        ) from error

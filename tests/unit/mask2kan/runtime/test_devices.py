@@ -21,3 +21,8 @@ def test_devices_that_are_not_there(monkeypatch):
     assert resolve_device("cuda:0") == torch.device("cuda", 0)
     with pytest.raises(BackendError, match="'cuda:1' was asked for, but 1 CUDA GPUs were found"):
         resolve_device("cuda:1")
+    for name in ("mps", "xpu", "hpu", "meta"):
+        with pytest.raises(
+            BackendError, match=f"'{name}' was asked for, and this machine has none"
+        ):
+            resolve_device(name)
