@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mask2kan.checkpoints import list_weights
+from mask2kan.checkpoints.formats.native import stored_config
 from mask2kan.checkpoints.hub import cache_state, readme_of
 from mask2kan.checkpoints.manifest import (
     Address,
@@ -22,7 +23,6 @@ from mask2kan.checkpoints.manifest import (
     manifest,
     named_address,
 )
-from mask2kan.checkpoints.native import stored_config
 from mask2kan.errors import CheckpointError, shortened
 
 from ..strings import MODELS

@@ -49,7 +49,7 @@ class Side(TypedDict):
         curve: of [rate, threshold, recall] on the calibration data, rates growing; empty where it
             was not measured.
         classes: all, by label.
-        labels: one byte a pixel.
+        labels: one byte a pixel, little-endian two above 255 classes.
     """
 
     side: str

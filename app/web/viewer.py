@@ -1,8 +1,9 @@
 """The browser viewer: the values it gets (``payload``), and the component.
 
-A result travels once: picture, labels (uint8) and smoothed scores (uint16 over the picture's own
-minimum and maximum), packed; the page redraws by itself. Maps of pictures above 2048 pixels are
-shown by every n-th value, not by averages: what is read under the cursor is a value of the map.
+A result travels once: picture, labels (uint8, above 255 classes uint16) and smoothed scores (uint16
+over the picture's own minimum and maximum), packed; the page redraws by itself. Maps of pictures
+above 2048 pixels are shown by every n-th value, not by averages: what is read under the cursor is a
+value of the map.
 """
 
 from __future__ import annotations

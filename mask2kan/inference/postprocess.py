@@ -49,12 +49,22 @@ class View:
         return Geometry(self.computed or geometry.computed, geometry.size)
 
 
+Labels = NDArray[np.uint8] | NDArray[np.uint16]
+
+
 @dataclasses.dataclass
 class Pixels:
     """Maps (H, W) made in one pass over the strips; ``anomaly`` by score name."""
 
-    semantic: NDArray[np.uint8]
+    semantic: Labels
     anomaly: dict[str, NDArray[np.float32]]
+
+
+def no_labels(size: tuple[int, int], num_classes: int) -> Labels:
+    """Make an empty class map (H, W); its 255 stays free for void while that is possible."""
+    if num_classes <= 255:
+        return np.empty(size, dtype=np.uint8)
+    return np.empty(size, dtype=np.uint16)
 
 
 def class_probabilities(pred_logits: Tensor) -> Tensor:
@@ -188,7 +198,7 @@ def reduce_pixels(
         check_score(score)
     readers = [_Reader(view, refine_with) for view in views]
     result = Pixels(
-        np.empty(geometry.size, dtype=np.uint8),
+        no_labels(geometry.size, views[0].pred_logits.shape[-1] - 1),
         {score: np.empty(geometry.size, dtype=np.float32) for score in scores},
     )
     for rows, masks in _strips(views, geometry):
@@ -197,7 +207,7 @@ def reduce_pixels(
         class_sums, claims = sums[:-1], sums[-1]
         # max is several times faster than argmax along the first axis
         semantic = class_sums.max(dim=0).indices
-        result.semantic[rows] = semantic.to(torch.uint8).cpu().numpy()
+        result.semantic[rows] = semantic.to(torch.int32).cpu().numpy()
         vetoes = [vetoed for _, vetoed in sums_and_vetoes if vetoed is not None]
         for score in scores:
             definition = SCORES[score]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mask2kan.inference import postprocess, scores
-from mask2kan.inference.postprocess import Geometry, View
+from mask2kan.inference.postprocess import Geometry, Labels, View
 from mask2kan.media.images import RGB
 from mask2kan.modeling.settings import NATIVE, InferenceSettings
 
@@ -30,7 +30,7 @@ class _Maps:
 
     lock: threading.RLock = dataclasses.field(default_factory=threading.RLock)
     class_scores: NDArray[np.float32] | None = None
-    semantic: NDArray[np.uint8] | None = None
+    semantic: Labels | None = None
     anomaly: dict[tuple[str, bool], NDArray[np.float32]] = dataclasses.field(default_factory=dict)
     smoothed: dict[tuple[str, float], NDArray[np.float32]] = dataclasses.field(default_factory=dict)
     milliseconds: float | None = None
@@ -128,8 +128,8 @@ class Prediction:
             return maps.class_scores
 
     @property
-    def semantic(self) -> NDArray[np.uint8]:
-        """(H, W): the class with the largest score."""
+    def semantic(self) -> Labels:
+        """(H, W): the class with the largest score; uint8, above 255 classes uint16."""
         self.prepare(())
         assert self._maps.semantic is not None
         return self._maps.semantic

@@ -26,7 +26,8 @@ from mask2kan.errors import BackendError, NumericsError, OutOfMemoryError
 from mask2kan.inference.postprocess import View
 from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.runners import CompiledRun, GraphRun, PlainRun, Run, Sharing
-from mask2kan.media.images import RGB, Source, read_image
+from mask2kan.media.images import RGB, Source, decode_image
+from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.modeling.settings import NATIVE, InferenceSettings
 from mask2kan.runtime.devices import resolve_device
 from mask2kan.runtime.memory import is_out_of_memory, release_memory
@@ -79,9 +80,11 @@ class Predictor:
 
         Raises:
             BackendError: for a device this machine does not have, or graphs without a GPU.
-            ConfigError: for a dtype or size that cannot be used.
+            ConfigError: for a dtype or size that cannot be used, or weights that are not float32.
         """
         require("max_side", max_side, SMALLEST_MAX_SIDE)
+        if isinstance(model, Mask2KAN):
+            model.require_full_precision()
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(dtype, self.device)
         self.max_side = int(max_side)
@@ -112,8 +115,9 @@ class Predictor:
         """
         clock = _Clock(self.device)
         with clock.stage("decode"):
-            pixels = read_image(image)
+            pixels, read = decode_image(image)
         computed, views, notes = self._fit(pixels, clock, sharing)
+        notes[:0] = read
         if self.flip:
             notes.append("Averaged with the left-right flipped image.")
         model: Any = self.model

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mask2kan.errors import ConfigError
 from mask2kan.modeling.backbones import (
     FULL_PRECISION_BACKBONES,
     build_backbone,
@@ -40,7 +41,9 @@ class Mask2KAN(nn.Module):
         settings: how the checkpoint's makers want it run; None where they do not say.
         card: the checkpoint's own account of data, licence and recipe.
         source: of the weights.
-        format: of the checkpoint: ``native``, ``detectron2``, ``transformers`` or empty.
+        format: of the checkpoint: ``native``, ``detectron2``, ``transformers``,
+            ``mmsegmentation`` or empty.
+        notes: what a user should know about how the checkpoint was read.
     """
 
     pixel_mean: Tensor
@@ -55,6 +58,7 @@ class Mask2KAN(nn.Module):
         self.card: dict[str, Any] = {}
         self.source = ""
         self.format = ""
+        self.notes: tuple[str, ...] = ()
         self.backbone, channels = build_backbone(config)
         self.full_precision_backbone = config.backbone in FULL_PRECISION_BACKBONES
         self.pixel_decoder = PixelDecoder(config, channels)
@@ -86,9 +90,25 @@ class Mask2KAN(nn.Module):
 
     def backbone_maps(self, images: Tensor) -> list[Tensor]:
         """Four (B, C_l, H_l, W_l) maps at 1/4, 1/8, 1/16 and 1/32 of the padded images."""
+        self.require_full_precision()
         images = self._pad((images - self.pixel_mean) / self.pixel_std)
         with full_precision(images) if self.full_precision_backbone else contextlib.nullcontext():
             return cast(list[Tensor], self.backbone(images))
+
+    def require_full_precision(self) -> None:
+        """Refuse a model after ``.half()`` or ``.bfloat16()``, in which a KAN's knots collapse.
+
+        Raises:
+            ConfigError: with what to do instead.
+        """
+        dtype = self.pixel_mean.dtype
+        if dtype in (torch.float16, torch.bfloat16):
+            name = str(dtype).removeprefix("torch.")
+            raise ConfigError(
+                f"The model's weights are {name}, and float32 was expected: half the bits are too "
+                "few for a KAN's knots. Load it again without converting it, and choose the dtype "
+                f'of the arithmetic with Predictor(dtype="{name}") or torch.autocast.'
+            )
 
     def _pad(self, images: Tensor) -> Tensor:
         """Pad with zeros after normalising, right and below, as the originals do."""

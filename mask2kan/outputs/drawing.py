@@ -26,9 +26,10 @@ _DIMMED = 0.72  # brightness of an image on which a score glows
 
 def colorize(labels: NDArray[np.integer], palette: NDArray[np.uint8]) -> RGB:
     """Colour a class map (H, W) with a palette (K, 3); what is no class becomes black."""
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    colours[: len(palette)] = palette
-    return colours[np.where((labels >= 0) & (labels < len(palette)), labels, 255)]
+    colours = np.zeros((len(palette) + 1, 3), dtype=np.uint8)
+    colours[:-1] = palette
+    known = (labels >= 0) & (labels < len(palette))
+    return colours[np.where(known, labels, len(palette)).astype(np.intp)]
 
 
 def heat_map(score: NDArray[np.float32], lo: float, hi: float, cmap: str = "inferno") -> RGB:

@@ -57,7 +57,7 @@ export class Maps {
    * @param {Side} data
    * @param {number} width
    * @param {number} height
-   * @param {ArrayBuffer} labels a byte a pixel
+   * @param {ArrayBuffer} labels a byte a pixel, or two above 255 classes
    * @param {ArrayBuffer} scores packed codes
    * @param {Uint8Array | null} truth
    */
@@ -66,7 +66,7 @@ export class Maps {
     this.width = width;
     this.height = height;
     this.truth = truth;
-    this.labels = new Uint8Array(labels);
+    this.labels = data.classes.length > 255 ? new Uint16Array(labels) : new Uint8Array(labels);
     if (this.labels.length !== width * height) throw new Error('a map has the wrong size');
     this.low = 0;
     this.high = 0;

@@ -6,7 +6,7 @@
 
 /** @typedef {import('./finder.js').Question} Question */
 
-/** @type {{codes: Uint16Array, labels: Uint8Array, truth: Uint8Array | null, width: number, height: number}} */
+/** @type {{codes: Uint16Array, labels: Uint8Array | Uint16Array, truth: Uint8Array | null, width: number, height: number}} */
 let maps;
 /** Colours of codes from the threshold (0) to the top (255). @type {Uint32Array} */
 let colours;

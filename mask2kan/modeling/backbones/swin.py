@@ -241,7 +241,7 @@ class SwinTransformer(nn.Module):
         super().__init__()
         self.channels = [embed_dim * 2**stage for stage in range(NUM_STAGES)]
         self.patch_embed = PatchEmbed(embed_dim)
-        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        rates = iter(torch.linspace(0, drop_path, sum(depths), device="cpu").tolist())
         self.layers = nn.ModuleList(
             Stage(
                 self.channels[stage],
