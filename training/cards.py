@@ -17,8 +17,8 @@ from string import Template
 from typing import Any
 
 from mask2kan.checkpoints import load_model
-from mask2kan.checkpoints.native import trunk_of
-from mask2kan.checkpoints.readers import sha256_of
+from mask2kan.checkpoints.files.readers import sha256_of
+from mask2kan.checkpoints.formats.native import trunk_of
 from mask2kan.cli.run import run_command
 from mask2kan.errors import ConfigError
 from mask2kan.media.files import read_record, write_bytes, write_record

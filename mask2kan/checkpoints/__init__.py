@@ -1,8 +1,8 @@
-"""Reading and writing checkpoints: ours, detectron2's and those of ``transformers``."""
+"""Reading and writing checkpoints: ours and those of other code bases."""
 
+from mask2kan.checkpoints.formats.native import save_again, save_model, save_pair
 from mask2kan.checkpoints.load import load_model, open_checkpoint
 from mask2kan.checkpoints.manifest import list_weights
-from mask2kan.checkpoints.native import save_again, save_model, save_pair
 
 __all__ = [
     "list_weights",

@@ -25,6 +25,7 @@ from mask2kan.modeling.settings import InferenceSettings
 StateDict = dict[str, Tensor]
 
 SHOWN_KEYS = 8
+_COUNTER = "num_batches_tracked"  # of batch norms, which evaluation does not read
 
 # Far beyond any published model; larger ones would only exhaust the memory
 MAXIMA = {
@@ -50,10 +51,11 @@ class Checkpoint:
 
     Attributes:
         origin: the user's name for it, for messages.
-        format: ``native``, ``detectron2`` or ``transformers``.
+        format: ``native``, ``detectron2``, ``transformers`` or ``mmsegmentation``.
         state: floating point tensors are float32.
         names: our key to the key in the file, where they differ.
         calibration: per anomaly score.
+        notes: what a user should know about how it was read: choices and assumptions.
     """
 
     origin: str
@@ -64,6 +66,7 @@ class Checkpoint:
     calibration: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     card: dict[str, Any] = dataclasses.field(default_factory=dict)
     settings: InferenceSettings | None = None
+    notes: tuple[str, ...] = ()
 
 
 def infer_config(state: Mapping[str, Tensor], *, num_heads: int = 8, **others: Any) -> ModelConfig:
@@ -147,6 +150,14 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
             "backbone_depths": tuple(_count(state, f"backbone.layer{i}.") for i in range(1, 5)),
             "backbone_width": _shape(state, "backbone.layer1.0.conv1.weight", 4)[0],
         }
+    if "backbone.conv_stem.weight" in state:
+        kernel = _shape(state, "backbone.blocks.2.0.conv_dw.weight", 4)[-1]
+        return {
+            # the third stage tells them apart
+            "backbone": "efficientnet_lite0" if kernel == 5 else "mobilenetv2",
+            "backbone_depths": tuple(_count(state, f"backbone.blocks.{i}.") for i in range(7)),
+            "backbone_width": _shape(state, "backbone.conv_stem.weight", 4)[0],
+        }
     if "backbone.layer1.0.conv1.weight" in state:
         raise CheckpointError(
             "Its ResNet has basic blocks (18 or 34 layers); only bottlenecks are read."
@@ -187,7 +198,8 @@ def _swin(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def _head(state: Mapping[str, Tensor]) -> dict[str, Any]:
     layer = "transformer_decoder.mask_embed.layers.0."
     if f"{layer}spline_weight" not in state:
-        return {"mask_embed": "mlp"}
+        rows, columns = _shape(state, f"{layer}weight", 2)
+        return {"mask_embed": "mlp", "mask_embed_width": 0 if rows == columns else rows}
     knots = _shape(state, f"{layer}grid", 2)[1]
     functions = _shape(state, f"{layer}spline_weight", 3)[2]
     order = knots - functions - 1
@@ -230,32 +242,49 @@ def build(checkpoint: Checkpoint) -> Mask2KAN:
     Raises:
         CheckpointError: for missing, unknown or misshaped keys, or a weight that is not finite.
     """
-    state, origin = dict(checkpoint.state), checkpoint.origin
-    try:
-        with torch.random.fork_rng(devices=[]):  # loading leaves a seeded stream alone
-            model = Mask2KAN(checkpoint.config)
-    except (ConfigError, TypeError, ValueError, RuntimeError) as error:  # by odd fields of a config
-        reason = one_line(error)
-        raise CheckpointError(f"{origin}: no such model can be built: {reason}") from error
-    target = model.state_dict()
-    for key, value in target.items():
-        if key.endswith("num_batches_tracked"):
+    require_fit(checkpoint)
+    _require_finite(checkpoint)
+    model = _model(checkpoint, "cpu")
+    state = dict(checkpoint.state)
+    for key, value in model.state_dict().items():
+        if key.endswith(_COUNTER):
             state.setdefault(key, value)
-    _require_fit(checkpoint, state, target)
-    _require_finite(checkpoint, state)
     model.load_state_dict(state)
     model.calibration = checkpoint.calibration
     model.card = checkpoint.card
     model.settings = checkpoint.settings
-    model.source = origin
+    model.source = checkpoint.origin
     model.format = checkpoint.format
+    model.notes = checkpoint.notes
     return model.eval()
 
 
-def _require_fit(checkpoint: Checkpoint, state: StateDict, target: Mapping[str, Tensor]) -> None:
-    named = checkpoint.names
+def _model(checkpoint: Checkpoint, device: str) -> Mask2KAN:
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            return Mask2KAN(checkpoint.config)  # a seeded stream is left alone
+    except (ConfigError, TypeError, ValueError, RuntimeError) as error:  # by odd fields of a config
+        reason = one_line(error)
+        raise CheckpointError(
+            f"{checkpoint.origin}: no such model can be built: {reason}"
+        ) from error
+
+
+def require_fit(checkpoint: Checkpoint) -> None:
+    """Compare keys and shapes with those of the configuration's model, without memory for it.
+
+    Raises:
+        CheckpointError: for missing, unknown or misshaped keys.
+    """
+    _require_fit(checkpoint, _model(checkpoint, "meta").state_dict())
+
+
+def _require_fit(checkpoint: Checkpoint, target: Mapping[str, Tensor]) -> None:
+    named, state = checkpoint.names, checkpoint.state
     faults = {
-        "missing (our names)": [key for key in target if key not in state],
+        "missing (our names)": [
+            key for key in target if key not in state and not key.endswith(_COUNTER)
+        ],
         "unknown": [named.get(key, key) for key in state if key not in target],
         "of another shape": [
             f"{named.get(key, key)} {tuple(state[key].shape)} instead of {tuple(value.shape)}"
@@ -276,10 +305,10 @@ def _first(keys: list[str]) -> str:
     return ", ".join(keys[:SHOWN_KEYS]) + (", …" if len(keys) > SHOWN_KEYS else "")
 
 
-def _require_finite(checkpoint: Checkpoint, state: StateDict) -> None:
+def _require_finite(checkpoint: Checkpoint) -> None:
     bad = [
         checkpoint.names.get(key, key)
-        for key, value in state.items()
+        for key, value in checkpoint.state.items()
         if value.is_floating_point() and not bool(value.isfinite().all())
     ]
     if bad:

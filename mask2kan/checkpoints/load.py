@@ -1,4 +1,4 @@
-"""Load models from our checkpoints, detectron2's and those of ``transformers``.
+"""Load models from our checkpoints, detectron2's, those of ``transformers`` and mmsegmentation.
 
 From a path, a bundled name or the Hugging Face Hub. The architecture is read off the checkpoint,
 pickles are never executed, and a checkpoint loads completely or not at all.
@@ -6,21 +6,28 @@ pickles are never executed, and a checkpoint loads completely or not at all.
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from mask2kan.checkpoints.detectron2 import is_detectron2, read_detectron2
+from mask2kan.checkpoints.files.parts import BESIDE, INDICES, pick_files, shards_of
+from mask2kan.checkpoints.files.readers import TRUNK_KEY, Contents, read_file, read_json
+from mask2kan.checkpoints.files.weight_sets import choose
+from mask2kan.checkpoints.formats.detectron2 import read_detectron2
+from mask2kan.checkpoints.formats.mmsegmentation import read_mmsegmentation
+from mask2kan.checkpoints.formats.native import is_native, read_bare, read_native
+from mask2kan.checkpoints.formats.transformers import read_transformers
 from mask2kan.checkpoints.hub import fetch
 from mask2kan.checkpoints.infer_config import Checkpoint, build
 from mask2kan.checkpoints.manifest import Address, bundled_file, entry_of, is_repo_id, list_weights
-from mask2kan.checkpoints.native import TRUNK_KEY, is_native, read_native
-from mask2kan.checkpoints.parts import BESIDE, INDICES, pick_files, shards_of
-from mask2kan.checkpoints.readers import Contents, read_file, read_json
-from mask2kan.checkpoints.transformers import is_transformers, read_transformers
 from mask2kan.errors import CheckpointError, unknown
-from mask2kan.modeling.mask2kan import Mask2KAN
+from mask2kan.modeling.mask2kan import Mask2KAN, list_models
 from mask2kan.runtime.devices import resolve_device
+
+logger = logging.getLogger(__name__)
 
 REPLACED = {  # names that were bundled once
     "mask2kan_camvid": "mask2kan_road",
@@ -35,15 +42,21 @@ def load_model(
     *,
     file: str | None = None,
     revision: str | None = None,
+    weights: str | None = None,
     device: str | torch.device = "auto",
 ) -> Mask2KAN:
     """Load a model, in evaluation mode.
 
+    What a user should know about how it was read is in its ``notes``, and logged.
+
     Args:
         source: a file or folder (of a training run: its best), a name from ``list_weights()`` or a
-            Hub repository id, tried in this order; an ``Address`` always means the Hub.
+            Hub repository id, also as ``id@revision``, tried in this order; an ``Address`` always
+            means the Hub.
         file: the weights' file, when a folder or repository holds several.
         revision: a branch, tag or commit on the Hub.
+        weights: which set of weights, when a file holds several (``ema``, ``state_dict`` …); None
+            for the averaged one, or the largest.
         device: ``auto`` (a GPU where there is one), or torch's name.
 
     Raises:
@@ -51,11 +64,18 @@ def load_model(
         BackendError: for a device this machine does not have.
     """
     target = resolve_device(device)
-    return build(open_checkpoint(source, file=file, revision=revision)).to(target)
+    checkpoint = open_checkpoint(source, file=file, revision=revision, weights=weights)
+    for note in checkpoint.notes:
+        logger.warning("%s: %s", checkpoint.origin, note)
+    return build(checkpoint).to(target)
 
 
 def open_checkpoint(
-    source: str | Path | Address, *, file: str | None = None, revision: str | None = None
+    source: str | Path | Address,
+    *,
+    file: str | None = None,
+    revision: str | None = None,
+    weights: str | None = None,
 ) -> Checkpoint:
     """Read what ``load_model`` would load, without building the model.
 
@@ -64,39 +84,52 @@ def open_checkpoint(
     """
     if isinstance(source, Address):
         folder, name = fetch(source.repo, file or source.file, revision or source.revision)
-        return _open_folder(folder, name, source.repo)
+        return _open_folder(folder, name, source.repo, weights)
     origin = str(source)
     if not origin.strip() or "\0" in origin:
         raise CheckpointError("No checkpoint was named; give a path, a bundled name or a Hub id.")
     path = Path(source).expanduser()
     if path.is_dir():
-        return _open_folder(path, file, origin)
+        return _open_folder(path, file, origin, weights)
     if path.exists():
         if file is not None:
             raise CheckpointError(
                 f"{origin} is a file; file= chooses one in a folder or repository."
             )
-        return _interpret(read_file(path, origin), path.parent, origin)
+        return _interpret(read_file(path, origin, weights=weights), path.parent, origin)
     entry = entry_of(origin)
     if entry.get("file"):
         path, digest = bundled_file(entry)
         return _interpret(read_file(path, origin, digest), path.parent, origin)
+    repo, at, tag = str(entry.get("hub") or origin).partition("@")
+    if not is_repo_id(repo) or (at and not tag):
+        raise _unknown(origin)
+    if at and revision is not None and revision != tag:
+        raise CheckpointError(f"{origin} names revision {tag}, and revision= is {revision!r:.60}.")
+    revision = revision or tag or entry.get("revision")
+    folder, name = fetch(repo, file or entry.get("hub_file"), revision)
+    return _open_folder(folder, name, origin, weights)
+
+
+def _unknown(origin: str) -> CheckpointError:
+    """Say why a source is neither a file nor a name."""
     if origin in REPLACED:
-        raise CheckpointError(
+        return CheckpointError(
             f"{origin} is no longer bundled; {REPLACED[origin]} replaced it, with Cityscapes' 19 "
             "classes and more to learn from."
         )
-    repo = str(entry.get("hub") or origin)
-    if not is_repo_id(repo):
-        raise CheckpointError(
-            f"Can't load {origin}: no such file. {unknown('checkpoint', origin, list_weights())} "
-            "A Hub repository reads like owner/name."
+    if origin in list_models():
+        return CheckpointError(
+            f"{origin} is an architecture without weights: create_model builds it with random "
+            f"ones, training makes weights for it. With weights: {', '.join(list_weights())}."
         )
-    folder, name = fetch(repo, file or entry.get("hub_file"), revision or entry.get("revision"))
-    return _open_folder(folder, name, origin)
+    return CheckpointError(
+        f"Can't load {origin}: no such file. {unknown('checkpoint', origin, list_weights())} "
+        "A Hub repository reads like owner/name."
+    )
 
 
-def _open_folder(folder: Path, file: str | None, origin: str) -> Checkpoint:
+def _open_folder(folder: Path, file: str | None, origin: str, wanted: str | None) -> Checkpoint:
     names = [path.relative_to(folder).as_posix() for path in folder.iterdir() if path.is_file()]
     if file is not None and "/" in file and ".." not in file and (folder / file).is_file():
         names.append(file)
@@ -113,21 +146,22 @@ def _open_folder(folder: Path, file: str | None, origin: str) -> Checkpoint:
         weights = folder / pick_files(names, file)[0]
     except CheckpointError as error:
         raise CheckpointError(f"Can't load the folder {origin}. {error}") from error
-    return _interpret(_read_weights(weights, origin), weights.parent, origin)
+    return _interpret(_read_weights(weights, origin, wanted), weights.parent, origin)
 
 
-def _read_weights(weights: Path, origin: str) -> Contents:
+def _read_weights(weights: Path, origin: str, wanted: str | None) -> Contents:
     """Read one file, or all the shards of an index."""
     if weights.name not in INDICES:
-        return read_file(weights, origin)
-    contents = Contents({})
+        return read_file(weights, origin, weights=wanted)
+    tensors: dict[str, Tensor] = {}
     for name in shards_of(weights):
-        shard = read_file(weights.parent / name, f"{origin} ({name})")
-        duplicates = contents.tensors.keys() & shard.tensors.keys()
+        shard = read_file(weights.parent / name, f"{origin} ({name})", whole=True).tensors
+        duplicates = tensors.keys() & shard.keys()
         if duplicates:
             raise CheckpointError(f"Can't load {origin}. Two shards hold {min(duplicates)}.")
-        contents.tensors.update(shard.tensors)
-    return contents
+        tensors.update(shard)
+    found = choose(tensors, wanted)
+    return Contents(found.entries, layout=found.layout, notes=found.notes)
 
 
 def _interpret(contents: Contents, folder: Path, origin: str) -> Checkpoint:
@@ -138,24 +172,25 @@ def _interpret(contents: Contents, folder: Path, origin: str) -> Checkpoint:
 
 
 def _translate(contents: Contents, folder: Path, origin: str) -> Checkpoint:
-    """Recognise the format by the keys, and translate."""
-    state = contents.tensors
+    """Translate into our own names and configuration."""
     if is_native(contents):
         return read_native(contents, folder, origin)
     if TRUNK_KEY in contents.metadata:
         raise CheckpointError("It is the trunk of other checkpoints beside it; load one of those.")
-    if is_detectron2(state):
-        return read_detectron2(state, origin)
-    if is_transformers(state):
+    state = contents.tensors
+    if contents.layout == "detectron2":
+        checkpoint = read_detectron2(state, origin)
+    elif contents.layout == "transformers":
         config, preprocessor = (read_json(folder / name) for name in BESIDE)
-        return read_transformers(state, origin, config, preprocessor)
-    if any(key.startswith("transformer_decoder.") for key in state):
+        checkpoint = read_transformers(state, origin, config, preprocessor)
+    elif contents.layout == "mmsegmentation":
+        checkpoint = read_mmsegmentation(state, origin, contents.classes)
+    elif contents.layout == "native":
+        checkpoint = read_bare(state, origin)
+    else:
+        parts = sorted({key.split(".")[0] for key in state})
         raise CheckpointError(
-            "It has our weights but not the metadata that says what they are; write it with "
-            "save_model."
+            f"It is no Mask2Former, Mask2KAN or Mask2Anomaly: its {len(state)} weights belong to "
+            f"{', '.join(parts[:8])}{', …' if len(parts) > 8 else ''}."
         )
-    parts = sorted({key.split(".")[0] for key in state})
-    raise CheckpointError(
-        f"It is no Mask2Former, Mask2KAN or Mask2Anomaly: its {len(state)} weights belong to "
-        f"{', '.join(parts[:8])}{', …' if len(parts) > 8 else ''}."
-    )
+    return dataclasses.replace(checkpoint, notes=(*contents.notes, *checkpoint.notes))

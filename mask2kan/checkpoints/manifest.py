@@ -9,8 +9,8 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from mask2kan.checkpoints.parts import WEIGHT_SUFFIXES
-from mask2kan.checkpoints.readers import SHA256, read_json
+from mask2kan.checkpoints.files.parts import WEIGHT_SUFFIXES
+from mask2kan.checkpoints.files.readers import SHA256, read_json
 from mask2kan.errors import CheckpointError
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"

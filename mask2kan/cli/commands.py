@@ -19,7 +19,7 @@ from mask2kan.errors import ConfigError
 from mask2kan.inference.comparison import Comparison
 from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.scale_out import Outcome, run_actors, run_here
-from mask2kan.media.files import json_bytes, write_bytes
+from mask2kan.media.files import json_bytes, parse_object, write_bytes
 from mask2kan.media.images import find_images
 from mask2kan.modeling.config import model_config, model_names
 from mask2kan.modeling.mask2kan import create_model
@@ -36,9 +36,10 @@ _PREDICTOR_OPTIONS = (
 
 def predict(options: argparse.Namespace) -> int:
     """Segment images with one model; write four files and a JSON summary each."""
-    tasks = _tasks(options.images)
+    tasks = _tasks(options.images, lambda stem: options.out / f"{stem}.json")
     job = PredictJob(
         model=options.model or _bundled("mask2kan"),
+        checkpoint=_checkpoint_options(options),
         out=options.out,
         score=options.score,
         threshold=options.threshold,
@@ -57,7 +58,7 @@ def predict(options: argparse.Namespace) -> int:
 
 def compare(options: argparse.Namespace) -> int:
     """Run two models on the same images; write a folder per image."""
-    tasks = _tasks(options.images)
+    tasks = _tasks(options.images, lambda stem: options.out / stem / "comparison.json")
     return _report_all(run_here(lambda: _comparer(options), tasks), len(tasks))
 
 
@@ -107,7 +108,7 @@ def info(options: argparse.Namespace) -> int:
     if options.model in model_names():
         model = create_model(options.model)
     else:
-        model = load_model(options.model, device=options.device)
+        model = load_model(options.model, device=options.device, **_checkpoint_options(options))
     parts = {name: _count_parameters(part) for name, part in model.named_children()}
     facts = {
         "model": options.model,
@@ -127,6 +128,7 @@ def info(options: argparse.Namespace) -> int:
         "calibration": model.calibration,
         "card": model.card,
         "settings": None if model.settings is None else model.settings.to_dict(),
+        "notes": list(model.notes),
     }
     print(json.dumps(facts, indent=2) if options.json else describe_model(facts))
     return 0
@@ -162,7 +164,7 @@ def models(options: argparse.Namespace) -> int:
 def convert(options: argparse.Namespace) -> int:
     """Convert a checkpoint to our safetensors."""
     _require_new_file(options.output, ".safetensors", "a safetensors file", options.force)
-    model = load_model(options.model, device="cpu")
+    model = load_model(options.model, device="cpu", **_checkpoint_options(options))
     dtype = torch.float16 if options.dtype == "float16" else None
     options.output.parent.mkdir(parents=True, exist_ok=True)
     save_model(model, options.output, dtype=dtype)
@@ -172,10 +174,10 @@ def convert(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """Write a model as ONNX and compare it with itself."""
-    from mask2kan.checkpoints.onnx import export_onnx, largest_onnx_difference
+    from mask2kan.checkpoints.formats.onnx import export_onnx, largest_onnx_difference
 
     _require_new_file(options.output, ".onnx", "an ONNX file", options.force)
-    model = load_model(options.model, device="cpu")
+    model = load_model(options.model, device="cpu", **_checkpoint_options(options))
     export_onnx(model, options.output, options.height, options.width)
     size = f"{options.output.stat().st_size / 1e6:.2f} MB"
     print(f"{options.output} ({size}, images of {options.width} x {options.height})")
@@ -187,21 +189,37 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
-def unique_stems(images: Sequence[Path]) -> list[str]:
-    """Take the files' stems; a repeated one gets the next free number: road, road_2."""
+def unique_stems(
+    images: Sequence[Path], summary_of: Callable[[str], Path] | None = None
+) -> list[str]:
+    """Take the files' stems; a repeated one gets the next free number: road, road_2.
+
+    ``summary_of`` gives the file that an earlier run wrote last under a name; a name that another
+    image has there is not free.
+    """
     stems: dict[str, str] = {}  # by their case-folded form
     for path in images:
         stem, number = path.stem, 1
-        while stem.casefold() in stems:
+        while stem.casefold() in stems or (
+            summary_of is not None and _belongs_to_another(summary_of(stem), path)
+        ):
             number += 1
             stem = f"{path.stem}_{number}"
         stems[stem.casefold()] = stem
     return list(stems.values())
 
 
-def _tasks(arguments: Sequence[str]) -> list[Task]:
+def _belongs_to_another(summary: Path, image: Path) -> bool:
+    try:
+        picture = parse_object(summary.read_bytes())["picture"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return not isinstance(picture, str) or Path(picture).absolute() != image.absolute()
+
+
+def _tasks(arguments: Sequence[str], summary_of: Callable[[str], Path]) -> list[Task]:
     images = find_images(arguments)
-    return list(zip(map(str, images), unique_stems(images), strict=True))
+    return list(zip(map(str, images), unique_stems(images, summary_of), strict=True))
 
 
 def _report_all(outcomes: Iterator[Outcome[Task, Report]], count: int) -> int:
@@ -218,6 +236,11 @@ def _report_all(outcomes: Iterator[Outcome[Task, Report]], count: int) -> int:
     if failed and count > 1:
         tqdm.write(f"{failed} of {count} images failed.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _checkpoint_options(options: argparse.Namespace) -> dict[str, str | None]:
+    """Return the options of ``load_model`` that choose among files, revisions and sets."""
+    return {name: getattr(options, name) for name in ("file", "revision", "weights")}
 
 
 def _bundled(family: str) -> str:

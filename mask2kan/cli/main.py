@@ -26,6 +26,7 @@ _EXAMPLES = {
   python -m mask2kan predict road.jpg
   python -m mask2kan predict photos/ 'more/*.png' --score entropy --out results
   python -m mask2kan predict road.jpg --model model_final.pth --threshold 0.4 --flip --refine
+  python -m mask2kan predict road.jpg --model last.ckpt --weights ema
   python -m mask2kan predict day1/ --out day1_results --resume --ray --workers 4""",
     "compare": """examples:
   python -m mask2kan compare road.jpg
@@ -65,10 +66,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    source = "file, bundled name or Hub id"
+    source = "file, folder, bundled name or Hub id (also id@revision)"
 
     add = _command(subparsers, commands.predict, "segment images with one model")
     add("--model", help=f"{source} (default: the bundled KAN model)")
+    _checkpoint_options(add)
     _image_options(add)
     add("--resume", help="leave out what the same model and options were done with", **_FLAG)
     add("--ray", help="spread the images with Ray Data", **_FLAG)
@@ -83,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     _image_options(add)
 
     add = _command(subparsers, commands.info, "what a checkpoint is made of")
-    add("model", help="file, bundled name, Hub id or architecture name")
+    add("model", help=f"{source}, or an architecture name")
+    _checkpoint_options(add)
     add("--device", default="auto", help="where to load it (default: %(default)s)")
     add("--json", help="print JSON", **_FLAG)
 
@@ -92,12 +95,14 @@ def _parser() -> argparse.ArgumentParser:
 
     add = _command(subparsers, commands.convert, "write any checkpoint as safetensors")
     add("model", help=source)
+    _checkpoint_options(add)
     add("output", type=Path, help="the .safetensors file to write")
     add("--dtype", choices=("float32", "float16"), default="float32", help="of the weights")
     add("--force", help="replace an existing file", **_FLAG)
 
     add = _command(subparsers, commands.export, "write a model as ONNX for other programs")
     add("model", help=source)
+    _checkpoint_options(add)
     add("output", type=Path, help="the .onnx file to write")
     add("--height", type=int, default=512, help="of its images (default: %(default)s)")
     add("--width", type=int, default=1024, help="of its images (default: %(default)s)")
@@ -118,6 +123,16 @@ def _command(
     )
     parser.set_defaults(command=command)
     return parser.add_argument
+
+
+def _checkpoint_options(add: Callable[..., Any]) -> None:
+    add("--file", help="the weights' file, when a folder or repository holds several")
+    add("--revision", help="a branch, tag or commit on the Hub")
+    add(
+        "--weights",
+        help="which set of weights a file with several gives, e.g. ema or state_dict "
+        "(default: the averaged one, else the largest)",
+    )
 
 
 def _image_options(add: Callable[..., Any]) -> None:

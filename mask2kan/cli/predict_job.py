@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mask2kan.checkpoints import load_model
-from mask2kan.checkpoints.readers import sha256_of
+from mask2kan.checkpoints.files.readers import sha256_of
 from mask2kan.inference.predictor import Predictor
 from mask2kan.media.files import json_bytes, write_bytes
 from mask2kan.outputs.summary import Analysis
@@ -31,9 +31,13 @@ class Report(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PredictJob:
-    """A source of ``load_model``, the options of ``Analysis`` and ``Predictor``, and a folder."""
+    """A source of ``load_model``, the options of ``Analysis`` and ``Predictor``, and a folder.
+
+    ``checkpoint`` holds further options of ``load_model``, or None for each.
+    """
 
     model: str
+    checkpoint: Mapping[str, str | None]
     out: Path
     score: str | None
     threshold: float | None
@@ -56,6 +60,7 @@ class PredictJob:
         """All that results depend on beside the image, ready for JSON."""
         return {
             "model": self.model,
+            **{f"model_{name}": value for name, value in self.checkpoint.items() if value},
             # a bundled name or a Hub id stands for its weights
             "weights": sha256_of(Path(self.model)) if Path(self.model).is_file() else None,
             "score": self.score,
@@ -65,7 +70,8 @@ class PredictJob:
 
     def worker(self) -> Callable[[Task], Report]:
         """Load the model; returns a function that segments an image and writes its files."""
-        model = load_model(self.model, device=self.predictor.get("device", "auto"))
+        device = self.predictor.get("device", "auto")
+        model = load_model(self.model, device=device, **self.checkpoint)
         return functools.partial(self._segment, Predictor(model, **self.predictor))
 
     def _segment(self, predictor: Predictor, task: Task) -> Report:

@@ -48,6 +48,7 @@ def describe_model(facts: dict[str, Any]) -> str:
         Table(blank, parameters, "parameters:").text(),
         f"classes ({len(facts['class_names'])}): {', '.join(facts['class_names'])}",
         *(f"{key}: {value}" for key, value in facts["card"].items()),
+        *(f"note: {note}" for note in facts["notes"]),
         f"run with: {InferenceSettings.from_dict(facts['settings'] or {}).in_words()}",
     ]
     calibration = facts["calibration"]

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from mask2kan.checkpoints import load_model, save_again
-from mask2kan.checkpoints.native import METADATA_KEY
+from mask2kan.checkpoints.files.readers import METADATA_KEY
 from mask2kan.errors import CheckpointError
 from mask2kan.inference.predictor import Predictor
 from mask2kan.modeling.settings import InferenceSettings

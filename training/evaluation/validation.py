@@ -44,7 +44,8 @@ def semantic_map(
 ) -> NDArray[np.uint8]:
     """Classify every pixel of a (3, H, W) float32 RGB image in [0, 1]: (H, W).
 
-    ``class_names`` may be coarser than the model's, which is in evaluation mode.
+    ``class_names`` may be coarser than the model's, which is in evaluation mode and has at most
+    255 classes, as all label files here.
     """
     size = (image.shape[-2], image.shape[-1])
     output = model(image[None].to(model.device), with_aux=False)
@@ -53,7 +54,7 @@ def semantic_map(
     coarser = coarse_classes(model.class_names, class_names or model.class_names)
     if coarser is not None:
         return coarser(class_scores([view], geometry))
-    return reduce_pixels([view], geometry, ()).semantic
+    return reduce_pixels([view], geometry, ()).semantic.astype(np.uint8, copy=False)
 
 
 def validate(

@@ -12,8 +12,8 @@ from huggingface_hub import file_download
 from safetensors.torch import save_file
 
 from mask2kan.checkpoints import hub, load_model, save_model, save_pair
+from mask2kan.checkpoints.files.readers import sha256_of
 from mask2kan.checkpoints.manifest import WEIGHTS
-from mask2kan.checkpoints.readers import sha256_of
 from mask2kan.errors import CheckpointError
 from tests.fake_hub import FakeHub
 from tests.tiny_models import tiny

@@ -23,12 +23,13 @@ from mask2kan.checkpoints import (
     load_model,
     manifest,
     open_checkpoint,
-    parts,
     save_model,
 )
-from mask2kan.checkpoints.readers import sha256_of
+from mask2kan.checkpoints.files import parts
+from mask2kan.checkpoints.files.readers import sha256_of
 from mask2kan.errors import CheckpointError, Mask2KANError, WriteError
 from mask2kan.modeling.settings import InferenceSettings
+from tests.unit.mask2kan.checkpoints.foreign_names import in_detectron2s_names
 
 TINY = {
     "num_classes": 11,
@@ -51,7 +52,7 @@ TINY_SWIN = {
 def tiny(name="mask2kan_r50", **overrides):
     torch.manual_seed(3)
     sizes = TINY_SWIN if "swin" in name else TINY_R50
-    if "mobilenet" in name:
+    if "mobilenet" in name or "efficientnet" in name:
         sizes = {**TINY, "backbone_depths": (1, 1, 1, 1, 1, 1, 1), "backbone_width": 8}
     model = mask2kan.create_model(name, **{**sizes, "num_decoder_layers": 2, **overrides}).eval()
     for buffer_name, value in model.named_buffers():
@@ -65,64 +66,6 @@ def answers(model):
         images = torch.rand(1, 3, 70, 100, generator=torch.Generator().manual_seed(0))
         output = model(images, with_aux=False)
     return output["pred_logits"], output["pred_masks"]
-
-
-def in_detectron2s_names(model):
-    """The same weights as the originals would have saved them."""
-    names = {"pixel_decoder": _pixel_decoder_name, "transformer_decoder": _decoder_name}
-    if model.config.backbone == "r50":
-        names["backbone"] = _resnet_name
-    return {
-        names.get(key.split(".")[0], str)(key): value.clone()
-        for key, value in model.state_dict().items()
-    }
-
-
-def _resnet_name(key):
-    parts = key.split(".")
-    if parts[1] == "conv1":
-        return f"backbone.stem.conv1.{parts[2]}"
-    if parts[1] == "bn1":
-        return f"backbone.stem.conv1.norm.{parts[2]}"
-    stage = f"backbone.res{int(parts[1][-1]) + 1}.{parts[2]}."
-    if parts[3] == "downsample":
-        return stage + ("shortcut." if parts[4] == "0" else "shortcut.norm.") + parts[5]
-    return (
-        stage + parts[3].replace("bn", "conv") + (".norm." if "bn" in parts[3] else ".") + parts[4]
-    )
-
-
-def _pixel_decoder_name(key):
-    for ours, theirs in (
-        ("encoder_layers.", "transformer.encoder.layers."),
-        ("pixel_decoder.level_embed", "pixel_decoder.transformer.level_embed"),
-        ("lateral_conv.0.", "adapter_1."),
-        ("lateral_conv.1.", "adapter_1.norm."),
-        ("output_conv.0.", "layer_1."),
-        ("output_conv.1.", "layer_1.norm."),
-    ):
-        key = key.replace(ours, theirs)
-    return f"sem_seg_head.{key}"
-
-
-def _decoder_name(key):
-    name = key.removeprefix("transformer_decoder.")
-    if name.startswith("layers."):
-        _, index, part, *rest = name.split(".")
-        rest = ".".join(rest)
-        if part in ("cross_attn", "self_attn"):
-            kind = part.removesuffix("_attn")
-            attention = "self_attn"
-            if kind == "cross":
-                side, rest = rest.split(".", 1)
-                attention = "multihead_attn" + {"foreground": "", "background": "_background"}[side]
-            name = f"transformer_{kind}_attention_layers.{index}.{attention}.{rest}"
-        elif part in ("cross_attn_norm", "self_attn_norm"):
-            kind = part.removesuffix("_attn_norm")
-            name = f"transformer_{kind}_attention_layers.{index}.norm.{rest}"
-        else:
-            name = f"transformer_ffn_layers.{index}.{part.replace('ffn_norm', 'norm')}.{rest}"
-    return f"sem_seg_head.predictor.{name}"
 
 
 VARIANTS = {
@@ -409,7 +352,8 @@ def test_other_architectures_are_named(tmp_path):
         ),
         ({"sem_seg_head.predictor.query_embed.weight": torch.ones(1)}, "MaskFormer"),
         ({"model.pixel_level_module.x": torch.ones(1)}, "queries_features"),
-        ({"transformer_decoder.x": torch.ones(1)}, "save_model"),
+        ({"transformer_decoder.x": torch.ones(1)}, "weights belong to transformer_decoder"),
+        ({"decode_head.cls_embed.weight": torch.ones(1)}, "query_feat"),
     ):
         torch.save(state, path)
         with pytest.raises(CheckpointError, match=said):

@@ -141,7 +141,7 @@ def test_what_is_no_image_in_spite_of_its_name_is_passed_over(
 def test_info_reads_a_checkpoint_once(checkpoints, monkeypatch, capsys):
     reads = []
     read_file = load.read_file
-    monkeypatch.setattr(load, "read_file", lambda *a: reads.append(a) or read_file(*a))
+    monkeypatch.setattr(load, "read_file", lambda *a, **k: reads.append(a) or read_file(*a, **k))
     assert run("info", checkpoints[0], "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["format"] == "native"
@@ -245,6 +245,28 @@ def test_convert_halves_and_keeps_everything(checkpoints, tmp_path, capsys):
 def test_repeated_names_do_not_overwrite(tmp_path):
     paths = [tmp_path / name for name in ("x/road.png", "y/road.jpg", "y/ROAD.png", "z/sea.png")]
     assert unique_stems(paths) == ["road", "road_2", "ROAD_3", "sea"]
+
+
+def test_equal_names_of_two_folders_and_of_two_runs_keep_their_results(checkpoints, tmp_path):
+    for folder, value in (("day", 90), ("night", 20)):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (40, 32), (value, value, value)).save(tmp_path / folder / "road.png")
+    out = tmp_path / "out"
+    for folder in ("day", "night", "day"):
+        assert run("predict", tmp_path / folder, "--model", checkpoints[0], "--out", out) == 0
+    pictures = {path.stem: json.loads(path.read_text())["picture"] for path in out.glob("*.json")}
+    assert pictures == {
+        "road": str(tmp_path / "day" / "road.png"),
+        "road_2": str(tmp_path / "night" / "road.png"),
+    }
+
+
+def test_a_second_run_in_the_same_folder_leaves_out_the_results_of_the_first(
+    checkpoints, images, capsys
+):
+    for _ in range(2):
+        assert run("predict", images, "--model", checkpoints[0], "--out", images) == 0
+    assert not list(images.glob("*_overlay_overlay.png"))
 
 
 def test_nothing_half_written(tmp_path, monkeypatch, checkpoints, images):

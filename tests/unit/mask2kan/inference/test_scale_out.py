@@ -126,7 +126,8 @@ def test_resume_does_not_take_a_namesake_for_an_image(command, images, tmp_path,
     assert main([*command, str(out)]) == 0
     command[1] = str(other)
     assert main([*command, str(out), "--resume"]) == 0
-    assert json.loads((out / "a.json").read_text())["picture"] == str(other)
+    pictures = [json.loads((out / name).read_text())["picture"] for name in ("a.json", "a_2.json")]
+    assert pictures == [str(images / "a.png"), str(other)]
 
 
 def test_one_broken_image_does_not_stop_the_others(command, images, tmp_path, capsys):

@@ -16,8 +16,6 @@ import torch
 from mask2kan.checkpoints.infer_config import Checkpoint, StateDict, infer_config, rename_keys
 from mask2kan.errors import CheckpointError
 
-PREFIX = "model.pixel_level_module."
-
 # The loss's weights, an index Swin computes, and a norm and pooler whose output nothing uses
 LEFTOVER = re.compile(
     r"^criterion\.|\.relative_position_index$|^model\.pixel_level_module\.encoder\.(\w+\.)?layernorm\."
@@ -77,13 +75,6 @@ RENAMED: tuple[tuple[str, str], ...] = (
 )
 
 
-def is_transformers(state: StateDict) -> bool:
-    """Whether the keys are those of transformers' Mask2Former or of one of its relatives."""
-    return any(
-        key.startswith(("model.pixel_level_module.", "pixel_level_module.")) for key in state
-    )
-
-
 def read_transformers(
     state: StateDict, origin: str, config: Mapping[str, Any], preprocessor: Mapping[str, Any]
 ) -> Checkpoint:
@@ -107,7 +98,25 @@ def read_transformers(
         raise CheckpointError(f"Its config.json has num_attention_heads {heads!r:.40}.")
     others = {**_class_names(config, translated), **_normalization(preprocessor)}
     ours = infer_config(translated, num_heads=heads, **others)
-    return Checkpoint(origin, "transformers", translated, ours, names)
+    return Checkpoint(
+        origin, "transformers", translated, ours, names, notes=_assumed(config, preprocessor)
+    )
+
+
+def _assumed(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say what the weights do not show and no file beside them says."""
+    notes = []
+    if not config:
+        notes.append(
+            "There is no config.json beside it: 8 attention heads and the arithmetic of the "
+            "published models are assumed, and its classes have no names."
+        )
+    if "image_mean" not in preprocessor and preprocessor.get("do_normalize") is not False:
+        notes.append(
+            "There is no preprocessor_config.json beside it that says its mean and std: "
+            "ImageNet's are assumed."
+        )
+    return tuple(notes)
 
 
 def _require_supported(config: Mapping[str, Any]) -> None:

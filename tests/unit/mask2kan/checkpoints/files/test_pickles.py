@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import io
 import os
 import pickle
@@ -15,8 +16,8 @@ import pytest
 import torch
 
 from mask2kan.checkpoints import load_model
-from mask2kan.checkpoints.pickles import as_array, read_pickle
-from mask2kan.checkpoints.readers import read_file
+from mask2kan.checkpoints.files.pickles import as_array, read_pickle
+from mask2kan.checkpoints.files.readers import read_file
 from mask2kan.errors import CheckpointError
 
 
@@ -70,15 +71,13 @@ def test_a_pickle_that_calls_the_system_is_refused_by_name(tmp_path, protocol, c
         Calls(getattr, Calls(__import__, "os"), "system"),
         Calls(eval, "1"),
         Calls(np.load, "x"),
-        Calls(collections.Counter, "x"),
         Calls(bytearray, 10**10),
         io.BytesIO(b"x"),
-        {1, 2},
-        frozenset({1}),
+        Calls(functools.partial, print),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_everything_but_array_constructors_is_refused(payload):
+def test_everything_but_numbers_and_known_extras_is_refused(payload):
     for protocol in (2, 4):
         with pytest.raises(CheckpointError, match="Refused"):
             read_pickle(pickle.dumps({"model": payload}, protocol=protocol))
@@ -125,13 +124,18 @@ def test_claims_beyond_the_file_are_refused():
         read_pickle(good.replace(sizes, b"J\xff\xff\xff\x7fK\x03\x86"))
     with pytest.raises(CheckpointError, match="Damaged"):
         read_pickle(b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b"x.")
-    with pytest.raises(CheckpointError, match=r"Refused: arrays|Damaged"):
-        read_pickle(pickle.dumps(np.array([{}], dtype=object), protocol=2))
-    deep = b"\x80\x02}" + b")" + b"\x85" * 200_000 + b"K\x01s."  # a tuple 200,000 deep as a key
-    with pytest.raises(CheckpointError, match="dictionary key"):
-        read_pickle(deep)
+    assert as_array(read_pickle(pickle.dumps(np.array([{}], dtype=object), protocol=2))) is None
     with pytest.raises(CheckpointError, match="opcodes"):
-        read_pickle(b"\x80\x02" + b"N0" * 300_000 + b"N.")
+        read_pickle(b"\x80\x02" + b"N0" * 1_100_000 + b"N.")
+
+
+@pytest.mark.parametrize("container", [bytes, zipped, legacy])
+def test_keys_whose_hash_would_overflow_the_stack_are_dropped(tmp_path, container):
+    deep = b"\x80\x02}" + b")" + b"\x85" * 200_000 + b"K\x01s."  # a tuple 200,000 deep as a key
+    path = tmp_path / "model.pth"
+    path.write_bytes(container(deep))
+    with pytest.raises(CheckpointError, match="holds no tensors"):
+        load_model(path)
 
 
 def test_mutants_are_read_or_refused_and_nothing_else():

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from mask2kan.checkpoints.native import trunk_of
-from mask2kan.checkpoints.readers import read_json
+from mask2kan.checkpoints.files.readers import read_json
+from mask2kan.checkpoints.formats.native import trunk_of
 from mask2kan.errors import CheckpointError
 
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")

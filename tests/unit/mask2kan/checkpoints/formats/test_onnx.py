@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mask2kan import load_model, save_model
-from mask2kan.checkpoints.onnx import export_onnx, largest_onnx_difference
+from mask2kan.checkpoints.formats.onnx import export_onnx, largest_onnx_difference
 from mask2kan.cli import main as cli
 from mask2kan.errors import BackendError, ConfigError
 from tests.tiny_models import tiny
@@ -128,7 +128,7 @@ def test_what_cannot_be_exported_is_said(tmp_path, monkeypatch, capsys):
         export_onnx(model, tmp_path / "model.onnx", 31, 64)
     assert cli.main(["export", "x.safetensors", str(tmp_path / "model.pt")]) == 1
     assert ".onnx" in capsys.readouterr().err
-    monkeypatch.setattr("mask2kan.checkpoints.onnx.find_spec", lambda _: None)
+    monkeypatch.setattr("mask2kan.checkpoints.formats.onnx.find_spec", lambda _: None)
     with pytest.raises(BackendError, match="pip install onnx"):
         export_onnx(model, tmp_path / "model.onnx", 64, 64)
     with pytest.raises(BackendError, match="onnxruntime"):

@@ -20,38 +20,58 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
-from mask2kan.checkpoints.infer_config import Checkpoint, checked_config
-from mask2kan.checkpoints.readers import SHA256, Contents, parse_json, read_file, sha256_of
+from mask2kan.checkpoints.files.readers import (
+    METADATA_KEY,
+    SHA256,
+    TRUNK_KEY,
+    Contents,
+    parse_json,
+    read_file,
+    sha256_of,
+)
+from mask2kan.checkpoints.files.weight_sets import unwrapped
+from mask2kan.checkpoints.infer_config import (
+    Checkpoint,
+    StateDict,
+    checked_config,
+    infer_config,
+    require_fit,
+)
 from mask2kan.errors import CheckpointError, ConfigError
 from mask2kan.media.files import write_bytes
 from mask2kan.modeling.config import ModelConfig
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.modeling.settings import InferenceSettings
 
-METADATA_KEY = "mask2kan"
-TRUNK_KEY = "mask2kan_trunk"  # of a file that holds a trunk alone
 FORMAT = 1
 MAX_CURVE = 1000  # points
 
 _FULL_PRECISION = (".grid", ".running_mean", ".running_var")
 
 
-def save_model(model: Mask2KAN, path: str | Path, dtype: torch.dtype | None = None) -> None:
+def save_model(model: nn.Module, path: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write a model as our own safetensors file, whole or not at all.
 
-    ``dtype`` is of the file's weights (``torch.float16`` halves it); None for float32.
+    Args:
+        model: a ``Mask2KAN``, also inside ``torch.compile`` or ``DataParallel``.
+        path: replaced only by a file that ``load_model`` takes.
+        dtype: of the file's weights (``torch.float16`` halves it); None for float32.
 
     Raises:
-        CheckpointError: when a weight is not finite in that dtype.
+        CheckpointError: for another model, or a weight that is not finite in that dtype.
         WriteError: when the file cannot be written.
     """
-    _write(path, model.state_dict(), {METADATA_KEY: _about(model, path)}, dtype)
+    plain, state = _unwrapped(model, path)
+    _write(path, state, {METADATA_KEY: _about(plain, path)}, dtype)
 
 
 def save_pair(
-    models: Mapping[str, Mask2KAN], folder: str | Path, trunk: str, dtype: torch.dtype | None = None
+    models: Mapping[str, nn.Module],
+    folder: str | Path,
+    trunk: str,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write models that share a trunk, the trunk once; file names are without suffix.
 
@@ -59,44 +79,69 @@ def save_pair(
         CheckpointError: as ``save_model``, and when their trunks differ.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    shared, *others = (_split(model.state_dict())[0] for model in models.values())
+    plain = {name: _unwrapped(model, folder / name) for name, model in models.items()}
+    shared, *others = (_split(state)[0] for _, state in plain.values())
     for other in others:
         same = shared.keys() == other.keys()
         if not same or any(not torch.equal(shared[key], other[key]) for key in shared):
             raise CheckpointError(
                 f"Can't save {', '.join(models)} on one trunk: their trunks differ."
             )
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{trunk}.safetensors"
     _write(path, shared, {TRUNK_KEY: "{}"}, dtype)
     beside = {"file": path.name, "sha256": sha256_of(path)}
-    for name, model in models.items():
+    for name, (model, state) in plain.items():
         path = folder / f"{name}.safetensors"
         metadata = {METADATA_KEY: _about(model, path, trunk=beside)}
-        _write(path, _split(model.state_dict())[1], metadata, dtype)
+        _write(path, _split(state)[1], metadata, dtype)
 
 
-def save_again(model: Mask2KAN, path: str | Path, dtype: torch.dtype | None = None) -> None:
+def save_again(model: nn.Module, path: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write a model over a file; where that is a head on the model's own trunk, it stays one.
 
     Raises:
         CheckpointError: as ``save_model``, and when ``path`` is there and is no checkpoint.
     """
     path = Path(path)
+    plain, state = _unwrapped(model, path)
     trunk = trunk_of(path)
-    if trunk is None or not _stands_on(model, path.with_name(trunk["file"])):
+    if trunk is None or not _stands_on(state, path.with_name(trunk["file"])):
         save_model(model, path, dtype)
         return
-    metadata = {METADATA_KEY: _about(model, path, trunk=trunk)}
-    _write(path, _split(model.state_dict())[1], metadata, dtype)
+    metadata = {METADATA_KEY: _about(plain, path, trunk=trunk)}
+    _write(path, _split(state)[1], metadata, dtype)
 
 
-def _stands_on(model: Mask2KAN, path: Path) -> bool:
-    """Whether a file holds the model's trunk, in the file's dtype."""
+def _unwrapped(model: nn.Module, path: str | Path) -> tuple[Mask2KAN, dict[str, Tensor]]:
+    """Take a model and its weights out of their wrappers, and check that they can be read back.
+
+    Raises:
+        CheckpointError: for another model, or one whose file ``load_model`` would refuse.
+    """
+    plain = model
+    while not isinstance(plain, Mask2KAN):
+        inner = getattr(plain, "_orig_mod", None) or getattr(plain, "module", None)
+        if not isinstance(inner, nn.Module):
+            raise CheckpointError(
+                f"Can't save {path}: it is a {type(model).__name__}, and a Mask2KAN was expected."
+            )
+        plain = inner
+    state = unwrapped(plain.state_dict())
+    try:
+        metadata = {METADATA_KEY: _about(plain, path)}
+        require_fit(read_native(Contents(state, metadata), Path(path).parent, str(path)))
+    except CheckpointError as error:
+        raise CheckpointError(f"Can't save {path}; it could not be read back. {error}") from error
+    return plain, state
+
+
+def _stands_on(state: Mapping[str, Tensor], path: Path) -> bool:
+    """Whether a file holds a model's trunk, in the file's dtype."""
     if not path.is_file():
         return False
     stored = read_file(path, path.name).tensors
-    ours = _split(model.state_dict())[0]
+    ours = _split(state)[0]
     return stored.keys() == ours.keys() and all(
         torch.equal(value, ours[key].to("cpu", value.dtype)) for key, value in stored.items()
     )
@@ -222,6 +267,19 @@ def read_native(contents: Contents, folder: Path, origin: str) -> Checkpoint:
         settings=_settings(about.get("settings")),
         card=card,
     )
+
+
+def read_bare(state: StateDict, origin: str) -> Checkpoint:
+    """Read weights in our names without the metadata that ``save_model`` writes.
+
+    Raises:
+        CheckpointError: for a missing part or an unsupported shape.
+    """
+    notes = (
+        "It has our weights but not the metadata that save_model writes: 8 attention heads, "
+        "ImageNet's mean and std and (KAN) SiLU are assumed, and its classes have no names.",
+    )
+    return Checkpoint(origin, "native", state, infer_config(state), notes=notes)
 
 
 def _whole(tensors: dict[str, Tensor], trunk: Any, folder: Path) -> dict[str, Tensor]:

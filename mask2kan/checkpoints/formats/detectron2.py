@@ -46,11 +46,6 @@ RENAMED: tuple[tuple[str, str], ...] = (
 )
 
 
-def is_detectron2(state: StateDict) -> bool:
-    """Whether the keys are those of a detectron2 segmentation model."""
-    return any(key.startswith("sem_seg_head.") for key in state)
-
-
 def read_detectron2(state: StateDict, origin: str) -> Checkpoint:
     """Translate a state dict and infer its architecture.
 

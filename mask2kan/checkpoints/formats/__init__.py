@@ -1,0 +1,1 @@
+"""One code base's names each, and what is read off them."""
