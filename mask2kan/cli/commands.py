@@ -19,10 +19,12 @@ from mask2kan.errors import ConfigError
 from mask2kan.inference.comparison import Comparison
 from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.scale_out import Outcome, run_actors, run_here
-from mask2kan.media.files import json_bytes, parse_object, write_bytes
+from mask2kan.media.files import json_bytes, write_bytes
 from mask2kan.media.images import find_images
+from mask2kan.media.web import is_url
 from mask2kan.modeling.config import model_config, model_names
 from mask2kan.modeling.mask2kan import create_model
+from mask2kan.outputs.names import unique_stems
 from mask2kan.outputs.summary import Analysis
 from mask2kan.outputs.tables import Table
 from mask2kan.outputs.writer import write_results
@@ -77,7 +79,7 @@ def _comparer(options: argparse.Namespace) -> Callable[[Task], Report]:
     ]
 
     def compare_image(task: Task) -> Report:
-        path, folder = Path(task[0]), options.out / task[1]
+        path, folder = task[0], options.out / task[1]
         predictions = comparison(path)
         analyses = [
             Analysis(prediction, options.score, threshold)
@@ -88,11 +90,11 @@ def _comparer(options: argparse.Namespace) -> Callable[[Task], Report]:
             for side, analysis in zip(SIDES, analyses, strict=True)
             for file in write_results(analysis, folder, side)
         ]
-        page = comparison_page(list(zip(titles, analyses, strict=True)), name=path.name)
+        page = comparison_page(list(zip(titles, analyses, strict=True)), name=Path(path).name)
         files.append(write_page(folder / "comparison.png", page))
         summaries = [analysis.summary() for analysis in analyses]
         facts = {
-            "picture": str(path),
+            "picture": path,
             **dict(zip(SIDES, summaries, strict=True)),
             "files": [file.name for file in files],
         }
@@ -189,37 +191,12 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
-def unique_stems(
-    images: Sequence[Path], summary_of: Callable[[str], Path] | None = None
-) -> list[str]:
-    """Take the files' stems; a repeated one gets the next free number: road, road_2.
-
-    ``summary_of`` gives the file that an earlier run wrote last under a name; a name that another
-    image has there is not free.
-    """
-    stems: dict[str, str] = {}  # by their case-folded form
-    for path in images:
-        stem, number = path.stem, 1
-        while stem.casefold() in stems or (
-            summary_of is not None and _belongs_to_another(summary_of(stem), path)
-        ):
-            number += 1
-            stem = f"{path.stem}_{number}"
-        stems[stem.casefold()] = stem
-    return list(stems.values())
-
-
-def _belongs_to_another(summary: Path, image: Path) -> bool:
-    try:
-        picture = parse_object(summary.read_bytes())["picture"]
-    except (OSError, ValueError, KeyError):
-        return False
-    return not isinstance(picture, str) or Path(picture).absolute() != image.absolute()
-
-
 def _tasks(arguments: Sequence[str], summary_of: Callable[[str], Path]) -> list[Task]:
-    images = find_images(arguments)
-    return list(zip(map(str, images), unique_stems(images, summary_of), strict=True))
+    images: dict[str, None] = {}
+    for argument in arguments:
+        found = [argument] if is_url(argument) else map(str, find_images([argument]))
+        images.update(dict.fromkeys(found))
+    return list(zip(images, unique_stems(list(images), summary_of), strict=True))
 
 
 def _report_all(outcomes: Iterator[Outcome[Task, Report]], count: int) -> int:
@@ -227,7 +204,7 @@ def _report_all(outcomes: Iterator[Outcome[Task, Report]], count: int) -> int:
     failed = 0
     hidden = count == 1 or not sys.stderr.isatty()
     for outcome in tqdm(outcomes, total=count, unit="image", disable=hidden):
-        path = Path(outcome.item[0])
+        path = outcome.item[0]
         if outcome.error is not None:
             failed += 1
             complain(outcome.error, path)

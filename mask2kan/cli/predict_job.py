@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from mask2kan.checkpoints import load_model
 from mask2kan.checkpoints.files.readers import sha256_of
 from mask2kan.inference.predictor import Predictor
-from mask2kan.media.files import json_bytes, write_bytes
+from mask2kan.media.web import is_url
 from mask2kan.outputs.summary import Analysis
-from mask2kan.outputs.writer import write_results
+from mask2kan.outputs.writer import save_prediction
 
 Task = tuple[str, str]  # an image's path, and the prefix of its results' names
 
@@ -78,23 +78,20 @@ class PredictJob:
         path, stem = task
         prediction = predictor(path)
         analysis = Analysis(prediction, self.score, self.threshold)
-        files = write_results(analysis, self.out, stem)
-        summary = analysis.summary()
-        facts = {
-            "picture": path,
-            "picture_stamp": image_stamp(path),
-            **summary,
-            "files": [file.name for file in files],
-            "options": self.options,
-        }
-        written = write_bytes(self._summary_file(task), json_bytes(facts))
-        return Report([("", summary)], prediction.notes, written)
+        facts = {"picture_stamp": image_stamp(path), "options": self.options}
+        written = save_prediction(analysis, self.out, stem, facts)[-1]
+        return Report([("", analysis.summary())], prediction.notes, written)
 
     def _summary_file(self, task: Task) -> Path:
         return self.out / f"{task[1]}.json"
 
 
 def image_stamp(path: str) -> dict[str, int]:
-    """Identify an image among others of the same name by its size and time of modification."""
+    """Identify an image among others of the same name by its size and time of modification.
+
+    What lies behind an address is taken to stay the same.
+    """
+    if is_url(path):
+        return {}
     status = Path(path).stat()
     return {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}

@@ -11,11 +11,18 @@ from typing import Any
 from tqdm import tqdm
 
 from mask2kan.modeling.settings import InferenceSettings
+from mask2kan.outputs.summary import threshold_in_words as in_words
 from mask2kan.outputs.tables import Table, calibration_table
+
+_CALIBRATION_IN_WORDS = (
+    "  range: the 0.5th to 99.5th percentile, drawn from dark to bright",
+    "  fpr05: 5 % of the normal pixels score as high; tpr95: 95 % of the anomalous ones do",
+    "  best F1: the largest F1 of the pixels found",
+)
 
 
 def print_results(
-    path: Path, summaries: list[tuple[str, dict[str, Any]]], notes: Sequence[str], written: Path
+    path: str, summaries: list[tuple[str, dict[str, Any]]], notes: Sequence[str], written: Path
 ) -> None:
     """Print an image's ``Report`` above the progress bar."""
     tqdm.write(f"{path}: {written}")
@@ -23,14 +30,18 @@ def print_results(
         classes = ", ".join(f"{c['name']} {c['share']:.0%}" for c in summary["classes"][:4])
         tqdm.write(
             f"  {label}{classes}; anomalous {summary['anomalous_share']:.1%} in "
-            f"{summary['regions_found']} regions ({summary['score']} >= "
-            f"{summary['threshold']:.3g}, {summary['threshold_from']})"
+            f"{_counted(summary['regions_found'])} ({summary['score']} >= "
+            f"{summary['threshold']:.3g}, {in_words(summary['threshold_from'])})"
         )
     for note in notes:
         tqdm.write(f"  {note}")
 
 
-def complain(error: Exception, path: Path | None = None, *, prefix: str = "mask2kan") -> None:
+def _counted(regions: int) -> str:
+    return "1 region" if regions == 1 else f"{regions} regions"
+
+
+def complain(error: Exception, path: str | None = None, *, prefix: str = "mask2kan") -> None:
     """Print a failure, and the image it concerns, as one line on standard error."""
     message = " ".join(str(error).split()) or type(error).__name__
     where = "" if path is None else f"{path}: "
@@ -59,7 +70,7 @@ def describe_model(facts: dict[str, Any]) -> str:
         table = dataclasses.replace(
             calibration_table(calibration),
             title="calibration (anomalous if score >= threshold):",
-            notes=[f"  on {name}" for name in data if name],
+            notes=[*(f"  on {name}" for name in data if name), *_CALIBRATION_IN_WORDS],
         )
         lines.append(table.text())
     return "\n".join(lines)

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.runners import PlainRun, Run, StageTimer
-from mask2kan.media.images import Source
+from mask2kan.media.images import Decoded, Source
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.modeling.pixel_decoder import Features
 
@@ -100,8 +100,16 @@ class Comparison:
         count = Counter(keys)
         return [key if count[key] > 1 else None for key in keys]
 
-    def __call__(self, image: Source) -> list[Prediction]:
-        """Segment one image with every predictor, in their order.
+    @overload
+    def __call__(self, image: Source) -> list[Prediction]: ...
+
+    @overload
+    def __call__(self, image: list[Any] | tuple[Any, ...]) -> list[list[Prediction]]: ...
+
+    def __call__(
+        self, image: Source | list[Any] | tuple[Any, ...]
+    ) -> list[Prediction] | list[list[Prediction]]:
+        """Segment an image, or each of a list, with every predictor, in their order.
 
         A stage that an earlier predictor computed is missing from ``timings`` and named in
         ``shared``.
@@ -109,13 +117,17 @@ class Comparison:
         Raises:
             Mask2KANError: as ``Predictor``.
         """
+        if isinstance(image, (list, tuple)):
+            return [self(each) for each in image]
         results: dict[Hashable, Any] = {}
+        decoded: Any = image
         predictions: list[Prediction] = []
         for predictor, *keys in zip(
             self.predictors, self._backbone_keys, self._trunk_keys, strict=True
         ):
-            predictions.append(predictor(image, sharing=_SharedTrunk(results, *keys)))
-            image = predictions[-1].image  # decoded once
+            predictions.append(predictor(decoded, sharing=_SharedTrunk(results, *keys)))
+            first = predictions[0]
+            decoded = Decoded(first.image, first.image_notes, first.path)  # once
         return predictions
 
 

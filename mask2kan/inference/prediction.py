@@ -11,7 +11,8 @@ import functools
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from mask2kan.inference import postprocess, scores
 from mask2kan.inference.postprocess import Geometry, Labels, View
 from mask2kan.media.images import RGB
 from mask2kan.modeling.settings import NATIVE, InferenceSettings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass
@@ -48,7 +52,7 @@ class _Maps:
         self.milliseconds = (self.milliseconds or 0.0) + 1000 * (time.perf_counter() - start)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
     """The prediction for one image; maps are computed when first asked for, then kept.
 
@@ -63,6 +67,8 @@ class Prediction:
         refine: the default of ``anomaly``.
         source: of the weights; may be empty.
         shared: parts taken from another model of the same ``Comparison``.
+        path: the image's, or its address; empty when it came without.
+        image_notes: those of ``notes`` about how the image was read.
     """
 
     image: RGB
@@ -78,7 +84,60 @@ class Prediction:
     source: str = ""
     num_parameters: int = 0
     shared: tuple[str, ...] = ()
+    path: str = ""
+    image_notes: tuple[str, ...] = ()
     _maps: _Maps = dataclasses.field(default_factory=_Maps, init=False, repr=False)
+
+    def __repr__(self) -> str:
+        """Describe the prediction in a line, without computing any map."""
+        height, width = self.size
+        score = self.settings.score
+        calibrated = "calibrated" if self.score_range(score)[2] else "uncalibrated"
+        return (
+            f"Prediction({self.path or 'image'}: {width} x {height} pixels, "
+            f"{len(self.class_names)} classes, {self.source or 'model'}, {score} {calibrated})"
+        )
+
+    def save(
+        self,
+        folder: str | Path,
+        name: str | None = None,
+        *,
+        score: str | None = None,
+        threshold: float | None = None,
+    ) -> list[Path]:
+        """Write the files that ``predict`` writes: maps, masks, scores (``outputs.writer``).
+
+        Args:
+            folder: made if it is not there.
+            name: begins the files' names and replaces what has it; None for the image's, numbered
+                where another image's results have that.
+            score: None for the settings'.
+            threshold: None for the calibrated one.
+
+        Returns:
+            The paths, last that of a summary in JSON.
+
+        Raises:
+            ConfigError: for an unknown score, or a threshold that is not finite.
+            WriteError: when the folder cannot be written.
+        """
+        from mask2kan.outputs.summary import Analysis
+        from mask2kan.outputs.writer import save_prediction
+
+        return save_prediction(Analysis(self, score, threshold), Path(folder), name)
+
+    def plot(self, score: str | None = None, threshold: float | None = None) -> Figure:
+        """Draw image, classes and score with what is anomalous outlined, as a matplotlib figure.
+
+        Notebooks show it; elsewhere, ``.savefig("road.png")``. The arguments are those of ``save``.
+        """
+        from mask2kan.outputs.comparison_figure import comparison_page
+        from mask2kan.outputs.summary import Analysis
+
+        title = Path(self.source).name if Path(self.source).exists() else self.source
+        name = Path(self.path).name
+        return comparison_page([(title or "model", Analysis(self, score, threshold))], name=name)
 
     @property
     def size(self) -> tuple[int, int]:

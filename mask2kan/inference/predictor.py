@@ -10,11 +10,12 @@ Legend: H W image size.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 import time
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -26,7 +27,8 @@ from mask2kan.errors import BackendError, NumericsError, OutOfMemoryError
 from mask2kan.inference.postprocess import View
 from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.runners import CompiledRun, GraphRun, PlainRun, Run, Sharing
-from mask2kan.media.images import RGB, Source, decode_image
+from mask2kan.media.images import RGB, Decoded, Source, decode_image
+from mask2kan.media.web import fetch, is_url
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.modeling.settings import NATIVE, InferenceSettings
 from mask2kan.runtime.devices import resolve_device
@@ -101,11 +103,31 @@ class Predictor:
         plain = CompiledRun(model) if compile else PlainRun(model)
         self.run: Run = GraphRun(plain) if graphs else plain
 
-    def __call__(self, image: Source, *, sharing: Sharing | None = None) -> Prediction:
-        """Segment one image.
+    def __repr__(self) -> str:
+        """Name the model, where and in which dtype it runs."""
+        source = getattr(self.model, "source", "") or type(self.model).__name__
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"Predictor({source}, {self.device}, {dtype}, {self.settings.in_words()})"
+
+    @overload
+    def __call__(
+        self, image: Source | Decoded, *, sharing: Sharing | None = None
+    ) -> Prediction: ...
+
+    @overload
+    def __call__(self, image: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
+
+    def __call__(
+        self,
+        image: Source | Decoded | list[Any] | tuple[Any, ...],
+        *,
+        sharing: Sharing | None = None,
+    ) -> Prediction | list[Prediction]:
+        """Segment an image, or each of a list.
 
         Args:
-            image: a path, the bytes of a file, a PIL image, or (H, W, 3) uint8 RGB.
+            image: a path, an http(s) address, the bytes of a file, a PIL image, or (H, W, 3) uint8
+                RGB; a list or tuple of these.
             sharing: ``Comparison``'s source of features; None to compute them.
 
         Raises:
@@ -113,11 +135,14 @@ class Predictor:
             NumericsError: when the model's output is not finite.
             OutOfMemoryError: when memory does not suffice even for a small version of it.
         """
+        if isinstance(image, (list, tuple)):
+            return [self(each) for each in image]
         clock = _Clock(self.device)
         with clock.stage("decode"):
-            pixels, read = decode_image(image)
+            opened = _opened(image)
+        pixels = opened.pixels
         computed, views, notes = self._fit(pixels, clock, sharing)
-        notes[:0] = read
+        notes[:0] = opened.notes
         if self.flip:
             notes.append("Averaged with the left-right flipped image.")
         model: Any = self.model
@@ -129,6 +154,8 @@ class Predictor:
             )
         return Prediction(
             image=pixels,
+            path=opened.path,
+            image_notes=opened.notes,
             views=tuple(views),
             compute_size=computed,
             class_names=tuple(model.class_names),
@@ -236,6 +263,14 @@ class Predictor:
             self._placed = True
         if self.model.training:
             self.model.eval()
+
+
+def _opened(image: Any) -> Decoded:
+    if isinstance(image, Decoded):
+        return image
+    if is_url(image):
+        return dataclasses.replace(decode_image(fetch(image)), path=image)
+    return decode_image(image)
 
 
 def chosen_settings(model: nn.Module, settings: InferenceSettings | str) -> InferenceSettings:

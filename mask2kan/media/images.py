@@ -9,13 +9,14 @@ profiles are not applied, as in the originals' loaders.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import glob
 import io
 import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,11 +47,13 @@ _SIGNATURES = (
 )
 
 
-class Decoded(NamedTuple):
-    """(H, W, 3) uint8 RGB, upright, contiguous, a copy; and what its reader should know."""
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """(H, W, 3) uint8 RGB, upright, contiguous, a copy; what its reader should know; its path."""
 
     pixels: RGB
     notes: tuple[str, ...] = ()
+    path: str = ""
 
 
 def read_image(source: Source) -> RGB:
@@ -74,11 +77,11 @@ def decode_image(source: Source) -> Decoded:
     if isinstance(source, np.ndarray):
         return Decoded(_checked_array(source))
     if isinstance(source, Image.Image):
-        return _decode(source)
+        return dataclasses.replace(_decode(source), path=str(getattr(source, "filename", "")))
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _open(io.BytesIO(source), bytes(source[:512]), len(source))
     if isinstance(source, (str, Path)):
-        return _read_file(Path(source))
+        return dataclasses.replace(_read_file(Path(source)), path=str(source))
     raise _refusal(f"it is a {type(source).__name__}, not a path, bytes, PIL image or array")
 
 

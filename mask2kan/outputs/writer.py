@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from mask2kan.errors import ConfigError, unknown
-from mask2kan.media.files import write_bytes
+from mask2kan.media.files import json_bytes, write_bytes
 from mask2kan.media.images import RGB
 from mask2kan.outputs import drawing
+from mask2kan.outputs.names import unique_stems
 from mask2kan.outputs.regions import coco_file
 from mask2kan.outputs.summary import Analysis
 
@@ -57,6 +58,28 @@ def write_results(
     contents = [encode(analysis, name, image_name=image_name, colormap=colormap) for name in names]
     paths = [Path(folder) / f"{prefix}_{name}" for name in names]
     return list(map(write_bytes, paths, contents))
+
+
+def save_prediction(
+    analysis: Analysis,
+    folder: Path,
+    name: str | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Write ``RESULTS`` and, last, ``<name>.json``: the image's path, summary, files and ``facts``.
+
+    Without a name, the image's is taken, numbered where another image's results have it.
+
+    Raises:
+        WriteError: when the folder cannot be written; complete files stay.
+    """
+    path = analysis.prediction.path
+    if name is None:
+        [name] = unique_stems([path], lambda stem: folder / f"{stem}.json")
+    files = write_results(analysis, folder, name)
+    names = [file.name for file in files]
+    summary = {"picture": path, **analysis.summary(), "files": names, **(facts or {})}
+    return [*files, write_bytes(folder / f"{name}.json", json_bytes(summary))]
 
 
 def encode(

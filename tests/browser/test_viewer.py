@@ -9,19 +9,22 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from playwright.sync_api import Browser, Page, Request
 from scipy import ndimage
 
-from mask2kan.checkpoints import load_model
+from mask2kan.checkpoints import load_model, save_model
 from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.predictor import Predictor
 from tests.browser.steps import (
     EXAMPLES,
     card,
+    downloaded,
     explain,
     move,
     open_example,
+    open_settings,
     pick_model,
     read,
     set_layers,
@@ -31,6 +34,7 @@ from tests.browser.steps import (
     visit,
     wait_ready,
 )
+from tests.tiny_models import tiny
 
 if TYPE_CHECKING:
     from tests.serving import App
@@ -600,3 +604,25 @@ def test_a_moved_threshold_moves_what_is_marked(page: Page) -> None:
         settle(page)
         shares.append(_marked(page))
     assert shares[0] < shares[1] < shares[2]
+
+
+def test_labels_above_255_are_read_whole(page: Page, tmp_path: Path) -> None:
+    """A model of 300 classes whose labels are the largest: colour and name are theirs."""
+    model = tiny("mask2former", num_classes=300, num_queries=8)
+    with torch.no_grad():
+        model.transformer_decoder.class_embed.bias[298:] += torch.tensor([9.0, 9.3, 0.0])
+    path = tmp_path / "many.safetensors"
+    save_model(model, path)
+    before = open_example(page)
+    open_settings(page)
+    page.locator("#right input").fill(str(path))
+    page.locator("#right input").press("Enter")
+    wait_ready(page, before)
+    prediction = Predictor(load_model(path, device="cpu"))(EXAMPLES[0])
+    assert prediction.semantic.min() > 255
+    _left, saved = [path for path in downloaded(page, "masks") if "semantic" in path.name]
+    with Image.open(saved) as labels:
+        assert np.array_equal(np.asarray(labels), prediction.semantic)
+    point_at(page, 40, 30)
+    reading = page.inner_text(".m2k-reading[data-side=right]")
+    assert reading.startswith(prediction.class_names[prediction.semantic[30, 40]])

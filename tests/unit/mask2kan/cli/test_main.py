@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from mask2kan.checkpoints import load, load_model, save_model
-from mask2kan.cli.commands import unique_stems
 from mask2kan.cli.main import main
 from mask2kan.errors import WriteError
 from mask2kan.inference.predictor import Predictor
 from mask2kan.media.files import write_bytes
 from mask2kan.modeling.mask2kan import create_model
+from mask2kan.outputs.names import unique_stems
 from mask2kan.outputs.summary import MAX_REGIONS, Analysis
 from mask2kan.outputs.writer import write_results
 
@@ -89,7 +89,7 @@ def test_predict_writes_what_the_prediction_holds(checkpoints, images, tmp_path,
     assert summary["picture"] == str(image)
     assert summary["files"] == [f"a_{name}" for name in names]
     assert {"decode", "backbone", "postprocess"} <= set(summary["milliseconds"])
-    assert "fpr05" in capsys.readouterr().out
+    assert "fpr05: 5 % false alarms on its calibration data" in capsys.readouterr().out
 
 
 def test_compare_two_models_on_a_folder(checkpoints, images, tmp_path):
@@ -244,7 +244,7 @@ def test_convert_halves_and_keeps_everything(checkpoints, tmp_path, capsys):
 
 def test_repeated_names_do_not_overwrite(tmp_path):
     paths = [tmp_path / name for name in ("x/road.png", "y/road.jpg", "y/ROAD.png", "z/sea.png")]
-    assert unique_stems(paths) == ["road", "road_2", "ROAD_3", "sea"]
+    assert unique_stems(list(map(str, paths))) == ["road", "road_2", "ROAD_3", "sea"]
 
 
 def test_equal_names_of_two_folders_and_of_two_runs_keep_their_results(checkpoints, tmp_path):
@@ -327,3 +327,79 @@ def test_settings_are_told_and_files_hold_the_plain_and_the_smoothed_score(
     record = json.loads((out / "a.json").read_text())
     assert record["settings"]["sides"] == [480, 640, 960]
     assert record["options"]["settings"] == "checkpoint"
+
+
+def test_a_file_a_revision_and_a_set_of_weights_can_be_chosen(
+    checkpoints, images, tmp_path, capsys, caplog
+):
+    folder = tmp_path / "several"
+    folder.mkdir()
+    kan, mlp = (load_model(path, device="cpu") for path in checkpoints)
+    save_model(kan, folder / "kan.safetensors")
+    save_model(mlp, folder / "mlp.safetensors")
+    assert run("info", folder, "--file", "mlp.safetensors", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["architecture"]["mask_embed"] == "mlp"
+    other = {key: value + 1 for key, value in kan.state_dict().items()}
+    torch.save({"model": other, "ema": kan.state_dict()}, tmp_path / "both.pth")
+    options = ("--model", tmp_path / "both.pth", "--device", "cpu")
+    for name, weights in (("ema", []), ("model", ["--weights", "model"])):
+        assert run("predict", images / "a.png", *options, *weights, "--out", tmp_path / name) == 0
+    assert "ema was taken" in caplog.text
+    torch.save(kan.state_dict(), tmp_path / "one.pth")  # assumed to have 8 heads, as the others
+    one = load_model(tmp_path / "one.pth", device="cpu")
+    expected = Predictor(one, device="cpu")(images / "a.png").anomaly("msp")
+    for name, same in (("ema", True), ("model", False)):
+        with np.load(tmp_path / name / "a_score.npz") as stored:
+            assert np.allclose(stored["score"], expected, atol=1e-6) is same
+    assert run("info", tmp_path / "both.pth", "--weights", "x") == 1
+    assert "no weights 'x'; it has model, ema" in capsys.readouterr().err
+
+
+def test_another_set_of_weights_is_another_result(checkpoints, images, tmp_path, capsys):
+    state = load_model(checkpoints[0], device="cpu").state_dict()
+    torch.save({"model": state, "ema": state}, tmp_path / "both.pth")
+    command = ("predict", images / "a.png", "--model", tmp_path / "both.pth")
+    out = ("--out", tmp_path / "out", "--resume")
+    assert run(*command, *out) == 0
+    assert run(*command, *out) == 0
+    assert "1 of 1 images were done before" in capsys.readouterr().out
+    assert run(*command, "--weights", "model", *out) == 0
+    assert "done before" not in capsys.readouterr().out
+
+
+def test_a_run_folder_gives_its_best(checkpoints, tmp_path, capsys):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name, path in zip(("best", "last"), checkpoints, strict=True):
+        (folder / f"{name}.safetensors").write_bytes(path.read_bytes())
+    assert run("info", folder, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["architecture"]["mask_embed"] == "kan"
+
+
+def test_an_architecture_is_no_model_to_predict_with(images, tmp_path, capsys):
+    assert run("predict", images, "--model", "mask2kan_swin_t", "--out", tmp_path / "out") == 1
+    assert "an architecture without weights" in capsys.readouterr().err
+
+
+def test_a_revision_stands_behind_the_repository_or_is_an_option(monkeypatch, checkpoints):
+    asked = []
+
+    def fetch(*address):
+        asked.append(address)
+        return checkpoints[0].parent, checkpoints[0].name
+
+    monkeypatch.setattr(load, "fetch", fetch)
+    for arguments in (("someone/model@v2",), ("someone/model", "--revision", "v2")):
+        assert run("info", *arguments, "--file", "kan.safetensors") == 0
+    assert asked == [("someone/model", "kan.safetensors", "v2")] * 2
+
+
+def test_an_address_is_an_image(checkpoints, images, tmp_path, monkeypatch):
+    content = (images / "a.png").read_bytes()
+    monkeypatch.setattr("mask2kan.inference.predictor.fetch", lambda _: content)
+    out = tmp_path / "out"
+    address = "https://example.org/photos/a%20road.png?size=large"
+    assert run("predict", address, images / "a.png", "--model", checkpoints[0], "--out", out) == 0
+    assert json.loads((out / "a road.json").read_bytes())["picture"] == address
+    with np.load(out / "a road_score.npz") as one, np.load(out / "a_score.npz") as other:
+        np.testing.assert_array_equal(one["score"], other["score"])
