@@ -1,7 +1,7 @@
 """Read a model's configuration off its weights in our key names, and build it around them.
 
-Weights do not reveal the number of attention heads, the KAN's activation, mean and std: eight, SiLU
-and ImageNet's are assumed.
+Weights do not reveal the sampling points of an attention head, the KAN's activation, mean and std:
+four, SiLU and ImageNet's are assumed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from mask2kan.modeling.settings import InferenceSettings
 StateDict = dict[str, Tensor]
 
 SHOWN_KEYS = 8
+USUAL_HEADS = 8
+_USUAL_POINTS = 4  # of a head
 _COUNTER = "num_batches_tracked"  # of batch norms, which evaluation does not read
 
 # Far beyond any published model; larger ones would only exhaust the memory
@@ -69,14 +71,23 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
 
-def infer_config(state: Mapping[str, Tensor], *, num_heads: int = 8, **others: Any) -> ModelConfig:
+def infer_config(
+    state: Mapping[str, Tensor], *, num_heads: int | None = None, **others: Any
+) -> ModelConfig:
     """Infer the configuration from weights; ``others`` are fields that they do not show.
+
+    Of the heads, weights show the product with the sampling points: without a number there are
+    four points a head, as in every published model.
 
     Raises:
         CheckpointError: for a missing part or an unsupported shape.
     """
     queries, hidden = _shape(state, "transformer_decoder.query_feat.weight", 2)
     points = _shape(state, "pixel_decoder.encoder_layers.0.self_attn.sampling_offsets.weight", 2)[0]
+    if num_heads is None:
+        num_heads = points // (_USUAL_POINTS * NUM_LEVELS * 2)
+        if points % (_USUAL_POINTS * NUM_LEVELS * 2) or not num_heads or hidden % num_heads:
+            num_heads = USUAL_HEADS
     if points % (num_heads * NUM_LEVELS * 2):
         raise CheckpointError(
             f"sampling_offsets has {points} rows, not a multiple of {num_heads} heads x "

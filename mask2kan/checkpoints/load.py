@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mask2kan.checkpoints.files.parts import BESIDE, INDICES, pick_files, shards_of
+from mask2kan.checkpoints.files.parts import BESIDE, INDICES, WEIGHT_SUFFIXES, pick_files, shards_of
 from mask2kan.checkpoints.files.readers import TRUNK_KEY, Contents, read_file, read_json
 from mask2kan.checkpoints.files.weight_sets import choose
 from mask2kan.checkpoints.formats.detectron2 import read_detectron2
@@ -34,7 +35,9 @@ REPLACED = {  # names that were bundled once
     "mask2former_camvid": "mask2former_road",
 }
 BEST = "best.safetensors"  # of a run folder
-WEIGHTS = (".safetensors", ".pth", ".pkl", ".bin")  # a run's .pt is the state of its training
+_MOST_LISTED = 10_000  # files of folders inside
+# a run's .pt is the state of its training
+WEIGHTS = (".safetensors", ".pth", ".pkl", ".ckpt", ".bin")
 
 
 def load_model(
@@ -145,8 +148,22 @@ def _open_folder(folder: Path, file: str | None, origin: str, wanted: str | None
     try:
         weights = folder / pick_files(names, file)[0]
     except CheckpointError as error:
-        raise CheckpointError(f"Can't load the folder {origin}. {error}") from error
+        raise CheckpointError(
+            f"Can't load the folder {origin}. {error}{_weights_below(folder, names)}"
+        ) from error
     return _interpret(_read_weights(weights, origin, wanted), weights.parent, origin)
+
+
+def _weights_below(folder: Path, names: list[str]) -> str:
+    """Name what folders inside hold, where the folder itself holds no weights."""
+    if any(name.endswith(WEIGHT_SUFFIXES) for name in names):
+        return ""
+    below = sorted(
+        path.relative_to(folder).as_posix()
+        for path in islice(folder.glob("*/*"), _MOST_LISTED)
+        if path.suffix in WEIGHT_SUFFIXES
+    )
+    return f" Below it: {', '.join(below[:8])}; choose one with file= (--file)." if below else ""
 
 
 def _read_weights(weights: Path, origin: str, wanted: str | None) -> Contents:

@@ -11,7 +11,9 @@ from mask2kan.errors import CheckpointError
 
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 BESIDE = ("config.json", "preprocessor_config.json")
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pkl", ".pt", ".bin")
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pkl", ".ckpt", ".bin", ".pt")
+# beside the weights that trainers save
+_STATES = ("optimizer", "scheduler", "scaler", "random_states", "rng_state", "training_args")
 
 
 def pick_files(names: Iterable[str], file: str | None) -> list[str]:
@@ -34,16 +36,23 @@ def pick_files(names: Iterable[str], file: str | None) -> list[str]:
         for name in ("model.safetensors", INDICES[0], "pytorch_model.bin", INDICES[1]):
             if name in available:
                 return [name, *_beside(name, available)]
-    for suffixes in ((".safetensors",), (".pth", ".pkl")):
-        weights = sorted(n for n in available if n.endswith(suffixes) and "/" not in n)
+    for index in INDICES:
+        if index in available:
+            return [index, *_beside(index, available)]
+    for suffixes in ((".safetensors",), (".pth", ".pkl"), (".ckpt", ".bin", ".pt")):
+        weights = sorted(
+            name
+            for name in available
+            if name.endswith(suffixes) and "/" not in name and not name.startswith(_STATES)
+        )
         if len(weights) == 1:
             return [weights[0], *_beside(weights[0], available)]
         if weights:
             raise CheckpointError(
                 f"It has {len(weights)} checkpoints ({', '.join(weights[:8])}); choose one with "
-                "file=."
+                "file= (--file)."
             )
-    raise CheckpointError("It has no .safetensors, .pth or .pkl file.")
+    raise CheckpointError(f"It has no file of weights ({', '.join(WEIGHT_SUFFIXES)}).")
 
 
 def _beside(name: str, available: set[str]) -> list[str]:

@@ -41,7 +41,7 @@ from mask2kan.checkpoints.infer_config import (
 )
 from mask2kan.errors import CheckpointError, ConfigError
 from mask2kan.media.files import write_bytes
-from mask2kan.modeling.config import ModelConfig
+from mask2kan.modeling.config import ModelConfig, model_config
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.modeling.settings import InferenceSettings
 
@@ -276,10 +276,13 @@ def read_bare(state: StateDict, origin: str) -> Checkpoint:
         CheckpointError: for a missing part or an unsupported shape.
     """
     notes = (
-        "It has our weights but not the metadata that save_model writes: 8 attention heads, "
-        "ImageNet's mean and std and (KAN) SiLU are assumed, and its classes have no names.",
+        "It has our weights but not the metadata that save_model writes: 4 sampling points a "
+        "head, its backbone's usual mean and std and (KAN) SiLU are assumed, and its classes have "
+        "no names.",
     )
-    return Checkpoint(origin, "native", state, infer_config(state), notes=notes)
+    usual = model_config(f"mask2kan_{infer_config(state).backbone}")
+    config = infer_config(state, pixel_mean=usual.pixel_mean, pixel_std=usual.pixel_std)
+    return Checkpoint(origin, "native", state, config, notes=notes)
 
 
 def _whole(tensors: dict[str, Tensor], trunk: Any, folder: Path) -> dict[str, Tensor]:

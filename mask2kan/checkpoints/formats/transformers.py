@@ -13,7 +13,13 @@ from typing import Any
 
 import torch
 
-from mask2kan.checkpoints.infer_config import Checkpoint, StateDict, infer_config, rename_keys
+from mask2kan.checkpoints.infer_config import (
+    USUAL_HEADS,
+    Checkpoint,
+    StateDict,
+    infer_config,
+    rename_keys,
+)
 from mask2kan.errors import CheckpointError
 
 # The loss's weights, an index Swin computes, and a norm and pooler whose output nothing uses
@@ -93,8 +99,8 @@ def read_transformers(
             "Mask2FormerForUniversalSegmentation is read."
         )
     translated, names = _translate(state)
-    heads = config.get("num_attention_heads", 8)
-    if type(heads) is not int or heads < 1:
+    heads = config.get("num_attention_heads", USUAL_HEADS if config else None)
+    if config and (type(heads) is not int or heads < 1):
         raise CheckpointError(f"Its config.json has num_attention_heads {heads!r:.40}.")
     others = {**_class_names(config, translated), **_normalization(preprocessor)}
     ours = infer_config(translated, num_heads=heads, **others)
@@ -108,8 +114,8 @@ def _assumed(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> tupl
     notes = []
     if not config:
         notes.append(
-            "There is no config.json beside it: 8 attention heads and the arithmetic of the "
-            "published models are assumed, and its classes have no names."
+            "There is no config.json beside it: 4 sampling points a head and the arithmetic of "
+            "the published models are assumed, and its classes have no names."
         )
     if "image_mean" not in preprocessor and preprocessor.get("do_normalize") is not False:
         notes.append(

@@ -7,6 +7,7 @@ import collections
 import copy
 import datetime
 import itertools
+import json
 import logging
 import pathlib
 import pickle
@@ -261,7 +262,7 @@ def test_what_is_left_out_and_assumed_is_said(tmp_path, models):
     assert left_out == (
         "Left out 2 tensors beside the model's weights (val_iou.confmat, criterion_weights)."
     )
-    assert "8 attention heads" in assumed
+    assert "4 sampling points a head" in assumed
     _, state = models["transformers"]
     said = " ".join(load_model(saved(tmp_path, state)).notes)
     assert "no config.json" in said
@@ -347,3 +348,53 @@ def test_a_model_whose_file_could_not_be_read_leaves_the_old_file(tmp_path, mode
     with pytest.raises(CheckpointError, match=r"Can't save.*2 unknown \(extra\.weight"):
         save_model(model, path)
     assert path.read_bytes() == before
+
+
+def test_heads_mean_and_std_are_those_of_the_model(tmp_path):
+    """Without metadata, of our small recipes: four heads, and another normalisation."""
+    model = tiny("mask2kan_efficientnet_lite0", num_heads=4)
+    assert model.config.pixel_mean == (127.0, 127.0, 127.0)
+    path = saved(tmp_path, {"state_dict": prefixed("model.", model.state_dict())})
+    loaded = load_model(path, device="cpu")
+    assert loaded.config.num_heads == 4
+    for found, expected in zip(answers(loaded), answers(model), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def halves(state):
+    names = list(state)
+    middle = len(names) // 2
+    return (
+        {name: state[name].clone() for name in part} for part in (names[:middle], names[middle:])
+    )
+
+
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+def test_shards_are_put_together_without_a_configuration_too(tmp_path, models, index):
+    model, state = models["native"]
+    table = {}
+    for number, part in enumerate(halves(state)):
+        name = f"part-{number}{'.bin' if '.bin' in index else '.safetensors'}"
+        torch.save(part, tmp_path / name) if "bin" in name else save_file(part, tmp_path / name)
+        table.update(dict.fromkeys(part, name))
+    (tmp_path / index).write_text(json.dumps({"weight_map": table}))
+    assert torch.equal(answers(load_model(tmp_path, device="cpu"))[0], answers(model)[0])
+
+
+def test_what_trainers_save_beside_the_weights_is_not_taken_for_them(tmp_path, models):
+    model, state = models["native"]
+    saved(tmp_path, {"state": {}}, "optimizer.bin")
+    saved(tmp_path, {"base_lrs": [1.0]}, "scheduler.bin")
+    saved(tmp_path, state, "last.ckpt")
+    assert torch.equal(answers(load_model(tmp_path, device="cpu"))[0], answers(model)[0])
+
+
+def test_weights_in_a_folder_inside_are_named_and_can_be_chosen(tmp_path, models):
+    model, state = models["native"]
+    (tmp_path / "global_step5").mkdir()
+    saved(tmp_path / "global_step5", {"module": state}, "mp_rank_00_model_states.pt")
+    inside = "global_step5/mp_rank_00_model_states.pt"
+    with pytest.raises(CheckpointError, match=f"Below it: {inside}; choose one with file="):
+        load_model(tmp_path)
+    loaded = load_model(tmp_path, file=inside, device="cpu")
+    assert torch.equal(answers(loaded)[0], answers(model)[0])
