@@ -13,7 +13,9 @@ from mask2kan.checkpoints.files.parts import WEIGHT_SUFFIXES
 from mask2kan.checkpoints.files.readers import SHA256, read_json
 from mask2kan.errors import CheckpointError
 
-WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
+_PACKAGE = Path(__file__).resolve().parents[1]
+_INSTALLED = _PACKAGE / "weights"  # in a wheel; in a checkout they lie beside the package
+WEIGHTS = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "weights"
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
