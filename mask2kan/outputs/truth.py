@@ -3,9 +3,10 @@
 ``Analysis.outlined`` is what is judged: the smoothed score at the threshold, without regions that
 are too small. AP, AUROC and FPR95 judge the raw score, at every threshold.
 
-Source: average precision and AUROC as in scikit-learn; FPR95 where the ROC curve, straight between
+Source: average precision and AUROC as in scikit-learn; FPR95 where its ROC curve, straight between
 its points, first reaches a true-positive rate of 0.95. Equal to ``training.metrics``, whose curves
-are made for data sets that do not fit in memory.
+are made for data sets that do not fit in memory, and which has beside it the other convention, FPR
+at the first threshold that reaches 0.95: higher where scores tie there.
 
 Legend: H W image size; a truth (H, W) is 0 known, 1 anomaly, 255 void (ignored).
 """

@@ -1,8 +1,15 @@
 """The exact curves: every distinct score of every image is a threshold.
 
-AP and AUROC equal scikit-learn's ``average_precision_score`` and ``roc_auc_score``. FPR95 is the
-false-positive rate where that ROC curve, straight between its points, first reaches a true-positive
-rate of 0.95; with ties this is the average over breaking them at random.
+AP and AUROC equal scikit-learn's ``average_precision_score`` and ``roc_auc_score``. Of FPR95 there
+are two conventions, which differ where scores tie around a true-positive rate of 0.95:
+
+- ``fpr95``: where the ROC curve, straight between its points, first reaches 0.95, as
+  ``numpy.interp`` reads it off scikit-learn's ``roc_curve``, with ``drop_intermediate`` or not. It
+  is the average over breaking ties at random.
+- ``fpr95_at_threshold``: at the first point with at least 0.95, each distinct score a threshold: of
+  ``roc_curve(drop_intermediate=False)``, in Fishyscapes' code and, on its bins, in
+  SegmentMeIfYouCan's. Never lower. (By default scikit-learn drops points inside straight lines, of
+  which this may be one.)
 """
 
 from __future__ import annotations
@@ -95,6 +102,7 @@ class CurveSummary(NamedTuple):
     ap: float
     auroc: float
     fpr95: float
+    fpr95_at_threshold: float
     best_f1: float
     best_f1_threshold: float
     tpr95_threshold: float
@@ -161,7 +169,7 @@ class _Integral:
         self.negatives, self.positives = negatives, positives
         self.last_tp = self.last_fp = 0
         self.ap_sum = self.area = 0.0
-        self.fpr95 = self.best_f1 = -1.0
+        self.fpr95 = self.fpr95_at_threshold = self.best_f1 = -1.0
         self.best_f1_threshold = self.tpr95_threshold = np.nan
         self.allowed: dict[float, tuple[float, int]] = {}  # per rate: threshold, true positives
 
@@ -183,6 +191,7 @@ class _Integral:
             share = (0.95 * self.positives - tp_before[at]) / (tp[at] - tp_before[at])
             fp_there = fp_before[at] + min(share, 1.0) * (fp[at] - fp_before[at])
             self.fpr95 = float(fp_there / self.negatives)
+            self.fpr95_at_threshold = float(fp[at] / self.negatives)
             self.tpr95_threshold = float(points.threshold[at])
         if not self.allowed:
             # Where more of the known pixels share the highest score than a rate allows, only a
@@ -202,6 +211,7 @@ class _Integral:
             ap=self.ap_sum / self.positives,
             auroc=self.area / self.positives / self.negatives,
             fpr95=self.fpr95,
+            fpr95_at_threshold=self.fpr95_at_threshold,
             best_f1=self.best_f1,
             best_f1_threshold=self.best_f1_threshold,
             tpr95_threshold=self.tpr95_threshold,

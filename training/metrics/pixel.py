@@ -1,8 +1,8 @@
 """Quality of an anomaly score: AP, AUROC, FPR95, best F1 and component metrics.
 
-"exact" ranks every pixel without bins (``curves``); "smiyc" is that benchmark's protocol
-(``smiyc``), for comparison with it only. With a track, the pixels above the best-F1 threshold are
-compared as segments (``component``).
+"exact" ranks every pixel without bins (``curves``, which names both conventions of FPR95 at ties);
+"smiyc" is that benchmark's protocol (``smiyc``), for comparison with it only. With a track, the
+pixels above the best-F1 threshold are compared as segments (``component``).
 
 The thesis prints AuPRC as the integral of precision times recall; AP estimates the integral of
 precision over recall.
@@ -21,7 +21,7 @@ from mask2kan.checks import require_choice
 from mask2kan.errors import ConfigError, NumericsError
 
 from .component import TRACKS, ComponentEvaluator
-from .curves import ExactCurve, FalseAlarms
+from .curves import CurveSummary, ExactCurve, FalseAlarms
 from .smiyc import BinnedCurve, BinnedSummary, half_precision
 from .sorted_scores import Floats
 
@@ -56,6 +56,7 @@ class AnomalyEvaluator:
             require_choice("benchmark track", track, TRACKS)
         self.protocol, self.track = protocol, track
         self._curve = ExactCurve(folder) if protocol == "exact" else BinnedCurve()
+        self._summary: CurveSummary | BinnedSummary | None = None  # until another image is added
         self._components = None
         if track is not None:
             dtype = np.float32 if protocol == "exact" else np.float16
@@ -74,6 +75,7 @@ class AnomalyEvaluator:
             Mask2KANError: when the disk is full.
         """
         scores, labels = checked_image(score, label)
+        self._summary = None
         if isinstance(self._curve, BinnedCurve):
             halves = half_precision(scores)
             self._curve.add(halves[labels == KNOWN], halves[labels == ANOMALY])
@@ -86,18 +88,28 @@ class AnomalyEvaluator:
         """Return the metrics so far; more images may follow.
 
         Returns:
-            ``ap``, ``auroc``, ``fpr95``, ``best_f1`` in [0, 1]; ``best_f1_threshold`` (>=). With a
-            track also ``siou``, ``ppv``, ``f1_star`` in [0, 1] (NaN for an empty mean) and ``tp``,
-            ``fp``, ``fn``, dicts keyed 25, 30, ... 75 (tau in per cent), at that threshold (>).
+            ``ap``, ``auroc``, ``fpr95`` ("exact": on the straight line between two points; "smiyc":
+            at a threshold), ``best_f1`` in [0, 1]; ``best_f1_threshold`` (>=). With a track also
+            ``siou``, ``ppv``, ``f1_star`` in [0, 1] (NaN for an empty mean) and ``tp``, ``fp``,
+            ``fn``, dicts keyed 25, 30, ... 75 (tau in per cent), at that threshold (>).
 
         Raises:
             ConfigError: without both kinds of pixels.
         """
-        summary = self._curve.summary()
+        summary = self._summarised()
         results: dict[str, Any] = {name: getattr(summary, name) for name in BinnedSummary._fields}
         if self._components is not None:
             results |= self._components.compute(summary.best_f1_threshold)
         return results
+
+    def fpr95_at_threshold(self) -> float:
+        """Return the false-positive rate at the first threshold with a recall of at least 0.95.
+
+        Raises:
+            ConfigError: without both kinds of pixels.
+        """
+        summary = self._summarised()
+        return summary.fpr95 if isinstance(summary, BinnedSummary) else summary.fpr95_at_threshold
 
     def points(self, count: int = 1000) -> dict[str, npt.NDArray[np.float64]]:
         """Return ROC and precision-recall curves of about ``count`` points, by falling threshold.
@@ -108,10 +120,15 @@ class AnomalyEvaluator:
         Raises:
             ConfigError: without both kinds of pixels.
         """
-        self._curve.summary()
+        self._summarised()
         tp, fp = self._curve.rates(count)
         precision = tp / np.maximum(tp + fp, 1)
         return {"tpr": tp / tp[-1], "fpr": fp / fp[-1], "precision": precision}
+
+    def _summarised(self) -> CurveSummary | BinnedSummary:
+        if self._summary is None:
+            self._summary = self._curve.summary()
+        return self._summary
 
     def operating_points(self) -> dict[str, Any]:
         """Return the calibration that a checkpoint carries for this score.
@@ -128,7 +145,8 @@ class AnomalyEvaluator:
         """
         if isinstance(self._curve, BinnedCurve):
             raise ConfigError('Operating points need every score; use AnomalyEvaluator("exact").')
-        summary = self._curve.summary()
+        summary = self._summarised()
+        assert isinstance(summary, CurveSummary)
         return {
             "range": self._curve.percentiles((0.5, 99.5)),
             "fpr05": summary.fpr05_threshold,

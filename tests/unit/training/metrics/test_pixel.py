@@ -17,6 +17,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from mask2kan.errors import ConfigError, Mask2KANError, NumericsError
+from mask2kan.outputs.truth import ranking
 from training.metrics import AnomalyEvaluator, sorted_scores
 from training.metrics.curves import FALSE_ALARM_RATES, ExactCurve
 from training.metrics.sorted_scores import RUN_LENGTH, SortedScores, merged_blocks
@@ -58,6 +59,59 @@ def fpr_at_tpr95(label: npt.NDArray[np.uint8], score: npt.NDArray[np.float32]) -
     fpr, tpr, _ = roc_curve(label, score, drop_intermediate=False)
     at = int(np.argmax(tpr >= 0.95))
     return float(np.interp(0.95, tpr[at - 1 : at + 1], fpr[at - 1 : at + 1]))
+
+
+def tied_pixels(seed: int, levels: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """Quantised scores: so few values that the recall jumps over 0.95 inside a tie."""
+    rng = np.random.default_rng(seed)
+    label = rng.choice([0, 1, 255], (60, 80), p=[0.8, 0.1, 0.1]).astype(np.uint8)
+    score = 1 / (1 + np.exp(-(rng.normal(size=label.shape) + 1.2 * (label == 1))))
+    return (np.round(score * levels) / levels).astype(np.float32), label
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4, 16, 255])
+@pytest.mark.parametrize("seed", range(3))
+def test_both_conventions_of_fpr95_at_ties_are_scikit_learns(levels: int, seed: int) -> None:
+    score, label = tied_pixels(seed, levels)
+    evaluator = AnomalyEvaluator()
+    evaluator.update(score, label)
+    straight, at_threshold = evaluator.compute()["fpr95"], evaluator.fpr95_at_threshold()
+    valid = label != 255
+    for drop in (False, True):  # dropped points lie on straight lines
+        fpr, tpr, _ = roc_curve(label[valid], score[valid], drop_intermediate=drop)
+        at = int(np.argmax(tpr >= 0.95))
+        line = np.interp(0.95, tpr[at - 1 : at + 1], fpr[at - 1 : at + 1])
+        assert straight == pytest.approx(float(line), abs=1e-12)
+    fpr, tpr, _ = roc_curve(label[valid], score[valid], drop_intermediate=False)
+    assert at_threshold == pytest.approx(fpr[np.argmax(tpr >= 0.95)], abs=1e-12)
+    assert at_threshold >= straight
+    assert at_threshold - straight > (0.005 if levels <= 4 else 0)  # or this would show nothing
+    page = ranking(score, label)
+    assert page["fpr95"] == pytest.approx(straight, abs=1e-12)
+    assert page["ap"] == pytest.approx(average_precision_score(label[valid], score[valid]))
+
+
+def test_the_straight_fpr95_is_the_mean_over_breaking_ties_at_random() -> None:
+    score, label = tied_pixels(0, 4)
+    known, anomalous = score[label == 0], score[label == 1]
+    rng = np.random.default_rng(1)
+    broken = []
+    for _ in range(200):
+        kinds = np.repeat([0, 1], [len(known), len(anomalous)])
+        noisy = np.concatenate([known, anomalous]) + rng.uniform(0, 1e-3, len(kinds))
+        broken.append(fpr_at_tpr95(kinds.astype(np.uint8), noisy.astype(np.float32)))
+    evaluator = AnomalyEvaluator()
+    evaluator.update(score, label)
+    assert evaluator.compute()["fpr95"] == pytest.approx(np.mean(broken), abs=0.004)
+
+
+def test_the_smiyc_protocol_takes_fpr95_at_a_threshold() -> None:
+    score, label = tied_pixels(0, 4)
+    binned, exact = AnomalyEvaluator("smiyc"), AnomalyEvaluator()
+    for evaluator in (binned, exact):
+        evaluator.update(score, label)
+    assert binned.compute()["fpr95"] == binned.fpr95_at_threshold()
+    assert binned.fpr95_at_threshold() == pytest.approx(exact.fpr95_at_threshold(), abs=1e-9)
 
 
 def reference_f1(
