@@ -2,6 +2,7 @@
 
     python -m training.benchmark mask2kan_road mask2former_road
     python -m training.benchmark runs/*/best.safetensors --root data --protocol smiyc
+    python -m training.benchmark mask2kan_road --root my_folder   # images/ and masks/ in it
     python -m training.benchmark mask2kan_road --ray --workers 4
 
 A stopped command continues. Ray Data spreads the scoring over machines that share the folder.
@@ -22,7 +23,6 @@ from mask2kan.errors import ImageError
 from mask2kan.inference.scores import SCORES, check_score
 from mask2kan.runtime.precision import DTYPES
 
-from .data.registry import ANOMALY_SETS
 from .evaluation.anomaly_benchmark import Benchmark, checkpoint_names, sets_to_measure
 from .evaluation.saved_scores import ScoringPlan
 from .metrics.pixel import PROTOCOLS
@@ -35,8 +35,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python -m training.benchmark mask2kan_road mask2former_road",
     )
     out.add_argument("weights", nargs="+", help="checkpoint files, bundled names or Hub ids")
-    out.add_argument("--root", type=Path, help="folder that holds the data sets")
-    out.add_argument("--sets", nargs="+", metavar="SET", help=f"of {', '.join(ANOMALY_SETS)}")
+    out.add_argument("--root", type=Path, help="folder that holds the data sets, or is your own")
+    out.add_argument(
+        "--sets",
+        "--data",
+        nargs="+",
+        metavar="SET",
+        help="names (python -m training.data list), folders or name=folder (default: all there)",
+    )
     out.add_argument(
         "--scores", nargs="+", default=list(SCORES), help=f"default: {' '.join(SCORES)}"
     )
@@ -66,9 +72,11 @@ def run(options: argparse.Namespace) -> str:
     for score in options.scores:
         check_score(score)
     scores_folder = options.out / "scores"
+    sets = sets_to_measure(options.sets, options.root)
     plan = ScoringPlan(
         checkpoints=checkpoint_names(options.weights),
-        sets=sets_to_measure(options.sets, options.root),
+        sets=tuple(name for name, _ in sets),
+        sources=sets,
         root=None if options.root is None else str(options.root),
         scores=tuple(options.scores),
         out=str(scores_folder.resolve()),

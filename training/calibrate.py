@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("checkpoint", type=Path, help="a .safetensors file of this project")
     parser.add_argument("--out", type=Path, help="write there instead of into the checkpoint")
-    parser.add_argument("--data", default=DATA, help="anomaly data set (default: %(default)s)")
+    parser.add_argument("--data", default=DATA, help="anomaly set or folder (default: %(default)s)")
     parser.add_argument("--root", type=Path, help="its folder (default: the usual places)")
     parser.add_argument("--settings", type=Path, help="JSON file of InferenceSettings to write too")
     parser.add_argument("--limit", type=int, metavar="N", help="only N images, evenly spread")
@@ -52,6 +52,7 @@ def _run(options: argparse.Namespace) -> None:
         settings=settings,
         limit=options.limit,
         device=options.device,
+        say=print,
     )
     print(calibration_table(calibration).text())
 

@@ -55,7 +55,8 @@ def _facts(model: Mask2KAN) -> str:
 def _measured(name: str, result: dict[str, Any]) -> str:
     split = f" --split {result['split']}" if "split" in result else ""
     native = " --settings native" if result.get("native") else ""
-    command = f"python -m training.evaluate {name} --data {result['data']}{split}{native}"
+    data = f"{result['set']}={result['data']}" if "set" in result else result["data"]
+    command = f"python -m training.evaluate {name} --data {data}{split}{native}"
     table = result_table(result)
     count = table.title.partition(": ")[2]
     untitled = dataclasses.replace(table, title="", notes=())

@@ -20,7 +20,7 @@ from mask2kan.inference.scores import SCORES
 from mask2kan.media.files import write_record
 from mask2kan.runtime.precision import DTYPES
 
-from .evaluation.checkpoint_evaluation import DATA_SETS, evaluate
+from .evaluation.checkpoint_evaluation import evaluate
 from .reporting.evaluation import result_table
 
 
@@ -31,7 +31,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python -m training.evaluate mask2kan_road --data camvid --split test",
     )
     parser.add_argument("weights", help="checkpoint file, bundled name or Hub repository")
-    parser.add_argument("--data", required=True, help=f"{', '.join(DATA_SETS)}, or a folder")
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="a name (python -m training.data list), a folder or name=folder",
+    )
     parser.add_argument("--root", type=Path, help="its folder (default: the usual places)")
     parser.add_argument("--split", help="train, val, test (default: camvid's test, others' val)")
     parser.add_argument("--limit", type=int, metavar="N", help="only N images, evenly spread")

@@ -24,9 +24,17 @@ from .check import Report, inspect_data
 from .faults import NOTES, RULES
 from .folders import data_places
 from .mixture import parts_of
-from .registry import ANOMALY_SETS, SEGMENTATION_SETS, SYNTHETIC_SETS, find_set, layout_of
+from .registry import (
+    ANOMALY_SETS,
+    OWN_FOLDER,
+    SEGMENTATION_SETS,
+    SYNTHETIC_ANOMALY,
+    SYNTHETIC_SETS,
+    find_set,
+    layout_of,
+)
 
-NO_FILES = "needs no files"
+NO_FILES, BY_PATH = "needs no files", "by its path: {0}=<folder>"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,6 +73,7 @@ def summary(report: Report) -> str:
     for rule, count in Counter(note.rule for note in report.notes).items():
         first = next(note.path for note in report.notes if note.rule == rule)
         lines.append(f"note: {rule} ({NOTES[rule]}): {count}, first {first}")
+    lines += [f"note: {remark}" for remark in report.remarks]
     lines += [
         f"{count:>6} {rule}: {RULES[rule]}"
         for rule, count in Counter(fault.rule for fault in report.faults).most_common()
@@ -79,12 +88,17 @@ def summary(report: Report) -> str:
 def listing() -> str:
     """List every data set and where it was found."""
     train = [
-        (name, _place(name, "not found" if images.folders else f"by its path: {name}=<folder>"))
+        (name, _place(name, "not found" if images.folders else BY_PATH.format(name)))
         for name, images in SEGMENTATION_SETS.items()
     ]
     train += [(name, NO_FILES) for name in SYNTHETIC_SETS]
     measure = [
-        (name, NO_FILES if name == "synthetic_anomaly" else _place(name, "not found"))
+        (
+            name,
+            NO_FILES
+            if name == SYNTHETIC_ANOMALY
+            else _place(name, BY_PATH.format(name) if name == OWN_FOLDER else "not found"),
+        )
         for name in ANOMALY_SETS
     ]
     blank = ("", "")

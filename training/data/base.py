@@ -27,10 +27,39 @@ IMAGE_TYPES = (".webp", ".png", ".jpg", ".jpeg")
 Color = tuple[int, int, int]
 
 
+class Description(NamedTuple):
+    """An anomaly data set in the words of tables and results.
+
+    Attributes:
+        title: as papers print it.
+        track: of SegmentMeIfYouCan, which sets the smallest components; None for neither.
+        counted: how the benchmark counts it, and we; empty without a benchmark.
+        size: the benchmark's number of images; None without one.
+        remarks: on this copy of it.
+    """
+
+    title: str
+    track: str | None = None
+    counted: str = ""
+    size: int | None = None
+    remarks: tuple[str, ...] = ()
+
+    def notes(self, measured: int) -> list[str]:
+        """Return what a reader of figures of so many images should know."""
+        notes = [self.counted] if self.counted else []
+        if self.size is not None and measured != self.size:
+            notes.append(f"{measured} images, not the {self.size:,} of {self.title}")
+        return [*notes, *self.remarks]
+
+
 class AnomalyImages(Protocol):
     """The interface of every anomaly data set."""
 
     names: list[str]
+
+    @abc.abstractmethod
+    def described(self) -> Description:
+        """Describe the set for tables and results."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -97,12 +126,16 @@ class Scan:
         pairs: sorted by name.
         faults: of the layout, before decoding.
         notes: files ignored.
+        remarks: sentences on the set as a whole.
+        void_is_note: whether a label may be void everywhere.
     """
 
     title: str
     pairs: list[Pair] = dataclasses.field(default_factory=list)
     faults: list[Fault] = dataclasses.field(default_factory=list)
     notes: list[Fault] = dataclasses.field(default_factory=list)
+    remarks: list[str] = dataclasses.field(default_factory=list)
+    void_is_note: bool = False
 
     def index(
         self,
@@ -111,6 +144,7 @@ class Scan:
         *,
         nested: bool = False,
         companions: Sequence[str] = (),
+        suffixes: Sequence[str] = IMAGE_TYPES,
     ) -> dict[str, Path]:
         """Return a folder's images by key: the file's name without its ending and suffix.
 
@@ -119,13 +153,14 @@ class Scan:
             endings: of the stems; the first one present wins.
             nested: they lie one folder deeper; the keys are then ``<folder>/<name>``.
             companions: endings, with suffix, of files to ignore.
+            suffixes: of images, in lower case.
         """
         ranked: dict[str, tuple[int, Path]] = {}
         for path in self._files(folder, nested=nested):
             if path.name.endswith(tuple(companions)):
                 continue
             ranks = [rank for rank, ending in enumerate(endings) if path.stem.endswith(ending)]
-            if not ranks or path.suffix.lower() not in IMAGE_TYPES:
+            if not ranks or path.suffix.lower() not in suffixes:
                 self.notes.append(Fault(path, "other-file", "ignored"))
                 continue
             rank = ranks[0]
@@ -275,7 +310,7 @@ class PairedImages:
 
     title: ClassVar[str]
     folders: ClassVar[tuple[str, ...]] = ()
-    marks: ClassVar[tuple[str, ...]]
+    marks: ClassVar[tuple[str, ...]] = ()  # none where ``recognised`` says it otherwise
 
     def __init__(self, scan: Scan) -> None:
         self.pairs = scan.require_usable().pairs

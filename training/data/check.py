@@ -18,18 +18,25 @@ import numpy as np
 from tqdm import tqdm
 
 from mask2kan.checks import require_choice
-from mask2kan.errors import ConfigError, WriteError
+from mask2kan.errors import WriteError
 from mask2kan.media.files import atomic_writer, cache_folder
 
-from ..metrics.pixel import ANOMALY
+from ..metrics.pixel import ANOMALY, KNOWN
 from .base import Pair, Scan, apply_overlay
 from .faults import Fault, FaultError
 from .folders import find_data
 from .reading import VOID, Size, decode_image, read_file
-from .registry import ANOMALY_SETS, SYNTHETIC_SETS, find_anomaly_sets, find_set, find_split_data
+from .registry import (
+    ANOMALY_SETS,
+    SYNTHETIC_SETS,
+    find_set,
+    find_split_data,
+    is_anomaly_data,
+    recognise_anomalies,
+)
 from .sets.mask_folders import AnomalySet
 
-VERSION = 1  # of the rules; a change makes every data set be decoded again
+VERSION = 2  # of the rules; a change makes every data set be decoded again
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +51,7 @@ class Report:
         faults: sorted by file.
         notes: sorted by file; no faults.
         recalled: whether an earlier clean result was reused.
+        remarks: sentences on an anomaly set as a whole.
     """
 
     title: str
@@ -51,15 +59,21 @@ class Report:
     faults: list[Fault]
     notes: list[Fault]
     recalled: bool = False
+    remarks: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Result:
-    """Result of one pair; no digest where the image has no bytes."""
+    """Result of one pair; no digest where the image has no bytes.
+
+    ``known``, ``anomalous`` and ``void`` count the pixels of an anomaly set's label.
+    """
 
     faults: tuple[Fault, ...]
     digest: bytes | None
-    anomalous: bool
+    known: int = 0
+    anomalous: int = 0
+    void: int = 0
 
 
 def inspect_data(
@@ -76,7 +90,8 @@ def inspect_data(
     Args:
         data: a name, a folder, or ``name=folder``; synthetic data has no faults.
         splits: checked together; None for all whose labels are published.
-        anomaly: a folder holds an anomaly data set; a name implies it.
+        anomaly: a folder holds an anomaly data set; a name implies it, and so does a layout that is
+            no other set's.
         workers: threads; None for one per core.
         progress: show a bar.
         remembered: reuse an earlier clean result for the same files.
@@ -85,7 +100,7 @@ def inspect_data(
         ConfigError: for an unknown data set, split or layout.
     """
     name = str(data).partition("=")[0]
-    anomaly = anomaly or name in ANOMALY_SETS
+    anomaly = anomaly or is_anomaly_data(data)
     if str(data) in SYNTHETIC_SETS or name == "synthetic_anomaly":
         return Report(f"{data}, which needs no files", 0, [], [])
     scans = [_scan_anomalies(str(data))] if anomaly else _scan_splits(data, splits)
@@ -95,15 +110,20 @@ def inspect_data(
     count = sum(len(scan.pairs) for scan in scans)
     memory = None if faults else _memory(scans, anomaly=anomaly)
     if remembered and memory is not None and memory.is_file():
-        return Report(title, count, [], sorted(notes), recalled=True)
+        recalled = memory.read_text(encoding="utf-8").splitlines()[1:]
+        return Report(title, count, [], sorted(notes), recalled=True, remarks=recalled)
     results = _examine_all(scans, workers, progress=progress)
+    remarks: list[str] = []
+    if anomaly:
+        results = [_allow_void(scans[0], results[0], notes)]
+        remarks = [*scans[0].remarks, *_shares(results[0])]
     faults += [fault for of_scan in results for result in of_scan for fault in result.faults]
     faults += _overlaps(scans, results)
     if anomaly:
         faults += _without_anomaly(scans[0], results[0], notes)
     if not faults and memory is not None:
-        _remember(memory, title)
-    return Report(title, count, sorted(faults), sorted(notes))
+        _remember(memory, title, remarks)
+    return Report(title, count, sorted(faults), sorted(notes), remarks=remarks)
 
 
 def _scan_splits(data: str | Path, splits: Sequence[str] | None) -> list[Scan]:
@@ -118,14 +138,7 @@ def _scan_anomalies(data: str) -> Scan:
     if name in ANOMALY_SETS:
         root = find_data(path) if given else find_set(name)
     else:
-        sets = find_anomaly_sets(data)
-        if len(sets) != 1:
-            names = ", ".join(name for name, _ in sets) or "none that is recognised"
-            raise ConfigError(
-                f"{data} holds these anomaly data sets: {names}; expected one. Write "
-                f"<name>=<folder> with one of {', '.join(ANOMALY_SETS)}."
-            )
-        name, root = sets[0]
+        name, root = recognise_anomalies(data)
     images = ANOMALY_SETS[name]
     assert issubclass(images, AnomalySet)
     return images.scan(root)
@@ -147,7 +160,7 @@ def _examine(pair: Pair) -> _Result:
     faults: list[Fault] = []
     digest: bytes | None = None
     size: Size | None = None
-    anomalous = False
+    counts = (0, 0, 0)
     try:
         content = read_file(pair.image)
         digest = hashlib.sha256(content).digest()
@@ -158,13 +171,44 @@ def _examine(pair: Pair) -> _Result:
         faults += error.faults
     try:
         label = pair.reader(pair.label, read_file(pair.label), size)
-        anomalous = bool((label == ANOMALY).any())
+        known, anomalous, void = (int((label == value).sum()) for value in (KNOWN, ANOMALY, VOID))
+        counts = (known, anomalous, void)
         if np.all(label == VOID):
             message = "void everywhere; expected at least one pixel that counts"
             faults.append(Fault(pair.label, "all-void", message))
     except FaultError as error:
         faults += error.faults
-    return _Result(tuple(faults), digest, anomalous)
+    return _Result(tuple(faults), digest, *counts)
+
+
+def _allow_void(scan: Scan, results: list[_Result], notes: list[Fault]) -> list[_Result]:
+    """Make notes of labels that are void everywhere, where the set may have such."""
+    if not scan.void_is_note:
+        return results
+    allowed = []
+    for result in results:
+        void = [fault for fault in result.faults if fault.rule == "all-void"]
+        notes += [Fault(fault.path, "void-everywhere", fault.message) for fault in void]
+        others = tuple(fault for fault in result.faults if fault not in void)
+        allowed.append(dataclasses.replace(result, faults=others))
+    return allowed
+
+
+def _shares(results: list[_Result]) -> list[str]:
+    """Say how much of an anomaly set is anomalous, void, and without an anomaly."""
+    known, anomalous, void = (
+        sum(getattr(result, kind) for result in results) for kind in ("known", "anomalous", "void")
+    )
+    counted = known + anomalous
+    if not counted + void:
+        return []
+    read = [result for result in results if result.known + result.anomalous + result.void]
+    without = sum(not result.anomalous for result in read)
+    return [
+        f"{anomalous / max(counted, 1):.2%} of the pixels that count are anomalous, "
+        f"{void / (counted + void):.2%} of all are void; {without} of {len(read)} images show no "
+        "anomaly"
+    ]
 
 
 def _overlaps(scans: list[Scan], results: list[list[_Result]]) -> list[Fault]:
@@ -189,7 +233,7 @@ def _without_anomaly(scan: Scan, results: list[_Result], notes: list[Fault]) -> 
     without = [
         pair.label
         for pair, result in zip(scan.pairs, results, strict=True)
-        if not result.anomalous and not result.faults
+        if not result.anomalous and result.known and not result.faults
     ]
     notes += [Fault(path, "no-anomaly-here", "no anomalous pixel") for path in without]
     if not without or any(result.anomalous for result in results):
@@ -216,9 +260,9 @@ def _memory(scans: Iterable[Scan], *, anomaly: bool) -> Path | None:
     return cache_folder() / "data" / f"{digest.hexdigest()[:32]}.txt"
 
 
-def _remember(memory: Path, title: str) -> None:
+def _remember(memory: Path, title: str, remarks: Sequence[str]) -> None:
     try:
         with atomic_writer(memory) as file:
-            file.write(f"clean: {title}\n".encode())
+            file.write("\n".join([f"clean: {title}", *remarks, ""]).encode())
     except WriteError as error:
         logger.warning("This check will be repeated the next time: %s", error)

@@ -38,6 +38,8 @@ RULES = {
 NOTES = {
     "other-file": "a file that is no part of the layout; it is ignored",
     "unlabelled": "an image whose label is not published; it is left out",
+    "void-everywhere": "a label that is void everywhere; nothing in it counts",
+    "not-counted": "an image that the benchmark leaves out; it is left out",
     "no-anomaly-here": "an image without an anomaly; Mask2Anomaly's evaluation skips these",
 }
 

@@ -156,7 +156,7 @@ class LabelValues:
 
     def __call__(self, path: Path, content: bytes, size: Size | None) -> Array:
         """Decode a label."""
-        values = decode_label(path, content)
+        values = self.decode(path, content)
         faults = size_faults(path, (values.shape[0], values.shape[1]), size)
         table, allowed = self._table
         counts = cv2.calcHist([values], [0], None, [256], [0.0, 256.0]).ravel()
@@ -169,6 +169,10 @@ class LabelValues:
         if faults:
             raise FaultError(*faults)
         return np.asarray(cv2.LUT(values, table), np.uint8)
+
+    def decode(self, path: Path, content: bytes) -> Array:
+        """Decode the values (H, W) of a file; see ``decode_label``."""
+        return decode_label(path, content)
 
 
 def size_faults(path: Path, size: Size, expected: Size | None) -> list[Fault]:

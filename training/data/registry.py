@@ -2,22 +2,30 @@
 
 ``--data`` takes a name below, a folder whose layout is recognised, ``name=folder``, or several of
 these (see ``training.data.mixture``). Synthetic sets need no files.
+
+Your own sets join without a change here: a module of yours calls ``register``, and the environment
+variable MASK2KAN_DATA_SETS names it, so that every command imports it (``register`` shows how).
 """
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from mask2kan.checks import require_choice
 from mask2kan.errors import ConfigError
 
-from .base import AnomalyImages, LabelledImages, SegmentationImages
-from .folders import data_places, find_data
+from .base import AnomalyImages, LabelledImages, PairedImages, SegmentationImages
+from .folders import data_places, exists, find_data
 from .mixture import Mixture, parts_of
+from .registered import Registered
 from .sets.ade20k import ADE20KImages
+from .sets.anomaly_folder import AnomalyFolder, own_name
 from .sets.camvid import CamVid
 from .sets.camvid_anomaly import CamVidAnomaly
 from .sets.cityscapes import Cityscapes
@@ -31,8 +39,10 @@ from .sets.road_anomaly import RoadAnomaly
 from .sets.smiyc import RoadAnomaly21, RoadObstacle21
 from .sets.synthetic import SyntheticAnomalies, SyntheticRooms, SyntheticStreets
 
+_NAME = re.compile(r"[A-Za-z][\w.-]*")
+
 # In the order in which a folder is compared with them.
-SEGMENTATION_SETS: Mapping[str, type[SegmentationImages]] = MappingProxyType(
+SEGMENTATION_SETS: Registered[type[SegmentationImages]] = Registered(
     {
         "folder": ImageFolder,
         "cityscapes": Cityscapes,
@@ -51,7 +61,9 @@ SYNTHETIC_SETS: Mapping[str, Callable[[str], LabelledImages]] = MappingProxyType
         "synthetic:ade20k": SyntheticRooms,
     }
 )
-_ANOMALY_FILES: Mapping[str, type[AnomalySet]] = MappingProxyType(
+OWN_FOLDER = "folder_anomaly"
+SYNTHETIC_ANOMALY = "synthetic_anomaly"
+ANOMALY_SETS: Registered[type[AnomalySet] | type[SyntheticAnomalies]] = Registered(
     {
         "road_anomaly_21": RoadAnomaly21,
         "road_obstacle_21": RoadObstacle21,
@@ -61,11 +73,78 @@ _ANOMALY_FILES: Mapping[str, type[AnomalySet]] = MappingProxyType(
         "lost_and_found": LostAndFound,
         "camvid_anomaly": CamVidAnomaly,
         "rendered_anomaly": RenderedAnomalies,
+        OWN_FOLDER: AnomalyFolder,
+        SYNTHETIC_ANOMALY: SyntheticAnomalies,
     }
 )
-ANOMALY_SETS: Mapping[str, type[AnomalySet | SyntheticAnomalies]] = MappingProxyType(
-    {**_ANOMALY_FILES, "synthetic_anomaly": SyntheticAnomalies}
-)
+
+
+def register(name: str, images: type[SegmentationImages] | type[AnomalySet]) -> None:
+    """Add a data set of your own under a name that all commands take.
+
+    In a module of yours, say ``my_sets.py``::
+
+        from training.data import AnomalySet, LabelValues, Scan, register
+
+        class Rocks(AnomalySet):
+            title = "Rocks"  # in tables
+            folders = ("rocks",)  # what its folder is called where data lies
+            marks = ("truth",)  # what in it tells it from others
+
+            @classmethod
+            def scan(cls, root):
+                scan = Scan(f"{cls.title} at {root}")
+                values = LabelValues({0: 0, 7: 1, 9: 255}, "0 (known), 7 (rock) and 9 (void)")
+                images, labels = scan.index(root / "rgb"), scan.index(root / "truth")
+                scan.match(images, labels, values, expected="truth/{key}.png")
+                return scan.finish(root)
+
+        register("rocks", Rocks)
+
+    and ``MASK2KAN_DATA_SETS=my_sets python -m training.benchmark ... --sets rocks=<folder>``, the
+    module in the current folder or installed; several are separated by commas. A set to train on is
+    a ``SegmentationImages``, with ``class_names`` and ``palette``, whose ``scan`` also takes a
+    split. The same definition may be registered again, as in a notebook.
+
+    Raises:
+        ConfigError: for a name that is taken or cannot be one, or for what is no such class.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot name a data set; expected letters, digits, '_', '-' and '.', a "
+            "letter first."
+        )
+    if not isinstance(images, type) or not issubclass(images, (SegmentationImages, AnomalySet)):
+        raise ConfigError(
+            f"Data set {name} is {images!r}; expected a subclass of SegmentationImages (to train "
+            "on) or of AnomalySet (to measure anomaly scores on), both in training.data."
+        )
+    usual, own = (getattr(kind.recognised, "__func__", None) for kind in (PairedImages, images))
+    unmarked = not images.marks and own is usual
+    if inspect.isabstract(images) or unmarked or not hasattr(images, "title"):
+        raise ConfigError(
+            f"Data set {name} is {images.__qualname__}, which lacks its title, its marks or its "
+            "classmethod scan; expected all of them (see training.data.registry.register)."
+        )
+    same_kind: Registered[Any] = ANOMALY_SETS
+    if issubclass(images, SegmentationImages):
+        same_kind = SEGMENTATION_SETS
+    every = {**SYNTHETIC_SETS, **SEGMENTATION_SETS, **ANOMALY_SETS}
+    before = every.get(name)
+    if before is not None and (
+        name not in same_kind
+        or name in same_kind.builtin
+        or _definition(before) != _definition(images)
+    ):
+        raise ConfigError(
+            f"The name {name} is taken by {'.'.join(_definition(before))}; register "
+            f"{images.__qualname__} under another."
+        )
+    same_kind.add(name, images)
+
+
+def _definition(images: Any) -> tuple[str, str]:
+    return images.__module__, images.__qualname__
 
 
 def find_set(name: str, root: str | Path | None = None) -> Path:
@@ -78,9 +157,11 @@ def find_set(name: str, root: str | Path | None = None) -> Path:
     Raises:
         ConfigError: when it is in none of them.
     """
-    images = SEGMENTATION_SETS[name] if name in SEGMENTATION_SETS else _ANOMALY_FILES[name]
+    images: Any = SEGMENTATION_SETS[name] if name in SEGMENTATION_SETS else ANOMALY_SETS[name]
     if root is None and not images.folders:
         raise ConfigError(f"Data set {name} has no usual place; give its path: {name}=<path>.")
+    if root is not None and name == OWN_FOLDER:
+        return find_data(root)  # what it lacks is said when it is read
     return find_data(name, folders=images.folders, root=root, recognised=images.recognised)
 
 
@@ -175,32 +256,113 @@ def open_split(data: str | Path, split: str) -> LabelledImages:
     return images(root, split)
 
 
-def open_anomaly(name: str, root: str | Path | None = None) -> AnomalyImages:
-    """Open the anomaly data set with this key of ``ANOMALY_SETS``; ``root`` as in ``find_set``.
+class AnomalyChoice(NamedTuple):
+    """An anomaly data set as the user chose it.
+
+    Attributes:
+        kind: a key of ``ANOMALY_SETS``.
+        root: its folder; None for synthetic images.
+        name: in results: the kind, or a folder of one's own's own name.
+    """
+
+    kind: str
+    root: Path | None
+    name: str
+
+    @property
+    def own(self) -> bool:
+        """Whether it is a user's."""
+        return self.kind == OWN_FOLDER or self.kind not in ANOMALY_SETS.builtin
+
+    @property
+    def data(self) -> str:
+        """What opens it from anywhere on this machine."""
+        return self.kind if self.root is None else f"{self.kind}={self.root.absolute()}"
+
+
+def choose_anomaly(data: str | Path, root: str | Path | None = None) -> AnomalyChoice:
+    """Find an anomaly data set: a name (with ``root`` as in ``find_set``), folder or name=folder.
 
     Raises:
-        ConfigError: for an unknown name, or missing or incomplete data.
+        ConfigError: for an unknown name or layout, or missing data.
     """
-    require_choice("data set", name, ANOMALY_SETS)
-    if name not in _ANOMALY_FILES:
+    kind, given, path = str(data).partition("=")
+    if kind in ANOMALY_SETS or not exists(Path(data)):
+        require_choice("data set", kind, ANOMALY_SETS)
+        if kind == SYNTHETIC_ANOMALY:
+            return AnomalyChoice(kind, None, kind)
+        place = find_set(kind, path if given else root)
+    else:
+        kind, place = recognise_anomalies(data)
+    name = kind
+    if kind == OWN_FOLDER:
+        name = own_name(place)
+        if name in ANOMALY_SETS:  # which stands for the published one
+            name = f"{OWN_FOLDER}_{name}"
+    return AnomalyChoice(kind, place, name)
+
+
+def recognise_anomalies(folder: str | Path) -> tuple[str, Path]:
+    """Return name and folder of the anomaly data set that a folder is, or else the one it holds.
+
+    Raises:
+        ConfigError: for none, or several.
+    """
+    sets = find_anomaly_sets(folder)
+    sets = [own for own in sets if own[1] == Path(folder)] or sets
+    if len(sets) != 1:
+        names = ", ".join(name for name, _ in sets) or "none that is recognised"
+        raise ConfigError(
+            f"{folder} holds these anomaly data sets: {names}; expected one. Write "
+            f"<name>=<folder> with one of {', '.join(ANOMALY_SETS)}."
+        )
+    return sets[0]
+
+
+def is_anomaly_data(data: str | Path) -> bool:
+    """Whether ``--data`` means an anomaly set: by name, or a folder that is none to train on."""
+    kind, path = str(data).partition("=")[0], Path(data)
+    if kind in ANOMALY_SETS:
+        return True
+    if kind in SEGMENTATION_SETS or kind in SYNTHETIC_SETS or not exists(path):
+        return False
+    here = any(place == path for _, place in find_anomaly_sets(path))
+    return here and not any(images.recognised(path) for images in SEGMENTATION_SETS.values())
+
+
+def open_anomaly(data: str | Path, root: str | Path | None = None) -> AnomalyImages:
+    """Open an anomaly data set, chosen as by ``choose_anomaly``.
+
+    Raises:
+        ConfigError: for an unknown name or layout, or missing or incomplete data.
+    """
+    choice = choose_anomaly(data, root)
+    images = ANOMALY_SETS[choice.kind]
+    if choice.root is None or not issubclass(images, AnomalySet):
         return SyntheticAnomalies()
-    return _ANOMALY_FILES[name](find_set(name, root))
+    return images(choice.root)
 
 
 def find_anomaly_sets(root: str | Path | None = None) -> list[tuple[str, Path]]:
     """Return names and folders of the anomaly data sets in files.
 
-    Looks in the root and, if named like one, at the root itself; by default in the usual places.
+    Looks in the root and, if named like one or laid out like a folder of one's own, at the root
+    itself; by default in the usual places.
     """
     bases = data_places() if root is None else [Path(root)]
     places: dict[str, Path] = {}
-    for name, images in _ANOMALY_FILES.items():
+    for name, images in ANOMALY_SETS.items():
+        if not issubclass(images, AnomalySet):
+            continue
         for base in bases:
             candidates = [base / folder for folder in images.folders]
             if base.resolve().name in images.folders:
                 candidates.insert(0, base)
             for candidate in filter(images.recognised, candidates):
                 places.setdefault(name, candidate)
+    path = None if root is None else Path(root)
+    if path is not None and path not in places.values() and AnomalyFolder.recognised(path):
+        places[OWN_FOLDER] = path
     return list(places.items())
 
 
@@ -213,4 +375,4 @@ def layout_of(name: str) -> str:
     synthetic = dict.fromkeys(SYNTHETIC_SETS, SyntheticAnomalies)
     sets: dict[str, type] = {**SEGMENTATION_SETS, **synthetic, **ANOMALY_SETS}
     require_choice("data set", name, sets)
-    return sys.modules[sets[name].__module__].__doc__ or ""
+    return sys.modules[sets[name].__module__].__doc__ or sets[name].__doc__ or ""

@@ -20,8 +20,10 @@ from mask2kan.errors import ConfigError, ImageError
 from mask2kan.inference.scale_out import run_actors, run_here
 from mask2kan.media.files import write_record
 
-from ..data.registry import ANOMALY_SETS, find_anomaly_sets, open_anomaly
+from ..data.registry import OWN_FOLDER, choose_anomaly, find_anomaly_sets
+from ..metrics import AnomalyEvaluator
 from ..reporting.benchmark import COMPONENT_FIGURES, PIXEL_FIGURES, as_markdown, draw
+from ..reporting.evaluation import AT_THRESHOLD
 from ..reporting.side_images import SideImages
 from .checkpoint_evaluation import describe_weights
 from .job_folder import JobFolder
@@ -42,7 +44,7 @@ class Benchmark:
         self.plan = plan
         self.out = out
         self.protocol = protocol
-        self.images = {data: open_anomaly(data, plan.root) for data in plan.sets}
+        self.images = {data: plan.open(data) for data in plan.sets}
         self.chosen = {data: evenly_spread(images, limit) for data, images in self.images.items()}
         self._extremes: dict[tuple[str, str], Extremes[Path]] = {}
         settings = {
@@ -106,15 +108,26 @@ class Benchmark:
             curves = {}
             for name, result in results.items():
                 meter = self._measure_one(name, data)
-                evaluators, track = meter.evaluators.items(), ANOMALY_SETS[data].track
-                scores = {score: _figures(evaluator.compute()) for score, evaluator in evaluators}
-                result["sets"][data] = {**meter.about(), "track": track, "scores": scores}
+                evaluators = meter.evaluators.items()
+                scores = {score: _figures(evaluator) for score, evaluator in evaluators}
+                result["sets"][data] = {**self._about(data, meter), "scores": scores}
                 curves[name] = {score: evaluator.points() for score, evaluator in evaluators}
-            draw(curves, data, self.out)
+            draw(curves, data, self._title(data), self.out)
         return results
 
+    def _about(self, data: str, meter: ScoreMeter[Path]) -> dict[str, Any]:
+        about, description = meter.about(), self.images[data].described()
+        own = {"own": True} if self.plan.choice(data).own else {}
+        notes = description.notes(about["pictures"])
+        more = {"title": self._title(data), "track": description.track, "notes": notes}
+        return {**about, **more, **own}
+
+    def _title(self, data: str) -> str:
+        own = self.plan.choice(data).kind == OWN_FOLDER
+        return data if own else self.images[data].described().title
+
     def _measure_one(self, checkpoint: str, data: str) -> ScoreMeter[Path]:
-        plan, track = self.plan, ANOMALY_SETS[data].track
+        plan, track = self.plan, self.images[data].described().track
         meter = ScoreMeter(read_score, plan.scores, protocol=self.protocol, track=track)
         extremes = Extremes[Path](
             lambda sample, path: own_ap(read_score(path, plan.scores[0]), sample.label)
@@ -140,9 +153,10 @@ class Benchmark:
             extremes.show(self.images[data], predictors[name], side)
 
 
-def _figures(metrics: dict[str, Any]) -> dict[str, float | None]:
+def _figures(evaluator: AnomalyEvaluator) -> dict[str, float | None]:
     """Select what is reported; NaN, which JSON lacks, becomes None."""
-    reported = [key for key in (*PIXEL_FIGURES, *COMPONENT_FIGURES) if key in metrics]
+    metrics = {**evaluator.compute(), AT_THRESHOLD: evaluator.fpr95_at_threshold()}
+    reported = [key for key in (*PIXEL_FIGURES, AT_THRESHOLD, *COMPONENT_FIGURES) if key in metrics]
     return {key: None if math.isnan(metrics[key]) else float(metrics[key]) for key in reported}
 
 
@@ -165,17 +179,35 @@ def checkpoint_names(sources: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple(zip(safe, sources, strict=True))
 
 
-def sets_to_measure(named: Sequence[str] | None, root: Path | None) -> tuple[str, ...]:
-    """Return ``named``, or all sets that are there.
+def sets_to_measure(named: Sequence[str] | None, root: Path | None) -> tuple[tuple[str, str], ...]:
+    """Return names in results, and what ``open_anomaly`` takes, of ``named``, or all that is there.
+
+    Folders of one's own that are called alike get their parents' names too.
 
     Raises:
-        ConfigError: when none is there.
+        ConfigError: for an unknown or missing set, or when none is there.
     """
-    names = tuple(named or (name for name, _ in find_anomaly_sets(root)))
-    if not names:
+    sets = find_anomaly_sets(root) if not named else []
+    choices = [choose_anomaly(data, root) for data in named or ()]
+    choices += [choose_anomaly(f"{name}={place}") for name, place in sets]
+    choices = list(dict.fromkeys(choices))
+    if not choices:
         where = root or "the usual places (python -m training.data list)"
         raise ConfigError(
             f"No anomaly data set in {where}; --root names their folder, --sets "
             "synthetic_anomaly needs none."
         )
-    return names
+    names = [choice.name for choice in choices]
+    unlike = [
+        choice.name
+        if choice.root is None or names.count(choice.name) == 1
+        else f"{choice.root.resolve().parent.name}_{choice.name}"
+        for choice in choices
+    ]
+    if len(set(unlike)) < len(unlike):
+        raise ConfigError(f"Two of the sets are named {_first_double(unlike)}; name each once.")
+    return tuple(zip(unlike, (choice.data for choice in choices), strict=True))
+
+
+def _first_double(names: Sequence[str]) -> str:
+    return next(name for name in names if names.count(name) > 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from mask2kan.errors import CheckpointError
 from mask2kan.inference.predictor import Predictor
 from mask2kan.modeling.settings import InferenceSettings
 
-from ..data import ANOMALY_SETS, open_anomaly
+from ..data import open_anomaly
+from ..data.registry import OWN_FOLDER, choose_anomaly
 from .measure import measure_scores
 
 DATA = "camvid_anomaly"
@@ -33,17 +35,19 @@ def calibrate(
     settings: InferenceSettings | None = None,
     limit: int | None = None,
     device: str = "auto",
+    say: Callable[[str], object] = lambda _: None,
 ) -> dict[str, dict[str, Any]]:
     """Calibrate a checkpoint on an anomaly data set and write it back.
 
     Args:
         checkpoint: a ``.safetensors`` file; one not written by ``save_model`` needs ``out``.
         out: None to replace the checkpoint, in one step.
-        data: an anomaly data set.
+        data: an anomaly data set: a name, a folder or name=folder.
         root: its folder; None for the usual places.
         settings: to write as well; None for the checkpoint's own.
         limit: images, evenly spread.
         device: of the predictor.
+        say: called with each remark on the data.
 
     Returns:
         Per score ``{"range": [low, high], "fpr05": t, "tpr95": t, "best_f1": t, "curve":
@@ -57,7 +61,9 @@ def calibrate(
             f"{checkpoint} is not a .safetensors file; calibration is stored in one. Convert it "
             "first: python -m mask2kan convert."
         )
-    images = open_anomaly(data, root)
+    choice, images = choose_anomaly(data, root), open_anomaly(data, root)
+    for remark in images.described().remarks:
+        say(f"{choice.name}: {remark}")
     model = load_model(str(checkpoint), device=device)
     model.settings = settings or model.settings
     with safe_open(checkpoint, framework="pt") as file:
@@ -68,7 +74,8 @@ def calibrate(
             )
     predictor = Predictor(model, device, "float32")
     meter = measure_scores(predictor, images, limit=limit, smoothed=True)
-    words = IN_WORDS.get(data, ANOMALY_SETS[data].title)
+    title = choice.name if choice.kind == OWN_FOLDER else images.described().title
+    words = IN_WORDS.get(choice.kind, title)
     words = f"{words}, {meter.about()['pictures']} images"
     model.calibration = {
         score: {**evaluator.operating_points(), "data": words}

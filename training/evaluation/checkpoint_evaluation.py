@@ -23,12 +23,15 @@ from mask2kan.media.files import write_record
 from mask2kan.modeling.classes import meanings_of
 from mask2kan.outputs.summary import MIN_REGION_PIXELS
 
-from ..data import LabelledImages, open_split
+from ..data import AnomalyImages, LabelledImages, open_split
 from ..data.registry import (
     ANOMALY_SETS,
     SEGMENTATION_SETS,
     SYNTHETIC_SETS,
+    AnomalyChoice,
+    choose_anomaly,
     find_set,
+    is_anomaly_data,
     name_of,
     open_anomaly,
     usual_split,
@@ -36,7 +39,7 @@ from ..data.registry import (
 from ..data.sets.cityscapes import Cityscapes
 from ..metrics import CityscapesEvaluator
 from ..metrics.regions import RegionCounter
-from ..reporting.evaluation import CITYSCAPES_FIGURES
+from ..reporting.evaluation import AT_THRESHOLD, CITYSCAPES_FIGURES
 from ..reporting.plots import draw_confusion
 from ..reporting.side_images import SideImages
 from .measure import (
@@ -51,8 +54,6 @@ from .measure import (
     own_ap,
     predictions_of,
 )
-
-DATA_SETS = (*SEGMENTATION_SETS, *SYNTHETIC_SETS, *ANOMALY_SETS)
 
 
 def open_labelled(
@@ -70,8 +71,9 @@ def open_labelled(
     """
     if root is not None and data in SEGMENTATION_SETS:
         data = f"{data}={find_set(data, root)}"
-    if "=" not in data and "/" not in data and data not in DATA_SETS:
-        raise ConfigError(unknown("data set", data, DATA_SETS))
+    known = (*SEGMENTATION_SETS, *SYNTHETIC_SETS, *ANOMALY_SETS)
+    if "=" not in data and "/" not in data and data not in known:
+        raise ConfigError(unknown("data set", data, known))
     split = usual_split(data) if split is None else split
     return open_split(data, split), name_of(data), split
 
@@ -103,16 +105,19 @@ def evaluate(
     if limit is not None:
         require("limit", limit, 1)
     check_score(score)
-    name, equals, path = data.partition("=")
     labelled: LabelledImages | None = None
-    if name in ANOMALY_SETS:
-        data = name
-        images: Images = open_anomaly(data, path if equals else root)
+    choice: AnomalyChoice | None = None
+    if is_anomaly_data(data):
+        choice, anomalies = choose_anomaly(data, root), open_anomaly(data, root)
+        images: Images = anomalies
+        data = choice.name
     else:
         labelled, data, split = open_labelled(data, root, split)
         images = labelled
     model = load_model(weights, device=device)
     result: dict[str, Any] = {**describe_weights(weights), "data": data}
+    if choice is not None and choice.own:
+        result["set"] = choice.kind
     if labelled is not None:
         _require_classes(tuple(model.class_names), labelled, data)
         result["split"] = split
@@ -126,7 +131,7 @@ def evaluate(
     start = time.perf_counter()
     confusion = None
     if labelled is None:
-        figures, extremes = _measure_scores(predictor, images, limit, score, draw)
+        figures, extremes = _measure_scores(predictor, anomalies, limit, score, draw)
     else:
         figures, extremes, confusion = _measure_classes(predictor, labelled, limit, draw)
     result |= {
@@ -172,7 +177,11 @@ def _measure_classes(
 
 
 def _measure_scores(
-    predictor: Predictor, images: Images, limit: int | None, score: str, draw: SideImages | None
+    predictor: Predictor,
+    images: AnomalyImages,
+    limit: int | None,
+    score: str,
+    draw: SideImages | None,
 ) -> tuple[dict[str, Any], Extremes[Prediction]]:
     """Figures of every score and, of a calibrated model, of regions at its threshold."""
     extremes = Extremes[Prediction](
@@ -192,7 +201,10 @@ def _measure_scores(
     figures = {**meter.about(), "settings": predictor.settings.to_dict()}
     if calibrated:
         figures["regions"] = regions.compute()
-    figures["scores"] = {name: evaluator.compute() for name, evaluator in meter.evaluators.items()}
+    evaluators = meter.evaluators.items()
+    figures["scores"] = {name: evaluator.compute() for name, evaluator in evaluators}
+    figures[AT_THRESHOLD] = {name: own.fpr95_at_threshold() for name, own in evaluators}
+    figures["notes"] = images.described().notes(figures["pictures"])
     return figures, extremes
 
 

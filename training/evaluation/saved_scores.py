@@ -20,6 +20,7 @@ from mask2kan.media.files import atomic_writer
 
 from ..data import AnomalyImages, open_anomaly
 from ..data.base import PairedImages
+from ..data.registry import AnomalyChoice, choose_anomaly
 
 Task = tuple[str, int]  # data set and image
 
@@ -30,6 +31,8 @@ class ScoringPlan:
 
     Attributes:
         checkpoints: (name of the results, anything ``load_model`` takes).
+        sets: as results name them.
+        sources: (a set's name in results, what ``open_anomaly`` takes) where these differ.
         root: where the sets are; None for the usual places.
         out: folder of the score files.
     """
@@ -44,6 +47,15 @@ class ScoringPlan:
     max_side: int = 2048
     flip: bool = False
     refine: bool = False
+    sources: tuple[tuple[str, str], ...] = ()
+
+    def choice(self, data: str) -> AnomalyChoice:
+        """Find a set; see ``choose_anomaly``."""
+        return choose_anomaly(dict(self.sources).get(data, data), self.root)
+
+    def open(self, data: str) -> AnomalyImages:
+        """Open a set; see ``open_anomaly``."""
+        return open_anomaly(dict(self.sources).get(data, data), self.root)
 
     def file(self, checkpoint: str, task: Task) -> Path:
         """Return the path of an image's scores."""
@@ -60,7 +72,7 @@ class Scorer:
 
     def __init__(self, plan: ScoringPlan) -> None:
         self.plan = plan
-        self._sets = {data: open_anomaly(data, plan.root) for data in plan.sets}
+        self._sets = {data: plan.open(data) for data in plan.sets}
         self.predictors = [
             Predictor(
                 load_model(source, device=plan.device),

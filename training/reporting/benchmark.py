@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mask2kan.outputs.tables import Table, cell
 
-from ..data.registry import ANOMALY_SETS
+from .evaluation import AT_THRESHOLD, ties_in_words
 from .plots import figure, save, styled
 
 PIXEL_FIGURES = ("ap", "auroc", "fpr95", "best_f1")
@@ -37,7 +37,7 @@ def as_markdown(results: Mapping[str, Any], scores: Sequence[str]) -> str:
     for data, about in first["sets"].items():
         keys = [*PIXEL_FIGURES, *(COMPONENT_FIGURES if about["track"] else ())]
         title = (
-            f"{ANOMALY_SETS[data].title}: {about['pictures']} images, "
+            f"{about['title']}: {about['pictures']} images, "
             f"{about['prevalence']:.4f} of the area anomalous"
         )
         rows = [
@@ -46,17 +46,25 @@ def as_markdown(results: Mapping[str, Any], scores: Sequence[str]) -> str:
             for score in scores
         ]
         header = ["checkpoint", "score", *(HEADINGS[key] for key in keys)]
-        parts.append(Table(header, rows, title, text_columns=2).markdown())
+        figures = {
+            f"{name} {score}": result["sets"][data]["scores"][score]
+            for name, result in results.items()
+            for score in scores
+        }
+        both = {name: (own["fpr95"], own[AT_THRESHOLD]) for name, own in figures.items()}
+        notes = [*about["notes"], *ties_in_words(both)]
+        parts.append(Table(header, rows, title, text_columns=2, notes=notes).markdown())
     return "\n".join(parts)
 
 
 @styled
-def draw(curves: Curves, data: str, out: Path) -> None:
+def draw(curves: Curves, data: str, title: str, out: Path) -> None:
     """Write ``pr_<set>.png`` and ``roc_<set>.png``: a colour per score, a dash per checkpoint.
 
     Args:
         curves: by checkpoint and score, from ``AnomalyEvaluator.points``.
         data: name of the set.
+        title: of the set.
         out: folder.
     """
     for kind, x, y, labels in (
@@ -70,7 +78,7 @@ def draw(curves: Curves, data: str, out: Path) -> None:
                 style = {"color": f"C{number}", "linewidth": 1.3, "label": f"{name}, {score}"}
                 panel.plot(points[x], points[y], line, **style)
         panel.set(xlim=(0, 1), ylim=(0, 1.01), xlabel=labels[0], ylabel=labels[1])
-        panel.set_title(ANOMALY_SETS[data].title)
+        panel.set_title(title)
         chart.legend(loc="outside right upper", fontsize=8)
         out.mkdir(parents=True, exist_ok=True)
         save(chart, out / f"{kind}_{data}.png")

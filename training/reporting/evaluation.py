@@ -8,6 +8,8 @@ from typing import Any
 from mask2kan.outputs.tables import Bold, Table, cell
 
 SCORE_FIGURES = ("ap", "auroc", "fpr95", "best_f1", "best_f1_threshold")
+AT_THRESHOLD = "fpr95_at_threshold"
+VISIBLE = 0.0005  # the least difference of FPR95 that is worth a note
 CITYSCAPES_FIGURES = ("iou", "iiou", "category_iou", "category_iiou")
 
 
@@ -22,6 +24,7 @@ def result_table(result: Mapping[str, Any]) -> Table:
         ]
         columns = ("score", "AP", "AUROC", "FPR95", "best F1", "at")
         notes = [_regions_in_words(result)] if "regions" in result else []
+        notes += [*result.get("notes", ()), *_ties_of(result)]
         return Table(columns, rows, title, notes=notes)
     rows = [
         [name, cell(value, missing="absent")] for name, value in result["iou_per_class"].items()
@@ -34,6 +37,20 @@ def result_table(result: Mapping[str, Any]) -> Table:
         if result.get(name) is not None
     ]
     return Table(("class", "IoU"), rows, f"{result['data']} {result['split']}: {count}")
+
+
+def _ties_of(result: Mapping[str, Any]) -> list[str]:
+    both = result.get(AT_THRESHOLD, {})  # results of earlier versions have one convention
+    return ties_in_words({name: (result["scores"][name]["fpr95"], both[name]) for name in both})
+
+
+def ties_in_words(both: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Say in one line where the two conventions of FPR95 (``training.metrics.curves``) differ."""
+    other = {name: value for name, (fpr95, value) in both.items() if value - fpr95 >= VISIBLE}
+    if not other:
+        return []
+    listed = ", ".join(f"{name} {value:.4f}" for name, value in other.items())
+    return [f"FPR95 at the first threshold that reaches 0.95, where scores tie: {listed}"]
 
 
 def _regions_in_words(result: Mapping[str, Any]) -> str:

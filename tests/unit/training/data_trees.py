@@ -204,6 +204,12 @@ def fishyscapes_static(root: Path) -> Tree:
     return Tree(f"fishyscapes_static={root}", (images[0], labels[0]), folder, odd=None)
 
 
+def anomaly_folder(root: Path) -> Tree:
+    images = [save(root / "images" / f"{n}.bmp", photo(n)) for n in range(2)]
+    labels = [save(root / "masks" / f"{n}_mask.png", mask(0, 1, 255)) for n in range(2)]
+    return Tree(f"folder_anomaly={root}", (images[0], labels[0]), root / "images")
+
+
 def camvid_anomaly(root: Path) -> Tree:
     colors = np.array([(128, 64, 128), (192, 128, 64), (192, 0, 128)], np.uint8)
     for seed, name in enumerate("ab"):
@@ -250,4 +256,5 @@ TREES: dict[str, Callable[[Path], Tree]] = {
     "fishyscapes_lost_and_found": fishyscapes_lost_and_found,
     "fishyscapes_static": fishyscapes_static,
     "camvid_anomaly": camvid_anomaly,
+    "anomaly_folder": anomaly_folder,
 }

@@ -16,7 +16,7 @@ from mask2kan.errors import CheckpointError, ConfigError, ImageError
 from mask2kan.inference.predictor import Predictor
 from mask2kan.modeling.classes import CITYSCAPES
 from tests.tiny_models import BACKBONES, TINY
-from training import evaluate
+from training import calibrate, cards, evaluate
 from training.benchmark import main
 from training.data import open_anomaly
 from training.evaluation.anomaly_benchmark import Benchmark, checkpoint_names
@@ -209,6 +209,70 @@ def test_a_track_has_component_figures(checkpoints, tmp_path, capsys):
     about = found["sets"]["road_obstacle_21"]
     assert about["track"] == "obstacle"
     assert {"siou", "ppv", "f1_star"} < set(about["scores"]["msp"])
+
+
+def own_folder(root, count=2):
+    rng = np.random.default_rng(len(root.name))
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for index in range(count):
+        image = rng.integers(0, 255, (96, 128, 3), dtype=np.uint8)
+        mask = np.zeros((96, 128), np.uint8)
+        mask[20:50, 30 + index : 70] = 255
+        Image.fromarray(image).save(root / "images" / f"{index}.bmp")
+        Image.fromarray(mask).save(root / "masks" / f"{index}.png")
+    return root
+
+
+def test_a_folder_of_one_s_own_goes_under_its_own_name(checkpoints, tmp_path, capsys):
+    root, out = own_folder(tmp_path / "my_rocks"), tmp_path / "out"
+    command = [checkpoints[0], "--scores", "msp", "--device", "cpu", "--out", str(out)]
+    assert main([*command, "--root", str(root)]) == 0
+    table = capsys.readouterr().out
+    assert "### my_rocks: 2 images, 0.0964 of the area anomalous" in table
+    assert "- 255 is the anomaly in its masks: none holds a 1" in table
+    benchmark = out / "best" / "benchmark.json"
+    about = json.loads(benchmark.read_text())["sets"]["my_rocks"]
+    assert (about["title"], about["track"], about["own"]) == ("my_rocks", None, True)
+    images, direct = open_anomaly(root), AnomalyEvaluator()
+    predictor = Predictor(load_model(checkpoints[0], device="cpu"), "cpu", "float32")
+    for index in range(2):
+        image, label = images.arrays(index)
+        direct.update(predictor(image).anomaly("msp"), label)
+    assert about["scores"]["msp"]["ap"] == pytest.approx(direct.compute()["ap"], abs=1e-12)
+    at_threshold = about["scores"]["msp"]["fpr95_at_threshold"]
+    assert at_threshold == pytest.approx(direct.fpr95_at_threshold(), abs=1e-12)
+    assert (out / "pr_my_rocks.png").is_file()
+    assert not results.find([out]).unused  # the thesis's tables pass by what is a user's
+
+    # Several, by path and by name, each under its own name; alike, with their parents'.
+    more = [f"folder_anomaly={own_folder(tmp_path / 'b' / 'my_rocks')}", "synthetic_anomaly"]
+    assert main([*command, "--limit", "1", "--sets", str(root), *more]) == 0
+    assert set(json.loads(benchmark.read_text())["sets"]) == {
+        f"{tmp_path.name}_my_rocks",
+        "b_my_rocks",
+        "synthetic_anomaly",
+    }
+
+
+def test_an_own_folder_is_evaluated_and_calibrated_under_its_name(checkpoints, tmp_path, capsys):
+    root = own_folder(tmp_path / "my_rocks")
+    remark = "255 is the anomaly in its masks: none holds a 1"
+    assert evaluate.main([checkpoints[0], "--data", str(root), "--device", "cpu"]) == 0
+    table = capsys.readouterr().out
+    assert table.startswith("my_rocks: 2 images, 0.0964 of the area anomalous")
+    assert remark in table
+    found = evaluate.evaluate(checkpoints[0], "folder_anomaly", root=root, device="cpu")
+    assert (found["data"], found["set"], found["notes"]) == ("my_rocks", "folder_anomaly", [remark])
+    assert "--data folder_anomaly=my_rocks`" in cards._measured("best", found)
+    calibrated = tmp_path / "calibrated.safetensors"
+    for data in (["folder_anomaly", "--root", str(root)], [f"folder_anomaly={root}"], [str(root)]):
+        command = [checkpoints[0], "--out", str(calibrated), "--device", "cpu", "--data", *data]
+        assert calibrate.main(command) == 0
+        assert capsys.readouterr().out.startswith(f"my_rocks: {remark}\n")
+        model = load_model(str(calibrated), device="cpu")
+        assert {own["data"] for own in model.calibration.values()} == {"my_rocks, 2 images"}
+        calibrated.unlink()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ...metrics.pixel import ANOMALY, KNOWN
-from ..base import PairedImages, Scan
+from ..base import Description, PairedImages, Scan
 from ..reading import VOID, LabelReader, LabelValues
 
 SMIYC_MASK = "_labels_semantic"
@@ -36,16 +36,24 @@ class AnomalySet(PairedImages):
 
     Attributes:
         track: of SegmentMeIfYouCan, which sets the smallest components; None for neither.
+        counted: how the benchmark counts it, and we; a sentence for tables of results.
+        size: the benchmark's number of images.
 
     Raises:
         ConfigError: when images or labels are missing.
     """
 
     track: ClassVar[str | None] = None
+    counted: ClassVar[str] = ""
+    size: ClassVar[int | None] = None
     marks: ClassVar[tuple[str, ...]] = ("images", "labels_masks")
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(self.scan(Path(root)))
+
+    def described(self) -> Description:
+        """Describe the set for tables and results."""
+        return Description(self.title, self.track, self.counted, self.size)
 
     @classmethod
     def scan(cls, root: Path) -> Scan:

@@ -20,7 +20,7 @@ from mask2kan.checks import require_choice
 from mask2kan.modeling.classes import ADE20K, CAMVID, CITYSCAPES, palette_for
 
 from ...metrics.pixel import ANOMALY, KNOWN
-from ..base import AnomalyImages, Color, LabelledImages
+from ..base import AnomalyImages, Color, Description, LabelledImages
 from ..reading import VOID, Array, Size
 
 SPLITS = ("train", "val", "test")
@@ -171,11 +171,14 @@ class SyntheticAnomalies(AnomalyImages):
     """Streets with one object of no class each: a checkered polygon on the ground."""
 
     title = "Synthetic anomalies"
-    track: str | None = None
 
     def __init__(self, length: int = 16, size: Size = SIZE) -> None:
         self._streets = SyntheticStreets("test", length, size)
         self.names = [f"anomaly_{index:04d}" for index in range(length)]
+
+    def described(self) -> Description:
+        """Describe the set for tables and results."""
+        return Description(self.title)
 
     def arrays(self, index: int) -> tuple[Array, Array]:
         """Return the image (H, W, 3) RGB and its label (H, W): 0 known, 1 anomaly, 255 void."""

@@ -161,6 +161,8 @@ def _read_benchmark(path: Path, fields: _Fields, results: Results) -> None:
         return
     sets = fields.inside("sets")
     for name in sets.content:
+        if sets.inside(name).content.get("own") is True:
+            continue  # a user's, of any name
         require_choice("data set", name, KNOWN_SETS)
         if name not in ANOMALY_SETS:
             continue  # the thesis does not measure it

@@ -163,6 +163,7 @@ def broken_link(tree: Tree, kind: str) -> Expected:
 
 SEGMENTATION = ("camvid", "folder", "ade20k", "cityscapes")
 COLOURS = ("camvid_anomaly",)
+OWN = ("anomaly_folder",)  # grey is taken in every form, and void is no fault
 ANY_VALUE = ("m2a_static", "m2a_lost_and_found", "fishyscapes_static", "fishyscapes_lost_and_found")
 # What is planted, and the kinds of data set that cannot have it.
 PLANTED: dict[str, tuple[Plant, tuple[str, ...]]] = {
@@ -171,16 +172,16 @@ PLANTED: dict[str, tuple[Plant, tuple[str, ...]]] = {
     "another_size": (label_of("size-mismatch", lambda tree: fill(tree.known)[:10]), ()),
     "value_out_of_range": (value_out_of_range, ANY_VALUE),
     "size_and_value": (size_and_value, (*ANY_VALUE, *COLOURS)),
-    "rgb_label": (label_of("label-rgb", lambda _: np.zeros((*SIZE, 3), np.uint8)), COLOURS),
-    "rgba_label": (label_of("label-rgb", lambda _: np.zeros((*SIZE, 4), np.uint8)), COLOURS),
+    "rgb_label": (label_of("label-rgb", lambda _: np.zeros((*SIZE, 3), np.uint8)), COLOURS + OWN),
+    "rgba_label": (label_of("label-rgb", lambda _: np.zeros((*SIZE, 4), np.uint8)), COLOURS + OWN),
     "wide_label": (label_of("label-mode", lambda _: np.zeros(SIZE, np.uint16)), COLOURS),
-    "one_bit_label": (label_of("label-mode", lambda _: np.zeros(SIZE, bool)), COLOURS),
+    "one_bit_label": (label_of("label-mode", lambda _: np.zeros(SIZE, bool)), COLOURS + OWN),
     "jpeg_called_png": (
         label_of("label-format", lambda tree: fill(tree.known), format="JPEG"),
         (),
     ),
     "jpeg_label": (jpeg_label, ("road_anomaly",)),  # the name is fixed
-    "all_void": (label_of("all-void", lambda tree: fill(tree.void)), ()),
+    "all_void": (label_of("all-void", lambda tree: fill(tree.void)), OWN),
     "no_anomaly": (no_anomaly, SEGMENTATION),
     "cut_image": (cut_image, ()),
     "cut_label": (cut_label, ()),
