@@ -154,12 +154,17 @@ class ScoreMeter(Generic[P]):
         """Rank pixels labelled 0 known, 1 anomaly, 255 void."""
         for score, evaluator in self.evaluators.items():
             evaluator.update(self._read(prediction, score), sample.label)
-        self._images += 1
+        valid = int((sample.label != VOID).sum())
+        self._images += valid > 0
         self._anomalous += int((sample.label == ANOMALY).sum())
-        self._valid += int((sample.label != VOID).sum())
+        self._valid += valid
 
     def about(self) -> dict[str, Any]:
-        """Return the number of images and ``prevalence``, the anomalous share of valid pixels."""
+        """Return the number of images that count, and the anomalous share of their valid pixels.
+
+        Returns:
+            ``pictures``, without those that are void everywhere, and ``prevalence``.
+        """
         return {"pictures": self._images, "prevalence": self._anomalous / max(self._valid, 1)}
 
 

@@ -208,6 +208,8 @@ def test_a_track_has_component_figures(checkpoints, tmp_path, capsys):
     found = json.loads((tmp_path / "out" / "best" / "benchmark.json").read_text())
     about = found["sets"]["road_obstacle_21"]
     assert about["track"] == "obstacle"
+    assert about["notes"][0].startswith("counted as SegmentMeIfYouCan's ObstacleTrack-validation")
+    assert about["notes"][1] == "2 images, not the 30 of RoadObstacle21"
     assert {"siou", "ppv", "f1_star"} < set(about["scores"]["msp"])
 
 

@@ -10,7 +10,12 @@ named ``<number>_<name of the image>``:
     fs_val_v3/<number>_<name>_rgb.npz           'rgb', what to add to the image, signed
     <Cityscapes>/leftImg8bit/val/<city>/<name>_leftImg8bit.png
 
-Labels: 0 known, 1 anomaly, all other values void. Images are looked for in ``leftImg8bit`` in or
+Labels: 0 known, 1 anomaly, all other values void, as in Fishyscapes' code. Its figures are AP and
+FPR95, the latter at a threshold (``training.metrics.curves``), and its published tables are of
+hidden images. SegmentMeIfYouCan measures Lost&Found, too (``FishyLAFAnomaly-val``), with the
+component figures of its anomaly track.
+
+Images are looked for in ``leftImg8bit`` in or
 beside the labels' folder, and in ``lost_and_found`` or ``cityscapes`` beside it and where data
 lies. Mask2Anomaly's ``FS_LostFound_full`` and ``fs_static`` hold the same, complete
 (``training.data.sets.mask_folders``).
@@ -74,6 +79,12 @@ class FishyscapesLostAndFound(_Fishyscapes):
     """Lost cargo, labelled more finely than by Lost and Found."""
 
     title = "Fishyscapes Lost&Found"
+    track = "anomaly"
+    size = 100
+    counted = (
+        "Fishyscapes' labels of the whole image; components as SegmentMeIfYouCan counts "
+        "FishyLAFAnomaly-val: segments below 500 pixels are dropped, anomalies below 100 are void"
+    )
     folders = ("fishyscapes_lost_and_found", "fishyscapes_lostandfound", "FS_LostFound_full")
     source = LOST_AND_FOUND_FOLDERS
     source_splits = ("train", "test")
@@ -83,6 +94,8 @@ class FishyscapesStatic(_Fishyscapes):
     """Cityscapes with objects of Pascal VOC blended in."""
 
     title = "Fishyscapes Static"
+    size = 30
+    counted = "counted as Fishyscapes: all values but 0 and 1 are void"
     folders = ("fishyscapes_static", "fs_val_v3", "fs_val_v2", "fs_val_v1", "fs_static")
     source = ("cityscapes", "Cityscapes")
     source_splits = ("val",)

@@ -17,11 +17,13 @@ SegmentMeIfYouCan's downloads name the masks otherwise (``training.data.sets.smi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
 from ...metrics.pixel import ANOMALY, KNOWN
 from ..base import Description, PairedImages, Scan
+from ..faults import Fault
 from ..reading import VOID, LabelReader, LabelValues
 
 SMIYC_MASK = "_labels_semantic"
@@ -38,6 +40,7 @@ class AnomalySet(PairedImages):
         track: of SegmentMeIfYouCan, which sets the smallest components; None for neither.
         counted: how the benchmark counts it, and we; a sentence for tables of results.
         size: the benchmark's number of images.
+        left_out: beginnings of the names of images that the benchmark leaves out.
 
     Raises:
         ConfigError: when images or labels are missing.
@@ -46,6 +49,7 @@ class AnomalySet(PairedImages):
     track: ClassVar[str | None] = None
     counted: ClassVar[str] = ""
     size: ClassVar[int | None] = None
+    left_out: ClassVar[tuple[str, ...]] = ()
     marks: ClassVar[tuple[str, ...]] = ("images", "labels_masks")
 
     def __init__(self, root: str | Path) -> None:
@@ -58,20 +62,21 @@ class AnomalySet(PairedImages):
     @classmethod
     def scan(cls, root: Path) -> Scan:
         """Scan a folder."""
-        return scan_masks(cls.title, root, ZERO_ONE)
+        return scan_masks(cls.title, root, ZERO_ONE, cls.left_out)
 
 
-def scan_masks(title: str, root: Path, reader: LabelReader) -> Scan:
+def scan_masks(title: str, root: Path, reader: LabelReader, left_out: tuple[str, ...] = ()) -> Scan:
     """Pair ``images`` and ``labels_masks``.
 
     SegmentMeIfYouCan's downloads have masks of the ``validation…`` images alone; others are left
-    out.
+    out, and so are images whose names begin as ``left_out``.
     """
     scan = Scan(f"{title} at {root}")
     images = scan.index(root / "images")
     labels = scan.index(
         root / "labels_masks", (SMIYC_MASK, ""), companions=(f"{SMIYC_MASK}_color.png",)
     )
+    leave_out(scan, images, labels, [key for key in images if key.startswith(left_out)])
     if any(path.stem.endswith(SMIYC_MASK) for path in labels.values()):
         hidden = {
             key: path
@@ -82,3 +87,12 @@ def scan_masks(title: str, root: Path, reader: LabelReader) -> Scan:
         images = {key: path for key, path in images.items() if key not in hidden}
     scan.match(images, labels, reader, expected="labels_masks/{key}.png")
     return scan.finish(root / "images")
+
+
+def leave_out(
+    scan: Scan, images: dict[str, Path], labels: dict[str, Path], keys: Iterable[str]
+) -> None:
+    """Take out the images that the benchmark leaves out, with a note of each."""
+    for key in keys:
+        scan.notes.append(Fault(images.pop(key), "not-counted", "left out by the benchmark"))
+        labels.pop(key, None)

@@ -3,8 +3,8 @@
     <root>/frames/<name>.{jpg,webp,png}
     <root>/frames/<name>.labels/labels_semantic.png    0 known, 2 anomaly, 255 void
 
-The full set has 60 images of 1280x720; a part of it is read too, so results should state the number
-of images. So is Mask2Anomaly's folder ``RoadAnomaly`` (``training.data.sets.mask_folders``).
+The full set has 60 images of 1280x720; a part of it is read too, and results say so. So is
+Mask2Anomaly's folder ``RoadAnomaly`` (``training.data.sets.mask_folders``).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class RoadAnomaly(AnomalySet):
     """Images and where their anomalies are."""
 
     title = "RoadAnomaly"
+    size = 60
     folders = ("road_anomaly", "RoadAnomaly", "dataset_RoadAnomaly")
     marks = (FRAMES, *AnomalySet.marks)
 
