@@ -63,11 +63,11 @@ def _import_modules() -> None:
             importlib.import_module(name)
             _imported.add(name)
         except Exception as error:  # whatever a user's module raises
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split()).rstrip(".")
             if not isinstance(error, Mask2KANError):
                 reason = f"{type(error).__name__}: {reason}"
             raise ConfigError(
-                f"{MODULES} names the module {name}, which cannot be imported: {reason} Expected "
+                f"{MODULES} names the module {name}, which cannot be imported: {reason}. Expected "
                 "modules, separated by commas, that call training.data.register; they lie in the "
                 "current folder or are installed."
             ) from error

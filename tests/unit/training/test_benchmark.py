@@ -24,6 +24,7 @@ from training.evaluation.checkpoint_evaluation import open_labelled
 from training.evaluation.saved_scores import Scorer, ScoringPlan, read_score, save_scores
 from training.experiments.thesis_tables import results
 from training.metrics import AnomalyEvaluator, CityscapesEvaluator
+from training.reporting.benchmark import as_markdown
 
 SETS = ["--sets", "synthetic_anomaly", "--limit", "3", "--scores", "msp", "rba"]
 
@@ -275,6 +276,25 @@ def test_an_own_folder_is_evaluated_and_calibrated_under_its_name(checkpoints, t
         model = load_model(str(calibrated), device="cpu")
         assert {own["data"] for own in model.calibration.values()} == {"my_rocks, 2 images"}
         calibrated.unlink()
+
+
+def test_where_scores_tie_the_table_names_the_other_fpr95():
+    rng = np.random.default_rng(0)
+    label = rng.choice([0, 1], (40, 50), p=[0.8, 0.2]).astype(np.uint8)
+    score = np.round(rng.normal(size=label.shape) + label).astype(np.float32)
+    about = {"pictures": 1, "prevalence": 0.2, "track": None, "title": "Made", "notes": []}
+    found = {}
+    for name, values in (("tied", score), ("untied", rng.normal(size=label.shape) + label)):
+        evaluator = AnomalyEvaluator()
+        evaluator.update(values.astype(np.float32), label)
+        figures = {**evaluator.compute(), "fpr95_at_threshold": evaluator.fpr95_at_threshold()}
+        found[name] = figures
+    result = {"protocol": "exact", "sets": {"made": {**about, "scores": found}}}
+    table = as_markdown({"model": result}, ["tied", "untied"])
+    other = found["tied"]["fpr95_at_threshold"]
+    assert other > found["tied"]["fpr95"] + 0.01
+    note = "- FPR95 at the first threshold that reaches 0.95, where scores tie: model tied "
+    assert table.rstrip().endswith(f"{note}{other:.4f}")
 
 
 @pytest.mark.parametrize(
