@@ -21,7 +21,7 @@ from mask2kan.errors import ConfigError
 from mask2kan.outputs.tables import Table
 
 from .check import Report, inspect_data
-from .faults import NOTES, RULES
+from .faults import RULES, note_lines
 from .folders import data_places
 from .mixture import parts_of
 from .registry import (
@@ -70,9 +70,7 @@ def _run(options: argparse.Namespace) -> int:
 def summary(report: Report) -> str:
     """Format a report."""
     lines = [str(fault) for fault in report.faults]
-    for rule, count in Counter(note.rule for note in report.notes).items():
-        first = next(note.path for note in report.notes if note.rule == rule)
-        lines.append(f"note: {rule} ({NOTES[rule]}): {count}, first {first}")
+    lines += note_lines(report.notes)
     lines += [f"note: {remark}" for remark in report.remarks]
     lines += [
         f"{count:>6} {rule}: {RULES[rule]}"

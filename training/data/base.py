@@ -23,7 +23,7 @@ from .faults import Fault, FaultError
 from .folders import any_exists
 from .reading import VOID, Array, LabelReader, LabelValues, decode_image, os_fault, read_file
 
-IMAGE_TYPES = (".webp", ".png", ".jpg", ".jpeg")
+IMAGE_TYPES = (".webp", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 Color = tuple[int, int, int]
 
 
@@ -127,7 +127,6 @@ class Scan:
         faults: of the layout, before decoding.
         notes: files ignored.
         remarks: sentences on the set as a whole.
-        void_is_note: whether a label may be void everywhere.
     """
 
     title: str
@@ -135,7 +134,6 @@ class Scan:
     faults: list[Fault] = dataclasses.field(default_factory=list)
     notes: list[Fault] = dataclasses.field(default_factory=list)
     remarks: list[str] = dataclasses.field(default_factory=list)
-    void_is_note: bool = False
 
     def index(
         self,
@@ -195,20 +193,28 @@ class Scan:
             name = key.rpartition("/")[2]
             if key not in labels:
                 if optional is None:
-                    message = f"no label; expected {expected.format(key=key)}"
+                    message = f"no label; expected {expected.format(key=key)}{self._unread(name)}"
                     self.faults.append(Fault(images[key], "missing-label", message))
                 else:
                     self.notes.append(Fault(images[key], "unlabelled", optional))
             elif key not in images:
-                message = f"no image of this label; expected one named {name}"
+                message = f"no image of this label; expected one named {name}{self._unread(name)}"
                 self.faults.append(Fault(labels[key], "missing-image", message))
             else:
                 self.pairs.append(Pair(name, images[key], labels[key], reader))
+
+    def _unread(self, name: str = "") -> str:
+        """Name a file that may be the one missed, were its type read."""
+        for path in (note.path for note in self.notes if note.rule == "other-file"):
+            if name in ("", path.stem):
+                return f" ({path.name} is ignored: read are {' '.join(IMAGE_TYPES)})"
+        return ""
 
     def finish(self, root: Path) -> Scan:
         """Return itself, with a fault where emptiness has no other reason."""
         if not self.pairs and not self.faults:
             message = f"no image with a label of {self.title}; expected at least one"
+            message += self._unread()
             self.faults.append(Fault(root, "empty-split", message))
         return self
 
@@ -357,6 +363,16 @@ class SegmentationImages(PairedImages, LabelledImages):
     @abc.abstractmethod
     def scan(cls, root: Path, split: str) -> Scan:
         """Scan a folder for a split."""
+
+    @classmethod
+    def claims(cls, root: Path) -> bool:
+        """Whether a folder given without a name is taken for this data set."""
+        return cls.recognised(root)
+
+    @classmethod
+    def names_at(cls, root: Path) -> tuple[str, ...]:
+        """Return the classes of a folder, none where they cannot be told."""
+        return tuple(cls.class_names)
 
     @classmethod
     def checked_splits(cls, root: Path) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ Reading an image raises them as ``FaultError``; ``training.data.check`` collects
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,22 +28,31 @@ RULES = {
     "damaged-image": "an image is cut off or damaged",
     "damaged-label": "a label is cut off or damaged",
     "damaged-overlay": "an overlay (Fishyscapes Static) cannot be used",
-    "label-format": "a label is not a PNG: JPEG and WebP change its values",
+    "label-format": "a label is no PNG, BMP or TIFF: JPEG and WebP change its values",
     "label-rgb": "a label holds colours, not class numbers",
-    "label-mode": "a label is a PNG of neither 8-bit grey nor palette numbers",
+    "label-mode": "a label holds neither 8-bit grey nor palette numbers",
     "label-range": "a label holds values that stand for nothing",
     "size-mismatch": "image and label differ in size",
-    "all-void": "a label is void everywhere: nothing can be learned or measured",
+    "no-class": "every label of a split is void everywhere: nothing can be learned or measured",
     "no-anomaly": "no image of an anomaly data set shows an anomaly",
     "split-overlap": "the same image, byte for byte, is in two splits",
 }
 NOTES = {
     "other-file": "a file that is no part of the layout; it is ignored",
     "unlabelled": "an image whose label is not published; it is left out",
-    "void-everywhere": "a label that is void everywhere; nothing in it counts",
+    "all-void": "a label that is void everywhere; nothing in it counts",
     "not-counted": "an image that the benchmark leaves out; it is left out",
+    "unnamed-classes": "a folder does not name its classes",
+    "binary-masks": "masks hold 0 and 255 alone, which are two classes",
+    "absent-class": "a class is in no label",
+    "one-class": "all labels show one and the same class",
+    "much-void": "much is void",
+    "off-by-one": "labels look as if counted from 1",
     "no-anomaly-here": "an image without an anomaly; Mask2Anomaly's evaluation skips these",
 }
+
+# Notes of a whole set, which speak for themselves
+OF_ALL = ("unnamed-classes", "binary-masks", "absent-class", "one-class", "much-void", "off-by-one")
 
 
 class Fault(NamedTuple):
@@ -68,3 +79,14 @@ class FaultError(ImageError):
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.faults))
+
+
+def note_lines(notes: Iterable[Fault]) -> list[str]:
+    """Format notes, those of single files by rule."""
+    notes = list(notes)
+    lines = [f"note: {note.path}: {note.message}" for note in notes if note.rule in OF_ALL]
+    single = [note for note in notes if note.rule not in OF_ALL]
+    for rule, count in Counter(note.rule for note in single).items():
+        first = next(note.path for note in single if note.rule == rule)
+        lines.append(f"note: {rule} ({NOTES[rule]}): {count}, first {first}")
+    return lines

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from mask2kan.checks import require_choice
 from mask2kan.errors import ConfigError
-from mask2kan.modeling.classes import meanings_of
+from mask2kan.modeling.classes import are_unnamed, meanings_of
 
 from .augmentation import IGNORED
 from .reading import VOID, Array
 
 Groups = tuple[tuple[int, ...], ...]
+SHOWN = 5  # names listed in a message
 
 
 def membership(num_classes: int, groups: Groups) -> Tensor:
@@ -39,6 +40,58 @@ def membership(num_classes: int, groups: Groups) -> Tensor:
 def plain_labels(label: Array, num_classes: int) -> Array:
     """Make everything but single classes void (255), for evaluation."""
     return np.where(label < num_classes, label, np.uint8(VOID)).astype(np.uint8)
+
+
+def require_classes(
+    names: Sequence[str],
+    data_names: Sequence[str],
+    *,
+    holder: str = "the checkpoint",
+    data: str = "the data",
+    advice: str,
+    finer: bool = True,
+) -> None:
+    """Require a model's classes to be a data set's, by name and order, or finer ones.
+
+    A model without names fits any data with as many classes.
+
+    Args:
+        names: of the model's classes.
+        data_names: of the data set's.
+        holder: of ``names``, for the message.
+        data: the data set, for the message.
+        advice: what to do when they differ, a sentence.
+        finer: whether a model's finer classes fit, and one's without names.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    ours, theirs = tuple(names), tuple(data_names)
+    unnamed = are_unnamed(ours) and len(ours) == len(theirs)
+    if ours == theirs or (finer and (unnamed or meanings_of(theirs, ours))):
+        return
+    subject = holder.replace("the ", "The ", 1) if holder.startswith("the ") else holder
+    counts = f"{subject} has {len(ours)} classes and {data} has {len(theirs)}"
+    hint = " The data names no classes; its classes.txt would." if are_unnamed(theirs) else ""
+    raise ConfigError(f"{counts}, and {_difference(ours, theirs, holder, data)}. {advice}{hint}")
+
+
+def _difference(ours: tuple[str, ...], theirs: tuple[str, ...], holder: str, data: str) -> str:
+    sides = ((holder, ours, theirs), (data, theirs, ours))
+    alone = [
+        f"only {who} has {_shown([name for name in names if name not in other])}"
+        for who, names, other in sides
+        if set(names) - set(other)
+    ]
+    if alone:
+        return "; ".join(alone)
+    place = next(place for place, name in enumerate(ours) if name != theirs[place])
+    return f"their order differs: number {place} is {ours[place]} and {theirs[place]}"
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def coarse_classes(

@@ -1,8 +1,8 @@
 """Files to arrays: images, and labels exactly as they were stored.
 
-Labels are PNGs of 8-bit grey or of a palette, whose numbers count (OpenCV returns the colours).
-Refused are other depths of grey, which decoders scale to 8 bits, RGB, which needs a table to become
-numbers, and lossy formats, which invent values along edges.
+Labels are PNG, BMP or TIFF of 8-bit grey or of a palette, whose numbers count (OpenCV returns the
+colours). Refused are other depths of grey, which decoders scale to 8 bits, RGB, which needs a table
+to become numbers, and lossy formats, which invent values along edges.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ Array = NDArray[np.uint8]
 Size = tuple[int, int]  # (height, width)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_OTHER_LABELS = (b"BM", b"II*\0", b"MM\0*")  # BMP; TIFF in either byte order
+_LOSSY = ("jpeg", "tiff_jpeg", "webp")  # compressions of a TIFF
 _LEAST_PNG = 57  # bytes: signature, header, empty data, end
 _NO_IMAGE = ("not-an-image", "no image format")
 _CUT_OFF = "a PNG without an end"
@@ -80,11 +82,13 @@ def decode_image(path: Path, content: bytes) -> Array:
 
 
 def decode_label(path: Path, content: bytes) -> Array:
-    """Decode the numbers (H, W) of a label PNG; ``path`` is for errors.
+    """Decode the numbers (H, W) of a label; ``path`` is for errors.
 
     Raises:
         FaultError: for a damaged file, or any but 8-bit grey or a palette.
     """
+    if content.startswith(_OTHER_LABELS):
+        return _decode_other(path, content, "8-bit grey or palette class numbers")
     expected = "an 8-bit grey or palette PNG of class numbers"
     image = load_png(path, content, expected)
     depth, kind = content[24:26]  # of every PNG
@@ -93,6 +97,18 @@ def decode_label(path: Path, content: bytes) -> Array:
     if kind != _PALETTE and (kind != _GREY or depth != 8):
         mode = f"{depth}-bit grey" if kind == _GREY else "grey with transparency"
         raise FaultError(Fault(path, "label-mode", f"{mode}; expected {expected}"))
+    return np.array(image, dtype=np.uint8)
+
+
+def _decode_other(path: Path, content: bytes, expected: str) -> Array:
+    """Decode a BMP or TIFF, by Pillow's name of its kind of pixels."""
+    image = _load(path, content, ("BMP", "TIFF"), expected)
+    if image.info.get("compression") in _LOSSY:
+        reason = f"stored as {image.info['compression']}"
+        raise FaultError(Fault(path, "label-format", f"{reason}; expected {expected}"))
+    if image.mode not in ("L", "P"):
+        rule = "label-rgb" if image.mode.startswith(("RGB", "CMYK")) else "label-mode"
+        raise FaultError(Fault(path, rule, f"pixels are {image.mode}; expected {expected}"))
     return np.array(image, dtype=np.uint8)
 
 
@@ -108,13 +124,23 @@ def load_png(path: Path, content: bytes, expected: str) -> Image.Image:
         raise FaultError(Fault(path, rule, f"{reason}; expected {expected}"))
     if _is_cut_off(content):
         raise FaultError(Fault(path, "damaged-label", f"{_CUT_OFF}; expected {expected}"))
+    return _load(path, content, ("PNG",), expected)
+
+
+def _load(path: Path, content: bytes, formats: tuple[str, ...], expected: str) -> Image.Image:
     try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as opened:
+        with Image.open(io.BytesIO(content), formats=formats) as opened:
             opened.load()
             return opened
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes trip
         reason = str(error) or type(error).__name__
         raise FaultError(Fault(path, "damaged-label", f"{reason}; expected {expected}")) from error
+
+
+def histogram(values: Array) -> NDArray[np.int64]:
+    """Count the pixels (H, W) of every value: (256,)."""
+    counts = cv2.calcHist([values], [0], None, [256], [0.0, 256.0])
+    return np.asarray(counts, np.int64).ravel()
 
 
 class LabelReader(Protocol):
@@ -156,10 +182,18 @@ class LabelValues:
 
     def __call__(self, path: Path, content: bytes, size: Size | None) -> Array:
         """Decode a label."""
-        values = self.decode(path, content)
+        return self.translated(path, self.decode(path, content), size)
+
+    @property
+    def plain(self) -> bool:
+        """Whether values are the classes' own numbers."""
+        return all(label in (value, VOID) for value, label in self.meaning.items())
+
+    def translated(self, path: Path, values: Array, size: Size | None) -> Array:
+        """Translate a decoded label; see ``__call__``."""
         faults = size_faults(path, (values.shape[0], values.shape[1]), size)
         table, allowed = self._table
-        counts = cv2.calcHist([values], [0], None, [256], [0.0, 256.0]).ravel()
+        counts = histogram(values)
         odd = np.flatnonzero((counts > 0) & ~allowed)
         if odd.size:
             shown = ", ".join(map(str, odd[:_SHOWN])) + (", …" if odd.size > _SHOWN else "")

@@ -25,7 +25,7 @@ from .folders import data_places, exists, find_data
 from .mixture import Mixture, parts_of
 from .registered import Registered
 from .sets.ade20k import ADE20KImages
-from .sets.anomaly_folder import AnomalyFolder, own_name
+from .sets.anomaly_folder import AnomalyFolder, own_name, shows_anomalies
 from .sets.camvid import CamVid
 from .sets.camvid_anomaly import CamVidAnomaly
 from .sets.cityscapes import Cityscapes
@@ -38,6 +38,7 @@ from .sets.rendered import RenderedAnomalies, RenderedStreets
 from .sets.road_anomaly import RoadAnomaly
 from .sets.smiyc import RoadAnomaly21, RoadObstacle21
 from .sets.synthetic import SyntheticAnomalies, SyntheticRooms, SyntheticStreets
+from .unlabelled import PREFIX
 
 _NAME = re.compile(r"[A-Za-z][\w.-]*")
 
@@ -147,6 +148,11 @@ def _definition(images: Any) -> tuple[str, str]:
     return images.__module__, images.__qualname__
 
 
+def is_synthetic(data: str) -> bool:
+    """Whether all parts of what follows ``--data`` are drawn, not read."""
+    return all(part.data in SYNTHETIC_SETS for part in parts_of(data))
+
+
 def find_set(name: str, root: str | Path | None = None) -> Path:
     """Find the folder of a data set in files by its name.
 
@@ -165,6 +171,17 @@ def find_set(name: str, root: str | Path | None = None) -> Path:
     return find_data(name, folders=images.folders, root=root, recognised=images.recognised)
 
 
+def require_folder(data: str) -> None:
+    """Refuse ``name=`` without a folder, which would mean the current one.
+
+    Raises:
+        ConfigError: for an empty path.
+    """
+    name, given, path = data.partition("=")
+    if not data.strip() or (given and not path.strip()):
+        raise ConfigError(f"{data!r} names no folder; expected {name or 'name'}=<folder>.")
+
+
 def find_split_data(data: str | Path) -> tuple[type[SegmentationImages], Path]:
     """Find the class and folder of a data set in files: a name, a folder, or ``name=folder``.
 
@@ -173,6 +190,7 @@ def find_split_data(data: str | Path) -> tuple[type[SegmentationImages], Path]:
     """
     text = str(data)
     name, given, path = text.partition("=")
+    require_folder(text)
     if given and name in SEGMENTATION_SETS:
         return SEGMENTATION_SETS[name], find_data(path)
     if text in SEGMENTATION_SETS:
@@ -183,8 +201,10 @@ def find_split_data(data: str | Path) -> tuple[type[SegmentationImages], Path]:
         names = ", ".join([*SEGMENTATION_SETS, *SYNTHETIC_SETS])
         raise ConfigError(f"{error} Known by name: {names}; --data synthetic needs none.") from None
     for images in SEGMENTATION_SETS.values():
-        if images.recognised(root):
+        if images.claims(root):
             return images, root
+    if ImageFolder.plain(root):
+        return ImageFolder, root
     try:
         content = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
     except OSError as error:
@@ -227,7 +247,7 @@ def usable_splits(data: str) -> tuple[str, ...]:
         ConfigError: as ``find_split_data``.
     """
     splits = ("train", "val")
-    if data in SYNTHETIC_SETS:
+    if data in SYNTHETIC_SETS or data.startswith(PREFIX):
         return splits
     images, _ = find_split_data(data)
     return tuple(split for split in splits if split in images.splits)
@@ -320,14 +340,16 @@ def recognise_anomalies(folder: str | Path) -> tuple[str, Path]:
 
 
 def is_anomaly_data(data: str | Path) -> bool:
-    """Whether ``--data`` means an anomaly set: by name, or a folder that is none to train on."""
+    """Whether ``--data`` means an anomaly set: by name, or by a folder's layout and masks."""
     kind, path = str(data).partition("=")[0], Path(data)
     if kind in ANOMALY_SETS:
         return True
     if kind in SEGMENTATION_SETS or kind in SYNTHETIC_SETS or not exists(path):
         return False
-    here = any(place == path for _, place in find_anomaly_sets(path))
-    return here and not any(images.recognised(path) for images in SEGMENTATION_SETS.values())
+    if not any(place == path for _, place in find_anomaly_sets(path)):
+        return False
+    others = [images for images in SEGMENTATION_SETS.values() if images.recognised(path)]
+    return not others or (others == [ImageFolder] and shows_anomalies(path))
 
 
 def open_anomaly(data: str | Path, root: str | Path | None = None) -> AnomalyImages:

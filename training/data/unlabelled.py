@@ -41,10 +41,10 @@ class UnlabelledImages(LabelledImages):
                 f"{root} holds {len(paths)} images ({', '.join(SUFFIXES)}); at least two "
                 "are needed, one of them for validation."
             )
-        self._paths = [
+        self.paths = [
             path for place, path in enumerate(paths) if (place % EVERY == 0) == (split == "val")
         ]
-        self.names = [path.relative_to(root).with_suffix("").as_posix() for path in self._paths]
+        self.names = [path.relative_to(root).with_suffix("").as_posix() for path in self.paths]
 
     def arrays(self, index: int) -> tuple[Array, Array]:
         """Return the image (H, W, 3) RGB and an all-void label (H, W).
@@ -52,6 +52,6 @@ class UnlabelledImages(LabelledImages):
         Raises:
             FaultError: when the file is damaged or no image.
         """
-        path = self._paths[index]
+        path = self.paths[index]
         image = decode_image(path, read_file(path))
         return image, np.full(image.shape[:2], VOID, np.uint8)

@@ -13,7 +13,9 @@ refused.
     python -m training.calibrate <checkpoint> --data folder_anomaly=<root>
 
 In tables, cards and calibrations the set has the folder's name. Without a name before its path, a
-folder is recognised by ``images`` beside ``masks`` or ``labels_masks``.
+folder is recognised by ``images`` beside ``masks`` or ``labels_masks``. Where it may be one of
+classes as well, it is one of anomalies if it has no ``classes.txt`` and most masks hold nothing but
+0, 1 and 255; ``folder=<root>`` says otherwise.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ WHITE = 255
 _EXPECTED = "a black-and-white, grey or palette image (PNG, BMP or TIFF) of 0, 1 and 255"
 _ONE_BIT, _NUMBERS = "1", ("L", "P")  # Pillow's modes
 
-# Values in a mask; None where it cannot be read, or has 1 bit, which says nothing of 255.
+# Values in a mask: none of 1 bit, which says nothing of 255; None where it cannot be read.
 Values = frozenset[int] | None
 
 
@@ -100,6 +102,15 @@ class AnomalyFolder(AnomalySet):
         return _scan(root)[0]
 
 
+def shows_anomalies(root: Path) -> bool:
+    """Whether a folder recognised by its layout holds anomalies rather than classes."""
+    if exists(root / "classes.txt"):
+        return False
+    _, values = _scan(root)
+    plain = [own for own in values if own is not None and own <= {KNOWN, ANOMALY, WHITE}]
+    return 2 * len(plain) >= len(values)
+
+
 def own_name(root: Path) -> str:
     """Return the folder's name, which stands for the set."""
     return root.resolve().name or "anomaly folder"
@@ -107,7 +118,7 @@ def own_name(root: Path) -> str:
 
 def _scan(root: Path) -> tuple[Scan, list[Values]]:
     """Scan a folder; return also the values in each pair's mask."""
-    scan = Scan(f"{own_name(root)}, a folder of images and masks, at {root}", void_is_note=True)
+    scan = Scan(f"{own_name(root)}, a folder of images and masks, at {root}")
     there = [name for name in MASK_FOLDERS if exists(root / name)] or [MASK_FOLDERS[0]]
     images = scan.index(root / "images", suffixes=IMAGES)
     labels = scan.index(root / there[0], ENDINGS, suffixes=IMAGES)
@@ -151,7 +162,7 @@ def _values_in(path: Path, size: int, changed: int) -> Values:
     except FaultError:
         return None
     if mode == _ONE_BIT:
-        return None
+        return frozenset()
     return frozenset(int(value) for value in np.flatnonzero(np.bincount(values.ravel())))
 
 

@@ -43,6 +43,11 @@ class CamVid(SegmentationImages):
         return self._decoded[index]
 
     @classmethod
+    def claims(cls, root: Path) -> bool:
+        """Whether it is named so, too: many own data are laid out alike."""
+        return "camvid" in root.resolve().name.lower() and cls.recognised(root)
+
+    @classmethod
     def scan(cls, root: Path, split: str) -> Scan:
         """Scan a folder for a split."""
         scan = Scan(f"{cls.title} {split} at {root}")

@@ -163,7 +163,7 @@ def broken_link(tree: Tree, kind: str) -> Expected:
 
 SEGMENTATION = ("camvid", "folder", "ade20k", "cityscapes")
 COLOURS = ("camvid_anomaly",)
-OWN = ("anomaly_folder",)  # grey is taken in every form, and void is no fault
+OWN = ("anomaly_folder",)  # grey is taken in every form
 ANY_VALUE = ("m2a_static", "m2a_lost_and_found", "fishyscapes_static", "fishyscapes_lost_and_found")
 # What is planted, and the kinds of data set that cannot have it.
 PLANTED: dict[str, tuple[Plant, tuple[str, ...]]] = {
@@ -181,7 +181,6 @@ PLANTED: dict[str, tuple[Plant, tuple[str, ...]]] = {
         (),
     ),
     "jpeg_label": (jpeg_label, ("road_anomaly",)),  # the name is fixed
-    "all_void": (label_of("all-void", lambda tree: fill(tree.void)), OWN),
     "no_anomaly": (no_anomaly, SEGMENTATION),
     "cut_image": (cut_image, ()),
     "cut_label": (cut_label, ()),
@@ -223,12 +222,31 @@ def test_clean_sets_are_clean(tree: Tree, capsys: pytest.CaptureFixture[str]) ->
     assert "0 faults in " in capsys.readouterr().out
 
 
+def test_a_void_label_is_a_note_and_void_alone_a_fault(
+    tree: Tree, request: pytest.FixtureRequest
+) -> None:
+    save(tree.first[1], fill(tree.void))
+    report = inspect_data(tree.data)
+    assert report.faults == []
+    assert [note.path for note in report.notes if note.rule == "all-void"] == [tree.first[1]]
+    if tree.anomalies:
+        scans = [check._scan_anomalies(tree.data)]
+    else:
+        scans, _ = check._scan_splits(tree.data, None)
+    for pair in scans[-1].pairs:
+        save(pair.label, fill(tree.void))
+    expected = ["no-anomaly" if tree.anomalies else "no-class"]
+    if kind_of(request) == "anomaly_folder":  # whose 255 is an anomaly where no mask holds a 1
+        expected = []
+    assert [fault.rule for fault in check_data(tree.data)] == expected
+
+
 def test_a_split_without_images(tree: Tree, request: pytest.FixtureRequest) -> None:
     kind = kind_of(request)
     if tree.anomalies:
         scan = check._scan_anomalies(tree.data)
     else:
-        (scan,) = check._scan_splits(tree.data, ["train"])
+        (scan,), _ = check._scan_splits(tree.data, ["train"])
     for pair in scan.pairs:
         pair.label.unlink()
         pair.image.unlink()

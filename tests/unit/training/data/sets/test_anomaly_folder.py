@@ -67,6 +67,19 @@ def test_what_255_is_follows_from_all_masks_and_is_said(
     assert f"note: {remark}\n" in capsys.readouterr().out
 
 
+def test_a_folder_of_classes_is_none_of_anomalies(tmp_path: Path) -> None:
+    root = rocks(tmp_path / "rocks", mask(0, 1, 2), mask(0, 1, 2))
+    assert not is_anomaly_data(root)
+    root = rocks(tmp_path / "named", mask(0, 1, 255), mask(0, 1))
+    assert is_anomaly_data(root)
+    assert not is_anomaly_data(f"folder={root}")
+    (root / "classes.txt").write_text("ground\nrock\n")
+    assert not is_anomaly_data(root)
+    # what trains names its splits, and is checked as what it trains on
+    (root / "classes.txt").unlink()
+    assert inspect_data(root, ["train", "val"]).title.startswith("Folder of images and masks")
+
+
 def test_a_changed_mask_is_read_again(tmp_path: Path) -> None:
     root = rocks(tmp_path / "rocks", mask(0, 255), mask(0, 255))
     assert values(root) == [{0, 1}, {0, 1}]
@@ -78,7 +91,7 @@ def test_other_values_are_refused_by_file_before_anything_is_scored(tmp_path: Pa
     root = rocks(tmp_path / "rocks", mask(0, 255), mask(0, 128, 200), mask(0, 7))
     with pytest.raises(ConfigError, match=r"1\.png: label-range: holds 128, 200 in .*1 more"):
         open_anomaly(root)
-    faults = inspect_data(root).faults
+    faults = inspect_data(f"folder_anomaly={root}").faults
     assert [(fault.path.name, fault.rule) for fault in faults] == [
         ("1.png", "label-range"),
         ("2.png", "label-range"),
@@ -155,7 +168,7 @@ def test_void_and_black_masks_are_notes_and_are_used(
     assert values(root) == [{0, 1}, {255}, {0}]
     assert main(["check", str(root)]) == 0
     out = capsys.readouterr().out
-    assert "note: void-everywhere (" in out
+    assert "note: all-void (" in out
     assert "note: no-anomaly-here (" in out
     assert (
         "note: 12.50% of the pixels that count are anomalous, 33.33% of all are void; 2 of 3 "
