@@ -101,6 +101,11 @@ def class_names_for(num_classes: int) -> tuple[str, ...]:
     return tuple(f"class_{index}" for index in range(num_classes))
 
 
+def are_unnamed(class_names: tuple[str, ...]) -> bool:
+    """Whether the names only number the classes, as those of a checkpoint without names do."""
+    return class_names == tuple(f"class_{index}" for index in range(len(class_names)))
+
+
 def palette_for(class_names: tuple[str, ...]) -> tuple[Color, ...]:
     """Choose colours: Cityscapes' or CamVid's if all names are theirs, else ``spread_palette``."""
     for colors in (CITYSCAPES, CAMVID):

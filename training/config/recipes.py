@@ -9,6 +9,7 @@
 - ``mask2former_<backbone>``, ``mask2former_ade20k_<backbone>``: Cheng et al., CVPR 2022.
 - ``mask2anomaly_<backbone>_stage1``, ``…_stage2``: Rai et al., ICCV 2023: masks first, then outlier
   exposure with the contrastive loss.
+- ``finetune``: any checkpoint to one's own classes.
 - ``head_only_kan``, ``head_only_mlp``: only ``mask_embed`` and ``class_embed`` of a checkpoint.
 - ``distill_kan``: a KAN head taught by a checkpoint's MLP head, from images alone.
 
@@ -24,13 +25,11 @@ from collections.abc import Callable
 from functools import partial
 
 from mask2kan.errors import ConfigError, unknown
-from mask2kan.modeling.classes import CAMVID
 
 from ..data.augmentation import Augmentation
 from ..data.outliers import OutlierExposure
+from .choices import BACKBONES
 from .train_config import TrainConfig
-
-BACKBONES = ("r50", "swin_t", "swin_s", "swin_b", "swin_l")
 
 
 def camvid_mlp() -> TrainConfig:
@@ -40,9 +39,6 @@ def camvid_mlp() -> TrainConfig:
         model="mask2former_mobilenetv2",
         model_options={
             "mask_embed": "mlp",
-            "num_classes": len(CAMVID),
-            "class_names": tuple(CAMVID),
-            "palette": tuple(CAMVID.values()),
             "num_queries": 40,
             "hidden_dim": 128,
             "num_heads": 4,
@@ -78,14 +74,11 @@ def road_pair() -> TrainConfig:
     without decay and start larger, its base branch starts smaller, and a bias serves as the
     constant.
     """
-    small = dict(camvid_mlp().model_options)
-    for option in ("num_classes", "class_names", "palette"):
-        del small[option]
     return TrainConfig(
         name="road_pair",
         model="mask2kan_efficientnet_lite0",
         model_options={
-            **small,
+            **camvid_mlp().model_options,
             "mask_embed": "kan",
             "grid_range": (-2.5, 2.5),
             "standalone_spline_scale": False,
@@ -276,6 +269,26 @@ def head_only(head: str) -> TrainConfig:
     )
 
 
+def finetune() -> TrainConfig:
+    """A checkpoint, all of it at small rates, to the data's classes; see ``--init``.
+
+    ``class_embed`` is made anew where the classes differ. Batch norms stay as they are, since few
+    images say little about statistics, and so do the KAN's grids.
+    """
+    return TrainConfig(
+        name="finetune",
+        model="mask2kan_efficientnet_lite0",
+        init="mask2kan_road",
+        own_classes=True,
+        steps=1000,
+        lr=1e-4,
+        backbone_factor=0.1,
+        average_decay=0.99,
+        batch_norm_batches=0,
+        train_batch_norm=False,
+    )
+
+
 def distill_kan() -> TrainConfig:
     """A KAN head taught to answer as the checkpoint's own, from images without labels."""
     return dataclasses.replace(
@@ -292,6 +305,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "camvid_kan": camvid_kan,
     "camvid_mlp": camvid_mlp,
     "distill_kan": distill_kan,
+    "finetune": finetune,
     "road_pair": road_pair,
     "road_pair_end": road_pair_end,
     "road_pair_outliers": road_pair_outliers,

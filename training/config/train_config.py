@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args, get_type_hints
 
 from mask2kan.checks import require, require_choice
 from mask2kan.errors import ConfigError
@@ -13,8 +12,7 @@ from mask2kan.modeling.config import ModelConfig
 
 from ..data.augmentation import Augmentation
 from ..data.outliers import OutlierExposure
-
-Settings = TypeVar("Settings", "TrainConfig", Augmentation, OutlierExposure)
+from .conversion import converted, is_unset
 
 NOT_NEGATIVE = (
     *("views", "workers", "warmup_steps", "save_every", "batch_norm_batches", "eval_pictures"),
@@ -35,8 +33,8 @@ class TrainConfig:
     Attributes:
         name: of the recipe, and of the run folder by default.
         model: a name of ``mask2kan.list_models()``.
-        model_options: overrides of the model's configuration; classes are the data set's by
-            default.
+        model_options: overrides of the model's configuration; classes that it states must be the
+            data set's, whose names and colours count otherwise.
         pretrained_backbone: file of ImageNet weights, looked up like data; ``timm`` to download
             timm's; ``random`` or empty for none.
         init: checkpoint to start from, anything ``load_model`` takes; its architecture holds, and
@@ -45,6 +43,7 @@ class TrainConfig:
             folder with both; empty for the model's own.
         branch_of: run folder whose weights, optimizer and average to go on from, in a new run.
         fresh: parts of the checkpoint to make anew, of ``mask_embed`` and ``class_embed``.
+        own_classes: make ``class_embed`` anew where the checkpoint's classes are not the data's.
         trainable: ``heads`` for ``mask_embed`` and ``class_embed`` alone; ``frozen_backbone`` is
             the thesis's "encoder".
         objective: ``distillation`` teaches a new ``mask_embed`` the checkpoint's, from images
@@ -84,6 +83,7 @@ class TrainConfig:
     heads: tuple[str, ...] = ()
     branch_of: str = ""
     fresh: tuple[str, ...] = ()
+    own_classes: bool = False
     trainable: Trainable = "all"
     objective: ObjectiveName = "segmentation"
     data: str = "camvid"
@@ -148,66 +148,119 @@ class TrainConfig:
         for part in self.fresh:
             require_choice("part to make anew", part, PARTS)
 
+    @property
+    def pretrained(self) -> bool:
+        """Whether a new backbone starts from ImageNet weights."""
+        return self.pretrained_backbone not in ("", "random")
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         return dataclasses.asdict(dataclasses.replace(self, model_options=dict(self.model_options)))
 
 
-_DEFAULT_MODEL = ModelConfig()
+# Prefixes of dotted keys, with the fields they stand for and the types that declare what is inside.
+SECTIONS = {"model": "model_options", "augmentation": "augmentation", "outliers": "outliers"}
+_TYPES: dict[str, Any] = {
+    "": TrainConfig,
+    "model": ModelConfig,
+    "augmentation": Augmentation,
+    "outliers": OutlierExposure,
+}
 
 
 def override(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
-    """Change fields by texts: ``lr=3e-4``, ``model.num_queries=20``, ``augmentation.colour=0.5``.
+    """Change fields by texts: ``lr=3e-4``, ``model.num_queries=20``, ``fresh=mask_embed``.
+
+    ``none`` restores a field's default and leaves an option of the model to its own.
 
     Raises:
         ConfigError: for a text without ``=``, an unknown key or a value of another type.
     """
+    changes: dict[str, Any] = {}
     for setting in settings:
         key, separator, text = setting.partition("=")
         if not separator:
             raise ConfigError(f"--set {setting!r} has no '='; write key=value, e.g. lr=3e-4.")
-        value = _parse(text)
-        section, _, option = key.partition(".")
-        if section == "model" and option:
-            if hasattr(_DEFAULT_MODEL, option):  # others are refused where models are made
-                value = _fitting(key, getattr(_DEFAULT_MODEL, option), value)
-            options = {**config.model_options, option: value}
-            config = dataclasses.replace(config, model_options=options)
-        elif section in ("augmentation", "outliers") and option:
-            changed = _replace(getattr(config, section), option, value)
-            config = dataclasses.replace(config, **{section: changed})
+        changes[key.strip()] = text
+    return change(config, changes)
+
+
+def change(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """Change fields by key; a mapping changes fields of a section (``augmentation: {flip: 0}``).
+
+    Raises:
+        ConfigError: for an unknown key, with the nearest, or a value of another type.
+    """
+    fields: dict[str, Any] = {}
+    sections: dict[str, dict[str, Any]] = {
+        "model": dict(config.model_options),
+        "augmentation": vars(config.augmentation).copy(),
+        "outliers": vars(config.outliers).copy(),
+    }
+    for key, value in _flat(changes):
+        section, dot, field = key.partition(".")
+        if not dot and key in SECTIONS.values() and is_unset(value):
+            sections[key.removesuffix("_options")].clear()
+            continue
+        if not dot or section not in SECTIONS:
+            section, field = "", key
+        declared = _declared(section, field)
+        target = sections[section] if section else fields
+        default = _TYPES[section]() if section else config
+        if not is_unset(value):
+            target[field] = converted(key, declared, value, getattr(default, field))
+        elif section == "model":
+            target.pop(field, None)
         else:
-            config = _replace(config, key, value)
-    return config
+            target[field] = _default(_TYPES[section], field)
+    return dataclasses.replace(
+        config,
+        **{
+            "model_options": sections["model"],
+            "augmentation": Augmentation(**sections["augmentation"]),
+            "outliers": OutlierExposure(**sections["outliers"]),
+            **fields,
+        },
+    )
 
 
-def _parse(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return {"true": True, "false": False}.get(text.lower(), text)
+def _flat(changes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Write what is inside a section by dotted keys."""
+    for key, value in changes.items():
+        section = str(key).removesuffix("_options")
+        if isinstance(value, Mapping) and section in SECTIONS:
+            yield from ((f"{section}.{field}", inside) for field, inside in value.items())
+        else:
+            yield str(key), value
 
 
-def _replace(instance: Settings, key: str, value: Any) -> Settings:
-    require_choice("setting", key, [field.name for field in dataclasses.fields(instance)])
-    value = _fitting(key, getattr(instance, key), value)
-    return dataclasses.replace(instance, **{key: value})
+def _declared(section: str, field: str) -> Any:
+    """Return the type of a field.
+
+    Raises:
+        ConfigError: for an unknown one, or a section that is no mapping.
+    """
+    types = get_type_hints(_TYPES[section])
+    elsewhere = [part for part in SECTIONS if field in get_type_hints(_TYPES[part])]
+    if not section and field in SECTIONS.values():
+        part = field.removesuffix("_options")
+        raise ConfigError(f"{field} is a section; set its fields, as in {part}.<field>=<value>.")
+    if not section and field not in types and elsewhere:
+        places = " or ".join(f"{part}.{field}" for part in elsewhere)
+        raise ConfigError(f"Unknown setting {field!r}; it is written {places}.")
+    require_choice("setting", field, types)
+    return types[field]
 
 
-def _fitting(key: str, before: Any, value: Any) -> Any:
-    """Convert a value to the type of the one it replaces."""
-    if isinstance(before, float) and type(value) is int:
-        value = float(value)
-    if isinstance(before, tuple) and isinstance(value, list):
-        value = tuple(value)
-    if isinstance(before, tuple) and isinstance(value, tuple) and before:
-        kinds = {type(item) for item in before}
-        value = tuple(float(v) if kinds == {float} and type(v) is int else v for v in value)
-        if {type(item) for item in value} - kinds:
-            raise ConfigError(f"{key} is {value!r}; expected the form of {before!r}.")
-    if type(value) is not type(before):
-        raise ConfigError(
-            f"{key} is {value!r} ({type(value).__name__}); expected "
-            f"{type(before).__name__}, such as {before!r}."
-        )
-    return value
+def _default(declaring: Any, name: str) -> Any:
+    """Return a field's default.
+
+    Raises:
+        ConfigError: when it has none.
+    """
+    (field,) = [field for field in dataclasses.fields(declaring) if field.name == name]
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    raise ConfigError(f"{name} cannot be none; every run needs one.")

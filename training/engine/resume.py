@@ -17,6 +17,9 @@ from torch.optim import Optimizer
 
 from mask2kan.errors import CheckpointError
 
+from ..config.train_config import TrainConfig
+from ..data.label_space import require_classes
+
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -45,6 +48,26 @@ def restore(
     if own_rates:
         for group, own in zip(optimizer.param_groups, groups, strict=True):
             group.update(own | {"params": group["params"]})
+
+
+def same_classes(state: dict[str, Any], class_names: tuple[str, ...], config: TrainConfig) -> None:
+    """Refuse to go on with data of other classes.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    before = tuple(state.get("class_names", class_names))  # of states of 0.1 none are known
+    if before == class_names:
+        return
+    advice = "Give the run's own data with --data, or start anew in another folder (--out)."
+    require_classes(
+        before,
+        class_names,
+        holder="the run so far",
+        data=config.data,
+        advice=advice,
+        finer=False,
+    )
 
 
 @contextlib.contextmanager

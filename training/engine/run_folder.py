@@ -25,6 +25,7 @@ from mask2kan.errors import CheckpointError, ConfigError, unknown
 from mask2kan.media.files import atomic_writer, write_record
 from mask2kan.modeling.mask2kan import Mask2KAN
 
+from ..config.choices import TRACKERS
 from ..config.train_config import TrainConfig
 from ..evaluation.job_folder import flat
 from ..evaluation.validation import Validation
@@ -48,7 +49,6 @@ MAY_CHANGE = (
     *("steps", "workers", "data", "pretrained_backbone", "cache_gigabytes"),
     *("save_every", "save_minutes", "eval_every", "eval_pictures", "channels_last"),
 )
-TRACKERS = ("tensorboard", "wandb", "trackio")
 logger = logging.getLogger(__name__)
 
 PACKAGES = (

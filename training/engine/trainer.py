@@ -30,17 +30,18 @@ from ..config.train_config import TrainConfig
 from ..data.crops import Batch, TrainingCrops, load, prepared
 from ..data.outliers import OutlierPaster
 from ..evaluation.validation import TeacherLabels, Validation, validate
+from ..models.backbone_weights import with_weights_found
 from ..models.build import build_model, in_classes_of, open_images, training_mode
 from ..models.pair import kan_head, lead, members
 from ..objectives.objective import DistillationObjective, Objective, SegmentationObjective
 from ..objectives.trunk_cache import TrunkCache
-from ..reporting.run_card import describe_run
+from ..reporting.run_card import describe_run, shown_miou
 from .batch_norm import reestimate_statistics
 from .ema import WeightAverage
 from .numerics import require_finite_gradient, require_finite_losses
 from .optimizer import build_optimizer, build_schedule, learning_rates
 from .processes import any_process, join_processes, main_process, on_stop_signals, step_seed
-from .resume import collect, must_fit, restore
+from .resume import collect, must_fit, restore, same_classes
 from .run_folder import RunFolder, branch_state
 from .sharding import choose_parts, update_grid
 
@@ -79,7 +80,8 @@ class Trainer:
         tracker: str = "tensorboard",
         minutes: float | None = None,
     ) -> None:
-        self.config, self.minutes = config, minutes
+        self.config = config = with_weights_found(config)
+        self.minutes = minutes
         self.step, self.best, self.interrupted, self.order = 0, -1.0, False, ""
         self._validated = 0  # the step of the last validation
         self._last_validation: dict[str, Validation] = {}
@@ -98,6 +100,8 @@ class Trainer:
         self.val_images = open_images(config, "val")
         torch.manual_seed(config.seed)
         self.model = build_model(config, self.train_images, pretrained=saved is None)
+        if saved is not None:
+            same_classes(saved, lead(self.model).class_names, config)
         if config.objective == "segmentation":
             self.train_images = in_classes_of(self.model, self.train_images)
         self._paste: OutlierPaster | None = None
@@ -141,7 +145,7 @@ class Trainer:
         if config.channels_last and not self._sharded:  # FSDP takes contiguous weights only
             self.model.to(memory_format=torch.channels_last)
         size, count = config.batch_size, config.batch_norm_batches
-        if new and count and config.pretrained_backbone not in ("", "random"):
+        if new and count and config.pretrained:
             batches = map(prepared, load(self._crops(0, count * size), size))
             images = (batch["images"].to(device) for batch in batches)
             changed = reestimate_statistics(self.model, images)
@@ -209,7 +213,7 @@ class Trainer:
                 last = self.step == self.config.steps
                 if self.step % LOG_EVERY == 0 or last:
                     losses = self._log(window, time.monotonic() - window_start)
-                    bar.set_postfix(loss=f"{losses['loss']:.3g}", best=f"{self.best:.3f}")
+                    bar.set_postfix(loss=f"{losses['loss']:.3g}", best=shown_miou(self.best))
                     window, window_start = [], time.monotonic()
                 if last:
                     self._save(draw=False)  # or a validation that fails would lose the weights
@@ -350,6 +354,7 @@ class Trainer:
             self.run.save_state(
                 {
                     "step": self.step,
+                    "class_names": list(lead(self.model).class_names),
                     "best": self.best,
                     "order": self.order,
                     "validated": self._validated,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mask2kan.checkpoints import load_model
 from mask2kan.checkpoints.files.readers import sha256_of
+from mask2kan.checkpoints.load import BEST
 from mask2kan.checks import require
 from mask2kan.errors import ConfigError, unknown
 from mask2kan.inference.comparison import Comparison
@@ -20,10 +21,10 @@ from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.scores import check_score
 from mask2kan.media.files import write_record
-from mask2kan.modeling.classes import meanings_of
 from mask2kan.outputs.summary import MIN_REGION_PIXELS
 
 from ..data import AnomalyImages, LabelledImages, open_split
+from ..data.label_space import require_classes
 from ..data.registry import (
     ANOMALY_SETS,
     SEGMENTATION_SETS,
@@ -34,6 +35,7 @@ from ..data.registry import (
     is_anomaly_data,
     name_of,
     open_anomaly,
+    require_folder,
     usual_split,
 )
 from ..data.sets.cityscapes import Cityscapes
@@ -71,8 +73,9 @@ def open_labelled(
     """
     if root is not None and data in SEGMENTATION_SETS:
         data = f"{data}={find_set(data, root)}"
+    is_path = "/" in data or "=" in data or Path(data).is_dir()
     known = (*SEGMENTATION_SETS, *SYNTHETIC_SETS, *ANOMALY_SETS)
-    if "=" not in data and "/" not in data and data not in known:
+    if not is_path and data not in known:
         raise ConfigError(unknown("data set", data, known))
     split = usual_split(data) if split is None else split
     return open_split(data, split), name_of(data), split
@@ -105,6 +108,7 @@ def evaluate(
     if limit is not None:
         require("limit", limit, 1)
     check_score(score)
+    require_folder(data)
     labelled: LabelledImages | None = None
     choice: AnomalyChoice | None = None
     if is_anomaly_data(data):
@@ -119,7 +123,12 @@ def evaluate(
     if choice is not None and choice.own:
         result["set"] = choice.kind
     if labelled is not None:
-        _require_classes(tuple(model.class_names), labelled, data)
+        advice = (
+            "Measure it on an anomaly data set, or use a checkpoint trained on these classes "
+            "(python -m training.train finetune --init <checkpoint> --data <data>)."
+        )
+        names = tuple(labelled.class_names)
+        require_classes(model.class_names, names, holder=weights, data=data, advice=advice)
         result["split"] = split
     predictor = Predictor(model, device, dtype, settings=settings)
     if settings == "native":
@@ -212,6 +221,7 @@ def describe_weights(weights: str) -> dict[str, Any]:
     """Return name, sha256 and, of weights in a run folder, the recipe."""
     path = Path(weights)
     about: dict[str, Any] = {"weights": path.stem if path.suffix else weights}
+    path = _in_run(path)
     if path.is_file():
         about["sha256"] = sha256_of(path)
         config = path.with_name("config.json")
@@ -226,16 +236,12 @@ def describe_weights(weights: str) -> dict[str, Any]:
 def _folder(weights: str, result: dict[str, Any], out: Path | None) -> Path | None:
     if out is not None or "recipe" not in result:
         return out
-    name = "_".join(["evaluation", result["data"], result.get("split", "")]).rstrip("_")
-    return Path(weights).parent / "".join(c if c.isalnum() or c in "_-" else "_" for c in name)
+    data = Path(result["data"]).name  # of a plain folder, whose name is its path
+    name = "_".join(["evaluation", data, result.get("split", "")]).rstrip("_")
+    folder = _in_run(Path(weights)).parent
+    return folder / "".join(c if c.isalnum() or c in "_-" else "_" for c in name)
 
 
-def _require_classes(names: tuple[str, ...], images: LabelledImages, data: str) -> None:
-    expected = tuple(images.class_names)
-    unnamed = tuple(f"class_{index}" for index in range(len(expected)))
-    if names not in (expected, unnamed) and not meanings_of(expected, names):
-        raise ConfigError(
-            f"The checkpoint has {len(names)} classes ({', '.join(names[:3])}, …); {data} needs "
-            f"its own {len(expected)} ({', '.join(expected[:3])}, …). Measure it on an anomaly "
-            "data set, or use a checkpoint trained on these classes."
-        )
+def _in_run(path: Path) -> Path:
+    """Return a run folder's best weights, which ``load_model`` takes for it; else the path."""
+    return path / BEST if (path / BEST).is_file() else path

@@ -16,7 +16,7 @@ from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.scores import SCORES
 
 from ..data import AnomalyImages, LabelledImages
-from ..data.label_space import coarse_classes, plain_labels
+from ..data.label_space import coarse_classes, plain_labels, require_classes
 from ..metrics import AnomalyEvaluator, SegmentationEvaluator
 from ..metrics.pixel import ANOMALY, KNOWN, VOID
 
@@ -126,7 +126,12 @@ def class_meter(images: LabelledImages, model: Any) -> ClassMeter[Prediction]:
     """Make a meter of a model's class maps, in the data set's classes.
 
     Where these are coarser, the class whose members' scores add up to most wins.
+
+    Raises:
+        ConfigError: when the model's classes are others.
     """
+    advice = "Measure it on data of its own classes."
+    require_classes(model.class_names, images.class_names, advice=advice)
     coarser = coarse_classes(tuple(model.class_names), tuple(images.class_names))
     if coarser is None:
         return ClassMeter(images.class_names, lambda prediction: prediction.semantic)

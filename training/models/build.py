@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,19 +13,22 @@ from torch import nn
 
 from mask2kan.checkpoints import load_model
 from mask2kan.errors import ConfigError
-from mask2kan.modeling.classes import class_names_for, meanings_of
+from mask2kan.modeling.classes import are_unnamed, class_names_for, meanings_of
 from mask2kan.modeling.config import ModelConfig
 from mask2kan.modeling.heads import build_mask_embed
 from mask2kan.modeling.mask2kan import Mask2KAN, create_model
 
 from ..config.train_config import PARTS, TrainConfig
-from ..data import LabelledImages, find_data, open_split
+from ..data import LabelledImages, open_split
+from ..data.label_space import require_classes
 from ..data.mixture import Mixture
 from ..data.unlabelled import PREFIX, UnlabelledImages
+from .backbone_weights import backbone_weights
 from .pair import KAN_OPTIONS, HeadPair, Trained, lead, load_pair
 
 HEAD = "transformer_decoder.mask_embed"
 HEADS = tuple(f"transformer_decoder.{part}" for part in PARTS)
+STATED = "model.class_names"
 HEAD_OPTIONS = ("mask_embed", "mask_embed_width", *KAN_OPTIONS)
 
 logger = logging.getLogger(__name__)
@@ -60,10 +63,14 @@ def build_model(config: TrainConfig, images: LabelledImages, *, pretrained: bool
         CheckpointError: when ``init`` or the backbone's weights cannot be read.
     """
     model: Trained
-    if config.heads and config.fresh:
+    stated = config.model_options.get("class_names")
+    if stated and config.objective == "segmentation":
+        _require_classes(tuple(stated), images, config, holder=STATED)
+    if config.heads and (config.fresh or config.own_classes):
+        fresh = ", ".join(config.fresh) or "class_embed (own_classes)"
         raise ConfigError(
-            f"Recipe {config.name} trains two heads and fresh is {', '.join(config.fresh)}; a pair "
-            "starts whole from --init, or without it from the beginning."
+            f"Recipe {config.name} trains two heads and fresh is {fresh}; a pair starts whole from "
+            "--init, or without it from the beginning."
         )
     if config.heads and config.init:
         model = load_pair(config.init)
@@ -87,33 +94,17 @@ def build_model(config: TrainConfig, images: LabelledImages, *, pretrained: bool
 
 
 def _from_scratch(config: TrainConfig, images: LabelledImages, *, pretrained: bool) -> Mask2KAN:
-    if config.trainable == "heads" or config.objective == "distillation" or config.fresh:
+    needs = config.trainable == "heads" or config.objective == "distillation"
+    if needs or config.fresh or config.own_classes:
         raise ConfigError(
             f"Recipe {config.name} starts from a checkpoint; name it with --init (a file, a "
             "bundled name or a Hub repository)."
         )
-    options = dict(config.model_options)
-    if "num_classes" not in options:
-        options |= _classes_of(images)
+    options = _with_classes(config.model_options, images)
     names = tuple(options.get("class_names") or class_names_for(int(options["num_classes"])))
-    _require_classes(names, images, config)
-    weights: Path | bool = False
-    if pretrained and config.pretrained_backbone not in ("", "random"):
-        weights = _backbone_weights(config.pretrained_backbone)
+    _require_classes(names, images, config, holder="the new model")
+    weights = backbone_weights(config) if pretrained and config.pretrained else False
     return create_model(config.model, pretrained_backbone=weights, **options)
-
-
-def _backbone_weights(name: str) -> Path | bool:
-    """Return the file of ImageNet weights, or True for timm's."""
-    if name == "timm":
-        return True
-    try:
-        return find_data(name)
-    except ConfigError as error:
-        raise ConfigError(
-            f"The backbone's ImageNet weights are not here. {error} Or choose "
-            "--set pretrained_backbone=timm, which downloads timm's, or random."
-        ) from error
 
 
 def _from_checkpoint(config: TrainConfig, images: LabelledImages) -> Mask2KAN:
@@ -127,23 +118,36 @@ def _from_checkpoint(config: TrainConfig, images: LabelledImages) -> Mask2KAN:
             f"{config.init} has mask_embed={changed.mask_embed!r} and the run asks for {options}; "
             "add mask_embed to fresh to make it anew."
         )
-    if "class_embed" in config.fresh:
+    segmentation = config.objective == "segmentation"
+    other_classes = config.own_classes and model.class_names != tuple(images.class_names)
+    asked = {*config.fresh, *(["class_embed"] if other_classes else [])}
+    fresh = [part for part in PARTS if part in asked]
+    if segmentation and "class_embed" not in fresh:
+        _require_classes(model.class_names, images, config, holder=config.init)
+    unnamed = are_unnamed(model.class_names) and len(model.class_names) == images.num_classes
+    if "class_embed" in fresh or (segmentation and unnamed):
         changed = dataclasses.replace(changed, **_classes_of(images))
-    if config.objective == "segmentation":
-        names = changed.class_names or class_names_for(changed.num_classes)
-        _require_classes(names, images, config)
     model.config = changed
     decoder = model.transformer_decoder
-    if "mask_embed" in config.fresh:
+    if "mask_embed" in fresh:
         decoder.mask_embed = build_mask_embed(changed)
-    if "class_embed" in config.fresh:
+    if "class_embed" in fresh:
         decoder.class_embed = nn.Linear(changed.hidden_dim, changed.num_classes + 1)
     model.calibration = {}  # measured on weights that are about to change
     model.card = {}
-    logger.info(
-        "starting from %s; made anew: %s", config.init, ", ".join(config.fresh) or "nothing"
-    )
+    if other_classes:
+        model.settings = None  # sizes and smoothing that suited the other classes
+    logger.info("starting from %s; made anew: %s", config.init, ", ".join(fresh) or "nothing")
     return model
+
+
+def _with_classes(options: Mapping[str, Any], images: LabelledImages) -> dict[str, Any]:
+    """Complete a new model's options: its classes are the data's unless they are stated."""
+    stated = options.get("class_names")
+    count = options.get("num_classes") or len(stated or images.class_names)
+    if stated or count != images.num_classes:
+        return {**options, "num_classes": count}
+    return {**_classes_of(images), **options}
 
 
 def _classes_of(images: LabelledImages) -> dict[str, Any]:
@@ -154,14 +158,23 @@ def _classes_of(images: LabelledImages) -> dict[str, Any]:
     }
 
 
-def _require_classes(names: tuple[str, ...], images: LabelledImages, config: TrainConfig) -> None:
-    if len(names) == images.num_classes or meanings_of(tuple(images.class_names), names):
-        return
-    hint = "add class_embed to fresh" if config.init else "leave model.num_classes unset"
-    raise ConfigError(
-        f"The model has {len(names)} classes and {config.data} has {images.num_classes}; they "
-        f"must be equal: {hint}, or train on other data."
-    )
+def _require_classes(
+    names: tuple[str, ...],
+    images: LabelledImages,
+    config: TrainConfig,
+    holder: str = "the checkpoint",
+) -> None:
+    if config.init and config.heads:
+        advice = "Start the pair without --init, or train on other data."
+    elif config.init and holder != STATED:
+        advice = "Make class_embed anew (--set own_classes=true), or train on other data."
+    else:
+        advice = (
+            "Leave the classes to the data (--set model.num_classes=none "
+            "--set model.class_names=none), or train on other data."
+        )
+    data = tuple(images.class_names)
+    require_classes(names, data, holder=holder, data=config.data, advice=advice)
 
 
 def in_classes_of(model: Trained, images: LabelledImages) -> LabelledImages:

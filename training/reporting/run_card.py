@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from mask2kan.modeling.backbones.pretrained import TIMM_WEIGHTS
 from mask2kan.outputs.tables import Table
 
 from ..config.train_config import TrainConfig
+from ..data.mixture import parts_of
+
+_PREFIXED = re.compile(r"(\w[\w-]+[:=])?(.*)", re.DOTALL)  # name=folder, pictures:folder; not C:\\
 
 _USE = """```python
 import mask2kan
@@ -37,18 +42,62 @@ def describe_run(
     card = {
         "recipe": config.name,
         "trained": f"{learned}, {step} of {config.steps} steps of {config.batch_size} crops",
-        "data": config.data,
-        "started from": config.init or config.pretrained_backbone or "random weights",
+        "data": without_paths(config.data),
+        "started from": _origin(config),
         "learning rate": f"{config.lr:g}",
         "loss": _loss(config),
-        "outliers": config.outliers.source or "none",
+        "outliers": without_paths(config.outliers.source) or "none",
         "seed": str(config.seed),
         "commit": provenance["commit"],
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "best validation mIoU": f"{best:.4f}" if best >= 0 else "not measured",
+        "best validation mIoU": shown_miou(best, "not measured"),
         "licence": "that of the data and of the weights it started from; see there",
     }
     return {key: str(value) for key, value in card.items()}
+
+
+def shown_miou(best: float, without: str = "–") -> str:
+    """Format the highest validation mIoU, negative before the first validation."""
+    return f"{best:.4f}" if best >= 0 else without
+
+
+def without_paths(data: str) -> str:
+    """Name data without saying where it lies on its owner's machine: the last part of each path."""
+    parts = parts_of(data)
+    names = [_without_path(part.data) for part in parts]
+    if len(parts) == 1:
+        return names[0]
+    weighed = zip(parts, names, strict=True)
+    return " + ".join(f"{part.weight:g} {name}" for part, name in weighed)
+
+
+def _without_path(what: str) -> str:
+    prefix, path = _PREFIXED.match(what).groups("")  # type: ignore[union-attr]  # all texts match
+    return f"{prefix}{_last(path)}"
+
+
+def _last(path: str) -> str:
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+
+
+def _origin(config: TrainConfig) -> str:
+    """Name the weights a run started from; a Hub repository or relative path as it is."""
+    if not config.init:
+        return _backbone(config) if config.pretrained else "random weights"
+    return " + ".join(map(_own_path, config.init.split(" + ")))
+
+
+def _backbone(config: TrainConfig) -> str:
+    if config.pretrained_backbone != "timm":
+        return _last(config.pretrained_backbone)
+    return f"timm/{TIMM_WEIGHTS[config.model.partition('_')[2]]}"
+
+
+def _own_path(path: str) -> str:
+    """Keep folder and file of a path that leads through the machine."""
+    if not path.startswith(("/", "~", "\\", "..")) and path[1:2] != ":":
+        return path
+    return "/".join(re.split(r"[/\\]", path.rstrip("/\\"))[-2:])
 
 
 def _loss(config: TrainConfig) -> str:

@@ -357,4 +357,5 @@ def test_cityscapes_figures_and_images_lie_beside_the_run(checkpoints, tmp_path,
 def test_a_checkpoint_of_other_classes_is_refused(checkpoints, capsys):
     assert evaluate.main([checkpoints[0], "--data", "synthetic:ade20k"]) == 2
     error = capsys.readouterr().err
-    assert "19 classes (road, sidewalk, building, …); synthetic:ade20k needs its own 150" in error
+    assert "has 19 classes and synthetic:ade20k has 150" in error
+    assert "only synthetic:ade20k has floor, tree, ceiling, bed, windowpane and 132 more" in error

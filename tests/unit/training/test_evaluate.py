@@ -142,6 +142,11 @@ def test_anomaly_command(
         (["--root", "nowhere"], "not found"),
         (["--score", "mps"], "Nearest: msp"),
         (["--split", "tets"], "tets"),
+        (["--data", "camvid="], "'camvid=' names no folder; expected camvid=<folder>"),
+        (["--data", "road_anomaly="], "'road_anomaly=' names no folder"),
+        (["--data", "name="], "'name=' names no folder"),
+        (["--data", ""], "names no folder"),
+        (["--data", "folder=/"], "/ holds no folder 'images', 'train' or 'val'"),
     ],
 )
 def test_bad_arguments_end_with_one_line(

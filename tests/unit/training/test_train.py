@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import resource
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +17,15 @@ from PIL import Image
 
 from mask2kan import load_model
 from mask2kan.errors import ImageError, WriteError
-from tests.tiny_runs import TINY, tiny_trainer
+from tests.tiny_runs import TINY, reduced, tiny_trainer
+from tests.unit.training.data_trees import own
+from training import evaluate
 from training.data import CamVid
 from training.engine.run_folder import RunFolder
-from training.train import main
+from training.reporting.run_card import describe_run, without_paths
+from training.train import main, parser, resolve
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -143,3 +151,116 @@ def test_images_of_a_run(tmp_path):
     page = (tmp_path / "README.md").read_text()
     assert ["|", "recipe", "|", "camvid_kan", "|"] in map(str.split, page.splitlines())
     assert load_model(tmp_path / "best.safetensors", device="cpu").card["data"] == "synthetic"
+
+
+def tiny_command(name, *settings):
+    return [name, *(part for one in [*settings] for part in ("--set", one)), "--quiet"]
+
+
+def test_a_mistyped_recipe_is_refused_before_pytorch_is_imported():
+    script = (
+        "import sys; from training.train import main; status = main(['camvid_kna']); "
+        "print(status, [name for name in ('torch', 'timm', 'cv2', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[0] == "2 []"
+    assert "Unknown recipe 'camvid_kna'. Nearest: camvid_kan, camvid_mlp" in done.stderr
+
+
+@pytest.mark.parametrize("data", ["synthetic:cityscapes", "1 synthetic:camvid + 1 synthetic"])
+def test_drawn_images_need_no_backbone_weights(data, capsys):
+    config = resolve(parser().parse_args(["mask2former_r50", "--data", data]))
+    assert not config.pretrained
+    assert f"{data} is drawn: the backbone starts from random weights" in capsys.readouterr().err
+    asked = ["--set", "pretrained_backbone=backbones/resnet.pth"]
+    config = resolve(parser().parse_args(["mask2former_r50", "--data", data, *asked]))
+    assert config.pretrained
+    assert resolve(parser().parse_args(["mask2former_r50"])).pretrained
+    capsys.readouterr()
+    resolve(parser().parse_args(["finetune", "--data", data]))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_downloading_recipe_trains_on_drawn_images_without_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(RunFolder, "draw", lambda *_: None)
+    settings = [one for one in reduced("mask2former_r50") if not one.startswith("pretrained")]
+    command = tiny_command("mask2former_r50", *settings, "steps=1", "eval_every=1")
+    data = ["--data", "synthetic:cityscapes", "--out", str(tmp_path / "run")]
+    assert main([*command, *data]) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["pretrained_backbone"] == ""
+
+
+def test_own_data_are_noted_trained_and_evaluated_as_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MASK2KAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(RunFolder, "draw", lambda *_: None)  # takes longer than the run
+    own(tmp_path / "garden", 0, 1, 2)
+    settings = [one for one in TINY if not one.startswith("data=")]
+    command = tiny_command("camvid_kan", *settings, "model.hidden_dim=64", "steps=2")
+    assert main([*command, "--data", "garden", "--out", "run"]) == 0
+    assert "garden/classes.txt: not there, so the masks' values make" in capsys.readouterr().err
+    for weights in ("run/best.safetensors", "run"):
+        assert evaluate.main([weights, "--data", "garden", "--json", "out.json"]) == 0
+        result = json.loads(Path("out.json").read_text())
+        assert list(result["iou_per_class"]) == ["class_0", "class_1", "class_2"]
+        assert result["recipe"] == "camvid_kan"
+        assert result["sha256"]
+    assert (tmp_path / "run" / "evaluation_garden_val" / "evaluation.json").is_file()
+    Path("garden/classes.txt").write_text("lawn\npath\nwall\n")
+    capsys.readouterr()
+    # a checkpoint that only numbers its classes fits any names
+    assert evaluate.main(["run", "--data", "garden"]) == 0
+    assert main([*command, "--data", "garden", "--out", "named"]) == 0
+    Path("garden/classes.txt").write_text("lawn\npath\nfence\n")
+    assert evaluate.main(["named", "--data", "garden"]) == 2
+    assert "only named has wall; only garden has fence" in capsys.readouterr().err
+
+
+def test_damaged_pictures_are_named_before_a_distillation(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MASK2KAN_CACHE", str(tmp_path / "cache"))
+    pictures = own(tmp_path / "set", 0, images=3) / "train" / "images"
+    out = ["--out", str(tmp_path / "run")]
+    command = ["distill_kan", "--data", f"pictures:{pictures}", *out, "--quiet"]
+    path = pictures / "01.png"
+    path.write_bytes(path.read_bytes()[:200])
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert f"{path}: damaged-image: " in error
+    assert "1 faults in pictures:" in error
+    assert not (tmp_path / "run").exists()
+    assert main([*command, "--skip-check", *tiny_command("", "batch_size=2")[1:-1]]) == 2
+    assert f"error: {path}: damaged-image: " in capsys.readouterr().err
+
+
+def test_progress_shows_a_dash_before_the_first_validation(tmp_path, capsys):
+    trainer = tiny_trainer(tmp_path, "steps=1", "eval_every=1")
+    trainer.progress = True
+    trainer.fit()
+    error = capsys.readouterr().err
+    assert "best=–" in error
+    assert "best=-" not in error
+
+
+def test_a_run_card_does_not_tell_where_things_lie(tmp_path):
+    changes = {
+        "data": f"2 camvid={tmp_path}/cv + 1 {tmp_path}/own photos/",
+        "init": f"{tmp_path}/runs/first/best.safetensors",
+        "outliers": f"cutouts:{tmp_path}/things",
+    }
+    options = [f"--{key}={value}" for key, value in changes.items()]
+    config = resolve(parser().parse_args(["finetune", *options]))
+    card = describe_run(config, {"versions": {}, "commit": ""}, 1, -1.0)
+    assert card["data"] == "2 camvid=cv + 1 own photos"
+    assert card["started from"] == "first/best.safetensors"
+    assert card["outliers"] == "cutouts:things"
+    assert card["best validation mIoU"] == "not measured"
+    assert str(tmp_path) not in json.dumps(card)
+    assert without_paths(r"C:\Users\me\own") == "own"
+    assert without_paths("pictures:/home/me/pics") == "pictures:pics"
+    assert without_paths("synthetic:cityscapes") == "synthetic:cityscapes"
+    hub = resolve(parser().parse_args(["finetune", "--init", "facebook/mask2former-swin-tiny"]))
+    card = describe_run(hub, {"versions": {}, "commit": ""}, 1, -1.0)
+    assert card["started from"] == "facebook/mask2former-swin-tiny"

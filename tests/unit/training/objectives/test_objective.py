@@ -208,10 +208,22 @@ def test_the_contrastive_term_joins_where_outliers_are_pasted(tmp_path):
     [
         ("head_only_kan", ["init="], "name it with --init"),
         ("head_only_kan", ["fresh=()"], "add mask_embed to fresh"),
-        ("head_only_kan", ["data=synthetic:ade20k"], "add class_embed to fresh"),
-        ("camvid_kan", ["data=synthetic:cityscapes"], "model.num_classes unset"),
+        (
+            "head_only_kan",
+            ["data=synthetic:ade20k"],
+            "only mask2former_road has traffic sign, .*own_classes=true",
+        ),
+        (
+            "camvid_kan",
+            ["model.class_names=road,car"],
+            "only synthetic has sky, .*class_names=none",
+        ),
         ("camvid_kan", ["data=pictures:/tmp"], "has no labels"),
-        ("camvid_kan", ["pretrained_backbone=gone.pth"], "pretrained_backbone=timm.*or random"),
+        (
+            "camvid_kan",
+            ["pretrained_backbone=gone.pth"],
+            "pretrained_backbone=timm.*none for random",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(name, settings, message, tmp_path):
