@@ -40,6 +40,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported lazily
     build_hf_headers,
+    get_session,
     hf_raise_for_status,
     http_stream_backoff,
 )
@@ -150,6 +151,11 @@ def fetch(
 
 def _fetch_online(address: Address, progress: Progress | None) -> tuple[Path, str] | None:
     """Fetch from the Hub; None when it cannot be reached."""
+    if fault := _client_fault():
+        with contextlib.suppress(CheckpointError):
+            _find_cached(*address)
+            return None
+        raise CheckpointError(fault)
     try:
         return _fetch_all(address, progress)
     except GatedRepoError as error:
@@ -176,6 +182,20 @@ def _fetch_online(address: Address, progress: Progress | None) -> tuple[Path, st
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise CheckpointError(f"The download broke off: {reason}. Try again.") from error
+
+
+def _client_fault() -> str:
+    """Return why there can be no HTTP client with the environment's proxies and certificates."""
+    try:
+        get_session()  # made once
+    except ImportError:
+        return "The environment names a SOCKS proxy, which needs a package: pip install socksio."
+    except Exception as error:  # of httpx, httpx2 or ssl: what they say of an address or file
+        names = "HTTPS_PROXY, ALL_PROXY or SSL_CERT_FILE"
+        return (
+            f"Its client can't be made with {names}: {one_line(error)}; set it right or unset it."
+        )
+    return ""
 
 
 def _fetch_all(address: Address, progress: Progress | None) -> tuple[Path, str]:

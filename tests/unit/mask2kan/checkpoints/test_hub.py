@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import file_download
+from huggingface_hub.utils import close_session
 from safetensors.torch import save_file
 
 from mask2kan.checkpoints import hub, load_model, save_model, save_pair
@@ -291,6 +293,35 @@ def test_nobody_listening_is_no_network(served: FakeHub, monkeypatch: pytest.Mon
     monkeypatch.setattr(hub.constants, "ENDPOINT", url)
     with pytest.raises(CheckpointError, match=NEEDS_NETWORK):
         load_model("someone/tiny")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:9", "pip install socksio"),
+        ("HTTP_PROXY", "socks4://127.0.0.1:9", "Unknown scheme for proxy URL"),
+        ("HTTP_PROXY", "http://127.0.0.1:port", "Invalid port"),
+        ("SSL_CERT_FILE", "/nowhere/certificates.pem", "No such file"),
+    ],
+)
+def test_a_client_that_cannot_be_made_is_explained_and_leaves_what_is_cached(
+    served: FakeHub, monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    load_model("someone/tiny")
+    for other in ("HTTP_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(other, raising=False)
+        monkeypatch.delenv(other.lower(), raising=False)
+    monkeypatch.setenv(name, value)
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    close_session()
+    asked = len(served.requests)
+    try:
+        with pytest.raises(CheckpointError, match=words):
+            hub.fetch("someone/other", None, None)
+        assert load_model("someone/tiny").source
+    finally:
+        close_session()
+    assert len(served.requests) == asked
 
 
 @pytest.mark.parametrize("step", ["hf_hub_download", "_pieces"])
