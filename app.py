@@ -1,83 +1,78 @@
-"""Start the app: ``python app.py``, then http://127.0.0.1:7860.
-
-``GRADIO_SERVER_NAME`` and ``GRADIO_SERVER_PORT``: where it listens; ``MASK2KAN_MODELS``: names or
-paths for the pickers, separated like ``PATH``; ``MASK2KAN_PUBLIC``: visitors may type no paths of
-checkpoints, as on every address but loopback; ``GRADIO_MCP_SERVER=true``: endpoints as MCP tools.
-"""
+"""Start the app: ``python app.py``, then http://127.0.0.1:7860; ``--help`` lists what it reads."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import os
 import sys
+from collections.abc import Sequence
 
-from starlette.middleware import Middleware
-
-from app.page import build_demo
-from app.services.models import ModelService
-from app.web.link_preview import LinkPreview
-from app.web.theme import CSS, theme
-from mask2kan.runtime.memory import keep_freed_memory
-
-_NO_MCP = (
-    "GRADIO_MCP_SERVER is set, but the package mcp is not installed. "
-    'Install it (pip install "mcp>=1.21,<2"), or unset the variable.'
-)
+from app.startup import Settings, StartError, settle
 
 _NO_ANSWER = (
     "Listens on {host}:{port}, but the page does not answer from there within three seconds. "
-    "Start it again when the machine is less busy; where a proxy is set, NO_PROXY must name it."
+    "Start it again when the machine is less busy."
 )
-_LAST_PORT = 65_535
-
-service = ModelService()
-demo = build_demo(service=service)
 
 
-def main() -> int:
-    """Serve until interrupted."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until interrupted; returns the exit status."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    try:
+        settings = settle(arguments)
+    except StartError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for note in settings.notes:
+        logging.getLogger("app").warning(note)
+    return _serve(settings)
+
+
+def _serve(settings: Settings) -> int:
+    # Seconds of imports, of libraries that read what was settled.
+    from starlette.middleware import Middleware
+
+    from app.page import build_demo
+    from app.services.catalog import Catalog
+    from app.services.models import ModelService
+    from app.web.link_preview import LinkPreview
+    from app.web.theme import CSS, theme
+    from mask2kan.runtime.memory import keep_freed_memory
+
     logging.getLogger("httpx").setLevel(logging.WARNING)
     keep_freed_memory()
-    host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
-    port = os.environ.get("GRADIO_SERVER_PORT", "7860")
-    mcp = os.environ.get("GRADIO_MCP_SERVER", "").lower() in {"1", "true"}
-    if mcp and importlib.util.find_spec("mcp") is None:
-        print(_NO_MCP, file=sys.stderr)
-        return 2
-    if not port.isdecimal() or int(port) > _LAST_PORT:
-        print(f"GRADIO_SERVER_PORT is {port!r}; it must be a port number.", file=sys.stderr)
-        return 2
+    host, port = settings.host, settings.port
+    demo = build_demo(service=ModelService(catalog=Catalog.of_environment(host=host)))
     try:
         demo.launch(
-            server_name=host,
-            server_port=int(port),
+            server_name=f"[{host}]" if ":" in host else host,
+            server_port=port,
+            root_path=settings.root_path,
             theme=theme(),
             css=CSS,
-            app_kwargs={
-                "middleware": [Middleware(LinkPreview, os.environ.get("GRADIO_ROOT_PATH"))]
-            },
+            app_kwargs={"middleware": [Middleware(LinkPreview, settings.root_path)]},
             footer_links=["api", "gradio"],
             share=False,
             show_error=False,
             ssr_mode=False,
             strict_cors=True,
             pwa=False,
-            mcp_server=mcp,
+            mcp_server=settings.mcp,
             run_history=False,
             enable_monitoring=False,
             max_file_size="64mb",
             state_session_capacity=200,
             prevent_thread_lock=True,
         )
-    except ValueError:  # Gradio asks itself for the page and waits three seconds
+    except ValueError as error:
+        if "localhost is not accessible" not in str(error):
+            raise
+        # Gradio asks itself for the page and waits three seconds.
         print(_NO_ANSWER.format(host=host, port=port), file=sys.stderr)
         return 1
-    except OSError as error:
-        print(f"Cannot listen on {host}:{port}: {error}", file=sys.stderr)
+    except OSError as error:  # taken since it was tried
+        print(f"Can't listen on {host}:{port}: {error}", file=sys.stderr)
         return 1
     demo.prepare()  # not before: it would slow down that answer
     demo.block_thread()

@@ -89,15 +89,15 @@ def offered_models(models: Sequence[str] | None = None) -> list[str]:
     return list(models)
 
 
-def typed_paths_allowed() -> bool:
+def typed_paths_allowed(host: str | None = None) -> bool:
     """Whether visitors may type the path of a checkpoint: only on this machine.
 
-    So the server has to listen on a loopback address; ``MASK2KAN_PUBLIC`` says that others reach it
-    all the same, through a proxy.
+    So the server has to listen on a loopback address (``host``, else ``GRADIO_SERVER_NAME``);
+    ``MASK2KAN_PUBLIC`` says that others reach it all the same, through a proxy.
     """
     if os.environ.get("MASK2KAN_PUBLIC", "").strip().lower() not in _NO:
         return False
-    host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1").strip("[]")
+    host = (host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")).strip("[]")
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -117,9 +117,11 @@ class Catalog:
         self.typed_paths = typed_paths
 
     @classmethod
-    def of_environment(cls, models: Sequence[str] | None = None) -> Catalog:
+    def of_environment(
+        cls, models: Sequence[str] | None = None, host: str | None = None
+    ) -> Catalog:
         """Offer ``offered_models``; admit paths where they may be typed."""
-        return cls(offered_models(models), typed_paths=typed_paths_allowed())
+        return cls(offered_models(models), typed_paths=typed_paths_allowed(host))
 
     def admit(self, name: str | None) -> Model:
         """Find a model by name: one offered, one of the manifest, or any Hub repository.
