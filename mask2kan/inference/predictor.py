@@ -31,6 +31,7 @@ from mask2kan.media.images import RGB, Decoded, Source, decode_image
 from mask2kan.media.web import fetch, is_url
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.modeling.settings import NATIVE, InferenceSettings
+from mask2kan.runtime.compilers import require_compiler
 from mask2kan.runtime.devices import resolve_device
 from mask2kan.runtime.memory import is_out_of_memory, release_memory
 from mask2kan.runtime.precision import resolve_dtype
@@ -81,7 +82,8 @@ class Predictor:
             settings: ``checkpoint``'s own, ``native`` (once, at the image's own size), or others.
 
         Raises:
-            BackendError: for a device this machine does not have, or graphs without a GPU.
+            BackendError: for a device this machine does not have, graphs without a GPU, or
+                compile without a compiler.
             ConfigError: for a dtype or size that cannot be used, or weights that are not float32.
         """
         require("max_side", max_side, SMALLEST_MAX_SIDE)
@@ -100,6 +102,8 @@ class Predictor:
                 f"CUDA graphs were asked for on {self.device.type}; they need an NVIDIA GPU. Leave "
                 "them out, or use compile."
             )
+        if compile:
+            require_compiler(self.device)
         plain = CompiledRun(model) if compile else PlainRun(model)
         self.run: Run = GraphRun(plain) if graphs else plain
 

@@ -167,6 +167,9 @@ def test_info_prints_a_calibration_without_range_and_with_data_of_any_kind(
         (["predict", "PICTURE", "--model", "missing.pth"], "missing.pth"),
         (["predict", "PICTURE", "--model", "KAN", "--max-side", "3"], "max_side is 3"),
         (["predict", "PICTURE", "--model", "KAN", "--device", "abacus"], "Unknown device"),
+        (["predict", "PICTURE", "--model", "KAN", "--device", "cuda:97"], "CUDA GPUs were found"),
+        (["predict", "PICTURE", "--model", "KAN", "--device", "hpu"], "this machine has none"),
+        (["predict", "PICTURE", "--model", "KAN", "--device", "cpu", "--compile"], "CXX"),
         (["predict", "PICTURE", "--model", "KAN", "--threshold", "nan"], "finite number"),
         (["predict", "PICTURE", "--model", "CUT"], "CUT"),
         (["info", "nothing-like-this"], "nothing-like-this"),
@@ -175,8 +178,9 @@ def test_info_prints_a_calibration_without_range_and_with_data_of_any_kind(
     ],
 )
 def test_bad_input_is_one_line_and_a_non_zero_status(
-    checkpoints, images, tmp_path, capsys, arguments, message
+    checkpoints, images, tmp_path, capsys, monkeypatch, arguments, message
 ):
+    monkeypatch.setenv("CXX", "no such compiler")
     cut = tmp_path / "CUT"
     cut.write_bytes(checkpoints[0].read_bytes()[:5000])
     names = {"KAN": checkpoints[0], "PICTURE": images / "a.png", "CUT": cut}
