@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mask2kan.checkpoints import list_weights, load_model, save_model
 from mask2kan.cli.predict_job import PredictJob, Report, Task
-from mask2kan.cli.reporting import complain, describe_model, print_results
+from mask2kan.cli.reporting import complain, describe_model, print_results, say_stage
 from mask2kan.errors import ConfigError
 from mask2kan.inference.comparison import Comparison
 from mask2kan.inference.predictor import Predictor
@@ -176,16 +176,24 @@ def convert(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """Write a model as ONNX and compare it with itself."""
-    from mask2kan.checkpoints.formats.onnx import export_onnx, largest_onnx_difference
+    from mask2kan.checkpoints.formats.onnx import (
+        export_onnx,
+        largest_onnx_difference,
+        require_exportable,
+    )
 
     _require_new_file(options.output, ".onnx", "an ONNX file", options.force)
+    require_exportable(options.height, options.width)
+    say_stage(f"Loading {options.model} ...")
     model = load_model(options.model, device="cpu", **_checkpoint_options(options))
+    say_stage("Tracing and writing it, which takes a minute ...")
     export_onnx(model, options.output, options.height, options.width)
     size = f"{options.output.stat().st_size / 1e6:.2f} MB"
     print(f"{options.output} ({size}, images of {options.width} x {options.height})")
     if find_spec("onnxruntime") is None:
         print("Not checked: onnxruntime is not installed.")
         return 0
+    say_stage("Checking it in onnxruntime, beside ours ...")
     for name, difference in largest_onnx_difference(model, options.output).items():
         print(f"  {name}: at most {difference:.2g} from ours in onnxruntime")
     return 0

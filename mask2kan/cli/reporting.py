@@ -48,6 +48,11 @@ def complain(error: Exception, path: str | None = None, *, prefix: str = "mask2k
     tqdm.write(f"{prefix}: {where}{message}", file=sys.stderr)
 
 
+def say_stage(words: str) -> None:
+    """Print what takes long and begins now, on standard error."""
+    print(words, file=sys.stderr, flush=True)
+
+
 def describe_model(facts: dict[str, Any]) -> str:
     """Format the facts of the info command as text."""
     blank = ("", "")

@@ -17,12 +17,52 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mask2kan.errors import BackendError, ConfigError
+from mask2kan.errors import BackendError, ConfigError, OutOfMemoryError
 from mask2kan.media.files import write_bytes
+from mask2kan.media.images import MAX_MEGAPIXELS
 from mask2kan.modeling.mask2kan import Mask2KAN
+from mask2kan.runtime.memory import available_memory
 
 OUTPUTS = ("pred_logits", "pred_masks")
 SMALLEST_SIDE = 32
+# Measured while exporting and checking, the larger of several: 3.0 GB with Swin-T (200 MB) at
+# 2048 x 1024, of which 1.0 GB do not depend on the size.
+_COPIES_OF_WEIGHTS = 5
+_BYTES_PER_PIXEL = 1000
+
+
+def require_exportable(height: int, width: int) -> None:
+    """Refuse a size that no model is exported at, and a machine that cannot write ONNX.
+
+    Raises:
+        BackendError, ConfigError: as ``export_onnx``.
+    """
+    if min(height, width) < SMALLEST_SIDE:
+        raise ConfigError(
+            f"The image size is {width} x {height}; both must be at least {SMALLEST_SIDE}."
+        )
+    if height * width > MAX_MEGAPIXELS * 1e6:
+        raise ConfigError(
+            f"The image size is {width} x {height}, {height * width / 1e6:.0f} megapixels; at most "
+            f"{MAX_MEGAPIXELS} can be computed."
+        )
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise BackendError(
+            f"Writing ONNX needs {' and '.join(missing)}: pip install onnx onnxscript."
+        )
+
+
+def _require_memory(model: nn.Module, height: int, width: int) -> None:
+    """Refuse what is likely not to fit: writing copies the weights, the check runs the model."""
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    needed = _COPIES_OF_WEIGHTS * weights + _BYTES_PER_PIXEL * height * width
+    available = available_memory(torch.device("cpu"))
+    if available is not None and needed > available:
+        raise OutOfMemoryError(
+            f"Exporting at {width} x {height} takes about {needed / 1e9:.1f} GB of memory, and "
+            f"{available / 1e9:.1f} GB are free. Choose a smaller size, or close what else uses it."
+        )
 
 
 def export_onnx(model: Mask2KAN, path: str | Path, height: int, width: int) -> Path:
@@ -34,18 +74,12 @@ def export_onnx(model: Mask2KAN, path: str | Path, height: int, width: int) -> P
 
     Raises:
         BackendError: when the packages that write ONNX are not installed.
-        ConfigError: for a side below ``SMALLEST_SIDE``.
+        ConfigError: for a side below ``SMALLEST_SIDE``, or more than ``MAX_MEGAPIXELS``.
+        OutOfMemoryError: before anything is computed, when memory would not suffice.
         WriteError: when the file cannot be written.
     """
-    if min(height, width) < SMALLEST_SIDE:
-        raise ConfigError(
-            f"The image size is {width} x {height}; both must be at least {SMALLEST_SIDE}."
-        )
-    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
-    if missing:
-        raise BackendError(
-            f"Writing ONNX needs {' and '.join(missing)}: pip install onnx onnxscript."
-        )
+    require_exportable(height, width)
+    _require_memory(model, height, width)
     images = torch.rand(1, 3, height, width)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

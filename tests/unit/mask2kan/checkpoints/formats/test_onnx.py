@@ -10,7 +10,7 @@ import torch
 from mask2kan import load_model, save_model
 from mask2kan.checkpoints.formats.onnx import export_onnx, largest_onnx_difference
 from mask2kan.cli import main as cli
-from mask2kan.errors import BackendError, ConfigError
+from mask2kan.errors import BackendError, ConfigError, OutOfMemoryError
 from tests.tiny_models import tiny
 
 
@@ -114,12 +114,32 @@ def test_command_writes_and_checks(tmp_path, capsys):
     save_model(tiny("mask2former", "r50"), checkpoint)
     size = ["--height", "32", "--width", "64"]
     assert cli.main(["export", str(checkpoint), str(output), *size]) == 0
-    assert "in onnxruntime" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "in onnxruntime" in told.out
+    assert [line.split()[0] for line in told.err.splitlines()] == ["Loading", "Tracing", "Checking"]
     assert max(largest_onnx_difference(load_model(checkpoint), output).values()) < 1e-4
     before = output.read_bytes()
     assert cli.main(["export", str(checkpoint), str(output), *size]) == 1
     assert "--force" in capsys.readouterr().err
     assert output.read_bytes() == before
+
+
+def test_what_is_too_large_is_refused_before_anything_is_computed(tmp_path, monkeypatch, capsys):
+    def computed(*_, **__):
+        pytest.fail("it has begun")
+
+    monkeypatch.setattr(torch.onnx, "export", computed)
+    monkeypatch.setattr("mask2kan.cli.commands.load_model", computed)
+    output = tmp_path / "model.onnx"
+    size = ["--height", "20000", "--width", "20000"]
+    assert cli.main(["export", "mask2kan_road", str(output), *size]) == 1
+    assert capsys.readouterr().err == (
+        "mask2kan: The image size is 20000 x 20000, 400 megapixels; at most 40 can be computed.\n"
+    )
+    monkeypatch.setattr("mask2kan.checkpoints.formats.onnx.available_memory", lambda _: 10**9)
+    with pytest.raises(OutOfMemoryError, match=r"takes about 2\.. GB of memory, and 1\.0 GB are"):
+        export_onnx(tiny("mask2former", "r50"), output, 1024, 2048)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_exported_is_said(tmp_path, monkeypatch, capsys):
