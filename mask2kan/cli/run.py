@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
 
 from mask2kan.cli.reporting import complain
 from mask2kan.errors import Mask2KANError
+from mask2kan.runtime.devices import resolve_device
 
 
 def run_command(
@@ -29,6 +33,9 @@ def run_command(
         failure: exit status after an error.
         stopped: printed after an interruption (exit status 130).
     """
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="show versions and the device, and exit"
+    )
     options = parser.parse_args(arguments)
     try:
         return command(options) or 0
@@ -38,3 +45,19 @@ def run_command(
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)
         return 130
+
+
+class _Version(argparse.Action):
+    """Print what a report of a fault should name."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from mask2kan import __version__
+
+        device = resolve_device("auto")
+        gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+        python = ".".join(map(str, sys.version_info[:3]))
+        print(
+            f"mask2kan {__version__}, torch {torch.__version__}, Python {python}, "
+            f"device {device}{gpu}"
+        )
+        parser.exit()
