@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import socket
 import stat
 import subprocess
@@ -185,6 +186,37 @@ def test_the_command_says_one_line_and_fails(taken: int) -> None:
     )
     assert started.returncode == 2
     assert started.stderr.splitlines() == [refusal("--port", str(taken))]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("When localhost is not accessible, …"), "does not answer from there"),
+        (OSError("Cannot find empty port"), "Can't listen on 127.0.0.1:"),
+        (ValueError("a defect"), None),
+    ],
+)
+def test_a_defect_is_not_taken_for_a_slow_machine_or_a_port(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    said: str | None,
+) -> None:
+    class Failing:
+        def launch(self, **_: object) -> None:
+            raise error
+
+    monkeypatch.setattr("app.page.build_demo", lambda **_: Failing())
+    monkeypatch.setattr("mask2kan.runtime.memory.keep_freed_memory", lambda: True)
+    main = runpy.run_path(str(ROOT / "app.py"))["main"]
+    arguments = ["--port", str(free_port())]
+    if said is None:
+        with pytest.raises(ValueError, match="a defect"):
+            main(arguments)
+        return
+    assert main(arguments) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert said in line
 
 
 @pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["--prot", "1"], 2)])
