@@ -1,7 +1,7 @@
 # Targets for people who work on Mask2KAN; the README's two commands need no make.
 PYTHON ?= .venv/bin/python
 
-.PHONY: venv app check lint types contracts scripts test slow floors
+.PHONY: venv app check lint types contracts scripts test slow floors matrix
 
 .venv/bin/python:
 	python3 -m venv .venv
@@ -36,4 +36,7 @@ slow:
 	$(PYTHON) -m pytest -m "slow and not gpu"
 
 floors:
-	$(PYTHON) tests/floors.py
+	$(PYTHON) tests/matrix.py oldest
+
+matrix:
+	$(PYTHON) tests/matrix.py

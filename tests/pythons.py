@@ -19,11 +19,11 @@ def promised() -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def pythons() -> dict[tuple[int, int], str]:
-    """The interpreters on this machine that are new enough, by version."""
+def pythons(upto: tuple[int, int] = sys.version_info[:2]) -> dict[tuple[int, int], str]:
+    """The interpreters on this machine that are new enough, by version; of ``PATH`` up to one."""
     oldest = promised()
     candidates = [sys.executable]
-    for minor in range(oldest[1], sys.version_info[1] + 1):
+    for minor in range(oldest[1], upto[1] + 1):
         candidates.append(shutil.which(f"python3.{minor}") or "")
     for folder in (
         Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions",
