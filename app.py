@@ -40,7 +40,8 @@ def _serve(settings: Settings) -> int:
     from app.web.theme import CSS, theme
     from mask2kan.runtime.memory import keep_freed_memory
 
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "fontTools"):  # each request, each font of a PDF
+        logging.getLogger(name).setLevel(logging.WARNING)
     keep_freed_memory()
     host, port = settings.host, settings.port
     demo = build_demo(service=ModelService(catalog=Catalog.of_environment(host=host)))

@@ -221,7 +221,7 @@ def _set_unusable_proxies_aside() -> list[str]:
     carrier = next((scheme for scheme in (hub, "all") if scheme in proxies), None)
     if carrier in unusable:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    rest = " The Hub counts as unreachable until then." if carrier in unusable else ""
+    rest = " The Hub counts as unreachable." if carrier in unusable else ""
     return [
         f"{scheme.upper()}_PROXY can't be used: {why}.{rest}" for scheme, why in unusable.items()
     ]

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import ipaddress
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from mask2kan.errors import CheckpointError, shortened
 
 from ..strings import MODELS
 from .cards import bundled_card, hub_card, licence_in, rendered
+
+logger = logging.getLogger(__name__)
 
 _NO = ("", "0", "false", "no", "off")
 
@@ -120,8 +123,16 @@ class Catalog:
     def of_environment(
         cls, models: Sequence[str] | None = None, host: str | None = None
     ) -> Catalog:
-        """Offer ``offered_models``; admit paths where they may be typed."""
-        return cls(offered_models(models), typed_paths=typed_paths_allowed(host))
+        """Offer ``offered_models``; admit paths where they may be typed.
+
+        What names nothing is offered all the same, since a file may come later, and logged.
+        """
+        offered = offered_models(models)
+        names = {entry["name"] for entry in manifest()}
+        for name in offered:
+            if name not in names and named_address(name) is None and not _exists(name):
+                logger.warning("MASK2KAN_MODELS names %s: there is no such file or model", name)
+        return cls(offered, typed_paths=typed_paths_allowed(host))
 
     def admit(self, name: str | None) -> Model:
         """Find a model by name: one offered, one of the manifest, or any Hub repository.

@@ -145,7 +145,8 @@ def fetch(
         folder, present = _find_cached(repo, file, revision)
         _require_undamaged(folder, present)
     except CheckpointError as error:
-        raise CheckpointError(f"Can't load {repo} from the Hugging Face Hub. {error}") from error
+        name = f"{repo}@{revision:.80}" if revision else repo
+        raise CheckpointError(f"Can't load {name} from the Hugging Face Hub. {error}") from error
     return folder, present[0]
 
 

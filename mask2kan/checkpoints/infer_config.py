@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mask2kan.checks import require
 from mask2kan.errors import CheckpointError, ConfigError, one_line
+from mask2kan.modeling.classes import are_unnamed, class_names_for
 from mask2kan.modeling.config import BACKBONES, ModelConfig
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.modeling.pixel_decoder import NUM_LEVELS
@@ -115,6 +116,14 @@ def infer_config(
     return checked_config({**fields, **others})
 
 
+def assumed_classes(num_classes: int) -> str:
+    """Say what the classes of weights without names are taken for."""
+    names = class_names_for(num_classes)
+    if are_unnamed(names):
+        return f"{num_classes} classes have no names"
+    return f"{num_classes} classes are taken for {', '.join(names[:3])} …"
+
+
 def rename_keys(
     keys: Iterable[str], table: Iterable[tuple[str, str]], leftover: re.Pattern[str]
 ) -> dict[str, str]:
@@ -175,8 +184,8 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
         )
     parts = sorted({key.split(".")[1] for key in state if key.startswith("backbone.")})[:SHOWN_KEYS]
     raise CheckpointError(
-        "Its backbone is neither a ResNet nor a Swin Transformer (parts found: "
-        f"{', '.join(parts) or 'none'})."
+        "Its backbone is no ResNet, Swin Transformer, EfficientNet-Lite0 or MobileNetV2, or its "
+        f"first weights are missing (parts found: {', '.join(parts) or 'none'})."
     )
 
 

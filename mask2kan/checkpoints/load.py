@@ -88,6 +88,10 @@ def open_checkpoint(
     if isinstance(source, Address):
         folder, name = fetch(source.repo, file or source.file, revision or source.revision)
         return _open_folder(folder, name, source.repo, weights)
+    if not isinstance(source, (str, Path)):
+        raise CheckpointError(
+            f"load_model got a {type(source).__name__}; it loads one model, by its path or name."
+        )
     origin = str(source)
     if not origin.strip() or "\0" in origin:
         raise CheckpointError("No checkpoint was named; give a path, a bundled name or a Hub id.")

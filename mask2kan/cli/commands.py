@@ -99,7 +99,7 @@ def _comparer(options: argparse.Namespace) -> Callable[[Task], Report]:
             "files": [file.name for file in files],
         }
         written = write_bytes(folder / "comparison.json", json_bytes(facts))
-        labels = [f"{side} " for side in SIDES]
+        labels = [f"{side} ({title}): " for side, title in zip(SIDES, titles, strict=True)]
         return Report(list(zip(labels, summaries, strict=True)), predictions[0].notes, written)
 
     return compare_image
@@ -159,7 +159,7 @@ def models(options: argparse.Namespace) -> int:
         (name, "bundled" if name in bundled else "downloaded when used") for name in list_weights()
     ]
     print(Table(("", ""), places, title, text_columns=2).text())
-    print("Any .safetensors, .pth or .pkl file and any Hub repository id can stand there too.")
+    print("Files (.safetensors, .pth, .ckpt …), folders and Hub repository ids do as well.")
     return 0
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from tqdm import tqdm
 
 from mask2kan.modeling.settings import InferenceSettings
-from mask2kan.outputs.summary import threshold_in_words as in_words
 from mask2kan.outputs.tables import Table, calibration_table
+from mask2kan.outputs.tables import threshold_in_words as in_words
 
 _CALIBRATION_IN_WORDS = (
     "  range: the 0.5th to 99.5th percentile, drawn from dark to bright",
@@ -29,7 +29,7 @@ def print_results(
     for label, summary in summaries:
         classes = ", ".join(f"{c['name']} {c['share']:.0%}" for c in summary["classes"][:4])
         tqdm.write(
-            f"  {label}{classes}; anomalous {summary['anomalous_share']:.1%} in "
+            f"  {label}{classes}; anomalous {summary['regions_share']:.1%} in "
             f"{_counted(summary['regions_found'])} ({summary['score']} >= "
             f"{summary['threshold']:.3g}, {in_words(summary['threshold_from'])})"
         )

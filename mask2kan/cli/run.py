@@ -7,11 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 from mask2kan.cli.reporting import complain
 from mask2kan.errors import Mask2KANError
-from mask2kan.runtime.devices import resolve_device
 
 
 def run_command(
@@ -51,7 +48,10 @@ class _Version(argparse.Action):
     """Print what a report of a fault should name."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        import torch  # takes seconds, and a mistyped command needs none of it
+
         from mask2kan import __version__
+        from mask2kan.runtime.devices import resolve_device
 
         device = resolve_device("auto")
         gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast, overload
 import torch
 from torch import Tensor, nn
 
+from mask2kan.errors import ConfigError
 from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.runners import PlainRun, Run, StageTimer
@@ -65,7 +66,17 @@ class Comparison:
     """Run several predictors on each image; do not change their weights while it lives."""
 
     def __init__(self, *predictors: Predictor) -> None:
-        """Find out what the predictors have in common."""
+        """Find out what the predictors have in common.
+
+        Raises:
+            ConfigError: for anything but predictors.
+        """
+        for predictor in predictors:
+            if not isinstance(predictor, Predictor):
+                raise ConfigError(
+                    f"Comparison got a {type(predictor).__name__}; it needs predictors, one after "
+                    "another: Comparison(Predictor(left), Predictor(right))."
+                )
         self.predictors = predictors
         # a single predictor shares nothing, so its weights need no hash
         self._hashes = [

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mask2kan.checks import require, require_choice
-from mask2kan.errors import BackendError, NumericsError, OutOfMemoryError
+from mask2kan.errors import BackendError, ConfigError, NumericsError, OutOfMemoryError
 from mask2kan.inference.postprocess import View
 from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.runners import CompiledRun, GraphRun, PlainRun, Run, Sharing
@@ -84,9 +84,14 @@ class Predictor:
         Raises:
             BackendError: for a device this machine does not have, graphs without a GPU, or
                 compile without a compiler.
-            ConfigError: for a dtype or size that cannot be used, or weights that are not float32.
+            ConfigError: for a dtype or size that cannot be used, what is no model, or weights that
+                are not float32.
         """
         require("max_side", max_side, SMALLEST_MAX_SIDE)
+        if not isinstance(model, nn.Module):
+            raise ConfigError(
+                f"Predictor got a {type(model).__name__}; it needs one model, as load_model gives."
+            )
         if isinstance(model, Mask2KAN):
             model.require_full_precision()
         self.device = resolve_device(device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import glob
 import io
 import re
@@ -34,6 +35,7 @@ MAX_SUMMARY_BYTES = 10_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
+_ADVICE = f"Use JPEG, PNG or WebP up to {MAX_MEGAPIXELS} MP."
 _WIDE = re.compile(r"\bRGBA?;16[BLN]\b")  # Pillow's names of 16-bit colours in a file
 _SENSOR_BITS = (10, 12, 14)
 _DARK = 1 << (max(_SENSOR_BITS) - 8)  # the high byte of what may be such data is below
@@ -82,7 +84,7 @@ def decode_image(source: Source) -> Decoded:
         return _open(io.BytesIO(source), bytes(source[:512]), len(source))
     if isinstance(source, (str, Path)):
         return dataclasses.replace(_read_file(Path(source)), path=str(source))
-    raise _refusal(f"it is a {type(source).__name__}, not a path, bytes, PIL image or array")
+    raise _refusal(f"it is a {type(source).__name__}, not a path, bytes, PIL image or array", "")
 
 
 def list_images(
@@ -121,6 +123,11 @@ def find_images(arguments: Iterable[str]) -> list[Path]:
             names = glob.glob(_literal(path), recursive=True)  # noqa: PTH207
             matches = _not_written(sorted(filter(Path.is_file, map(Path, names))))
         if not matches:
+            if path.is_dir() and any(child.is_dir() for child in path.iterdir()):
+                raise ImageError(
+                    f"No image directly inside {argument!r}; folders inside it are not searched: "
+                    f"{str(path / '**' / '*.jpg')!r} finds those of all."
+                )
             raise ImageError(
                 f"No image at {argument!r}: expected an image, a folder with images "
                 f"({' '.join(SUFFIXES)}) or a pattern that matches some."
@@ -157,19 +164,24 @@ def written(folder: Path) -> set[str]:
     return names
 
 
-def _refusal(reason: str) -> ImageError:
-    return ImageError(
-        f"Can't read this image: {' '.join(reason.split())}. "
-        f"Use JPEG, PNG or WebP up to {MAX_MEGAPIXELS} MP."
-    )
+def _refusal(reason: str, advice: str = _ADVICE) -> ImageError:
+    return ImageError(f"Can't read this image: {' '.join(reason.split())}. {advice}".rstrip())
+
+
+def _no_file(path: Path) -> ImageError:
+    with contextlib.suppress(OSError):
+        near = difflib.get_close_matches(path.name, [file.name for file in path.parent.iterdir()])
+        if near:
+            return _refusal(f"there is no file {str(path)!r}", f"Nearest: {', '.join(near)}.")
+    return _refusal(f"there is no file {str(path)!r}", "Check its path.")
 
 
 def _read_file(path: Path) -> Decoded:
     try:
         if not path.exists():
-            raise _refusal(f"there is no file {str(path)!r}")
+            raise _no_file(path)
         if not path.is_file():
-            raise _refusal(f"{str(path)!r} is not a file")
+            raise _refusal(f"{str(path)!r} is not a file", "")
         with path.open("rb") as file:
             head = file.read(512)
             file.seek(0)
@@ -310,7 +322,8 @@ def _eight_bits(values: NDArray[np.generic]) -> tuple[NDArray[np.uint8], tuple[s
 def _checked_array(array: NDArray[np.generic]) -> RGB:
     if array.ndim != 3 or array.shape[-1] != 3 or array.dtype != np.uint8 or array.size == 0:
         raise _refusal(
-            f"the array is {array.dtype} of shape {array.shape}, expected uint8 of (H, W, 3)"
+            f"the array is {array.dtype} of shape {array.shape}, expected uint8 RGB of (H, W, 3)",
+            "",
         )
     _check_size(array.shape[1], array.shape[0])
     return np.array(array, dtype=np.uint8, order="C")

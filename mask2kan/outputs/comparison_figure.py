@@ -28,7 +28,8 @@ from mask2kan.errors import ConfigError, unknown
 from mask2kan.media.files import write_bytes
 from mask2kan.media.images import RGB
 from mask2kan.outputs import drawing
-from mask2kan.outputs.summary import Analysis, threshold_in_words
+from mask2kan.outputs.summary import Analysis
+from mask2kan.outputs.tables import threshold_in_words
 from mask2kan.outputs.truth import count_false_regions, count_objects, mask_quality
 from mask2kan.outputs.writer import class_overlay
 
@@ -186,10 +187,12 @@ def _findings(analysis: Analysis, truth: NDArray[np.uint8] | None) -> str:
     """Summarise a model's regions in a sentence, with their quality where there is a truth."""
     count, share = len(analysis.regions), 100 * float(analysis.outlined.mean())
     range_from = "calibrated" if analysis.calibrated else "uncalibrated: nominal range"
-    source = threshold_in_words(analysis.threshold_from)
+    source = f"{analysis.threshold_from}; {range_from}"
+    if analysis.threshold_from == "fpr05":
+        source = threshold_in_words("fpr05")
     sentence = (
-        f"score {analysis.score} >= {analysis.threshold:.4g} ({source}; "
-        f"{range_from}) on {share:.2f} % of the image, {count} region{'' if count == 1 else 's'}"
+        f"score {analysis.score} >= {analysis.threshold:.4g} ({source}) "
+        f"on {share:.2f} % of the image, {count} region{'' if count == 1 else 's'}"
     )
     if truth is None:
         return sentence

@@ -22,14 +22,6 @@ MIN_REGION_PIXELS = 50  # smaller specks are counted in the area, not listed or 
 MAX_REGIONS = 100  # listed in a summary
 
 
-_IN_WORDS = {"fpr05": "fpr05: 5 % false alarms on its calibration data"}
-
-
-def threshold_in_words(threshold_from: str) -> str:
-    """Explain ``Analysis.threshold_from`` to a reader."""
-    return _IN_WORDS.get(threshold_from, threshold_from)
-
-
 class Analysis:
     """One score of a prediction, read at a threshold.
 

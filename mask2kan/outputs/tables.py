@@ -13,6 +13,10 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 MISSING = "–"
+_THRESHOLDS = {
+    "fpr05": "fpr05: 5 % false alarms on its calibration data",
+    "middle of the range": "uncalibrated: middle of the nominal range",
+}
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -181,6 +185,11 @@ class Table:
             if name
         ]
         return [" & ".join(names) + r" \\", " ".join(rules)]
+
+
+def threshold_in_words(threshold_from: str) -> str:
+    """Explain ``Analysis.threshold_from`` to a reader."""
+    return _THRESHOLDS.get(threshold_from, threshold_from)
 
 
 def calibration_table(

@@ -53,7 +53,7 @@ WITH_COMMANDS = [block for block in BLOCKS if commands(block)]
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with what the commands' paths name, and a Hub with the repository they name."""
     monkeypatch.setattr(data_trees, "SIZE", (64, 96))
-    for name in ("road.jpg", "images/a.jpg", "images/b.jpg"):
+    for name in ("examples/road_sofa.webp", "images/a.jpg", "images/b.jpg"):
         data_trees.save(tmp_path / name, data_trees.photo(len(name)))
     model = tiny("mask2former", "swin_t")
     torch.save({"model": in_detectron2s_names(model)}, tmp_path / "model_final.pth")

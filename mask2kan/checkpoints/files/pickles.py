@@ -62,7 +62,7 @@ def refusal(name: str) -> CheckpointError:
     module, _, attribute = name.rpartition(".")
     return CheckpointError(
         f"Refused: it contains code ({_PLAIN_MODULES.get(module, module)}.{attribute}). "
-        "Ask its author for a safetensors file."
+        "Save the model's state_dict() instead, or ask its author for a safetensors file."
     )
 
 

@@ -167,6 +167,9 @@ def _read(file: BinaryIO, size: int, find: Find) -> Contents:
         )
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise CheckpointError("It is a web page, not a checkpoint; the download link was wrong.")
+    # first of all: the length of a header, with which such a file starts, may read "PK"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
+        return _read_safetensors(file.read(), size, find)
     if head.startswith(b"PK"):
         return find(read_torch_zip(file, size))
     if head.startswith(LEGACY_START):

@@ -35,6 +35,7 @@ from mask2kan.checkpoints.files.weight_sets import unwrapped
 from mask2kan.checkpoints.infer_config import (
     Checkpoint,
     StateDict,
+    assumed_classes,
     checked_config,
     infer_config,
     require_fit,
@@ -275,13 +276,13 @@ def read_bare(state: StateDict, origin: str) -> Checkpoint:
     Raises:
         CheckpointError: for a missing part or an unsupported shape.
     """
-    notes = (
-        "It has our weights but not the metadata that save_model writes: 4 sampling points a "
-        "head, its backbone's usual mean and std and (KAN) SiLU are assumed, and its classes have "
-        "no names.",
-    )
     usual = model_config(f"mask2kan_{infer_config(state).backbone}")
     config = infer_config(state, pixel_mean=usual.pixel_mean, pixel_std=usual.pixel_std)
+    notes = (
+        "It has our weights but not the metadata that save_model writes: 4 sampling points a "
+        "head, its backbone's usual mean and std and (KAN) SiLU are assumed, calibration and the "
+        f"sizes to run at are missing, and its {assumed_classes(config.num_classes)}.",
+    )
     return Checkpoint(origin, "native", state, config, notes=notes)
 
 

@@ -49,7 +49,8 @@ def require_exportable(height: int, width: int) -> None:
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise BackendError(
-            f"Writing ONNX needs {' and '.join(missing)}: pip install onnx onnxscript."
+            f"Writing ONNX needs {' and '.join(missing)}, and its check onnxruntime: "
+            "pip install onnx onnxscript onnxruntime."
         )
 
 

@@ -17,6 +17,7 @@ from mask2kan.checkpoints.infer_config import (
     USUAL_HEADS,
     Checkpoint,
     StateDict,
+    assumed_classes,
     infer_config,
     rename_keys,
 )
@@ -105,17 +106,24 @@ def read_transformers(
     others = {**_class_names(config, translated), **_normalization(preprocessor)}
     ours = infer_config(translated, num_heads=heads, **others)
     return Checkpoint(
-        origin, "transformers", translated, ours, names, notes=_assumed(config, preprocessor)
+        origin,
+        "transformers",
+        translated,
+        ours,
+        names,
+        notes=_assumed(config, preprocessor, ours.num_classes),
     )
 
 
-def _assumed(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> tuple[str, ...]:
+def _assumed(
+    config: Mapping[str, Any], preprocessor: Mapping[str, Any], num_classes: int
+) -> tuple[str, ...]:
     """Say what the weights do not show and no file beside them says."""
     notes = []
     if not config:
         notes.append(
             "There is no config.json beside it: 4 sampling points a head and the arithmetic of "
-            "the published models are assumed, and its classes have no names."
+            f"the published models are assumed, and its {assumed_classes(num_classes)}."
         )
     if "image_mean" not in preprocessor and preprocessor.get("do_normalize") is not False:
         notes.append(

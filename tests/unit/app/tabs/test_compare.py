@@ -847,9 +847,15 @@ def test_what_is_typed_never_joins_the_choices(image: Path) -> None:
     assert not any(name in str(before) for name in typed)
 
 
-def test_models_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("MASK2KAN_MODELS", "/a/b.safetensors:owner/name")
     assert offered_models() == ["/a/b.safetensors", "owner/name"]
+    with caplog.at_level("WARNING"):
+        Catalog.of_environment()
+    assert "/a/b.safetensors: there is no such file" in caplog.text
+    assert "owner/name" not in caplog.text
 
 
 def test_importing_the_app_switches_analytics_off() -> None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mask2kan import Comparison, Predictor, load_model, save_model
-from mask2kan.errors import ConfigError, ImageError
+from mask2kan.errors import CheckpointError, ConfigError, ImageError
 from mask2kan.media.images import find_images
 from mask2kan.outputs.drawing import colorize
 from mask2kan.outputs.summary import Analysis
@@ -157,3 +157,16 @@ def test_a_converted_model_is_refused_in_a_sentence(convert):
     for use in (lambda: Predictor(model, device="cpu"), lambda: model(torch.zeros(1, 3, 32, 32))):
         with pytest.raises(ConfigError, match="float32.*dtype"):
             use()
+
+
+@pytest.mark.parametrize("what", ["mask2kan_road", ["a", "b"], None])
+def test_what_is_no_model_or_no_predictor_is_refused_at_once(predictor, what):
+    with pytest.raises(ConfigError, match="needs one model"):
+        Predictor(what)
+    with pytest.raises(ConfigError, match=r"Comparison\(Predictor\(left\)"):
+        Comparison(predictor, what)
+    with pytest.raises(ConfigError, match="Comparison got a Mask2KAN"):
+        Comparison(predictor.model, predictor.model)
+    if not isinstance(what, str):
+        with pytest.raises(CheckpointError, match="loads one model"):
+            load_model(what)

@@ -244,7 +244,7 @@ def test_files_that_cannot_be_opened(tmp_path):
     ],
 )
 def test_arrays_of_another_kind(array):
-    with pytest.raises(ImageError, match=r"expected uint8 of \(H, W, 3\)"):
+    with pytest.raises(ImageError, match=r"expected uint8 RGB of \(H, W, 3\)"):
         read_image(array)
 
 
@@ -330,10 +330,10 @@ def test_sensor_data_in_16_bit_files_is_not_shown_black(suffix, channels, bits):
         values[..., 3] = 65535
     order = [2, 1, 0, 3][:channels] if channels > 1 else [0]
     _, data = cv2.imencode(suffix, values[..., order])
-    pixels, notes = decode_image(data.tobytes())
+    decoded = decode_image(data.tobytes())
     expected = np.broadcast_to(values[..., :3] >> (bits - 8), (13, 17, 3))
-    np.testing.assert_array_equal(pixels, expected)
-    assert [f"{bits}-bit data" in note for note in notes] == ([True] if bits < 16 else [])
+    np.testing.assert_array_equal(decoded.pixels, expected)
+    assert [f"{bits}-bit data" in note for note in decoded.notes] == ([True] if bits < 16 else [])
 
 
 def test_brackets_in_names_that_are_there_mean_themselves(tmp_path):
@@ -360,3 +360,19 @@ def test_what_results_wrote_is_no_input_unless_named(tmp_path):
         assert names == ["other_overlay.png", "road.jpg"]
     named = tmp_path / "road_overlay.png"
     assert find_images([str(named)]) == [named]
+
+
+def test_a_mistyped_name_is_answered_with_the_nearest(tmp_path):
+    (tmp_path / "road.jpg").write_bytes(b"x")
+    with pytest.raises(ImageError, match=r"there is no file .*raod\.jpg'\. Nearest: road\.jpg\.$"):
+        read_image(tmp_path / "raod.jpg")
+    with pytest.raises(ImageError, match=r"there is no file .*\. Check its path\.$"):
+        read_image(tmp_path / "sea" / "a.png")
+
+
+def test_folders_inside_a_folder_are_named_as_such(tmp_path):
+    (tmp_path / "day").mkdir()
+    (tmp_path / "day" / "a.jpg").write_bytes(b"x")
+    with pytest.raises(ImageError, match=r"folders inside it are not searched.*\*\*/\*\.jpg"):
+        find_images([str(tmp_path)])
+    assert find_images([f"{tmp_path}/**/*.jpg"]) == [tmp_path / "day" / "a.jpg"]
