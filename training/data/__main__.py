@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
-from mask2kan.checks import require
+from mask2kan.checks import require, require_choice
 from mask2kan.cli.run import run_command
 from mask2kan.errors import ConfigError
 from mask2kan.outputs.tables import Table
@@ -31,8 +31,8 @@ from .registry import (
     SYNTHETIC_ANOMALY,
     SYNTHETIC_SETS,
     find_set,
-    layout_of,
 )
+from .sets.synthetic import SyntheticAnomalies
 
 NO_FILES, BY_PATH = "needs no files", "by its path: {0}=<folder>"
 
@@ -77,10 +77,25 @@ def summary(report: Report) -> str:
         for rule, count in Counter(fault.rule for fault in report.faults).most_common()
     ]
     recalled = " (as found earlier; no file has changed)" if report.recalled else ""
-    lines.append(
-        f"{len(report.faults)} faults in {report.images} images of {report.title}{recalled}"
-    )
+    faults, images = _counted(len(report.faults), "fault"), _counted(report.images, "image")
+    lines.append(f"{faults} in {images} of {report.title}{recalled}")
     return "\n".join(lines)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
+def layout_of(name: str) -> str:
+    """Return how a data set is laid out: its module's docstring.
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    synthetic = dict.fromkeys(SYNTHETIC_SETS, SyntheticAnomalies)
+    sets: dict[str, type] = {**SEGMENTATION_SETS, **synthetic, **ANOMALY_SETS}
+    require_choice("data set", name, sets)
+    return sys.modules[sets[name].__module__].__doc__ or sets[name].__doc__ or ""
 
 
 def listing() -> str:

@@ -127,6 +127,7 @@ class Scan:
         faults: of the layout, before decoding.
         notes: files ignored.
         remarks: sentences on the set as a whole.
+        unlabelled: number of images that lack a label and should have one.
     """
 
     title: str
@@ -134,6 +135,12 @@ class Scan:
     faults: list[Fault] = dataclasses.field(default_factory=list)
     notes: list[Fault] = dataclasses.field(default_factory=list)
     remarks: list[str] = dataclasses.field(default_factory=list)
+    unlabelled: int = 0
+
+    @property
+    def images(self) -> int:
+        """Number of images, those that lack a label included."""
+        return len(self.pairs) + self.unlabelled
 
     def index(
         self,
@@ -180,7 +187,7 @@ class Scan:
         expected: str,
         optional: str | None = None,
     ) -> None:
-        """Make pairs of equal keys, and faults of the rest.
+        """Make pairs of equal keys, and faults of the rest unless a whole folder is missing.
 
         Args:
             images: by key.
@@ -189,6 +196,11 @@ class Scan:
             expected: a label's name for messages, with ``{key}`` in it.
             optional: why labels may be missing, which makes notes of such faults.
         """
+        if optional is None:
+            self.unlabelled += len(images.keys() - labels.keys())
+        absent = any(fault.rule == "missing-folder" for fault in self.faults)
+        if absent and not (images and labels):
+            return  # one fault says it for all files
         for key in sorted(images.keys() | labels.keys()):
             name = key.rpartition("/")[2]
             if key not in labels:

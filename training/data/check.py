@@ -31,6 +31,7 @@ from .reading import LabelValues, Size, decode_image, histogram, read_file
 from .registry import (
     ANOMALY_SETS,
     SYNTHETIC_SETS,
+    classes_instead,
     find_set,
     find_split_data,
     is_anomaly_data,
@@ -54,7 +55,7 @@ class Report:
 
     Attributes:
         title: of the data set and splits.
-        images: number of pairs of image and label.
+        images: their number, those that lack a label included.
         faults: sorted by file.
         notes: sorted by file; no faults.
         recalled: whether an earlier clean result was reused.
@@ -104,22 +105,26 @@ def inspect_data(
         root = str(data).removeprefix(PREFIX)
         return _inspect_unlabelled(root, workers, progress=progress, remembered=remembered)
     name = str(data).partition("=")[0]
-    anomaly = anomaly or (splits is None and is_anomaly_data(data))
+    guessed = not anomaly and splits is None and is_anomaly_data(data)
+    anomaly = anomaly or guessed
     if str(data) in SYNTHETIC_SETS or name == "synthetic_anomaly":
         return Report(f"{data}, which needs no files", 0, [], [])
     names: tuple[str, ...] = ()
+    either = []
     if anomaly:
         scans = [_scan_anomalies(str(data))]
+        title = scans[0].title
+        if guessed and classes_instead(data):
+            either = [f"taken for anomalies; folder={data} takes its masks for classes"]
     else:
-        scans, names = _scan_splits(data, splits)
-    title = "; ".join(scan.title for scan in scans)
-    faults = [fault for scan in scans for fault in scan.faults]
+        scans, names, title = _scan_splits(data, splits)
+    faults = [*dict.fromkeys(fault for scan in scans for fault in scan.faults)]
     notes = [*dict.fromkeys(note for scan in scans for note in scan.notes)]
-    count = sum(len(scan.pairs) for scan in scans)
+    count = sum(scan.images for scan in scans)
     memory = None if faults else _memory(scans, (str(anomaly), *names))
     if remembered and memory is not None and (recalled := _recall(memory)) is not None:
         notes = sorted([*notes, *recalled.notes])
-        return Report(title, count, [], notes, recalled=True, remarks=recalled.remarks)
+        return Report(title, count, [], notes, recalled=True, remarks=[*recalled.remarks, *either])
     results = _examine_all(scans, workers, progress=progress)
     faults += [fault for of_scan in results for result in of_scan for fault in result.faults]
     faults += whole_set.overlaps(scans, results)
@@ -133,6 +138,7 @@ def inspect_data(
         decoded += whole_set.notes_of_all(scans, results, names)
     if not faults and memory is not None:
         _remember(memory, title, decoded, remarks)
+    remarks += either
     return Report(title, count, sorted(faults), sorted([*notes, *decoded]), remarks=remarks)
 
 
@@ -156,13 +162,15 @@ def _inspect_unlabelled(
 
 def _scan_splits(
     data: str | Path, splits: Sequence[str] | None
-) -> tuple[list[Scan], tuple[str, ...]]:
-    """Return the splits and the classes' names."""
+) -> tuple[list[Scan], tuple[str, ...], str]:
+    """Return the splits, the classes' names and a title that counts the splits' images."""
     images, root = find_split_data(data)
     for split in splits or ():
         require_choice("split", split, images.splits)
-    scans = [images.scan(root, split) for split in splits or images.checked_splits(root)]
-    return scans, images.names_at(root)
+    splits = splits or images.checked_splits(root)
+    scans = [images.scan(root, split) for split in splits]
+    counts = ", ".join(f"{scan.images} {split}" for split, scan in zip(splits, scans, strict=True))
+    return scans, images.names_at(root), f"{images.title} at {root}: {counts}"
 
 
 def _scan_anomalies(data: str) -> Scan:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -352,6 +351,14 @@ def is_anomaly_data(data: str | Path) -> bool:
     return not others or (others == [ImageFolder] and shows_anomalies(path))
 
 
+def classes_instead(data: str | Path) -> tuple[str, ...]:
+    """Return the classes of a folder that ``is_anomaly_data``, were its masks labels; or none."""
+    named = str(data).partition("=")[0] in ANOMALY_SETS
+    return (
+        () if named or not ImageFolder.recognised(Path(data)) else ImageFolder.names_at(Path(data))
+    )
+
+
 def open_anomaly(data: str | Path, root: str | Path | None = None) -> AnomalyImages:
     """Open an anomaly data set, chosen as by ``choose_anomaly``.
 
@@ -386,15 +393,3 @@ def find_anomaly_sets(root: str | Path | None = None) -> list[tuple[str, Path]]:
     if path is not None and path not in places.values() and AnomalyFolder.recognised(path):
         places[OWN_FOLDER] = path
     return list(places.items())
-
-
-def layout_of(name: str) -> str:
-    """Return how a data set is laid out: its module's docstring.
-
-    Raises:
-        ConfigError: for an unknown name.
-    """
-    synthetic = dict.fromkeys(SYNTHETIC_SETS, SyntheticAnomalies)
-    sets: dict[str, type] = {**SEGMENTATION_SETS, **synthetic, **ANOMALY_SETS}
-    require_choice("data set", name, sets)
-    return sys.modules[sets[name].__module__].__doc__ or sets[name].__doc__ or ""

@@ -139,7 +139,7 @@ def notes_of_all(
 def _off_by_one(
     values: Counts, names: tuple[str, ...], reader: LabelValues, *, named: bool
 ) -> list[str]:
-    """Say so where the values of all labels fit classes counted from 1, with 0 for none."""
+    """Say so where the values of all labels fit classes counted from 1, or one class more."""
     present = np.flatnonzero(values[:VOID])
     if not present.size or not names:
         return []
@@ -148,9 +148,14 @@ def _off_by_one(
     too_many = lowest == 0 and highest == count and count not in reader.meaning
     if not from_one and not too_many:
         return []
+    found = f"labels hold {lowest} to {highest}, and the {count} classes are 0 to {count - 1}: "
+    if too_many:
+        return [
+            f"{found}classes.txt may name one too few; or 0 is meant for void, which is 255, and "
+            f"the first class, {names[0]}, must be 0"
+        ]
     return [
-        f"labels hold {lowest} to {highest}, and the {count} classes are 0 to {count - 1}: they "
-        f"look one off; the first class, {names[0]}, must be 0, and what is void 255"
+        f"{found}they look one off; the first class, {names[0]}, must be 0, and what is void 255"
     ]
 
 

@@ -21,6 +21,7 @@ from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.scores import check_score
 from mask2kan.media.files import write_record
+from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.outputs.summary import MIN_REGION_PIXELS
 
 from ..data import AnomalyImages, LabelledImages, open_split
@@ -31,6 +32,7 @@ from ..data.registry import (
     SYNTHETIC_SETS,
     AnomalyChoice,
     choose_anomaly,
+    classes_instead,
     find_set,
     is_anomaly_data,
     name_of,
@@ -97,6 +99,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a checkpoint on labelled images (see ``open_labelled``) or an anomaly set, for JSON.
 
+    A folder that may be either is measured on the model's classes where they are the folder's.
     The dtype is not ``auto`` by default, so that figures do not depend on the machine.
     ``images_to`` takes side-by-side images with the anomaly ``score``; ``out`` takes
     ``evaluation.json``, the confusion matrix and the best and worst images, by default beside
@@ -111,14 +114,19 @@ def evaluate(
     require_folder(data)
     labelled: LabelledImages | None = None
     choice: AnomalyChoice | None = None
-    if is_anomaly_data(data):
+    model: Mask2KAN | None = None
+    anomalous = is_anomaly_data(data)
+    if anomalous and (classes := classes_instead(data)):  # the model tells what it was trained on
+        model = load_model(weights, device=device)
+        anomalous = tuple(model.class_names) != classes
+    if anomalous:
         choice, anomalies = choose_anomaly(data, root), open_anomaly(data, root)
         images: Images = anomalies
         data = choice.name
     else:
         labelled, data, split = open_labelled(data, root, split)
         images = labelled
-    model = load_model(weights, device=device)
+    model = model or load_model(weights, device=device)
     result: dict[str, Any] = {**describe_weights(weights), "data": data}
     if choice is not None and choice.own:
         result["set"] = choice.kind
@@ -221,7 +229,7 @@ def describe_weights(weights: str) -> dict[str, Any]:
     """Return name, sha256 and, of weights in a run folder, the recipe."""
     path = Path(weights)
     about: dict[str, Any] = {"weights": path.stem if path.suffix else weights}
-    path = _in_run(path)
+    path = weights_file(path)
     if path.is_file():
         about["sha256"] = sha256_of(path)
         config = path.with_name("config.json")
@@ -238,10 +246,10 @@ def _folder(weights: str, result: dict[str, Any], out: Path | None) -> Path | No
         return out
     data = Path(result["data"]).name  # of a plain folder, whose name is its path
     name = "_".join(["evaluation", data, result.get("split", "")]).rstrip("_")
-    folder = _in_run(Path(weights)).parent
+    folder = weights_file(Path(weights)).parent
     return folder / "".join(c if c.isalnum() or c in "_-" else "_" for c in name)
 
 
-def _in_run(path: Path) -> Path:
+def weights_file(path: Path) -> Path:
     """Return a run folder's best weights, which ``load_model`` takes for it; else the path."""
     return path / BEST if (path / BEST).is_file() else path

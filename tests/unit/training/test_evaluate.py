@@ -172,6 +172,35 @@ def test_other_classes_are_refused(
     assert "7 classes" in capsys.readouterr().err
 
 
+def test_a_folder_of_either_kind_is_measured_on_the_classes_of_the_model(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    root, path = tmp_path / "rocks", tmp_path / "two.safetensors"
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        photo = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        save(root / "images" / f"{index}.png", photo)
+        save(root / "masks" / f"{index}.png", rng.choice(np.array([0, 255], np.uint8), (48, 64)))
+    names = ("background", "foreground")
+    save_model(
+        create_model("mask2former_mobilenetv2", num_classes=2, class_names=names, **TINY), path
+    )
+    found = evaluate.evaluate(str(path), str(root), device="cpu")
+    label = np.array(Image.open(root / "masks" / "0.png")) // 255
+    expected = SegmentationEvaluator(2)
+    predictor = Predictor(load_model(str(path), device="cpu"), "cpu", dtype="float32")
+    expected.update(predictor(root / "images" / "0.png").semantic, label)
+    assert found["miou"] == pytest.approx(expected.compute()["miou"], abs=1e-12)
+    assert found == {
+        **evaluate.evaluate(str(path), f"folder={root}", device="cpu"),
+        "data": str(root),
+        "seconds": found["seconds"],
+    }
+    other = evaluate.evaluate(str(checkpoint), str(root), device="cpu")
+    assert (other["data"], other["set"]) == ("rocks", "folder_anomaly")
+    assert list(other["scores"]) == list(SCORES)
+
+
 def test_finer_classes_are_added_up(tmp_path: Path, data: Path) -> None:
     path = tmp_path / "cityscapes.safetensors"
     save_model(create_model("mask2former_mobilenetv2", num_classes=19, **TINY), path)

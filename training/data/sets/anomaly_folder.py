@@ -15,7 +15,8 @@ refused.
 In tables, cards and calibrations the set has the folder's name. Without a name before its path, a
 folder is recognised by ``images`` beside ``masks`` or ``labels_masks``. Where it may be one of
 classes as well, it is one of anomalies if it has no ``classes.txt`` and most masks hold nothing but
-0, 1 and 255; ``folder=<root>`` says otherwise.
+0, 1 and 255; ``folder=<root>`` says otherwise. ``training.evaluate`` measures it as classes, too,
+where the checkpoint's are those that ``folder=<root>`` would have.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@
 tenth image, by name, is for validation. Images may be of any size.
 
 A line of ``classes.txt`` is a name, or a name and its colour (``name red green blue``, 0 to 255);
-either all lines have a colour or none. Without the file, the largest value of all masks tells how
+either all lines have a colour or none. Numbers that count the lines from 0 may stand before all
+names. Without the file, the largest value of all masks tells how
 many classes there are: two are ``background`` and ``foreground``, others ``class_0`` and so on.
 Masks that hold 0 and 255 alone are of two classes, and 255 is the second.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,6 +37,7 @@ from ..reading import VOID, LabelReader, LabelValues, decode_label, read_file
 
 CLASS_LIST = "classes.txt"
 LABEL_FOLDERS = ("labels", "masks")
+USUAL_LABELS = "masks"  # asked for where none of them is there
 # 253 stands for ignored pixels in training, 254 for pasted outliers, 255 for void.
 MAX_CLASSES = 253
 EVERY = 10  # one in so many images of a folder without splits is for validation
@@ -43,6 +46,7 @@ BINARY_VALUES = frozenset({0, VOID})
 BINARY_LABELS = LabelValues({0: 0, VOID: 1}, "0 and 255, as in all other masks")
 BATCH = 16  # masks read before it is asked whether more are needed
 SHOWN = 10  # values listed in a message
+_NUMBERED = re.compile(r"(\d+)(?:\s*[:.,;=]\s*|\s+)(\S.*)")  # a line of a number and a name
 SPARSE = 32  # from this value on, numbers with large gaps are taken for grey levels
 
 
@@ -139,7 +143,7 @@ def _folders(root: Path, split: str) -> tuple[Path, Path]:
     there = [base / name for name in LABEL_FOLDERS if exists(base / name)]
     # ``labels`` may hold another tool's text files beside ``masks``
     with_images = [folder for folder in there if _files(folder)]
-    return base / "images", next(iter(with_images or there), base / LABEL_FOLDERS[0])
+    return base / "images", next(iter(with_images or there), base / USUAL_LABELS)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -187,7 +191,8 @@ def _unlisted(root: Path, values: frozenset[int]) -> FolderClasses:
         more = ", …" if len(values) > SHOWN else ""
         raise ConfigError(
             f"The masks of {root} hold {shown}{more}, which look like grey levels; expected "
-            f"numbers 0 to K - 1 and 255 (void), or a {CLASS_LIST} that names all {count}."
+            f"numbers 0 to K - 1 and 255 (void), or a {CLASS_LIST} that names all {count}. Masks "
+            f"of anomalies (folder_anomaly={root}) hold 0 and 1, or 0 and 255."
         )
     numbered = tuple(f"class_{index}" for index in range(count))
     names = BINARY if count == len(BINARY) else numbered
@@ -235,7 +240,8 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Color, ...]]:
         raise ConfigError(
             f"Cannot read {path}: {reason}; expected one class name per line."
         ) from error
-    classes = [_name_and_color(line) for line in lines if line]
+    lines = _without_numbers(path, [line for line in lines if line])
+    classes = [_name_and_color(line) for line in lines]
     names = tuple(name for name, _ in classes)
     colors = [color for _, color in classes if color is not None]
     repeated = {name for name in names if names.count(name) > 1}
@@ -248,6 +254,24 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Color, ...]]:
             f"{max(map(max, colors))}; expected 'name red green blue', 0 to 255, on every line."
         )
     return names, tuple(colors) or palette_for(names)
+
+
+def _without_numbers(path: Path, lines: list[list[str]]) -> list[list[str]]:
+    """Drop the numbers that count the lines from 0, where all begin with one."""
+    if len(lines) == 1 and "," in " ".join(lines[0]):
+        raise ConfigError(f"{path} has one line with commas; expected one class name per line.")
+    numbered = [_NUMBERED.fullmatch(" ".join(line)) for line in lines]
+    matches = [match for match in numbered if match]
+    if not lines or len(matches) < len(lines):
+        return lines
+    numbers = [int(match[1]) for match in matches]
+    if numbers != [*range(len(lines))]:
+        shown = ", ".join(map(str, numbers[:SHOWN])) + (", …" if len(numbers) > SHOWN else "")
+        raise ConfigError(
+            f"{path} begins its lines with {shown}; expected 0, 1, 2 … or names alone: the first "
+            "line names value 0 of the masks, the next 1 and so on."
+        )
+    return [match[2].split() for match in matches]
 
 
 def _name_and_color(words: list[str]) -> tuple[str, Color | None]:

@@ -232,7 +232,7 @@ def test_a_void_label_is_a_note_and_void_alone_a_fault(
     if tree.anomalies:
         scans = [check._scan_anomalies(tree.data)]
     else:
-        scans, _ = check._scan_splits(tree.data, None)
+        scans, _, _ = check._scan_splits(tree.data, None)
     for pair in scans[-1].pairs:
         save(pair.label, fill(tree.void))
     expected = ["no-anomaly" if tree.anomalies else "no-class"]
@@ -246,7 +246,7 @@ def test_a_split_without_images(tree: Tree, request: pytest.FixtureRequest) -> N
     if tree.anomalies:
         scan = check._scan_anomalies(tree.data)
     else:
-        (scan,), _ = check._scan_splits(tree.data, ["train"])
+        (scan,), _, _ = check._scan_splits(tree.data, ["train"])
     for pair in scan.pairs:
         pair.label.unlink()
         pair.image.unlink()

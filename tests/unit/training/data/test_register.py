@@ -28,8 +28,8 @@ from training.data import (
     register,
     registered,
 )
-from training.data.__main__ import main
-from training.data.registry import choose_anomaly, layout_of
+from training.data.__main__ import layout_of, main
+from training.data.registry import choose_anomaly
 
 ROOT = Path(__file__).resolve().parents[4]
 

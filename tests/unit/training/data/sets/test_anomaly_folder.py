@@ -80,6 +80,19 @@ def test_a_folder_of_classes_is_none_of_anomalies(tmp_path: Path) -> None:
     assert inspect_data(root, ["train", "val"]).title.startswith("Folder of images and masks")
 
 
+def test_a_folder_that_may_be_either_is_called_so(tmp_path: Path) -> None:
+    root = rocks(tmp_path / "rocks", mask(0, 255), mask(0, 0))
+    remark = f"taken for anomalies; folder={root} takes its masks for classes"
+    for recalled in (False, True):
+        report = inspect_data(root, remembered=True)
+        assert (report.recalled, report.remarks[-1]) == (recalled, remark)
+        for data, options in ((f"folder_anomaly={root}", {}), (root, {"anomaly": True})):
+            assert remark not in inspect_data(data, remembered=True, **options).remarks
+    # labels_masks are no layout of classes
+    other = rocks(tmp_path / "other", mask(0, 255), folder="labels_masks")
+    assert not any("taken for" in remark for remark in inspect_data(other).remarks)
+
+
 def test_a_changed_mask_is_read_again(tmp_path: Path) -> None:
     root = rocks(tmp_path / "rocks", mask(0, 255), mask(0, 255))
     assert values(root) == [{0, 1}, {0, 1}]

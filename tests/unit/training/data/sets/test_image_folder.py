@@ -12,6 +12,7 @@ from mask2kan.errors import ConfigError
 from mask2kan.modeling.classes import CAMVID
 from tests.unit.training.data_trees import mask, own, photo, save
 from training.data import open_split
+from training.data.__main__ import summary
 from training.data.check import inspect_data
 from training.data.faults import FaultError, note_lines
 from training.data.reading import decode_label
@@ -143,7 +144,61 @@ def test_grey_levels_are_no_class_numbers(tmp_path):
     root = own(tmp_path / "set", 0, 85, 170, 255)
     with pytest.raises(ConfigError, match="hold 0, 85, 170, which look like grey levels"):
         open_split(root, "train")
-    assert [fault.rule for fault in inspect_data(root).faults] == ["class-list"] * 2
+    (fault,) = inspect_data(root).faults  # once for both splits
+    assert fault.rule == "class-list"
+    assert f"anomalies (folder_anomaly={root}) hold 0 and 1, or 0 and 255." in fault.message
+
+
+@pytest.mark.parametrize("splits", [(), ("train", "val")])
+def test_masks_in_a_folder_of_another_name_are_one_missing_folder(tmp_path, splits):
+    root = own(tmp_path / "set", 0, 1, names=("a", "b"), splits=splits, masks="gt")
+    report = inspect_data(root)
+    missing = [root / split / "masks" for split in splits or ("",)]
+    assert [(fault.path, fault.rule) for fault in report.faults] == [
+        (path, "missing-folder") for path in missing
+    ]
+    assert report.images == 2 * len(missing)
+
+
+def test_the_summary_counts_faults_and_images(tmp_path):
+    root = own(tmp_path / "set", 0, 1, 2, names=("a", "b", "c"), splits=(), images=11)
+    assert summary(inspect_data(root)).endswith(
+        f"0 faults in 11 images of Folder of images and masks at {root}: 9 train, 2 val"
+    )
+    (root / "masks" / "05.png").unlink()
+    last = summary(inspect_data(root)).splitlines()[-1]
+    assert last.startswith("1 fault in 11 images of ")
+    assert last.endswith("9 train, 2 val")
+
+
+@pytest.mark.parametrize(
+    "text", ["0 road\n1 sky\n", "0: road\n1: sky\n\n", "0,road\n1,sky", "road\nsky\n"]
+)
+def test_numbers_that_count_the_names_are_no_part_of_them(tmp_path, text):
+    root = own(tmp_path / "set", 0, 1)
+    (root / "classes.txt").write_text(text)
+    assert open_split(root, "train").class_names == ("road", "sky")
+    (root / "classes.txt").write_text("0 road 1 2 3\n1 sky 4 5 6\n")
+    images = open_split(root, "train")
+    assert (images.class_names, images.palette) == (("road", "sky"), ((1, 2, 3), (4, 5, 6)))
+    (root / "classes.txt").write_text("2 wheeler\ncar\n")  # not numbered
+    assert open_split(root, "train").class_names == ("2 wheeler", "car")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 road\n2 sky\n", "begins its lines with 1, 2; expected 0, 1, 2 … or names alone"),
+        ("128 64 128 road\n0 0 0 sky\n", "begins its lines with 128, 0; expected 0, 1"),
+        ("road, sky, other\n", "has one line with commas; expected one class name per line"),
+    ],
+)
+def test_lists_of_other_forms_are_refused(tmp_path, text, message):
+    root = own(tmp_path / "set", 0, 1)
+    (root / "classes.txt").write_text(text)
+    (fault,) = inspect_data(root).faults
+    assert fault.rule == "class-list"
+    assert message in fault.message
 
 
 def test_masks_that_cannot_be_read_leave_no_classes(tmp_path):
@@ -176,14 +231,20 @@ def test_good_labels_are_not_noted(tmp_path):
     assert notes_of(own(tmp_path / "set", 0, 1, 2, 255, 0, names=("a", "b", "c"))) == {}
 
 
-@pytest.mark.parametrize("values", [(1, 2, 3), (0, 1, 2, 3)])
-def test_labels_counted_from_one_are_called_so_beside_their_faults(tmp_path, values):
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ((1, 2, 3), "they look one off; the first class, a, must be 0"),
+        ((0, 1, 2, 3), "classes.txt may name one too few; or 0 is meant for void, which is 255"),
+    ],
+)
+def test_labels_counted_from_one_are_called_so_beside_their_faults(tmp_path, values, reason):
     root = own(tmp_path / "set", *values, names=("a", "b", "c"))
     report = inspect_data(root)
     assert {fault.rule for fault in report.faults} == {"label-range"}
     assert inspect_data(own(tmp_path / "fine", 0, 1, 2, names=("a", "b", "c"))).notes == []
     (note,) = [note for note in report.notes if note.rule == "off-by-one"]
-    assert "the 3 classes are 0 to 2: they look one off; the first class, a," in note.message
+    assert f"the 3 classes are 0 to 2: {reason}" in note.message
 
 
 def test_camvid_s_own_void_is_told_from_labels_counted_from_one(tmp_path):
