@@ -28,9 +28,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Write ranges and thresholds of every anomaly score into a checkpoint.",
         epilog="example: python -m training.calibrate weights/mask2kan_road.safetensors",
     )
-    parser.add_argument("checkpoint", type=Path, help="a .safetensors file of this project")
+    parser.add_argument(
+        "checkpoint", type=Path, help="a .safetensors file of this project, or a run folder"
+    )
     parser.add_argument("--out", type=Path, help="write there instead of into the checkpoint")
-    parser.add_argument("--data", default=DATA, help="anomaly set or folder (default: %(default)s)")
+    parser.add_argument("--data", help=f"anomaly set or folder (default: {DATA})")
     parser.add_argument("--root", type=Path, help="its folder (default: the usual places)")
     parser.add_argument("--settings", type=Path, help="JSON file of InferenceSettings to write too")
     parser.add_argument("--limit", type=int, metavar="N", help="only N images, evenly spread")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
+import re
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -20,7 +22,8 @@ from mask2kan.errors import ConfigError, ImageError
 from mask2kan.inference.scale_out import run_actors, run_here
 from mask2kan.media.files import write_record
 
-from ..data.registry import OWN_FOLDER, choose_anomaly, find_anomaly_sets
+from ..data.folders import exists
+from ..data.registry import OWN_FOLDER, choose_anomaly, find_anomaly_sets, is_anomaly_data
 from ..metrics import AnomalyEvaluator
 from ..reporting.benchmark import COMPONENT_FIGURES, PIXEL_FIGURES, as_markdown, draw
 from ..reporting.evaluation import AT_THRESHOLD
@@ -29,6 +32,8 @@ from .checkpoint_evaluation import describe_weights
 from .job_folder import JobFolder
 from .measure import Extremes, ScoreMeter, evenly_spread, measure, own_ap
 from .saved_scores import Scorer, ScoringPlan, content_of, images_of, read_score
+
+MOST_NAMED = 3  # folders in a message
 
 
 class Benchmark:
@@ -168,7 +173,7 @@ def checkpoint_names(sources: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """
     if len(set(sources)) < len(sources):
         raise ConfigError("A checkpoint is named twice; name each once.")
-    names = [Path(source).stem if Path(source).suffix else source for source in sources]
+    names = [_name_of(source) for source in sources]
     unlike = [
         name if names.count(name) == 1 else f"{Path(source).resolve().parent.name}_{name}"
         for name, source in zip(names, sources, strict=True)
@@ -179,14 +184,26 @@ def checkpoint_names(sources: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple(zip(safe, sources, strict=True))
 
 
+def _name_of(source: str) -> str:
+    """Return a file's stem or the source itself, without the dots that would hide a folder."""
+    path = Path(source)
+    name = path.stem if path.suffix else re.sub(r"^(\.{1,2}/+)+", "", source)
+    return name.lstrip(".") or path.resolve().name.lstrip(".") or "checkpoint"
+
+
 def sets_to_measure(named: Sequence[str] | None, root: Path | None) -> tuple[tuple[str, str], ...]:
     """Return names in results, and what ``open_anomaly`` takes, of ``named``, or all that is there.
 
     Folders of one's own that are called alike get their parents' names too.
 
     Raises:
-        ConfigError: for an unknown or missing set, or when none is there.
+        ConfigError: for an unknown or missing set or root, or when none is there.
     """
+    if root is not None and not exists(root):
+        raise ConfigError(
+            f"--root {root}: no such folder; expected one that holds anomaly data sets, or images "
+            "and masks of your own."
+        )
     sets = find_anomaly_sets(root) if not named else []
     choices = [choose_anomaly(data, root) for data in named or ()]
     choices += [choose_anomaly(f"{name}={place}") for name, place in sets]
@@ -195,7 +212,7 @@ def sets_to_measure(named: Sequence[str] | None, root: Path | None) -> tuple[tup
         where = root or "the usual places (python -m training.data list)"
         raise ConfigError(
             f"No anomaly data set in {where}; --root names their folder, --sets "
-            "synthetic_anomaly needs none."
+            f"synthetic_anomaly needs none.{_own_folders_in(root)}"
         )
     names = [choice.name for choice in choices]
     unlike = [
@@ -207,6 +224,19 @@ def sets_to_measure(named: Sequence[str] | None, root: Path | None) -> tuple[tup
     if len(set(unlike)) < len(unlike):
         raise ConfigError(f"Two of the sets are named {_first_double(unlike)}; name each once.")
     return tuple(zip(unlike, (choice.data for choice in choices), strict=True))
+
+
+def _own_folders_in(root: Path | None) -> str:
+    """Name the folders of one's own in a root, which have to be named themselves."""
+    try:
+        inside = sorted(root.iterdir()) if root is not None else []
+    except OSError as error:
+        return f" {root} cannot be read: {error.strerror}."
+    own = [f"--root {shlex.quote(str(path))}" for path in inside if is_anomaly_data(path)]
+    if not own:
+        return ""
+    more = f" ({len(own) - MOST_NAMED} more like it)" if len(own) > MOST_NAMED else ""
+    return f" It holds a folder of your own: {' or '.join(own[:MOST_NAMED])}{more}."
 
 
 def _first_double(names: Sequence[str]) -> str:

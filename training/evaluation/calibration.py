@@ -11,12 +11,13 @@ from safetensors import safe_open
 
 from mask2kan.checkpoints import load_model, save_again
 from mask2kan.checkpoints.files.readers import METADATA_KEY
-from mask2kan.errors import CheckpointError
+from mask2kan.errors import CheckpointError, ConfigError
 from mask2kan.inference.predictor import Predictor
 from mask2kan.modeling.settings import InferenceSettings
 
 from ..data import open_anomaly
 from ..data.registry import OWN_FOLDER, choose_anomaly
+from .checkpoint_evaluation import weights_file
 from .measure import measure_scores
 
 DATA = "camvid_anomaly"
@@ -30,7 +31,7 @@ def calibrate(
     checkpoint: Path,
     out: Path | None = None,
     *,
-    data: str = DATA,
+    data: str | None = None,
     root: str | Path | None = None,
     settings: InferenceSettings | None = None,
     limit: int | None = None,
@@ -40,9 +41,10 @@ def calibrate(
     """Calibrate a checkpoint on an anomaly data set and write it back.
 
     Args:
-        checkpoint: a ``.safetensors`` file; one not written by ``save_model`` needs ``out``.
+        checkpoint: a ``.safetensors`` file, or a run folder for its best; one not written by
+            ``save_model`` needs ``out``.
         out: None to replace the checkpoint, in one step.
-        data: an anomaly data set: a name, a folder or name=folder.
+        data: an anomaly data set: a name, a folder or name=folder; None for ``DATA``.
         root: its folder; None for the usual places.
         settings: to write as well; None for the checkpoint's own.
         limit: images, evenly spread.
@@ -56,12 +58,20 @@ def calibrate(
     Raises:
         Mask2KANError: for anything that cannot be loaded, measured or written.
     """
+    checkpoint = weights_file(checkpoint)
     if checkpoint.suffix != ".safetensors":
         raise CheckpointError(
             f"{checkpoint} is not a .safetensors file; calibration is stored in one. Convert it "
             "first: python -m mask2kan convert."
         )
-    choice, images = choose_anomaly(data, root), open_anomaly(data, root)
+    try:
+        choice, images = choose_anomaly(data or DATA, root), open_anomaly(data or DATA, root)
+    except ConfigError as error:
+        if data is not None:
+            raise
+        raise ConfigError(
+            f"{error} Or calibrate on images and masks of your own: --data <your folder>."
+        ) from error
     for remark in images.described().remarks:
         say(f"{choice.name}: {remark}")
     model = load_model(str(checkpoint), device=device)

@@ -19,7 +19,7 @@ from tests.tiny_models import BACKBONES, TINY
 from training import calibrate, cards, evaluate
 from training.benchmark import main
 from training.data import open_anomaly
-from training.evaluation.anomaly_benchmark import Benchmark, checkpoint_names
+from training.evaluation.anomaly_benchmark import Benchmark, checkpoint_names, sets_to_measure
 from training.evaluation.checkpoint_evaluation import open_labelled
 from training.evaluation.saved_scores import Scorer, ScoringPlan, read_score, save_scores
 from training.experiments.thesis_tables import results
@@ -303,7 +303,7 @@ def test_where_scores_tie_the_table_names_the_other_fpr95():
         (["--sets", "road_anomoly"], "Nearest: road_anomaly"),
         (["--sets", "synthetic_anomaly", "--scores", "mps"], "Nearest: msp"),
         (["--sets", "synthetic_anomaly", "--limit", "0"], "at least 1"),
-        (["--root", "/nowhere"], "No anomaly data set in /nowhere"),
+        (["--root", "/nowhere"], "--root /nowhere: no such folder"),
     ],
 )
 def test_bad_input_is_one_line_and_a_failure(arguments, message, checkpoints, tmp_path, capsys):
@@ -313,9 +313,40 @@ def test_bad_input_is_one_line_and_a_failure(arguments, message, checkpoints, tm
     assert error.count("\n") == 1
 
 
-def test_checkpoints_of_one_name_get_their_folders_too():
-    named = checkpoint_names(["runs/a/best.safetensors", "runs/b/best.safetensors", "org/name"])
-    assert [name for name, _ in named] == ["a_best", "b_best", "org_name"]
+def test_own_folders_below_the_root_are_named(tmp_path):
+    root = tmp_path / "all of them"
+    for name in ("odd", "two words"):
+        own_folder(root / name)
+    classes = own_folder(root / "classes")
+    (classes / "classes.txt").write_text("ground\nrock\n")
+    with pytest.raises(ConfigError) as caught:
+        sets_to_measure(None, root)
+    assert str(caught.value).endswith(
+        f" It holds a folder of your own: --root '{root}/odd' or --root '{root}/two words'."
+    )
+    with pytest.raises(ConfigError, match=r"No anomaly data set in .*needs none\.$"):
+        sets_to_measure(None, root / "odd" / "images")
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        (
+            ["runs/a/best.safetensors", "runs/b/best.safetensors", "org/name"],
+            ["a_best", "b_best", "org_name"],
+        ),
+        (["../runs/own", "../../runs/more", "./.tmp/x"], ["runs_own", "runs_more", "tmp_x"]),
+        (["../runs/own", "runs/own"], ["0_runs_runs_own", "1_runs_runs_own"]),
+        (["..", ".hidden.safetensors"], ["first", "hidden"]),
+        (["runs/own", "/runs/v1.5"], ["runs_own", "v1"]),
+    ],
+)
+def test_names_of_checkpoints_are_distinct_and_visible(sources, expected, tmp_path, monkeypatch):
+    (tmp_path / "first" / "second").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "first" / "second")
+    named = checkpoint_names(sources)
+    assert [name for name, _ in named] == expected
+    assert [source for _, source in named] == sources
 
 
 def test_cityscapes_figures_and_images_lie_beside_the_run(checkpoints, tmp_path, capsys):

@@ -236,6 +236,21 @@ def test_calibration_is_written_and_true(checkpoint: Path, data: Path, tmp_path:
     assert out.stat().st_size < 1.1 * checkpoint.stat().st_size + 4096
 
 
+def test_a_run_folder_s_best_is_calibrated(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = tmp_path / "run" / "best.safetensors"
+    best.parent.mkdir()
+    best.write_bytes(checkpoint.read_bytes())
+    command = [str(best.parent), "--device", "cpu", "--limit", "1", "--root"]
+    assert calibrate.main([*command, str(tmp_path / "nowhere")]) != 0
+    assert "No data at camvid_anomaly" in (error := capsys.readouterr().err)
+    assert error.endswith("images and masks of your own: --data <your folder>.\n")
+    assert calibrate.main([*command, str(data)]) == 0
+    assert list(load_model(str(best), device="cpu").calibration) == list(SCORES)
+    assert [path.name for path in best.parent.iterdir()] == [best.name]
+
+
 def test_calibrating_another_format_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
