@@ -154,9 +154,19 @@ def check(config: TrainConfig) -> None:
     for fault in faults[:FAULTS_SHOWN]:
         print(fault, file=sys.stderr)
     if faults:
+        counted = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
         raise ConfigError(
-            f"{len(faults)} faults in {config.data}; mend them (python -m training.data check "
-            f"{config.data} lists all), or train regardless with --skip-check."
+            f"{counted} in {config.data}; mend them (python -m training.data check {config.data} "
+            "lists all), or train regardless with --skip-check."
+        )
+
+
+def _say_if_too_short(config: TrainConfig) -> None:
+    if config.steps <= config.warmup_steps:
+        print(
+            f"{config.steps} steps end inside the warm-up of {config.warmup_steps} steps; "
+            f"--set warmup_steps={config.steps // 10}",
+            file=sys.stderr,
         )
 
 
@@ -183,6 +193,8 @@ def _run(options: argparse.Namespace) -> None:
         RunFolder(folder, options.tracker).require_unused()
     if main_process and not options.skip_check:
         check(config)
+    if main_process:
+        _say_if_too_short(config)
     trainer = Trainer(
         config,
         folder,

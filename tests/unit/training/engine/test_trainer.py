@@ -275,6 +275,10 @@ def test_the_average_follows_with_a_growing_window():
     for _ in range(200):
         average.update(model)
     assert average.model.weight.item() == pytest.approx(2.0, abs=1e-4)
+    slow = WeightAverage(torch.nn.Linear(1, 1, bias=False), decay=0.99)
+    for _ in range(30):  # without the window 0.74 of the start would be left
+        slow.update(model)
+    assert slow.model.weight.item() == pytest.approx(2.0, abs=1e-4)
 
 
 @pytest.mark.parametrize(
