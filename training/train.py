@@ -12,12 +12,13 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mask2kan.checks import require, require_choice
 from mask2kan.cli.run import run_command
-from mask2kan.errors import ConfigError
+from mask2kan.errors import BackendError, ConfigError
 
 from .config.choices import RECIPE_NAMES, TRACKERS
 
@@ -161,6 +162,20 @@ def check(config: TrainConfig) -> None:
         )
 
 
+def _require_packages() -> None:
+    """Refuse to start without what the extra ``[training]`` brings.
+
+    Raises:
+        BackendError: naming what is missing.
+    """
+    missing = [name for name in ("accelerate", "tensorboard") if find_spec(name) is None]
+    if missing:
+        raise BackendError(
+            f"Training needs {' and '.join(missing)}, of the extra [training]: "
+            'pip install -e ".[training]" in the repository, or "<wheel>[training]".'
+        )
+
+
 def _say_if_too_short(config: TrainConfig) -> None:
     if config.steps <= config.warmup_steps:
         print(
@@ -172,6 +187,7 @@ def _say_if_too_short(config: TrainConfig) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     config = resolve(options)
+    _require_packages()
     import cv2
     import torch
 

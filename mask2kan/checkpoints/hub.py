@@ -349,9 +349,12 @@ def _find_cached(repo: str, file: str | None, revision: str | None) -> tuple[Pat
             snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[])
         )
     except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        why, remedy = "can't be reached", "Connect and try again"
+        if constants.HF_HUB_OFFLINE:
+            why, remedy = "HF_HUB_OFFLINE rules out", "Unset that"
         raise CheckpointError(
-            "It is not on this machine yet and needs the network, which can't be reached. Connect "
-            "and try again, or give a local file or a bundled name."
+            f"It is not on this machine yet and needs the network, which {why}. {remedy}, or give "
+            "a local file or a bundled name."
         ) from error
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     present = pick_files(names, file)

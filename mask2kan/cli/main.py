@@ -7,6 +7,7 @@ rest is done), 2 for wrong arguments.
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,9 +58,14 @@ def _run(options: argparse.Namespace) -> int:
     return command(options)
 
 
+def _called() -> str:
+    """Name the command as it was called: the installed program, or the module."""
+    return "mask2kan" if Path(sys.argv[0]).stem == "mask2kan" else "python -m mask2kan"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m mask2kan",
+        prog=_called(),
         description="Semantic and anomaly segmentation of road images, with KAN and MLP heads.",
         epilog="example: python -m mask2kan compare road.jpg\n"
         "python -m mask2kan COMMAND --help shows a command's options and examples.",
@@ -136,7 +142,7 @@ def _checkpoint_options(add: Callable[..., Any]) -> None:
 
 
 def _image_options(add: Callable[..., Any]) -> None:
-    add("images", nargs="+", help="images, folders and quoted patterns")
+    add("images", nargs="+", help="images, folders, http(s) addresses and quoted patterns")
     add("--score", choices=SCORES, help="anomaly score (default: the checkpoint's, else msp)")
     add(
         "--settings",

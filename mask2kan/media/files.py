@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -39,9 +40,11 @@ def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
+        advice = "Free some space or choose another folder" if full else "Choose another folder"
         raise WriteError(
-            f"Can't write {path}: {error.strerror or error} (after {written:,} bytes). "
-            "Free some space or choose another folder; the file that was there is untouched."
+            f"Can't write {path}: {error.strerror or error} (after {written:,} bytes). {advice}; "
+            "a file that was there is untouched."
         ) from error
 
 

@@ -13,10 +13,14 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def data_places() -> list[Path]:
-    """Folders to search: ``$MASK2KAN_DATA``, the repository's ``data``, ``../shared/data``."""
-    places = [_REPOSITORY / "data", _REPOSITORY.parent / "shared" / "data"]
-    if os.environ.get(VARIABLE):
-        places.insert(0, Path(os.environ[VARIABLE]))
+    """Folders to search: ``$MASK2KAN_DATA``, ``data`` here and, in a checkout, its own.
+
+    Those are ``data`` and ``../shared/data``.
+    """
+    places = [Path(os.environ[VARIABLE])] if os.environ.get(VARIABLE) else []
+    places.append(Path("data"))
+    if (_REPOSITORY / "pyproject.toml").is_file():
+        places += [_REPOSITORY / "data", _REPOSITORY.parent / "shared" / "data"]
     return places
 
 

@@ -19,7 +19,7 @@ from mask2kan import load_model
 from mask2kan.errors import ImageError, WriteError
 from tests.tiny_runs import TINY, reduced, tiny_trainer
 from tests.unit.training.data_trees import own
-from training import evaluate
+from training import evaluate, train
 from training.data import CamVid
 from training.engine.run_folder import RunFolder
 from training.reporting.run_card import describe_run, without_paths
@@ -267,3 +267,12 @@ def test_a_run_card_does_not_tell_where_things_lie(tmp_path):
     hub = resolve(parser().parse_args(["finetune", "--init", "facebook/mask2former-swin-tiny"]))
     card = describe_run(hub, {"versions": {}, "commit": ""}, 1, -1.0)
     assert card["started from"] == "facebook/mask2former-swin-tiny"
+
+
+def test_what_the_extra_brings_is_asked_for_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "find_spec", lambda name: None if name == "accelerate" else name)
+    assert train.main(["camvid_kan", "--data", "synthetic", "--out", str(tmp_path / "run")]) == 2
+    assert "Training needs accelerate, of the extra [training]" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

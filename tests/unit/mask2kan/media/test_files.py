@@ -83,3 +83,10 @@ def test_the_cache_lies_in_the_users_folder(monkeypatch: pytest.MonkeyPatch) -> 
     assert cache_folder() == Path.home() / ".cache" / "mask2kan"
     monkeypatch.setenv("MASK2KAN_CACHE", "~/elsewhere")
     assert cache_folder() == Path.home() / "elsewhere"
+
+
+def test_a_place_that_takes_no_files_is_not_said_to_be_full(tmp_path):
+    (tmp_path / "taken").write_bytes(b"a file where a folder should be")
+    with pytest.raises(WriteError, match=r"Can't write .*Choose another folder") as caught:
+        write_bytes(tmp_path / "taken" / "a.png", b"x")
+    assert "space" not in str(caught.value)

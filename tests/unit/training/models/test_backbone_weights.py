@@ -81,6 +81,7 @@ def test_a_file_on_this_machine_comes_first(tmp_path):
     file = tmp_path / "repository" / "data" / FILES["mobilenetv2"]
     file.parent.mkdir(parents=True)
     file.touch()
+    (tmp_path / "repository" / "pyproject.toml").touch()
     config = small("camvid_kan")
     assert with_weights_found(config) == config
 
