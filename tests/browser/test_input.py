@@ -330,7 +330,7 @@ def test_a_picture_of_ones_own_is_not_in_the_address_and_that_is_said(
     wait_ready(page, before)
     page.click("[data-tool=zoom_in]")
     move(page, "left", 0.4)
-    page.wait_for_function("location.search.includes('picture=own')")
+    page.wait_for_function("/picture=own.*[&]tl=0[.]4/.test(location.search)")  # it follows later
     page.reload()
     wait_ready(page)
     assert "somebody's own picture" in page.inner_text(".m2k-notice")
