@@ -36,6 +36,18 @@ SETTLED = """() => Promise.allSettled(
   document.getAnimations()
     .filter((one) => one.effect.getComputedTiming().endTime <= 2000)
     .map((one) => one.finished))"""
+# Looking takes seconds on a busy machine: what has gone or begun to fade meanwhile does not count.
+VIOLATIONS = """async () => {
+  const { violations } = await axe.run(document, { resultTypes: ['violations'] });
+  const fading = document.getAnimations()
+    .filter((one) => one.effect.getComputedTiming().endTime <= 2000)
+    .map((one) => one.effect.target);
+  const stays = (node) => {
+    const element = document.querySelector(node.target[0]);
+    return element && !fading.some((one) => one.contains(element));
+  };
+  return violations.map((one) => ({ ...one, nodes: one.nodes.filter(stays) }));
+}"""
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 # Gradio's own: rule and a pattern of the element's selector.
 GRADIO: tuple[tuple[str, str], ...] = (
@@ -49,10 +61,9 @@ def findings(page: Page) -> list[tuple[str, str, str]]:
     """Serious and critical ones: rule, selector, and the beginning of the element."""
     page.evaluate(AXE)
     page.evaluate(SETTLED)
-    found = page.evaluate("() => axe.run(document, { resultTypes: ['violations'] })")
     return [
         (one["id"], str(node["target"][0]), node["html"][:160])
-        for one in found["violations"]
+        for one in page.evaluate(VIOLATIONS)
         if one["impact"] in {"serious", "critical"}
         for node in one["nodes"]
     ]
