@@ -620,7 +620,8 @@ def test_labels_above_255_are_read_whole(page: Page, tmp_path: Path) -> None:
     wait_ready(page, before)
     prediction = Predictor(load_model(path, device="cpu"))(EXAMPLES[0])
     assert prediction.semantic.min() > 255
-    _left, saved = [path for path in downloaded(page, "masks") if "semantic" in path.name]
+    files = downloaded(page, "masks")  # in the order in which they come
+    [saved] = [path for path in files if path.name.endswith("_mlp_semantic.png")]
     with Image.open(saved) as labels:
         assert np.array_equal(np.asarray(labels), prediction.semantic)
     point_at(page, 40, 30)
