@@ -35,9 +35,8 @@ REPLACED = {  # names that were bundled once
     "mask2former_camvid": "mask2former_road",
 }
 BEST = "best.safetensors"  # of a run folder
+_STATE = ".pt"  # of a run's training
 _MOST_LISTED = 10_000  # files of folders inside
-# a run's .pt is the state of its training
-WEIGHTS = (".safetensors", ".pth", ".pkl", ".ckpt", ".bin")
 
 
 def load_model(
@@ -142,7 +141,8 @@ def _open_folder(folder: Path, file: str | None, origin: str, wanted: str | None
         names.append(file)
     if file is None and BEST in names:  # a training run, whose other weights are its last
         file = BEST
-    if file is None and not any(name.endswith(WEIGHTS) for name in names):
+    weights_here = [name for name in names if name.endswith(WEIGHT_SUFFIXES)]
+    if file is None and all(name.endswith(_STATE) for name in weights_here):
         inside = sorted(path.parent.name for path in folder.glob(f"*/{BEST}"))
         if inside:
             raise CheckpointError(

@@ -37,7 +37,7 @@ _PREDICTOR_OPTIONS = (
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Segment images with one model; write four files and a JSON summary each."""
+    """Segment images with one model; write maps, masks, scores and a JSON summary each."""
     tasks = _tasks(options.images, lambda stem: options.out / f"{stem}.json")
     job = PredictJob(
         model=options.model or _bundled("mask2kan"),

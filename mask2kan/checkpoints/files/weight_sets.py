@@ -115,8 +115,9 @@ def choose(loaded: Any, wanted: str | None = None) -> WeightSet:
             _complete(chosen, sets)
     if chosen.foreign:
         more = ", …" if len(chosen.foreign) > 3 else ""
+        plural = "s" if len(chosen.foreign) > 1 else ""
         chosen.notes.append(
-            f"Left out {len(chosen.foreign)} tensors beside the model's weights "
+            f"Left out {len(chosen.foreign)} tensor{plural} beside the model's weights "
             f"({', '.join(chosen.foreign[:3])}{more})."
         )
     return chosen
