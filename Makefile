@@ -1,7 +1,7 @@
 # Targets for people who work on Mask2KAN; the README's two commands need no make.
 PYTHON ?= .venv/bin/python
 
-.PHONY: venv app check lint types contracts scripts test slow floors matrix
+.PHONY: venv app check lint types contracts scripts test slow floors matrix reliability reliability-mutations
 
 .venv/bin/python:
 	python3 -m venv .venv
@@ -40,3 +40,10 @@ floors:
 
 matrix:
 	$(PYTHON) tests/matrix.py
+
+# The fault table, a line per row, and every guard turned off, one at a time.
+reliability:
+	$(PYTHON) -m pytest tests/reliability --whole -m "not gpu" -p no:cacheprovider
+
+reliability-mutations:
+	$(PYTHON) -m tests.reliability.mutations

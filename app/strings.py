@@ -33,6 +33,12 @@ PAGE: dict[str, str] = {
     ),
 }
 
+QUEUE: dict[str, str] = {
+    "place": "Place {place} in the queue, about {seconds} s.",
+    "busy": "Too many visitors wait already. Try again in {seconds} s.",
+    "restarting": "The server is restarting. Try again in half a minute.",
+}
+
 BAR: dict[str, str] = {
     "name": "Mask2KAN",
     "tagline": "finds what does not belong on the road",
