@@ -30,21 +30,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(settings: Settings) -> int:
+    from app.services.processes import prepare
+
+    prepare(["app.fork_origin"])  # first: it takes seconds beside what follows
+
     # Seconds of imports, of libraries that read what was settled.
     from starlette.middleware import Middleware
 
     from app.page import build_demo
     from app.services.catalog import Catalog
-    from app.services.models import ModelService
+    from app.services.service import ProcessService
     from app.web.link_preview import LinkPreview
     from app.web.theme import CSS, theme
-    from mask2kan.runtime.memory import keep_freed_memory
 
     for name in ("httpx", "fontTools"):  # each request, each font of a PDF
         logging.getLogger(name).setLevel(logging.WARNING)
-    keep_freed_memory()
     host, port = settings.host, settings.port
-    demo = build_demo(service=ModelService(catalog=Catalog.of_environment(host=host)))
+    demo = build_demo(service=ProcessService(catalog=Catalog.of_environment(host=host)))
     try:
         demo.launch(
             server_name=f"[{host}]" if ":" in host else host,

@@ -19,7 +19,8 @@ from mask2kan.inference.scores import SCORES
 from .files.samples import samples
 from .messages import errors_as_values, shows_errors
 from .services.catalog import Catalog
-from .services.models import ModelService
+from .services.service import ModelService
+from .services.turns import Turns
 from .strings import BAR, COMPARE, PAGE
 from .tabs.batch import UNLIMITED, batch_tab
 from .tabs.compare import Handlers, default_score
@@ -47,7 +48,18 @@ class Page(gr.Blocks):
     """The page, which gives a sentence also where Gradio refuses a request before our callbacks."""
 
     handlers: Handlers
+    service: ModelService
     first: Path  # file of the result that every visitor sees first, once it is there
+    prepared: threading.Event  # set when that has been tried
+
+    @property
+    def turns(self) -> Turns:
+        """The queue of all that computes."""
+        return self.service.turns
+
+    def ready(self) -> bool:
+        """Whether the models have been loaded, or could not be: visitors may come."""
+        return self.prepared.is_set()
 
     def prepare(self) -> threading.Thread:
         """Compute in the background what every visitor sees first; that loads the models, too.
@@ -62,6 +74,8 @@ class Page(gr.Blocks):
                 logger.warning("The first result could not be computed: %s", error)
             except Exception:
                 logger.exception("The first result could not be computed")
+            finally:
+                self.prepared.set()
 
         thread = threading.Thread(target=compute, name="first-result", daemon=True)
         thread.start()
@@ -103,7 +117,7 @@ def build_demo(models: Sequence[str] | None = None, service: ModelService | None
     demo = Page(
         title=PAGE["title"], analytics_enabled=False, delete_cache=(1800, 3600), fill_width=True
     )
-    demo.handlers = handlers
+    demo.handlers, demo.service, demo.prepared = handlers, service, threading.Event()
     # A folder of its own, which Gradio serves as it is and which goes with the page.
     folder = Path(tempfile.mkdtemp(prefix="mask2kan_first_")).resolve()
     weakref.finalize(demo, shutil.rmtree, folder, ignore_errors=True)

@@ -37,6 +37,21 @@ QUEUE: dict[str, str] = {
     "place": "Place {place} in the queue, about {seconds} s.",
     "busy": "Too many visitors wait already. Try again in {seconds} s.",
     "restarting": "The server is restarting. Try again in half a minute.",
+    "too_long": (
+        "This took longer than {seconds} s and was stopped. Try a smaller picture or a smaller "
+        "model."
+    ),
+    "decode_too_long": (
+        "Can't read this file: decoding it took longer than {seconds} s. Use a smaller picture, or "
+        "a shorter video."
+    ),
+    "decode_ended": (
+        "Can't read this file: decoding it takes too much memory. Use a smaller picture or video."
+    ),
+    "ended": (
+        "The process that computed this ended: most likely it ran out of memory. Try a smaller "
+        "picture or a smaller model."
+    ),
 }
 
 BAR: dict[str, str] = {

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gradio.utils import get_upload_folder
 from numpy.typing import NDArray
 from PIL import Image
 
 from mask2kan.errors import ImageError
 from mask2kan.media.images import FORMATS, read_image
 
+from .kept import upload_folder
 from .samples import example_files
 
 _EXPECTED = "0 for known, 1 for anomaly and 255 for void"
@@ -49,7 +49,7 @@ def stored(payload: object) -> Path:
     path = payload.get("path") if isinstance(payload, Mapping) else None
     if not isinstance(path, str) or not path:
         raise ImageError("The picture was not sent as a file: upload a JPEG, PNG or WebP file.")
-    absolute, folder = _absolute(path), _absolute(get_upload_folder())
+    absolute, folder = _absolute(path), _absolute(str(upload_folder()))
     examples = example_files()
     if "\0" not in path and (absolute in examples or _inside(absolute, folder, folder.resolve())):
         # RuntimeError for links in a circle, ValueError for what no file system can name.

@@ -32,11 +32,13 @@ from mask2kan.outputs.summary import Analysis
 from mask2kan.outputs.writer import encode
 
 from ..files.uploads import safe_stem
-from .batch_items import BatchItem, ItemReader, videos_of
+from .batch_items import BatchItem, videos_of
 from .batch_rows import BatchRow, numbers_of, write_csv
 from .films import SUFFIX, rate_of, write_film
-from .models import SIDES, Answer, ModelService
+from .models import SIDES, Models
+from .processes import ProcessEndedError, TimeLimitError
 from .reading import Reading
+from .service import ModelService
 
 THUMBNAIL_WIDTH = 960
 VIEWS = ("photo", "heat")  # of thumbnails and films
@@ -46,7 +48,13 @@ ZIP_NAME = "mask2kan_batch.zip"
 _GAP = 4  # pixels between the halves of a thumbnail
 _FILES = ("overlay.png", "score16.png")  # of each model, in the ZIP
 # What is wrong with one picture alone; the batch goes on with the next.
-_PICTURES_FAULT = (ImageError, OutOfMemoryError, NumericsError)
+_PICTURES_FAULT = (
+    ImageError,
+    OutOfMemoryError,
+    NumericsError,
+    TimeLimitError,
+    ProcessEndedError,
+)
 
 Report = Callable[[float, str], None]
 
@@ -79,7 +87,7 @@ def run_batch(
     """
     check_score(score)
     reading = reading or Reading()
-    with contextlib.closing(ItemReader()) as reader:
+    with contextlib.closing(service.item_reader()) as reader:
         for number, item in enumerate(items, 1):
             if batch.finished:
                 return
@@ -89,8 +97,9 @@ def run_batch(
                     seconds, picture = reader.read(item)
                     height, width = picture.shape[:2]
                     row = dataclasses.replace(row, seconds=seconds, size=(height, width))
-                    answers = service.answers((left, right), picture, score)
-                row, results = _summarised(row, answers, reading.analyses(answers, score))
+                    row, results = service.run(
+                        summarised, row, (left, right), picture, score, reading
+                    )
             except _PICTURES_FAULT as error:
                 row = dataclasses.replace(row, error=str(error))
             added = batch.add(row, results)
@@ -281,10 +290,17 @@ class Batch:
                 path.unlink(missing_ok=True)
 
 
-def _summarised(
-    row: BatchRow, answers: Sequence[Answer], analyses: Sequence[Analysis]
+def summarised(
+    models: Models,
+    row: BatchRow,
+    sources: Sequence[str],
+    picture: RGB,
+    score: str,
+    reading: Reading,
 ) -> tuple[BatchRow, _Results]:
-    """Fill a row with its numbers, and make its files."""
+    """Run models on a picture; fill its row with the numbers, and make its files."""
+    answers = models.answers(sources, picture, score)
+    analyses = reading.analyses(answers, score)
     members: dict[str, bytes] = {}
     summary: dict[str, Any] = {"name": row.name, "seconds": row.seconds}
     for side, answer, analysis in zip(SIDES, answers, analyses, strict=True):

@@ -19,6 +19,7 @@ MAX_PICTURES = 200
 FRAMES_PER_VIDEO = 60
 
 Turn = Callable[[], contextlib.AbstractContextManager[None]]
+Decode = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +38,19 @@ class BatchItem:
     fault: str = ""
 
 
-def items_of(files: Any, turn: Turn = contextlib.nullcontext) -> list[BatchItem]:
+def _here(job: Callable[..., Any], *args: Any) -> Any:
+    return job(*args)
+
+
+def items_of(
+    files: Any, turn: Turn = contextlib.nullcontext, decode: Decode = _here
+) -> list[BatchItem]:
     """List what a file component's raw value asks for; videos become their frames.
 
     Args:
         files: Gradio's descriptions of uploaded files: a list, one alone, or None.
         turn: held while a video's frames are counted.
+        decode: what does that: calls a function with arguments.
 
     Raises:
         ImageError: when there is nothing, too much, or something that is no upload.
@@ -56,7 +64,7 @@ def items_of(files: Any, turn: Turn = contextlib.nullcontext) -> list[BatchItem]
     if len(uploads) <= MAX_PICTURES:
         counts: dict[Path, int | str] = {}
         for file in uploads:
-            items += _items_of_file(file, counts, turn)
+            items += _items_of_file(file, counts, turn, decode)
             if len(items) > MAX_PICTURES:
                 break
     count = max(len(items), len(uploads))
@@ -120,7 +128,9 @@ def videos_of(items: Sequence[BatchItem]) -> list[int]:
     return videos
 
 
-def _items_of_file(file: Any, counts: dict[Path, int | str], turn: Turn) -> list[BatchItem]:
+def _items_of_file(
+    file: Any, counts: dict[Path, int | str], turn: Turn, decode: Decode
+) -> list[BatchItem]:
     """List the picture, or the video's frames; ``counts`` caches how many, or why none."""
     path, name = stored(file), name_of(file)
     if not is_video(path):
@@ -128,10 +138,14 @@ def _items_of_file(file: Any, counts: dict[Path, int | str], turn: Turn) -> list
     if path not in counts:
         try:
             with turn():
-                counts[path] = count_frames(path, max_frames=FRAMES_PER_VIDEO)
+                counts[path] = decode(_frames_in, path)
         except ImageError as error:
             counts[path] = str(error)
     count = counts[path]
     if isinstance(count, str):
         return [BatchItem(name, path, 0, count)]
     return [BatchItem(name, path, frame) for frame in range(count)]
+
+
+def _frames_in(path: Path) -> int:
+    return count_frames(path, max_frames=FRAMES_PER_VIDEO)

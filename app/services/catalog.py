@@ -28,10 +28,9 @@ from mask2kan.errors import CheckpointError, shortened
 
 from ..strings import MODELS
 from .cards import bundled_card, hub_card, licence_in, rendered
+from .limits import is_public
 
 logger = logging.getLogger(__name__)
-
-_NO = ("", "0", "false", "no", "off")
 
 
 def title(source: str) -> str:
@@ -98,7 +97,7 @@ def typed_paths_allowed(host: str | None = None) -> bool:
     So the server has to listen on a loopback address (``host``, else ``GRADIO_SERVER_NAME``);
     ``MASK2KAN_PUBLIC`` says that others reach it all the same, through a proxy.
     """
-    if os.environ.get("MASK2KAN_PUBLIC", "").strip().lower() not in _NO:
+    if is_public():
         return False
     host = (host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")).strip("[]")
     try:

@@ -1,7 +1,7 @@
-"""The one owner of models and the device: loads, keeps and runs them, one job at a time.
+"""The one owner of models and the device: loads, keeps and runs them.
 
-A lock serialises loading and computing: two at once would halve each other's speed and double the
-memory. Downloads come before, outside it.
+One job at a time, which its caller sees to: two at once would halve each other's speed and double
+the memory. What it asks for is on this machine: downloads come before.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import dataclasses
 import gc
 import hashlib
 import logging
-import threading
 import traceback
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
@@ -27,7 +26,7 @@ from torch import Tensor
 from mask2kan.checkpoints import load_model
 from mask2kan.checkpoints.hub import cache_state, cached_only
 from mask2kan.checkpoints.manifest import Address
-from mask2kan.errors import OutOfMemoryError
+from mask2kan.errors import Mask2KANError, OutOfMemoryError
 from mask2kan.inference.comparison import Comparison
 from mask2kan.inference.kan_view import kan_head
 from mask2kan.inference.prediction import Prediction
@@ -38,9 +37,7 @@ from mask2kan.modeling.kan.layers import KAN
 from mask2kan.runtime.devices import resolve_device
 from mask2kan.runtime.memory import available_memory, is_out_of_memory, release_memory
 
-from ..strings import MODELS
 from .catalog import Catalog, Model, size_of
-from .hub_downloads import Fetches, Report
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +48,11 @@ _MODELS_KEPT = 8
 _MEMORY_PER_FILE_BYTE = 4
 # What a 2048×1024 picture takes besides the weights, with a little to spare; measured with Swin-T.
 _WORKING_BYTES = 3 * 2**29
-# Pixels of the pictures whose answers are kept: of each model, 4 of 2048×1024 or 16 of 1024×512.
-_ANSWER_PIXELS_KEPT = 2 * 4 * 2048 * 1024
-_LARGEST_ANSWER_KEPT = 2048 * 1024
+# Of the answers kept, counted as they are when they are given: of 1024×512 pictures about 40.
+_ANSWER_BYTES_KEPT = 2**29
+_LARGEST_ANSWER_KEPT = _ANSWER_BYTES_KEPT // 4
+# Nothing counts as less, so that never more are kept than the bytes by this.
+_SMALLEST_ANSWER = _ANSWER_BYTES_KEPT // 64
 # Pictures whose queries are kept, 200 kB each, for the many edges of a KAN that people look at.
 _QUERIES_KEPT = 32
 _MASKS_LISTED = 12
@@ -97,7 +96,7 @@ class Inside(NamedTuple):
     masks: tuple[QueryMask, ...]
 
 
-class ModelService:
+class Models:
     """Loads checkpoints by name and runs them on pictures.
 
     Args:
@@ -108,81 +107,48 @@ class ModelService:
     def __init__(self, *, device: str = "auto", catalog: Catalog | None = None) -> None:
         self.catalog = catalog or Catalog.of_environment()
         self._device = device
-        self._lock = threading.RLock()
-        self._fetches = Fetches()
         self._models: OrderedDict[str, Predictor] = OrderedDict()
-        self._answers: LRUCache[tuple[str, str], Answer] = LRUCache(_ANSWER_PIXELS_KEPT, _pixels)
+        self._answers: LRUCache[tuple[str, str], Answer] = LRUCache(_ANSWER_BYTES_KEPT, _bytes)
         self._read: LRUCache[tuple[str, str], tuple[Tensor, tuple[QueryMask, ...]]] = LRUCache(
             _QUERIES_KEPT
         )
         self._comparison: Comparison | None = None
 
-    def fetch(self, source: str, progress: Report | None = None) -> None:
-        """Download a Hub checkpoint, or its newer version, while others go on computing.
-
-        Args:
-            source: a name that the catalog admits; only those of the Hub are fetched.
-            progress: called with the share that is here and a sentence. What it raises passes
-                through; the download ends when nobody waits for it any more.
-
-        Raises:
-            CheckpointError: for a repository that cannot be read, or a model that is not offered.
-        """
-        model = self.catalog.admit(source)
-        if isinstance(model.place, Address):
-            self._fetches.fetch(model.place, progress)
-
-    @contextlib.contextmanager
-    def turn(
-        self, sources: Sequence[str | None] = (), progress: Report | None = None
-    ) -> Iterator[None]:
-        """Take a turn: nobody else decodes or computes anything meanwhile.
-
-        Pictures take much memory and time, so they are read within it, too, and ``answers`` and
-        ``inside`` are called within it: the lock is this thread's. ``sources`` are fetched before.
-
-        Raises:
-            CheckpointError: as ``fetch``.
-        """
-        self._fetch_missing([self.catalog.admit(source) for source in sources], progress)
-        with self._lock:
-            yield
+    def load(self, sources: Sequence[str]) -> None:
+        """Load models before they are asked for; one that cannot be is reported to who asks."""
+        with contextlib.suppress(Mask2KANError):
+            for source in sources:
+                self._predictor(self.catalog.admit(source), set(self._models))
 
     def answers(
         self,
         sources: Sequence[str | None],
         picture: NDArray[np.uint8],
         score: str,
-        progress: Report | None = None,
     ) -> list[Answer]:
         """Run models on one picture, or return their latest answers; one per source, in order.
 
-        What several models have in common is computed once. Absent Hub checkpoints are fetched.
+        What several models have in common is computed once.
 
         Args:
             sources: names that the catalog admits.
             picture: (H, W, 3) RGB.
             score: prepared in the prediction.
-            progress: as in ``fetch``.
 
         Raises:
             Mask2KANError: for a checkpoint or picture that cannot be used, or too little memory.
         """
         models = [self.catalog.admit(source) for source in sources]
-        self._fetch_missing(models, progress)
         with self._computing(picture):
             return self._compute(models, picture, (score,))
 
-    def inside(
-        self, source: str | None, picture: NDArray[np.uint8], progress: Report | None = None
-    ) -> Inside:
+    def inside(self, source: str | None, picture: NDArray[np.uint8]) -> Inside:
         """Look inside a model's KAN head on a picture.
 
         Raises:
             Mask2KANError: as ``answers``; also for a model whose head is no KAN.
         """
         model = self.catalog.admit(source)
-        self._fetch_missing([model], progress)
         with self._computing(picture):
             kan = kan_head(self._predictor(model).model)
             key = (_identity(model), _fingerprint(picture))
@@ -197,34 +163,22 @@ class ModelService:
 
     @contextlib.contextmanager
     def _computing(self, picture: NDArray[np.uint8]) -> Iterator[None]:
-        """Compute alone; whoever runs out of memory leaves it empty for the next."""
-        with self._lock:
-            try:
-                yield
-            except OutOfMemoryError as error:
-                self._forget(error)
+        """Compute; whoever runs out of memory leaves it empty for the next."""
+        try:
+            yield
+        except OutOfMemoryError as error:
+            self._forget(error)
+            raise
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
                 raise
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._forget(error)
-                raise _out_of_memory(picture) from error
-
-    def _fetch_missing(self, models: Sequence[Model], progress: Report | None) -> None:
-        missing = [
-            model.place
-            for model in dict.fromkeys(models)
-            if isinstance(model.place, Address) and cache_state(model.place).state == "absent"
-        ]
-        for address in missing:
-            self._fetches.fetch(address, progress)
-        if missing and progress is not None:
-            progress(1.0, MODELS["loading"])
+            self._forget(error)
+            raise _out_of_memory(picture) from error
 
     def _compute(
         self, models: Sequence[Model], picture: NDArray[np.uint8], scores: tuple[str, ...]
     ) -> list[Answer]:
-        """Return answers in order, from the cache or computed; the lock is held."""
+        """Return answers in order, from the cache or computed."""
         fingerprint = _fingerprint(picture)
         keys = [(_identity(model), fingerprint) for model in models]
         answers = {key: self._answers[key] for key in keys if key in self._answers}
@@ -247,7 +201,7 @@ class ModelService:
         for key, answer in answers.items():
             if scores:
                 answer.prediction.prepare(scores)
-            if _pixels(answer) <= _LARGEST_ANSWER_KEPT:
+            if _bytes(answer) <= _LARGEST_ANSWER_KEPT:
                 self._answers[key] = answer
             else:  # what such a picture took is not kept for the next
                 release_memory(resolve_device(self._device))
@@ -299,9 +253,8 @@ class ModelService:
         release_memory(resolve_device(self._device))
 
 
-def _pixels(answer: Answer) -> int:
-    height, width = answer.prediction.size
-    return height * width
+def _bytes(answer: Answer) -> int:
+    return max(_SMALLEST_ANSWER, answer.prediction.num_bytes)
 
 
 def _identity(model: Model) -> str:

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 
 from mask2kan.errors import ImageError
 from mask2kan.media.files import write_bytes
 from mask2kan.media.videos import SUFFIXES
 from mask2kan.outputs.writer import png_bytes
 
+from ..files.kept import upload_folder
 from ..messages import shows_errors, shows_errors_of_steps
 from ..services.batch import Batch, run_batch
-from ..services.batch_items import Turn, items_of, read_item
+from ..services.batch_items import items_of, read_item
 from ..services.batch_rows import ORDERS, BatchRow, check_order, ordered, record
-from ..services.models import ModelService
 from ..services.reading import Reading, chosen_reading
+from ..services.service import ModelService
 from ..strings import BATCH
 from ..web.batch_results import WITH_SETTINGS, batch_results
 from .compare import BAR, event_field
@@ -133,7 +133,7 @@ class BatchHandlers:
             chosen picture and the button that opens it.
         """
         chosen_reading(settings, ("", ""), "")  # or it is refused before anything is lost
-        batch = _new_batch(files, self._service.turn)
+        batch = _new_batch(files, self._service)
         batch.settings = settings
         if before is not None:
             own = before.state != "new" and not before.end_reported
@@ -223,7 +223,7 @@ class BatchHandlers:
         if batch is None or not isinstance(number, int) or number not in rows:
             raise ImageError(BATCH["no_such_picture"])
         label = BATCH["open_named"].format(name=rows[number].label)
-        path = _file_of(batch, rows[number], self._service.turn)
+        path = _file_of(batch, rows[number], self._service)
         return str(path), gr.update(visible=True, value=label)
 
     def batch(
@@ -244,7 +244,7 @@ class BatchHandlers:
             order: "anomalous area", "highest score", "models disagree" or "order given".
         """
         check_order(order)
-        batch = _new_batch(files, self._service.turn, thumbnails=False)
+        batch = _new_batch(files, self._service, thumbnails=False)
         try:
             for _ in run_batch(self._service, batch.items, left, right, score, batch):
                 pass
@@ -278,10 +278,12 @@ def _endpoint(
     )
 
 
-def _new_batch(files: Any, turn: Turn, *, thumbnails: bool = True) -> Batch:
+def _new_batch(files: Any, service: ModelService, *, thumbnails: bool = True) -> Batch:
     """Make a batch in a folder that Gradio serves from and nobody can guess."""
-    folder = Path(get_upload_folder()) / f"batch_{secrets.token_hex(16)}"
-    return Batch(folder.resolve(), items_of(files, turn), thumbnails=thumbnails)
+    folder = upload_folder() / f"batch_{secrets.token_hex(16)}"
+    return Batch(
+        folder.resolve(), items_of(files, service.turn, service.decode), thumbnails=thumbnails
+    )
 
 
 def _let_go(batch: Batch | None) -> None:
@@ -289,14 +291,16 @@ def _let_go(batch: Batch | None) -> None:
         batch.discard()
 
 
-def _file_of(batch: Batch, row: BatchRow, turn: Turn) -> Path:
+def _file_of(batch: Batch, row: BatchRow, service: ModelService) -> Path:
     """Find the picture's file; a frame is decoded again, since keeping all would fill disks."""
     item = batch.items[row.number - 1]
     if item.frame is None:
         return item.path
     path = batch.folder / f"frame_{row.number:03d}.png"
-    with turn():  # whoever asked for the same frame before has written it by then
-        return path if path.is_file() else write_bytes(path, png_bytes(read_item(item)))
+    with service.turn():  # whoever asked for the same frame before has written it by then
+        if not path.is_file():
+            write_bytes(path, png_bytes(service.decode(read_item, item)))
+        return path
 
 
 def _look(name: str, size: Literal["md", "lg"]) -> dict[str, Any]:

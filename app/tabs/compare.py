@@ -2,51 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import hashlib
 import logging
 import shutil
-import tempfile
-import threading
 import uuid
-import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from cachetools import LRUCache
-from gradio.processing_utils import save_file_to_cache
-from gradio.utils import get_upload_folder
+import numpy as np
+from numpy.typing import NDArray
 
 from mask2kan.checkpoints.manifest import manifest
 from mask2kan.checks import require
 from mask2kan.errors import ConfigError, Mask2KANError, shortened
-from mask2kan.inference.explain import explain_pixel
 from mask2kan.inference.scores import SCORES, check_score
 from mask2kan.media.files import json_bytes, write_bytes
 from mask2kan.media.images import RGB
-from mask2kan.outputs.summary import Analysis
-from mask2kan.outputs.writer import write_results
 
+from .. import jobs
 from ..files.samples import Sample, sample, samples
 from ..files.uploads import given, name_of, read_truth, read_upload, stored
 from ..messages import OUR_FAULT
 from ..services import downloads
 from ..services.hub_downloads import Report
-from ..services.models import SIDES, Answer, ModelService
+from ..services.models import SIDES
 from ..services.reading import LARGEST_SHARE
 from ..services.results import Run, Runs
+from ..services.service import ModelService
 from ..strings import COMPARE
-from ..web import viewer
-from ..web.payload import Answers, Refusal, Result
+from ..web import viewer_values
+from ..web.payload import Refusal, Result
 
 logger = logging.getLogger(__name__)
 
 Picture = Mapping[str, Any] | None
 
 BAR = gr.Progress()  # the page's; Gradio recognises the parameter by this default
-_VALUES_KEPT = 16
 _LARGEST_WHOLE = 2**53  # beyond it JSON's numbers have gaps
 
 
@@ -60,8 +54,6 @@ class Handlers:
     def __init__(self, service: ModelService) -> None:
         self.runs = Runs()
         self._service = service
-        self._lock = threading.Lock()
-        self._values: LRUCache[Any, Answers] = LRUCache(_VALUES_KEPT)
 
     @property
     def has_models(self) -> bool:
@@ -118,7 +110,7 @@ class Handlers:
         run = _example_run(chosen, pair, default_score())
         value = copy.deepcopy(self._show(run, chosen.name))
         self.runs.keep(value["run"], run)
-        for number, file in enumerate(viewer.files_of(value)):
+        for number, file in enumerate(viewer_values.files_of(value)):
             # Beside it: what is in the cache is cleaned up after an hour.
             kept = place.with_name(f"{number}_{Path(file['path']).name}")
             shutil.copyfile(file["path"], kept)
@@ -157,11 +149,8 @@ class Handlers:
         smoothing = question.get("smoothing")
         if smoothing is not None:  # None is the checkpoint's own
             require("smoothing", smoothing, 0, LARGEST_SHARE)
-        _, _, answers = self._answers(run)
-        return {
-            side: viewer.score_map(answer, run.score, side, smoothing)
-            for side, answer in zip(SIDES, answers, strict=True)
-        }
+        with self._pixels(run) as pixels:
+            return self._service.run(jobs.smooth, run.sources, pixels, run.score, smoothing)
 
     def _show(
         self, run: Run, example: str, token: int = 0, progress: gr.Progress | None = None
@@ -170,9 +159,11 @@ class Handlers:
             if progress is not None:
                 progress(done, desc=text)
 
-        pixels, truth, answers = self._answers(run, report)
+        with self._pixels(run, report) as pixels:
+            truth = self._truth(run, pixels)
+            shown = self._service.run(jobs.show, run.sources, pixels, run.score, truth)
         value: Result = {
-            **self._packed(pixels, answers, run.score, truth),
+            **shown,
             # Equal results would not wake the page: it compares values.
             "run": uuid.uuid4().hex,
             "token": token,
@@ -182,46 +173,42 @@ class Handlers:
         self.runs.add(value["run"], run)
         return value
 
-    def _answers(self, run: Run, report: Report | None = None) -> tuple[RGB, Any, list[Answer]]:
-        """Return the picture, its ground truth or None, and each model's answer."""
+    @contextlib.contextmanager
+    def _pixels(self, run: Run, report: Report | None = None) -> Iterator[RGB]:
+        """Take a turn, with the picture."""
         check_score(run.score)
         for file in (run.picture, run.truth) if run.truth else (run.picture,):
             stored(file)  # or it is refused before anybody waits for a download
         with self._service.turn(run.sources, report):
-            pixels = read_upload(run.picture)
-            truth = _truth(run, pixels.shape[:2])
-            return pixels, truth, self._service.answers(run.sources, pixels, run.score)
+            yield self._service.decode(read_upload, run.picture)
 
-    def _packed(self, pixels: RGB, answers: list[Answer], score: str, truth: Any) -> Answers:
-        """Make the viewer's files, once for those who look at the same: examples, mostly."""
-        # Of the answers themselves only the service decides how many stay in memory.
-        truth_digest = b"" if truth is None else hashlib.sha256(truth).digest()
-        key = (score, truth_digest, *map(weakref.ref, answers))
-        with self._lock:
-            value = self._values.get(key)
-        if value is None or not viewer.still_there(value):
-            value = viewer.show(pixels, answers, score, truth=truth)
-            with self._lock:
-                self._values[key] = value
-        return value
+    def _truth(self, run: Run, pixels: RGB) -> NDArray[np.uint8] | None:
+        """Read the ground truth, if there is one; within a turn."""
+        if not run.truth:
+            return None
+        return self._service.decode(_read_truth, run.truth, pixels.shape[:2], run.white_is_anomaly)
 
     def explain_run(self, question: dict[str, Any]) -> dict[str, Any]:
         """Explain a pixel's score in a shown result, per side."""
-        run = self.runs.find(question.get("run"))
-        _, _, answers = self._answers(run)
-        return _explained(answers, question.get("x"), question.get("y"), run.score)
+        return self._explained(
+            self.runs.find(question.get("run")), question.get("x"), question.get("y")
+        )
+
+    def _explained(self, run: Run, x: Any, y: Any) -> dict[str, Any]:
+        place = whole(x, "x"), whole(y, "y")
+        with self._pixels(run) as pixels:
+            return self._service.run(jobs.explain, run.sources, pixels, run.score, *place)
 
     def export_run(self, question: dict[str, Any]) -> dict[str, Any]:
         """Write files of a shown result, with the settings of the page."""
         run = self.runs.find(question.get("run"))
+        return {"files": self._exported(jobs.export, run, question)}
+
+    def _exported(self, job: Callable[..., Any], run: Run, question: Mapping[str, Any]) -> Any:
         settings = downloads.settings_of(question, run.score)
-        with self._service.turn(run.sources), tempfile.TemporaryDirectory() as folder:
-            _, truth, answers = self._answers(run)
-            name = name_of(run.picture)
-            written = downloads.write(Path(folder), answers, settings, name=name, truth=truth)
-            cache = get_upload_folder()
-            files = [{"path": save_file_to_cache(f, cache), "name": f.name} for f in written]
-            return {"files": files}
+        with self._pixels(run) as pixels:
+            truth, name = self._truth(run, pixels), name_of(run.picture)
+            return self._service.run(job, run.sources, pixels, settings, name, truth)
 
     def compare(
         self, image: Picture, left: str, right: str, score: str
@@ -234,8 +221,7 @@ class Handlers:
             right: likewise.
             score: msp, entropy, energy, rba or eam.
         """
-        _, _, answers = self._answers(Run(image, (left, right), score))
-        return _deliver(dict(zip(SIDES, answers, strict=True)), score)
+        return self._results(Run(image, (left, right), score), SIDES)
 
     def segment(self, image: Picture, model: str, score: str) -> tuple[dict[str, Any], list[str]]:
         """One model on one picture: a JSON summary and its result files.
@@ -245,8 +231,11 @@ class Handlers:
             model: a model the app offers, or a Hub repository id.
             score: msp, entropy, energy, rba or eam.
         """
-        _, _, [answer] = self._answers(Run(image, (model,), score))
-        return _deliver({"model": answer}, score)
+        return self._results(Run(image, (model,), score), ("model",))
+
+    def _results(self, run: Run, sides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        with self._pixels(run) as pixels:
+            return self._service.run(jobs.results, sides, run.sources, pixels, run.score)
 
     def explain(
         self, image: Picture, x: float, y: float, left: str, right: str, score: str
@@ -261,8 +250,7 @@ class Handlers:
             right: likewise.
             score: msp, entropy, energy, rba or eam.
         """
-        _, _, answers = self._answers(Run(image, (left, right), score))
-        return _explained(answers, x, y, score)
+        return self._explained(Run(image, (left, right), score), x, y)
 
     def export(
         self,
@@ -291,13 +279,11 @@ class Handlers:
             truth: optional mask of the picture's size: 0 known, 1 anomaly, 255 void.
         """
         thresholds = {"left": left_threshold, "right": right_threshold}
-        settings = downloads.settings_of({"thresholds": thresholds, "least": min_region}, score)
-        _, mask, answers = self._answers(Run(image, (left, right), score, truth))
-        with tempfile.TemporaryDirectory() as folder:
-            path, summary = downloads.write_everything(
-                Path(folder), answers, settings, name=name_of(image), truth=mask
-            )
-            return summary, save_file_to_cache(path, get_upload_folder())
+        question = {"thresholds": thresholds, "least": min_region}
+        summary, path = self._exported(
+            jobs.everything, Run(image, (left, right), score, truth), question
+        )
+        return summary, path
 
 
 def _example_run(chosen: Sample, models: tuple[str, str], score: str) -> Run:
@@ -339,28 +325,7 @@ def whole(value: Any, what: str) -> int:
     return int(value)
 
 
-def _truth(run: Run, size: tuple[int, ...]) -> Any:
-    if not run.truth:
-        return None
-    return read_truth(run.truth, (size[0], size[1]), white_is_anomaly=run.white_is_anomaly)
-
-
-def _explained(answers: list[Answer], x: Any, y: Any, score: str) -> dict[str, Any]:
-    column, row = whole(x, "x"), whole(y, "y")
-    return {
-        side: explain_pixel(answer.prediction, column, row, score).to_json()
-        for side, answer in zip(SIDES, answers, strict=True)
-    }
-
-
-def _deliver(answers: Mapping[str, Answer], score: str) -> tuple[dict[str, Any], list[str]]:
-    """Summarise by side, and write every side's files to the folder Gradio serves and cleans."""
-    summary: dict[str, Any] = {}
-    files: list[str] = []
-    for side, answer in answers.items():
-        analysis = Analysis(answer.prediction, score)
-        summary[side] = {**analysis.summary(), "model": answer.source}
-        with tempfile.TemporaryDirectory() as folder:
-            written = write_results(analysis, folder, side)
-            files += [save_file_to_cache(path, get_upload_folder()) for path in written]
-    return summary, files
+def _read_truth(
+    payload: Mapping[str, Any], size: tuple[int, int], white_is_anomaly: bool
+) -> NDArray[np.uint8]:
+    return read_truth(payload, size, white_is_anomaly=white_is_anomaly)

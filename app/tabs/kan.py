@@ -7,20 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from mask2kan.errors import ConfigError, ImageError
-from mask2kan.inference.kan_view import edge_view, layer_views, query_norms
-from mask2kan.media.images import RGB
 
+from .. import jobs
 from ..files.samples import sample_pictures
 from ..files.uploads import name_of, read_upload, stored
 from ..messages import errors_as_values, shows_errors
 from ..services.catalog import title
-from ..services.models import Inside, ModelService
 from ..services.results import Runs
+from ..services.service import ModelService
 from ..strings import KAN
-from ..web import payload_kan
 from ..web.kan_panel import FAILED, MODEL_CHOSEN, kan_panel
 from .compare import Picture, event_field, token_of, whole
 
@@ -53,39 +50,21 @@ class KanHandlers:
         except ConfigError:
             run, picture = None, self._picture(None)
         model = str(question.get("model") or "")
-        pixels, inside = self._inside(picture, model)
-        layers = [payload_kan.layer(view) for view in layer_views(inside.kan, inside.queries)]
-        shown: payload_kan.Shown = {
+        return {
             "run": run,
             "model": model,
             "title": title(model),
             "picture": _name(picture),
-            "photo": payload_kan.photo(pixels),
-            "num_queries": len(inside.queries),
-            "spline_share": float(np.mean([layer["spline_share"] for layer in layers])),
-            "layers": layers,
-            "queries": [payload_kan.query(listed) for listed in inside.masks],
+            **self._ask(jobs.kan_head, picture, model),
         }
-        return {**shown}
 
     def kan_edge(self, question: dict[str, Any]) -> dict[str, Any]:
         """Show the function on one edge, for the panel."""
-        layer, source, target = (
-            whole(question.get(name), name) for name in ("layer", "input", "output")
-        )
-        inside = self._asked_inside(question)
-        return edge_view(inside.kan, layer, source, target, inside.queries).to_json()
+        return self._asked(jobs.kan_edge, question, "layer", "input", "output")
 
     def kan_query(self, question: dict[str, Any]) -> dict[str, Any]:
         """Measure the edges of a layer for one query, for the panel."""
-        layer, query = (whole(question.get(name), name) for name in ("layer", "query"))
-        inside = self._asked_inside(question)
-        norms = query_norms(inside.kan, layer, inside.queries, query)
-        sizes: payload_kan.QuerySizes = {
-            "spline": payload_kan.matrix(norms.spline.float().cpu().numpy(), "spline"),
-            "total": payload_kan.matrix(norms.total.float().cpu().numpy(), "total"),
-        }
-        return {**sizes}
+        return self._asked(jobs.kan_query, question, "layer", "query")
 
     def kan(
         self, image: Picture, model: str, layer: float, input: float, output: float
@@ -99,13 +78,8 @@ class KanHandlers:
             input: of the edge, counted from 0.
             output: of the edge, counted from 0.
         """
-        _, inside = self._inside(image, model)
         places = whole(layer, "layer"), whole(input, "input"), whole(output, "output")
-        edge = edge_view(inside.kan, *places, inside.queries)
-        return {
-            "layers": [view.to_json() for view in layer_views(inside.kan, inside.queries)],
-            "edge": edge.to_json(),
-        }
+        return self._ask(jobs.kan, image, model, *places)
 
     def _picture(self, run: object) -> Mapping[str, Any]:
         """Return a comparison's picture; without a comparison, or a picture in it, the example.
@@ -121,17 +95,23 @@ class KanHandlers:
             raise ImageError(KAN["no_picture"])
         return {"path": str(examples[0])}
 
-    def _asked_inside(self, question: dict[str, Any]) -> Inside:
-        """Return what a question of the panel is about."""
+    def _asked(
+        self, job: Callable[..., Any], question: Mapping[str, Any], *places: str
+    ) -> dict[str, Any]:
+        """Do a job for a question of the panel, which names places in the head."""
+        named = [whole(question.get(place), place) for place in places]
         picture = self._picture(question.get("run"))
-        return self._inside(picture, str(question.get("model") or ""))[1]
+        return self._ask(job, picture, str(question.get("model") or ""), *named)
 
-    def _inside(self, picture: Picture, model: str) -> tuple[RGB, Inside]:
-        """Return a picture's pixels, and a model's KAN head on it."""
+    def _ask(
+        self, job: Callable[..., Any], picture: Picture, model: str, *places: int
+    ) -> dict[str, Any]:
+        """Do a job with a model's KAN head on a picture."""
         stored(picture)  # or it is refused before anybody waits for a download
         with self._service.turn([model]):
-            pixels = read_upload(picture)
-            return pixels, self._service.inside(model, pixels)
+            pixels = self._service.decode(read_upload, picture)
+            answer: dict[str, Any] = self._service.run(job, model, pixels, *places)
+            return answer
 
 
 def kan_tab(

@@ -16,7 +16,7 @@ from mask2kan.errors import CheckpointError, ConfigError
 
 from ..messages import shows_errors
 from ..services.catalog import Entry, size_in_words
-from ..services.models import ModelService
+from ..services.service import ModelService
 from ..strings import MODELS
 from .compare import BAR, event_field
 

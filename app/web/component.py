@@ -5,17 +5,11 @@ Gradio runs a string when a component appears; ours only imports ``main.js`` and
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
-from gradio.data_classes import FileData
-from gradio.processing_utils import save_bytes_to_cache
-from gradio.utils import get_upload_folder
-from numpy.typing import NDArray
 
 from ..strings import PAGE
 
@@ -68,31 +62,3 @@ def component(
         broken=PAGE["broken"],
         **props,
     )
-
-
-def served(content: bytes, name: str) -> dict[str, Any]:
-    """Cache a file for a component's value; Gradio adds the address to fetch it from."""
-    path = save_bytes_to_cache(content, name, get_upload_folder())
-    return FileData(path=path, orig_name=name).model_dump()
-
-
-def packed_codes(codes: NDArray[np.uint16], name: str) -> dict[str, Any]:
-    """Cache 16-bit codes (H, W) as such a file, a quarter of the size of ``packed``.
-
-    Smooth maps differ little from what their upper and left neighbours foretell. Those differences,
-    wrapping at 65536 and with the sign in the lowest bit, are stored as all low bytes, then all
-    high ones; ``maps.js`` adds them up again.
-    """
-    rest = codes.copy()
-    rest[:, 1:] -= codes[:, :-1]
-    rest[1:] -= rest[:-1].copy()
-    signed = rest.view(np.int16)
-    folded = ((signed << 1) ^ (signed >> 15)).view(np.uint16)
-    return packed(np.stack([folded & 0xFF, folded >> 8]).astype(np.uint8), name)
-
-
-def packed(array: NDArray[Any], name: str) -> dict[str, Any]:
-    """Cache an array as such a file: gzipped, little-endian, row by row."""
-    ordered = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    # The fastest level: a visitor waits for it, and the finest bits of scores hardly compress.
-    return served(gzip.compress(ordered.tobytes(), 1, mtime=0), name)

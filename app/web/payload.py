@@ -20,7 +20,7 @@ class ClassShare(TypedDict):
 
 
 class ScoreMap(TypedDict):
-    """A smoothed score as 16-bit codes (``component.packed_codes``) over ``extent``, low and high.
+    """A smoothed score as 16-bit codes (``packing.packed_codes``) over ``extent``, low and high.
 
     ``smoothing`` is the sigma of the Gaussian as a share of the longer side.
     """

@@ -19,7 +19,8 @@ from mask2kan.inference.kan_view import LayerView
 from mask2kan.inference.query_masks import QueryMask
 from mask2kan.media.images import RGB
 
-from .component import packed, served
+from ..files.kept import served
+from .packing import packed
 
 _LARGEST_CODE = 65535
 _PHOTO_SIDE = 320  # pixels, the longer side: what a card shows on a fine screen

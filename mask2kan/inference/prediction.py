@@ -145,6 +145,20 @@ class Prediction:
         return self.image.shape[0], self.image.shape[1]
 
     @property
+    def num_bytes(self) -> int:
+        """Bytes of the arrays it holds now; they become more as maps are asked for."""
+        maps = self._maps
+        with maps.lock:
+            held = [self.image, maps.class_scores, maps.semantic]
+            held += [*maps.anomaly.values(), *maps.smoothed.values()]
+        tensors = [
+            tensor
+            for view in self.views
+            for tensor in (view.pred_logits, view.pred_masks, view.queries)
+        ]
+        return sum(array.nbytes for array in (*held, *tensors) if array is not None)
+
+    @property
     def geometry(self) -> Geometry:
         """``compute_size`` and ``size``, between which ``postprocess`` maps."""
         return Geometry(self.compute_size, self.size)

@@ -22,7 +22,8 @@ from gradio_client import Client, handle_file
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from app.services.models import Answer, ModelService
+from app.services.models import Answer, Models
+from app.services.service import ModelService
 from app.tabs.batch import batch_tab
 from app.web.theme import CSS, theme
 from mask2kan.checkpoints import save_model
@@ -49,8 +50,8 @@ SATURATION = """async (image) => {
 }"""
 
 
-class Gate(ModelService):
-    """A service that stops before the picture it is told to, until it is opened."""
+class Gate(Models):
+    """Models that stop before the picture they are told to, until they are opened."""
 
     def __init__(self) -> None:
         super().__init__(device="cpu")
@@ -66,13 +67,11 @@ class Gate(ModelService):
         self.closed_at = None
         self.opened.set()
 
-    def answers(
-        self, sources: Sequence[str | None], image: Any, score: str, **options: Any
-    ) -> list[Answer]:
+    def answers(self, sources: Sequence[str | None], image: Any, score: str) -> list[Answer]:
         self.asked += 1
         if self.asked == self.closed_at:
             assert self.opened.wait(TIMEOUT / 1000)
-        return super().answers(sources, image, score, **options)
+        return super().answers(sources, image, score)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +115,8 @@ def tab(
     """Where the tab is served."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
+        serving = ModelService(device="cpu")
+        serving.models = service
         with gr.Blocks(analytics_enabled=False, fill_width=True) as demo:
             with gr.Row():
                 left, right = (
@@ -129,7 +130,7 @@ def tab(
                 )
                 score = gr.Dropdown(["msp", "entropy"], value="msp", label="Score")
             with gr.Tabs(), gr.Tab("Many pictures"):
-                built = batch_tab(service, left, right, score)
+                built = batch_tab(serving, left, right, score)
                 opened = gr.Textbox(label="Opened", elem_id="opened")
             built.open.click(lambda path: path, built.chosen, opened, api_visibility="private")
         with socket.socket() as probe:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.services import models as service_module
-from app.services.models import ModelService
+from app.services.service import ModelService
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.page import build_demo
-from app.services.models import ModelService
+from app.services.service import ModelService
 from app.strings import BATCH, VIEWER
 from mask2kan.inference.scores import SCORES
 

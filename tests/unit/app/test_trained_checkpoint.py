@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.files.samples import sample
-from app.services.models import ModelService
+from app.services.service import ModelService
 from app.tabs.compare import Handlers
 from mask2kan.checkpoints import list_weights, load_model
 from mask2kan.inference.predictor import Predictor

@@ -27,8 +27,9 @@ from app.services.batch import CSV_NAME, THUMBNAIL_WIDTH, ZIP_NAME, Batch, run_b
 from app.services.batch_items import MAX_PICTURES, BatchItem, items_of, read_item
 from app.services.batch_rows import ORDERS, BatchRow, ModelNumbers, ordered, record, write_csv
 from app.services.films import rate_of, write_film
-from app.services.models import Answer, ModelService
+from app.services.models import Answer, Models
 from app.services.reading import Reading
+from app.services.service import ModelService
 from app.tabs.batch import BatchHandlers
 from mask2kan.checkpoints import load_model, save_model
 from mask2kan.errors import (
@@ -249,24 +250,27 @@ def test_wide_and_tall_pictures_have_thumbnails_that_fit(
             assert thumbnail.height <= THUMBNAIL_WIDTH
 
 
-class Fresh:
-    """A service that keeps nothing and watches what becomes of its answers."""
+class Fresh(Models):
+    """Models that keep no answers and watch what becomes of them."""
 
     def __init__(self, path: str) -> None:
+        super().__init__(device="cpu")
         self.model = load_model(path, device="cpu")
         self.given: list[weakref.ref[Any]] = []
         self.alive: list[int] = []
 
-    def turn(self, *_: Any) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    def service(self) -> ModelService:
+        service = ModelService(device="cpu")
+        service.models = self
+        return service
 
-    def answers(self, sources: Sequence[str], image: np.ndarray, score: str) -> list[Answer]:
+    def answers(self, sources: Sequence[str | None], image: Any, score: str) -> list[Answer]:
         gc.collect()
         self.alive.append(sum(reference() is not None for reference in self.given))
         predictions = [Predictor(self.model, device="cpu")(image) for _ in sources]
         self.given += [weakref.ref(prediction) for prediction in predictions]
         return [
-            Answer(source, self.model.config, prediction)
+            Answer(str(source), self.model.config, prediction)
             for source, prediction in zip(sources, predictions, strict=True)
         ]
 
@@ -276,7 +280,7 @@ def test_no_pictures_results_stay_in_memory_until_the_next(
 ) -> None:
     fresh = Fresh(models[0])
     good = [images[index] for index in (0, 1, 3, 4)]
-    _run(fresh, [*good, *good], models, tmp_path)
+    _run(fresh.service(), [*good, *good], models, tmp_path)
     assert len(fresh.alive) == 8
     # Names of the picture before last until it is replaced, never more.
     assert max(fresh.alive) <= 2
@@ -541,13 +545,15 @@ def test_too_little_memory_for_one_picture_is_its_own_matter(
     models: tuple[str, str], images: list[dict[str, str]], tmp_path: Path
 ) -> None:
     class Short(Fresh):
-        def answers(self, *arguments: Any, **options: Any) -> list[Answer]:
+        def answers(self, *arguments: Any) -> list[Answer]:
             if len(self.alive) == 1:
                 self.alive.append(0)
                 raise OutOfMemoryError("Not enough memory for this picture.")
-            return super().answers(*arguments, **options)
+            return super().answers(*arguments)
 
-    rows = _run(Short(models[0]), [images[index] for index in (0, 1, 3)], models, tmp_path).rows
+    rows = _run(
+        Short(models[0]).service(), [images[index] for index in (0, 1, 3)], models, tmp_path
+    ).rows
     assert [row.error for row in rows] == ["", "Not enough memory for this picture.", ""]
     assert rows[1].size == (HEIGHT, WIDTH)
 
@@ -586,14 +592,15 @@ def test_a_batch_finished_while_a_picture_is_computed_drops_that_picture(
     started, go_on = threading.Event(), threading.Event()
 
     class Waiting(Fresh):
-        def answers(self, *arguments: Any, **options: Any) -> list[Answer]:
-            found = super().answers(*arguments, **options)
+        def answers(self, *arguments: Any) -> list[Answer]:
+            found = super().answers(*arguments)
             if len(self.alive) == 2:
                 started.set()
                 assert go_on.wait(60)
             return found
 
-    service: Any = Waiting(models[0])
+    waiting = Waiting(models[0])
+    service = waiting.service()
     batch = Batch(tmp_path / "batch", items_of(images))
     rows: list[BatchRow] = []
     thread = threading.Thread(
@@ -606,7 +613,7 @@ def test_a_batch_finished_while_a_picture_is_computed_drops_that_picture(
     thread.join(60)
     assert files is not None
     assert [row.number for row in rows] == [row.number for row in batch.rows] == [1]
-    assert len(service.alive) == 2
+    assert len(waiting.alive) == 2
 
 
 def test_a_zip_that_fails_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from app.services import models as service_module
 from app.services.hub_downloads import time_in_words
-from app.services.models import ModelService
+from app.services.service import ModelService
 from mask2kan.checkpoints import save_model
 from mask2kan.checkpoints.hub import cache_state
 from mask2kan.errors import CheckpointError
@@ -53,7 +53,7 @@ def served(checkpoints: list[str], tmp_path: Path) -> Iterator[FakeHub]:
 
 def ask(service: ModelService, *sources: str, seed: int = 0) -> list[service_module.Answer]:
     image = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    return service.answers(sources, image, "msp")
+    return service.models.answers(sources, image, "msp")
 
 
 # ---------------------------------------------------------------- the Hub
@@ -68,7 +68,8 @@ def test_an_absent_model_is_fetched_then_used(service: ModelService, served: Fak
         if share > 0:
             served.resume()
 
-    [answer] = service.answers(["someone/tiny"], IMAGE, "msp", tell)
+    with service.turn(["someone/tiny"], tell):
+        [answer] = service.models.answers(["someone/tiny"], IMAGE, "msp")
     assert answer.source == "someone/tiny"
     assert answer.device == "cpu"
     assert answer.dtype in ("float32", "bfloat16")
@@ -83,7 +84,8 @@ def test_what_is_here_is_used_without_asking_the_hub(
 ) -> None:
     service.fetch("someone/tiny")
     asked = len(served.requests)
-    assert service.answers(["someone/tiny"], IMAGE, "msp", pytest.fail)
+    with service.turn(["someone/tiny"], pytest.fail):
+        assert service.models.answers(["someone/tiny"], IMAGE, "msp")
     assert len(served.requests) == asked
 
 
@@ -167,13 +169,16 @@ def test_others_compute_while_a_model_is_fetched(
     service: ModelService, served: FakeHub, checkpoints: list[str]
 ) -> None:
     served.pause()
-    waits = threading.Thread(
-        target=pytest.raises,
-        args=(CheckpointError, service.answers, ["someone/large"], IMAGE, "msp"),
-    )
+
+    def ask_for_large() -> None:
+        with pytest.raises(CheckpointError), service.turn(["someone/large"]):
+            service.models.answers(["someone/large"], IMAGE, "msp")
+
+    waits = threading.Thread(target=ask_for_large)
     waits.start()
     assert served.halfway.wait(SECONDS)
-    assert service.answers([checkpoints[0]], IMAGE, "msp")
+    with service.turn([checkpoints[0]]):
+        assert service.models.answers([checkpoints[0]], IMAGE, "msp")
     assert waits.is_alive()
     served.resume()
     waits.join(SECONDS)
@@ -185,8 +190,8 @@ def test_every_waiting_visitor_hears_why_it_failed(service: ModelService, served
         with pytest.raises(CheckpointError, match="No such repository"):
             service.fetch("someone/nothing")
     served.down = True
-    with pytest.raises(CheckpointError, match="needs the network"):
-        service.answers(["someone/tiny"], IMAGE, "msp")
+    with pytest.raises(CheckpointError, match="needs the network"), service.turn(["someone/tiny"]):
+        pytest.fail("It had its turn without the model.")
 
 
 def test_what_is_no_repository_is_not_asked_for(service: ModelService, served: FakeHub) -> None:
@@ -203,9 +208,9 @@ def test_a_typed_path_that_is_no_file_is_not_opened(service: ModelService, tmp_p
     for source in (tmp_path / "model.safetensors", "/dev/zero"):
         assert service.catalog.find(str(source)).bytes == 0
         with pytest.raises(CheckpointError, match="no regular file"):
-            service.answers([str(source)], IMAGE, "msp")
+            service.models.answers([str(source)], IMAGE, "msp")
     with pytest.raises(CheckpointError, match="no file of weights"):
-        service.answers([str(tmp_path)], IMAGE, "msp")
+        service.models.answers([str(tmp_path)], IMAGE, "msp")
 
 
 @pytest.mark.parametrize(
@@ -244,14 +249,14 @@ def test_the_least_recently_used_leave_when_memory_is_short(
     size = Path(checkpoints[0]).stat().st_size * service_module._MEMORY_PER_FILE_BYTE
 
     def available(_: torch.device) -> int:
-        return service_module._WORKING_BYTES + (2 - len(service._models)) * size
+        return service_module._WORKING_BYTES + (2 - len(service.models._models)) * size
 
     monkeypatch.setattr(service_module, "available_memory", available)
     order = [0, 1, 0, 2, 0, 1]
     for seed, index in enumerate(order):
         ask(service, checkpoints[index], seed=seed)
     assert loads == [checkpoints[index] for index in (0, 1, 2, 1)]
-    assert len(service._models) == 2
+    assert len(service.models._models) == 2
 
 
 def test_a_pair_stays_together_however_short_memory_is(
@@ -266,9 +271,9 @@ def test_a_pair_stays_together_however_short_memory_is(
         ask(service, *checkpoints[:2], seed=seed)
     assert loads == checkpoints[:2]
     ask(service, checkpoints[2], seed=3)
-    assert len(service._models) == 1
-    assert service._comparison is not None
-    assert len(service._comparison.predictors) == 1
+    assert len(service.models._models) == 1
+    assert service.models._comparison is not None
+    assert len(service.models._comparison.predictors) == 1
 
 
 def test_where_memory_cannot_be_measured_only_the_number_counts(
@@ -287,14 +292,14 @@ def test_the_edges_of_a_kan_on_a_large_picture_are_answered_by_one_pass(
     service: ModelService, checkpoints: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers of large pictures are not kept, their queries are."""
-    monkeypatch.setattr(service_module, "_LARGEST_ANSWER_KEPT", 64 * 64 - 1)
+    monkeypatch.setattr(service_module, "_LARGEST_ANSWER_KEPT", 0)
     calls: list[int] = []
     run = Predictor.__call__
     monkeypatch.setattr(
         Predictor, "__call__", lambda *args, **options: (calls.append(1), run(*args, **options))[1]
     )
-    inputs = [service.inside(checkpoints[0], IMAGE).queries for _ in range(3)]
+    inputs = [service.models.inside(checkpoints[0], IMAGE).queries for _ in range(3)]
     assert len(calls) == 1
     assert torch.equal(inputs[0], inputs[2])
-    [answer] = service.answers(checkpoints[:1], IMAGE, "msp")
+    [answer] = service.models.answers(checkpoints[:1], IMAGE, "msp")
     assert torch.equal(inputs[0], torch.from_numpy(answer.prediction.queries))

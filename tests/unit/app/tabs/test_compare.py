@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import gc
@@ -11,9 +12,10 @@ import math
 import os
 import shutil
 import tempfile
+import threading
 import weakref
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,16 +38,17 @@ from app.services.batch import Batch
 from app.services.batch_items import BatchItem
 from app.services.batch_rows import BatchRow
 from app.services.catalog import Catalog, offered_models
-from app.services.models import ModelService
+from app.services.models import Models
 from app.services.results import Run, Runs
+from app.services.service import ModelService
 from app.tabs import batch as batch_tab
 from app.tabs import compare as compare_tab
 from app.tabs.batch import BatchHandlers
 from app.tabs.compare import Handlers, default_score
 from app.tabs.kan import KanHandlers
 from app.tabs.models import ModelsHandlers
-from app.web import viewer
-from app.web.component import packed_codes
+from app.web import viewer_values
+from app.web.packing import packed_codes
 from app.web.payload import Result, ScoreMap
 from mask2kan.checkpoints import load_model, save_model
 from mask2kan.checkpoints.manifest import manifest
@@ -189,9 +192,9 @@ def test_packed_results_keep_no_maps_in_memory(
     """Sixteen of them would be gigabytes: which answers stay is the service's choice."""
     handlers = Handlers(service)
     _look(handlers, image, models)
-    kept = [weakref.ref(answer) for answer in service._answers.values()]
+    kept = [weakref.ref(answer) for answer in service.models._answers.values()]
     assert len(kept) == 2
-    service._answers.clear()
+    service.models._answers.clear()
     gc.collect()
     assert [reference() for reference in kept] == [None, None]
 
@@ -335,15 +338,15 @@ def test_every_file_of_a_value_is_listed_and_missed(
     plain = _look(handlers, image, models)
     value = _look(handlers, image, models, truth=str(mask))
     for shown, count in ((plain, 5), (value, 6)):
-        listed = [file["path"] for file in viewer.files_of(shown)]
+        listed = [file["path"] for file in viewer_values.files_of(shown)]
         assert sorted(listed) == sorted(_paths(shown))
         assert len(set(listed)) == count
-    assert viewer.still_there(value)
+    assert viewer_values.still_there(value)
     for path in map(Path, _paths(value)):
         aside = path.rename(path.with_suffix(".aside"))
-        assert not viewer.still_there(value), path
+        assert not viewer_values.still_there(value), path
         aside.rename(path)
-    assert viewer.still_there(value)
+    assert viewer_values.still_there(value)
 
 
 def test_ground_truth_travels_as_it_is_meant(
@@ -403,10 +406,10 @@ def test_an_example_brings_its_own_truth(
 
 def test_a_large_picture_is_shown_by_every_nth_pixel() -> None:
     values = np.arange(3000 * 4096, dtype=np.int64).reshape(3000, 4096)
-    shown = viewer.sampled(values)
+    shown = viewer_values.sampled(values)
     assert shown.shape == (1500, 2048)
     assert np.array_equal(shown, values[1::2, 1::2])
-    assert viewer.sampled(values[:100, :200]).shape == (100, 200)
+    assert viewer_values.sampled(values[:100, :200]).shape == (100, 200)
 
 
 def test_a_sampled_result_says_so_and_is_exported_with_regions_to_scale(
@@ -530,10 +533,18 @@ def test_pictures_are_decoded_one_at_a_time(
     """Whatever asks for it: events in the queue, and what pages ask for beside it."""
     in_turn: list[bool] = []
     decode = read_image
-    turn: Any = service._lock  # one thread's at a time
+    holders: list[int] = []
+    take = service.turns.take
+
+    @contextlib.contextmanager
+    def taken(*arguments: Any) -> Iterator[None]:
+        with take(*arguments):
+            holders.append(threading.get_ident())
+            yield
+            holders.pop()
 
     def watched(source: Any) -> Any:
-        in_turn.append(turn._is_owned())
+        in_turn.append(holders == [threading.get_ident()])
         return decode(source)
 
     payload = {"path": str(image)}
@@ -541,6 +552,7 @@ def test_pictures_are_decoded_one_at_a_time(
     kan = KanHandlers(service, handlers.runs)
     run = _look(handlers, image, models)["run"]
     edge = {"run": run, "model": models[0], "layer": 0, "input": 0, "output": 0}
+    monkeypatch.setattr(service.turns, "take", taken)
     monkeypatch.setattr(uploads, "read_image", watched)
     monkeypatch.setattr(batch_items, "read_image", watched)
     monkeypatch.setattr(batch_tab, "read_item", lambda item: watched(item.path))
@@ -591,15 +603,15 @@ def test_the_first_result_lies_ready_and_lasts(
     assert [side["source"] for side in first["sides"]] == models[:2]
     assert {side["score"] for side in first["sides"]} == {default_score()}
     again = _look(handlers, example.path, models, default_score(), example=example.name)
-    lasting, cached = map(viewer.files_of, (first, again))
+    lasting, cached = map(viewer_values.files_of, (first, again))
     assert len(lasting) == len(cached) == 6  # ground truth among them
     for kept, passing in zip(lasting, cached, strict=True):
         assert Path(kept["path"]).parent == place.parent
         assert tmp_path / "cache" in Path(passing["path"]).parents
         assert Path(kept["path"]).read_bytes() == Path(passing["path"]).read_bytes()
     shutil.rmtree(tmp_path / "cache")  # as Gradio cleans up, after an hour
-    assert viewer.still_there(first)
-    assert not viewer.still_there(again)
+    assert viewer_values.still_there(first)
+    assert not viewer_values.still_there(again)
     for number in range(1001):
         handlers.runs.add(str(number), Run({"path": str(number)}, ("a", "b"), "msp"))
     with pytest.raises(ConfigError, match="no longer kept"):
@@ -665,14 +677,14 @@ def test_the_same_picture_is_not_computed_twice(
     service: ModelService, models: list[str], image: Path
 ) -> None:
     pixels = read_upload({"path": str(image)})
-    first = service.answers([models[0]], pixels, "msp")[0]
-    again = service.answers([models[0]], pixels.copy(), "entropy")[0]
+    first = service.models.answers([models[0]], pixels, "msp")[0]
+    again = service.models.answers([models[0]], pixels.copy(), "entropy")[0]
     assert again is first
     other = pixels.copy()
     other[0, 0] ^= 255
-    assert service.answers([models[0]], other, "msp")[0] is not first
+    assert service.models.answers([models[0]], other, "msp")[0] is not first
     turned = np.ascontiguousarray(pixels.reshape(WIDTH, HEIGHT, 3))
-    assert service.answers([models[0]], turned, "msp")[0].prediction.size == (WIDTH, HEIGHT)
+    assert service.models.answers([models[0]], turned, "msp")[0].prediction.size == (WIDTH, HEIGHT)
 
 
 def test_a_checkpoint_written_again_is_loaded_again(
@@ -684,7 +696,9 @@ def test_a_checkpoint_written_again_is_loaded_again(
     for moment, source in enumerate((models[0], models[2])):
         path.write_bytes(Path(source).read_bytes())
         os.utime(path, (moment, moment))
-        scores.append(service.answers([str(path)], pixels, "msp")[0].prediction.anomaly("msp"))
+        scores.append(
+            service.models.answers([str(path)], pixels, "msp")[0].prediction.anomaly("msp")
+        )
     assert len(loads) == 2
     assert not np.array_equal(scores[0], scores[1])
 
@@ -705,8 +719,8 @@ def test_too_little_memory_is_said_and_everything_is_let_go(
     error: Exception,
 ) -> None:
     pixels = np.zeros((32, 64, 3), np.uint8)
-    service.answers([models[0]], pixels, "msp")
-    inputs = service.inside(models[0], pixels).queries
+    service.models.answers([models[0]], pixels, "msp")
+    inputs = service.models.inside(models[0], pixels).queries
     kept = weakref.ref(inputs)
     del inputs
 
@@ -716,11 +730,11 @@ def test_too_little_memory_is_said_and_everything_is_let_go(
     with monkeypatch.context() as patched:
         patched.setattr(Predictor, "__call__", fail)
         with pytest.raises(OutOfMemoryError, match="64×32"):
-            service.answers([models[1]], pixels, "msp")
-    assert not service._models
+            service.models.answers([models[1]], pixels, "msp")
+    assert not service.models._models
     gc.collect()
     assert kept() is None
-    assert service.answers([models[0]], pixels, "msp")
+    assert service.models.answers([models[0]], pixels, "msp")
 
 
 def test_another_runtime_error_is_not_called_a_lack_of_memory(
@@ -731,7 +745,7 @@ def test_another_runtime_error_is_not_called_a_lack_of_memory(
 
     monkeypatch.setattr(Predictor, "__call__", fail)
     with pytest.raises(RuntimeError, match="shapes"):
-        service.answers([models[0]], np.zeros((32, 32, 3), np.uint8), "msp")
+        service.models.answers([models[0]], np.zeros((32, 32, 3), np.uint8), "msp")
 
 
 def test_compare_and_segment_deliver_summary_and_files(
@@ -775,7 +789,7 @@ def test_a_fault_of_ours_is_logged_and_shown_as_one_line(
 @pytest.mark.parametrize("source", ["", "   ", None])
 def test_no_model_is_a_clear_mistake(service: ModelService, source: str | None) -> None:
     with pytest.raises(CheckpointError, match="No model was chosen"):
-        service.answers([source], np.zeros((8, 8, 3), np.uint8), "msp")
+        service.models.answers([source], np.zeros((8, 8, 3), np.uint8), "msp")
 
 
 def test_an_upload_that_is_no_picture_is_refused(tmp_path: Path) -> None:
@@ -868,11 +882,11 @@ def test_shared_stages_are_named_on_the_page(models: list[str], tmp_path: Path) 
     copied = tmp_path / "copy.safetensors"
     copied.write_bytes(Path(models[0]).read_bytes())
     pixels = np.random.default_rng(5).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    first, second = ModelService().answers([models[0], str(copied)], pixels, "msp")
+    first, second = Models().answers([models[0], str(copied)], pixels, "msp")
     assert second.prediction.shared == ("backbone", "pixel_decoder")
     np.testing.assert_array_equal(first.prediction.pred_masks, second.prediction.pred_masks)
     alone, shared = (
-        side["stages"] for side in viewer.show(pixels, [first, second], "msp")["sides"]
+        side["stages"] for side in viewer_values.show(pixels, [first, second], "msp")["sides"]
     )
     assert "backbone shared" in shared
     assert "pixel decoder shared" in shared

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from app.files.samples import sample_pictures
-from app.services.models import ModelService
 from app.services.results import Run, Runs
+from app.services.service import ModelService
 from app.tabs.kan import KanHandlers
 from mask2kan.checkpoints import load_model, save_model
 from mask2kan.errors import ConfigError
