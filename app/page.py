@@ -16,6 +16,8 @@ import gradio as gr
 from mask2kan.errors import Mask2KANError
 from mask2kan.inference.scores import SCORES
 
+from .files.janitor import Janitor
+from .files.kept import upload_folder
 from .files.samples import samples
 from .messages import errors_as_values, shows_errors
 from .services.catalog import Catalog
@@ -64,8 +66,9 @@ class Page(gr.Blocks):
     def prepare(self) -> threading.Thread:
         """Compute in the background what every visitor sees first; that loads the models, too.
 
-        What fails is logged here and reported to whoever asks for it.
+        What fails is logged here and reported to whoever asks for it. Old files begin to be swept.
         """
+        Janitor(upload_folder().resolve(), self.service.limits.upload_bytes, self._forget).start()
 
         def compute() -> None:
             try:
@@ -80,6 +83,11 @@ class Page(gr.Blocks):
         thread = threading.Thread(target=compute, name="first-result", daemon=True)
         thread.start()
         return thread
+
+    def _forget(self, removed: set[str]) -> None:
+        """Take files that were removed off Gradio's lists, which would keep their names for ever."""
+        for files in self.temp_file_sets:
+            files -= removed
 
     async def process_api(self, *args: Any, **kwargs: Any) -> Any:
         """Answer an event."""

@@ -9,7 +9,6 @@ cannot fork, starts them from scratch.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import multiprocessing
 import os
@@ -34,7 +33,6 @@ _R = TypeVar("_R")
 _FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
 _END_SECONDS = 5.0
-_DIE_WITH_PARENT = 1  # Linux: PR_SET_PDEATHSIG
 
 
 class TimeLimitError(Mask2KANError):
@@ -85,6 +83,7 @@ class Worker:
         self._lock = threading.Lock()
         self._process: Any = None
         self._pipe: Connection | None = None
+        self._alive: Connection | None = None  # held open for as long as the app lives
 
     @property
     def pid(self) -> int | None:
@@ -154,14 +153,16 @@ class Worker:
             return self._pipe
         self._end()
         ours, theirs = _CONTEXT.Pipe()
+        alive, self._alive = _CONTEXT.Pipe(duplex=False)
         self._process = _CONTEXT.Process(
             target=_serve,
-            args=(theirs, logging.getLogger().level, *self._settings),
+            args=(theirs, alive, logging.getLogger().level, *self._settings),
             name=self._name,
             daemon=True,
         )
         self._process.start()
         theirs.close()  # so that the pipe ends when the process does
+        alive.close()
         self._pipe = ours
         return self._pipe
 
@@ -169,8 +170,10 @@ class Worker:
         """End the process; return its exit code."""
         process, self._process = self._process, None
         pipe, self._pipe = self._pipe, None
-        if pipe is not None:
-            pipe.close()
+        alive, self._alive = self._alive, None
+        for end in (pipe, alive):
+            if end is not None:
+                end.close()
         if process is None:
             return None
         process.kill()
@@ -200,6 +203,7 @@ class _Forward(logging.Handler):
 
 def _serve(
     pipe: Connection,
+    alive: Connection,
     level: int,
     setup: Callable[..., None] | None,
     arguments: tuple[Any, ...],
@@ -208,7 +212,8 @@ def _serve(
     """Do jobs until the app is gone: the life of a process."""
     for stop in (signal.SIGINT, signal.SIGTERM):  # may be sent to a whole group; the app decides
         signal.signal(stop, signal.SIG_IGN)
-    _end_with_app()
+    threading.Thread(target=_end_with_app, args=(alive,), daemon=True).start()
+    _give_way()
     log = _Forward(pipe)
     logging.basicConfig(level=level, handlers=[log], force=True)
     if setup is not None:
@@ -243,12 +248,16 @@ def _done(job: Callable[..., Any], args: Any) -> tuple[str, Any]:
         return "failed", text
 
 
-def _end_with_app() -> None:
-    """Be ended by the system when the app is, also in the middle of a job."""
+def _end_with_app(alive: Connection) -> None:
+    """Wait until the app is gone, which holds the other end; then end, also amid a job."""
+    with contextlib.suppress(EOFError, OSError):
+        alive.recv_bytes()
+    os._exit(1)
+
+
+def _give_way() -> None:
+    """Where memory runs out, let the system end this process rather than the app."""
     if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-        # Where memory runs out, the system should rather end this process than the app.
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
 

@@ -35,14 +35,22 @@ class ModelService:
     Args:
         device: where models live; ``"auto"`` takes the accelerator if there is one.
         catalog: which models may be asked for; by default the environment's.
+        limits: of time and memory, which only a process can be held to; likewise.
 
     Attributes:
         turns: the queue that every job waits in.
         models: of this process.
     """
 
-    def __init__(self, *, device: str = "auto", catalog: Catalog | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        device: str = "auto",
+        catalog: Catalog | None = None,
+        limits: Limits | None = None,
+    ) -> None:
         self.catalog = catalog or Catalog.of_environment()
+        self.limits = limits or limits_of_environment()
         self.turns = Turns()
         self.models = Models(device=device, catalog=self.catalog)
         self._fetches = Fetches()
@@ -133,15 +141,14 @@ class ProcessService(ModelService):
         catalog: Catalog | None = None,
         limits: Limits | None = None,
     ) -> None:
-        super().__init__(device=device, catalog=catalog)
-        self._limits = limits or limits_of_environment()
+        super().__init__(device=device, catalog=catalog, limits=limits)
         self._computing = Worker("models", _have_models, (device, self.catalog))
-        self._decoding = Worker("decoder", memory=self._limits.decode_bytes)
+        self._decoding = Worker("decoder", memory=self.limits.decode_bytes)
 
     def run(self, job: Callable[..., _R], *args: Any) -> _R:
         """Do a job in the models' process; where that had to be ended, a new one is made ready."""
         try:
-            done: _R = self._computing.run(self._limits.job_seconds, _with_models, job, args)
+            done: _R = self._computing.run(self.limits.job_seconds, _with_models, job, args)
         except (TimeLimitError, ProcessEndedError):
             self._computing.start()
             raise
@@ -149,11 +156,11 @@ class ProcessService(ModelService):
 
     def decode(self, job: Callable[..., _R], *args: Any) -> _R:
         """Do a job in the decoder's process."""
-        return _decoded(self._decoding, self._limits, job, args)
+        return _decoded(self._decoding, self.limits, job, args)
 
     def item_reader(self) -> ItemReader:
         """Make a reader with a process of its own: a video stays open between its frames."""
-        return _ItemsElsewhere(self._limits)
+        return _ItemsElsewhere(self.limits)
 
     def close(self) -> None:
         """End both processes."""
