@@ -68,7 +68,9 @@ class Page(gr.Blocks):
 
         What fails is logged here and reported to whoever asks for it. Old files begin to be swept.
         """
-        Janitor(upload_folder().resolve(), self.service.limits.upload_bytes, self._forget).start()
+        limits = self.service.limits
+        folder = upload_folder().resolve()
+        Janitor(folder, limits.upload_bytes, limits.keep_seconds, self._forget).start()
 
         def compute() -> None:
             try:
@@ -85,7 +87,7 @@ class Page(gr.Blocks):
         return thread
 
     def _forget(self, removed: set[str]) -> None:
-        """Take files that were removed off Gradio's lists, which would keep their names for ever."""
+        """Take removed files off Gradio's lists, which would keep their names for ever."""
         for files in self.temp_file_sets:
             files -= removed
 
@@ -122,8 +124,12 @@ def build_demo(models: Sequence[str] | None = None, service: ModelService | None
     if service is None:
         service = ModelService(catalog=Catalog.of_environment(models))
     handlers = Handlers(service)
+    kept = round(service.limits.keep_seconds)
     demo = Page(
-        title=PAGE["title"], analytics_enabled=False, delete_cache=(1800, 3600), fill_width=True
+        title=PAGE["title"],
+        analytics_enabled=False,
+        delete_cache=(max(1, kept // 2), kept),
+        fill_width=True,
     )
     demo.handlers, demo.service, demo.prepared = handlers, service, threading.Event()
     # A folder of its own, which Gradio serves as it is and which goes with the page.

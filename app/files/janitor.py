@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -17,7 +18,6 @@ from typing import NamedTuple
 
 logger = logging.getLogger(__name__)
 
-LONGEST_KEPT = 2 * 3600.0  # seconds; Gradio's hour, and its half hours of looking, come before
 UNFINISHED_KEPT = 900.0  # of uploads that have not become files: sent in the meantime, or never
 YOUNGEST_TAKEN = 120.0  # for the sake of space: what is younger may be on its way to its visitor
 _EVERY = 60.0
@@ -36,6 +36,7 @@ class Janitor:
     Args:
         folder: of uploads and results, and of nothing else.
         most_bytes: what may lie there; beyond it the oldest files go first.
+        keep_seconds: how long anything is kept.
         forget: called with what was removed, as text.
     """
 
@@ -43,10 +44,12 @@ class Janitor:
         self,
         folder: Path,
         most_bytes: int,
+        keep_seconds: float,
         forget: Callable[[set[str]], None] = lambda _: None,
     ) -> None:
         self._folder = folder
         self._most_bytes = most_bytes
+        self._keep_seconds = keep_seconds
         self._forget = forget
         self._stopped = threading.Event()
 
@@ -65,7 +68,7 @@ class Janitor:
         removed: set[str] = set()
         for file in sorted(files, key=lambda file: -file.age):
             unfinished = file.path.parent == self._folder and file.path.name.startswith(_UNFINISHED)
-            old = file.age > (UNFINISHED_KEPT if unfinished else LONGEST_KEPT)
+            old = file.age > min(self._keep_seconds, UNFINISHED_KEPT if unfinished else math.inf)
             in_the_way = total > self._most_bytes and file.age > YOUNGEST_TAKEN
             if not (old or in_the_way):
                 continue
@@ -80,7 +83,7 @@ class Janitor:
         return removed
 
     def _work(self) -> None:
-        while not self._stopped.wait(_EVERY):
+        while not self._stopped.wait(min(_EVERY, self._keep_seconds / 4)):
             try:
                 self.sweep()
             except Exception:  # the next sweep may do better; without any the disk fills
@@ -101,5 +104,7 @@ class Janitor:
         for folder, _, _ in os.walk(self._folder, topdown=False):
             path = Path(folder)
             with contextlib.suppress(OSError):  # not empty
-                if path != self._folder and now - path.stat().st_mtime > YOUNGEST_TAKEN:
+                if path != self._folder and now - path.stat().st_mtime > min(
+                    self._keep_seconds, YOUNGEST_TAKEN
+                ):
                     path.rmdir()

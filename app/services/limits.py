@@ -1,12 +1,14 @@
-"""How long a job may take and how much memory: one set for a laptop, one for the world."""
+"""How long a job may take and how much it may leave: one set for a laptop, one for the world."""
 
 from __future__ import annotations
 
 import os
 from typing import NamedTuple
 
+from mask2kan.checks import require
+from mask2kan.errors import ConfigError
+
 _NO = ("", "0", "false", "no", "off")
-_SECONDS = "MASK2KAN_JOB_SECONDS"
 
 
 class Limits(NamedTuple):
@@ -14,18 +16,24 @@ class Limits(NamedTuple):
 
     Attributes:
         job_seconds: for a model on a picture, with loading it.
+        job_bytes: of memory, likewise, beside the libraries'; None for what the machine has.
         decode_seconds: for a file to become pixels.
         decode_bytes: of memory, likewise.
         upload_bytes: of the folder with uploads and results; the oldest go beyond it.
+        keep_seconds: how long uploads and results are kept.
     """
 
     job_seconds: float = 600.0
+    job_bytes: int | None = None
     decode_seconds: float = 60.0
     decode_bytes: int = 2 * 2**30
     upload_bytes: int = 20 * 10**9
+    keep_seconds: float = 2 * 3600.0
 
 
-_PUBLIC = Limits(120.0, 20.0, 3 * 2**29, 5 * 10**9)
+_PUBLIC = Limits(120.0, None, 20.0, 3 * 2**29, 5 * 10**9, 3600.0)
+_NAMES = {"MASK2KAN_JOB_SECONDS": "job_seconds", "MASK2KAN_KEEP_SECONDS": "keep_seconds"}
+_LONGEST = 7 * 86_400.0
 
 
 def is_public() -> bool:
@@ -34,10 +42,22 @@ def is_public() -> bool:
 
 
 def limits_of_environment() -> Limits:
-    """Choose the limits; ``MASK2KAN_JOB_SECONDS`` sets the time of a job."""
+    """Choose the limits; ``MASK2KAN_JOB_SECONDS`` and ``MASK2KAN_KEEP_SECONDS`` set two of them.
+
+    Raises:
+        ConfigError: for what is no number of seconds.
+    """
+    chosen: dict[str, float] = {}
+    for variable, field in _NAMES.items():
+        text = os.environ.get(variable, "").strip()
+        if not text:
+            continue
+        try:
+            chosen[field] = float(text)
+        except ValueError as error:
+            raise ConfigError(
+                f"{variable} is {text!r:.60}; it must be a number of seconds."
+            ) from error
+        require(variable, chosen[field], 1, _LONGEST)
     limits = _PUBLIC if is_public() else Limits()
-    seconds = os.environ.get(_SECONDS, "").strip()
-    try:
-        return limits._replace(job_seconds=max(1.0, float(seconds))) if seconds else limits
-    except ValueError:
-        return limits
+    return limits._replace(**chosen)  # type: ignore[arg-type]  # its floats alone

@@ -13,9 +13,9 @@ import hashlib
 import logging
 import traceback
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ from mask2kan.runtime.memory import available_memory, is_out_of_memory, release_
 from .catalog import Catalog, Model, size_of
 
 logger = logging.getLogger(__name__)
+
+_R = TypeVar("_R")
 
 SIDES = ("left", "right")
 
@@ -114,6 +116,27 @@ class Models:
         )
         self._comparison: Comparison | None = None
 
+    def do(self, job: Callable[..., _R], *args: Any) -> _R:
+        """Do a job with these models; one that runs out of memory leaves it to the next, empty.
+
+        Args:
+            job: its first argument are these models.
+            args: its others.
+
+        Raises:
+            OutOfMemoryError: naming the size of the picture among the arguments.
+        """
+        try:
+            return job(self, *args)
+        except OutOfMemoryError as error:
+            self._forget(error)
+            raise
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self._forget(error)
+            raise _out_of_memory(args) from error
+
     def load(self, sources: Sequence[str]) -> None:
         """Load models before they are asked for; one that cannot be is reported to who asks."""
         with contextlib.suppress(Mask2KANError):
@@ -139,8 +162,7 @@ class Models:
             Mask2KANError: for a checkpoint or picture that cannot be used, or too little memory.
         """
         models = [self.catalog.admit(source) for source in sources]
-        with self._computing(picture):
-            return self._compute(models, picture, (score,))
+        return self._compute(models, picture, (score,))
 
     def inside(self, source: str | None, picture: NDArray[np.uint8]) -> Inside:
         """Look inside a model's KAN head on a picture.
@@ -149,31 +171,16 @@ class Models:
             Mask2KANError: as ``answers``; also for a model whose head is no KAN.
         """
         model = self.catalog.admit(source)
-        with self._computing(picture):
-            kan = kan_head(self._predictor(model).model)
-            key = (_identity(model), _fingerprint(picture))
-            if key not in self._read:
-                [answer] = self._compute([model], picture, ())
-                prediction = answer.prediction
-                self._read[key] = (
-                    torch.from_numpy(prediction.queries),
-                    query_masks(prediction, count=_MASKS_LISTED),
-                )
-            return Inside(kan, *self._read[key])
-
-    @contextlib.contextmanager
-    def _computing(self, picture: NDArray[np.uint8]) -> Iterator[None]:
-        """Compute; whoever runs out of memory leaves it empty for the next."""
-        try:
-            yield
-        except OutOfMemoryError as error:
-            self._forget(error)
-            raise
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            self._forget(error)
-            raise _out_of_memory(picture) from error
+        kan = kan_head(self._predictor(model).model)
+        key = (_identity(model), _fingerprint(picture))
+        if key not in self._read:
+            [answer] = self._compute([model], picture, ())
+            prediction = answer.prediction
+            self._read[key] = (
+                torch.from_numpy(prediction.queries),
+                query_masks(prediction, count=_MASKS_LISTED),
+            )
+        return Inside(kan, *self._read[key])
 
     def _compute(
         self, models: Sequence[Model], picture: NDArray[np.uint8], scores: tuple[str, ...]
@@ -276,9 +283,11 @@ def _fingerprint(picture: NDArray[np.uint8]) -> str:
     return digest.hexdigest()
 
 
-def _out_of_memory(picture: NDArray[np.uint8]) -> OutOfMemoryError:
-    height, width = picture.shape[:2]
+def _out_of_memory(args: Sequence[Any]) -> OutOfMemoryError:
+    size = ""
+    for arg in args:
+        if isinstance(arg, np.ndarray) and arg.ndim == 3:
+            size = f" for a {arg.shape[1]}×{arg.shape[0]} picture"
     return OutOfMemoryError(
-        f"Not enough memory for a {width}×{height} picture with this model. "
-        "Try a smaller picture or a smaller model."
+        f"Not enough memory{size} with this model. Try a smaller picture or a smaller model."
     )

@@ -161,6 +161,7 @@ class Worker:
             daemon=True,
         )
         self._process.start()
+        logger.info("%s: process %d", self._name, self._process.pid)
         theirs.close()  # so that the pipe ends when the process does
         alive.close()
         self._pipe = ours

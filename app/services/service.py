@@ -110,7 +110,7 @@ class ModelService:
         Raises:
             Mask2KANError: as the job does; also when it takes too long or its process ends.
         """
-        return job(self.models, *args)
+        return self.models.do(job, *args)
 
     def decode(self, job: Callable[..., _R], *args: Any) -> _R:
         """Do a job that reads a file from a stranger.
@@ -142,7 +142,9 @@ class ProcessService(ModelService):
         limits: Limits | None = None,
     ) -> None:
         super().__init__(device=device, catalog=catalog, limits=limits)
-        self._computing = Worker("models", _have_models, (device, self.catalog))
+        self._computing = Worker(
+            "models", _have_models, (device, self.catalog), memory=self.limits.job_bytes
+        )
         self._decoding = Worker("decoder", memory=self.limits.decode_bytes)
 
     def run(self, job: Callable[..., _R], *args: Any) -> _R:
@@ -219,7 +221,7 @@ def _have_models(device: str, catalog: Catalog) -> None:
 
 
 def _with_models(job: Callable[..., _R], args: Sequence[Any]) -> _R:
-    return job(_models, *args)
+    return _models.do(job, *args)
 
 
 def _read_kept(item: BatchItem) -> tuple[float | None, RGB]:

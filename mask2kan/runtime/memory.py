@@ -13,8 +13,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 
-# torch's CPU allocator raises a plain RuntimeError.
-_NO_MEMORY = ("not enough memory", "can't allocate memory")
+# torch's CPU allocator raises a plain RuntimeError, OpenCV an error of its own.
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "Insufficient memory")
 
 # glibc's mallopt: M_MMAP_THRESHOLD (blocks up to 1 GiB come from the heap), M_TRIM_THRESHOLD (the
 # heap is never trimmed below 2 GiB) and M_ARENA_MAX (one heap for all threads).
@@ -25,7 +25,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that a device has no memory left."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+    own = isinstance(error, RuntimeError) or type(error).__module__ == "cv2"
+    return own and any(text in str(error) for text in _NO_MEMORY)
 
 
 def available_memory(device: torch.device) -> int | None:

@@ -1,7 +1,7 @@
 """Turn every guard off, one at a time, and see its row turn red: ``make reliability-mutations``.
 
 A module of this folder lists its guards as ``MUTATIONS``. For each, its short test runs in a
-process of its own whose import of the guard's module finds the source changed (``mutant/``).
+process of its own whose import of the guard's module finds the source changed (``inside/``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-_FAILED, _NO_SUCH_SOURCE = 1, 70  # of pytest; of ``mutant/sitecustomize.py``
+_FAILED, _NO_SUCH_SOURCE = 1, 70  # of pytest; of ``inside/sitecustomize.py``
 
 
 class Mutation(NamedTuple):
@@ -53,7 +53,7 @@ def survives(module: str, mutation: Mutation) -> tuple[bool, str]:
     """Run a mutation's test; return whether it passes all the same, and what it printed."""
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join((str(HERE / "mutant"), str(ROOT))),
+        "PYTHONPATH": os.pathsep.join((str(HERE / "inside"), str(ROOT))),
         "PYTHONDONTWRITEBYTECODE": "1",
         "RELIABILITY_MUTATION": json.dumps(mutation._asdict()),
     }

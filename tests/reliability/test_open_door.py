@@ -10,18 +10,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import os
 import re
 import sys
-import time
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -29,146 +25,25 @@ from PIL import Image
 from mask2kan.checkpoints import save_model
 from tests.serving import EXAMPLE, serving, tiny_models
 from tests.tiny_models import tiny
+from tests.visitors import Visitor
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="FIFOs, links and limits of Linux")
 
 CANARY = "mask2kan_canary"  # in the name of everything that must stay closed
 ADDRESS_SPACE = 12 * 2**30
-SECONDS = 300  # only against hanging
 VISITORS = 6
 WATCHED = f"""
-import os, resource, runpy, sys
+import resource, runpy, sys
 resource.setrlimit(resource.RLIMIT_AS, ({ADDRESS_SPACE}, {ADDRESS_SPACE}))
-log = open(os.environ["OPENED"], "a", buffering=1)
-def watch(event, arguments):
-    if event in ("open", "os.listdir", "os.scandir"):
-        path = str(arguments[0])
-        if {CANARY!r} in path or path == "/dev/zero":
-            print(event, path, file=log)
-sys.addaudithook(watch)
 sys.argv = ["app.py"]
 sys.path.insert(0, "")
 runpy.run_path("app.py", run_name="__main__")
 """
+INSIDE = Path(__file__).with_name("inside")
 # With Gradio's mark its own check comes first; ours has to hold where that lets something pass.
 MARKED = ("a file", "a pipe among the uploads", "a link among the uploads")
 # What takes a model's name without looking at any: lists, and choices handed on to where it counts.
 HANDED_ON = {"listing", "listing_1", "end_1", "fail"}
-
-
-class Answer(NamedTuple):
-    """What came back: an error's sentence, or None and the data."""
-
-    error: str | None
-    data: Any
-
-    @property
-    def refusal(self) -> str | None:
-        """The error, or the words that stand on the page where the result would be."""
-        first = self.data[0] if isinstance(self.data, list) and self.data else None
-        return self.error or (first.get("error") if isinstance(first, dict) else None)
-
-
-class Visitor:
-    """A browser or a program: a session that joins the queue and waits for its answers."""
-
-    def __init__(self, url: str) -> None:
-        self._http = httpx.Client(base_url=url, timeout=SECONDS, trust_env=False)
-        self.session = uuid.uuid4().hex
-        told = self._http.get("/config").json()
-        self.components = {one["id"]: one for one in told["components"]}
-        self.events = [one for one in told["dependencies"] if one["backend_fn"]]
-        self._picture = self.upload(EXAMPLE)
-        self.upload_folder = Path(self._picture["path"]).parents[1]
-
-    def another(self) -> Visitor:
-        return Visitor(str(self._http.base_url))
-
-    def event(self, name: str) -> dict[str, Any]:
-        [event] = (one for one in self.events if one["api_name"] == name)
-        return event
-
-    def upload(self, path: Path) -> dict[str, Any]:
-        sent = self._http.post("/gradio_api/upload", files={"files": path.open("rb")})
-        return {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
-
-    def usual(self, event: dict[str, Any]) -> list[Any]:
-        """What the page sends: pictures where there are fields for them, else the defaults."""
-        image, values = self._picture, []
-        for number in event["inputs"]:
-            component = self.components[number]
-            value = component["props"].get("value")
-            if component["type"] == "image":
-                value = None if self.role(number) == "truth" else image
-            elif component["type"] == "file":
-                value = [image]
-            elif component["type"] == "number":
-                value = value or 0
-            values.append(value)
-        return values
-
-    def said(self, event: dict[str, Any]) -> dict[str, Any] | None:
-        """What our component sends with the event."""
-        if event["api_name"] != "look":
-            return None
-        return {"token": 1, "path": self._picture["path"], "name": "x.png"}
-
-    def role(self, number: int) -> str | None:
-        """What an attacker could put a path into, of the component of that number."""
-        props = self.components[number]["props"]
-        kind = self.components[number]["type"]
-        if kind == "image":
-            named = (props.get("elem_id"), props.get("label"))
-            return "truth" if "truth" in named else "picture"
-        if kind == "file":
-            return "file"
-        return "model" if kind == "dropdown" and props.get("allow_custom_value") else None
-
-    def ask(
-        self, event: dict[str, Any], data: list[Any], event_data: Any = None, **query: str
-    ) -> Answer:
-        body = {
-            "data": data,
-            "fn_index": event["id"],
-            "session_hash": self.session,
-            "event_data": event_data,
-        }
-        self._http.post(
-            "/gradio_api/queue/join",
-            content=json.dumps(body),  # httpx's own takes no halves of characters
-            headers={"Content-Type": "application/json"},
-            params=query,
-        ).raise_for_status()
-        deadline = time.monotonic() + SECONDS  # heartbeats arrive for ever, answers may not
-        with self._http.stream(
-            "GET", "/gradio_api/queue/data", params={"session_hash": self.session}
-        ) as stream:
-            for line in stream.iter_lines():
-                message = json.loads(line.removeprefix("data:")) if line else {}
-                if time.monotonic() > deadline:
-                    break
-                if message.get("msg") == "process_completed":
-                    output = message["output"]
-                    if message["success"]:
-                        return Answer(None, output["data"])
-                    return Answer(output.get("error") or "", None)
-        raise AssertionError(f"{event['api_name']} never answered {str(data)[:200]}")
-
-    def call_server(self, component: int, function: str, data: Any) -> Answer:
-        body = {
-            "session_hash": self.session,
-            "component_id": component,
-            "fn_name": function,
-            "data": data,
-        }
-        told = self._http.post("/gradio_api/component_server", json=body).json()
-        return Answer(told.get("error"), told)
-
-    def post(self, address: str, data: list[Any]) -> int:
-        return self._http.post(address, json={"data": data}).status_code
-
-    def get(self, address: str) -> int:
-        return self._http.get(address).status_code
 
 
 class Door(NamedTuple):
@@ -222,7 +97,9 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
         tiny_models(folder),
         command=("-c", WATCHED),
         MASK2KAN_PUBLIC="1",
-        OPENED=str(opened),
+        PYTHONPATH=os.pathsep.join((str(INSIDE), os.environ.get("PYTHONPATH", ""))),
+        RELIABILITY_WATCH=str(opened),
+        RELIABILITY_CANARY=CANARY,
     ) as app:
         visitor = Visitor(app.url)
         files = {"picture": image, "truth": truth, "file": image, "model": model}

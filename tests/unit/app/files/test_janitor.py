@@ -6,7 +6,9 @@ import os
 import time
 from pathlib import Path
 
-from app.files.janitor import LONGEST_KEPT, UNFINISHED_KEPT, YOUNGEST_TAKEN, Janitor
+from app.files.janitor import UNFINISHED_KEPT, YOUNGEST_TAKEN, Janitor
+
+LONGEST_KEPT = 5000.0
 
 
 def _file(path: Path, age: float, size: int = 10) -> Path:
@@ -23,7 +25,7 @@ def test_the_old_goes_and_the_young_stays(tmp_path: Path) -> None:
     young = _file(tmp_path / "b" / "young.png", 60)
     half = _file(tmp_path / "c" / "half.png", LONGEST_KEPT / 2)
     told: set[str] = set()
-    assert Janitor(tmp_path, 10**9, told.update).sweep() == told == {str(old)}
+    assert Janitor(tmp_path, 10**9, LONGEST_KEPT, told.update).sweep() == told == {str(old)}
     assert young.exists()
     assert half.exists()
     assert not list(tmp_path.glob("a/*"))
@@ -33,7 +35,7 @@ def test_uploads_that_broke_off_go_sooner(tmp_path: Path) -> None:
     left = _file(tmp_path / "tmpabc123", UNFINISHED_KEPT + 60)
     under_way = _file(tmp_path / "tmpdef456", UNFINISHED_KEPT / 2)
     named = _file(tmp_path / "x" / "tmp.png", UNFINISHED_KEPT + 60)
-    assert Janitor(tmp_path, 10**9).sweep() == {str(left)}
+    assert Janitor(tmp_path, 10**9, LONGEST_KEPT).sweep() == {str(left)}
     assert under_way.exists()
     assert named.exists()
 
@@ -41,8 +43,8 @@ def test_uploads_that_broke_off_go_sooner(tmp_path: Path) -> None:
 def test_beyond_the_limit_the_oldest_go_but_nothing_just_written(tmp_path: Path) -> None:
     ages = [YOUNGEST_TAKEN / 2, YOUNGEST_TAKEN + 10, YOUNGEST_TAKEN + 20, YOUNGEST_TAKEN + 30]
     files = [_file(tmp_path / str(n) / "x", age, 100) for n, age in enumerate(ages)]
-    assert Janitor(tmp_path, 250).sweep() == {str(files[3]), str(files[2])}
-    assert Janitor(tmp_path, 0).sweep() == {str(files[1])}
+    assert Janitor(tmp_path, 250, LONGEST_KEPT).sweep() == {str(files[3]), str(files[2])}
+    assert Janitor(tmp_path, 0, LONGEST_KEPT).sweep() == {str(files[1])}
     assert files[0].exists()
 
 
@@ -52,7 +54,7 @@ def test_empty_folders_go_and_links_are_not_followed(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "link").symlink_to(outside.parent)
     _file(folder / "old" / "x", LONGEST_KEPT + 60)
-    janitor = Janitor(folder, 10**9)
+    janitor = Janitor(folder, 10**9, LONGEST_KEPT)
     janitor.sweep()
     os.utime(folder / "old", (0, 0))
     janitor.sweep()

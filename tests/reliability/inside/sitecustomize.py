@@ -1,6 +1,9 @@
-"""Change one line of a module's source as it is imported: see ``tests/reliability/mutations.py``.
+"""Watch, or change, what a process does from its start: also those that the app starts itself.
 
-Python imports this by itself, in every process that inherits PYTHONPATH: also in the app's own.
+Python imports this by itself in every process that inherits PYTHONPATH. RELIABILITY_MUTATION
+replaces a piece of a module's source as it is imported (see ``tests/reliability/mutations.py``);
+RELIABILITY_WATCH names a file to which every opening of a path with RELIABILITY_CANARY in it, or of
+/dev/zero, is written.
 """
 
 import importlib.abc
@@ -36,3 +39,16 @@ class _Finder(importlib.abc.MetaPathFinder):
 _MUTATION = json.loads(os.environ.get("RELIABILITY_MUTATION", "null"))
 if _MUTATION:
     sys.meta_path.insert(0, _Finder())
+
+
+def _watch(event, arguments):
+    if event in ("open", "os.listdir", "os.scandir"):
+        path = str(arguments[0])
+        if _CANARY in path or path == "/dev/zero":
+            print(event, path, file=_LOG)
+
+
+if os.environ.get("RELIABILITY_WATCH"):
+    _CANARY = os.environ["RELIABILITY_CANARY"]
+    _LOG = Path(os.environ["RELIABILITY_WATCH"]).open("a", buffering=1)  # noqa: SIM115 - for life
+    sys.addaudithook(_watch)
