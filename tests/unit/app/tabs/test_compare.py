@@ -730,7 +730,7 @@ def test_too_little_memory_is_said_and_everything_is_let_go(
     with monkeypatch.context() as patched:
         patched.setattr(Predictor, "__call__", fail)
         with pytest.raises(OutOfMemoryError, match="64×32"):
-            service.models.answers([models[1]], pixels, "msp")
+            service.run(Models.answers, [models[1]], pixels, "msp")
     assert not service.models._models
     gc.collect()
     assert kept() is None
