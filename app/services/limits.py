@@ -32,7 +32,11 @@ class Limits(NamedTuple):
 
 
 _PUBLIC = Limits(120.0, None, 20.0, 3 * 2**29, 5 * 10**9, 3600.0)
-_NAMES = {"MASK2KAN_JOB_SECONDS": "job_seconds", "MASK2KAN_KEEP_SECONDS": "keep_seconds"}
+_NAMES = {
+    "MASK2KAN_JOB_SECONDS": "job_seconds",
+    "MASK2KAN_DECODE_SECONDS": "decode_seconds",
+    "MASK2KAN_KEEP_SECONDS": "keep_seconds",
+}
 _LONGEST = 7 * 86_400.0
 
 
@@ -42,7 +46,7 @@ def is_public() -> bool:
 
 
 def limits_of_environment() -> Limits:
-    """Choose the limits; ``MASK2KAN_JOB_SECONDS`` and ``MASK2KAN_KEEP_SECONDS`` set two of them.
+    """Choose the limits; the variables of ``_NAMES`` set some of them.
 
     Raises:
         ConfigError: for what is no number of seconds.

@@ -269,8 +269,9 @@ def _identity(model: Model) -> str:
     if isinstance(model.place, Address):
         folder = cache_state(model.place).folder
         return model.name if folder is None else f"{model.name}@{folder.name}"
-    path = Path(model.place).expanduser()
-    return f"{model.name}@{path.stat().st_mtime_ns}" if path.exists() else model.name
+    with contextlib.suppress(OSError):  # not there, or not any more
+        return f"{model.name}@{Path(model.place).expanduser().stat().st_mtime_ns}"
+    return model.name
 
 
 def _device_in_words(device: torch.device) -> str:

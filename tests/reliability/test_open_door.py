@@ -13,7 +13,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ import pytest
 from PIL import Image
 
 from mask2kan.checkpoints import save_model
+from tests.reliability.mutations import Mutation
 from tests.serving import EXAMPLE, serving, tiny_models
 from tests.tiny_models import tiny
 from tests.visitors import Visitor
@@ -44,6 +45,58 @@ INSIDE = Path(__file__).with_name("inside")
 MARKED = ("a file", "a pipe among the uploads", "a link among the uploads")
 # What takes a model's name without looking at any: lists, and choices handed on to where it counts.
 HANDED_ON = {"listing", "listing_1", "end_1", "fail"}
+
+MUTATIONS = [
+    Mutation(
+        "a picture comes from the uploads or the examples",
+        "test_every_event",
+        "app.files.uploads",
+        "_absolute(path), _absolute(str(upload_folder()))",
+        'Path(path), Path("/")',
+    ),
+    Mutation(
+        "a link among the uploads leads nowhere else",
+        "test_every_event",
+        "app.files.uploads",
+        "allowed = absolute in examples or _inside(real, folder.resolve())",
+        "allowed = True",
+    ),
+    Mutation(
+        "only regular files are opened",
+        "test_every_event",
+        "app.files.uploads",
+        "if allowed and stat.S_ISREG(real.stat().st_mode):",
+        "if allowed:",
+    ),
+    Mutation(
+        "a visitor's text is no path of a model",
+        "test_every_event",
+        "app.services.catalog",
+        "if name in self.offered or (self.typed_paths and _exists(name)):",
+        "if name in self.offered or _exists(name):",
+    ),
+    Mutation(
+        "a refusal does not tell which files there are",
+        "test_whether_a_file_exists",
+        "app.files.uploads",
+        "    raise ImageError(_NOT_HERE)\n\n\ndef name_of",
+        "    raise ImageError(_NOT_HERE if Path(path).exists() else path)\n\n\ndef name_of",
+    ),
+    Mutation(
+        "nothing passes by the queue",
+        "test_nothing_passes",
+        "app.page",
+        "api_open=False",
+        "api_open=True",
+    ),
+    Mutation(
+        "what Gradio refuses is refused in a sentence",
+        "test_any_value",
+        "app.page",
+        'raise gr.Error(PAGE["not_taken"], duration=20, print_exception=False) from error',
+        "raise",
+    ),
+]
 
 
 class Door(NamedTuple):
@@ -97,6 +150,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
         tiny_models(folder),
         command=("-c", WATCHED),
         MASK2KAN_PUBLIC="1",
+        MASK2KAN_DECODE_SECONDS="6",
         PYTHONPATH=os.pathsep.join((str(INSIDE), os.environ.get("PYTHONPATH", ""))),
         RELIABILITY_WATCH=str(opened),
         RELIABILITY_CANARY=CANARY,
@@ -149,13 +203,18 @@ def _faults(door: Door, event: dict[str, Any]) -> list[str]:
     return faults
 
 
-def test_every_event_refuses_every_path(door: Door) -> None:
+@pytest.mark.row("paths of the server", limit="0 opened, one sentence, the next visitor served")
+def test_every_event_refuses_every_path(door: Door, figure: Callable[[str], None]) -> None:
     with ThreadPoolExecutor(VISITORS) as several:
         faults = several.map(functools.partial(_faults, door), door.visitor.events)
         assert not list(itertools.chain(*faults))
-    assert not door.was_opened()
-    tried = {role for event in door.visitor.events for role, *_ in _attacks(door, event)}
-    assert tried == set(door.closed)
+    opened = door.was_opened()
+    attacks = [role for event in door.visitor.events for role, *_ in _attacks(door, event)]
+    figure(
+        f"{len(attacks)} tried on {len(door.visitor.events)} events, {opened.count('open')} opened"
+    )
+    assert not opened
+    assert set(attacks) == set(door.closed)
 
 
 def test_what_a_component_says_of_a_file_is_not_believed(door: Door) -> None:
