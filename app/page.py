@@ -19,6 +19,7 @@ from mask2kan.inference.scores import SCORES
 from .files.janitor import Janitor
 from .files.kept import upload_folder
 from .files.samples import samples
+from .logs import of_request
 from .messages import errors_as_values, shows_errors
 from .services.catalog import Catalog
 from .services.service import ModelService
@@ -94,7 +95,8 @@ class Page(gr.Blocks):
     async def process_api(self, *args: Any, **kwargs: Any) -> Any:
         """Answer an event."""
         try:
-            return await super().process_api(*args, **kwargs)
+            with of_request(_request_id(kwargs.get("request"))):
+                return await super().process_api(*args, **kwargs)
         except gr.Error as error:
             # A message may repeat what was sent; halves of characters would end the connection.
             error.message = error.message.encode(errors="backslashreplace").decode()
@@ -112,6 +114,12 @@ class Page(gr.Blocks):
         addresses = {name: address_of(file) for name, file in files.items() if file}
         info: Any = super().get_api_info(*args, **kwargs)
         return described(info, functions, addresses)
+
+
+def _request_id(request: gr.Request | None) -> str | None:
+    """Return the id of the HTTP request that asked for a job: it runs elsewhere, later."""
+    state = getattr(getattr(request, "request", None), "state", None)
+    return getattr(state, "request_id", None)
 
 
 def build_demo(models: Sequence[str] | None = None, service: ModelService | None = None) -> Page:

@@ -8,6 +8,8 @@ the standard library alone, and httpx where there is a proxy.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import errno
 import importlib.util
 import os
@@ -16,25 +18,31 @@ import ssl
 import stat
 import tempfile
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 _LAST_PORT = 65_535
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_LOGS = ("plain", "json")
 _EPILOG = """environment:
   GRADIO_SERVER_NAME, GRADIO_SERVER_PORT   as --host and --port
   GRADIO_ROOT_PATH                         path under which a reverse proxy serves the app
   GRADIO_TEMP_DIR                          folder for uploads and results
   GRADIO_MCP_SERVER=true                   endpoints as MCP tools, too
   MASK2KAN_MODELS                          names or paths for the pickers, separated like PATH
-  MASK2KAN_PUBLIC=1                        visitors may type no paths of checkpoints, as on every
-                                           address but loopback
+  MASK2KAN_PUBLIC=1                        the world comes here: tighter limits, and nobody may type
+                                           paths of checkpoints, as on every address but loopback
+  MASK2KAN_HOSTS                           names the app is reached by beside this machine's own,
+                                           separated by commas: demo.example.org,*.example.com
+  MASK2KAN_PROXIES                         reverse proxies that tell who asks (X-Forwarded-For),
+                                           separated by commas; * for all (default: 127.0.0.1,::1)
+  MASK2KAN_LOG=json                        a JSON object a line instead of text
+  MASK2KAN_METRICS_PORT                    port for Prometheus (pip install prometheus-client)
 """
-_NO_MCP = (
-    "GRADIO_MCP_SERVER is set, but the package mcp is not installed. "
-    'Install it (pip install "mcp>=1.21,<2"), or unset the variable.'
+_NOT_INSTALLED = (
+    "{variable} is set, but the package {package} is not installed. "
+    'Install it (pip install "{requirement}"), or unset the variable.'
 )
 
 
@@ -42,22 +50,41 @@ class StartError(Exception):
     """One sentence: why the app cannot start, and what to do."""
 
 
-class Settings(NamedTuple):
-    """What the app is started with.
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the app is started with; the defaults are those of a laptop.
 
     Attributes:
         host: name or address it listens on; of IPv6 without brackets.
         port: 1 to 65535.
         root_path: where a reverse proxy serves it; empty for nowhere else.
         mcp: whether the endpoints are MCP tools, too.
+        public: whether the world comes here.
+        on_spaces: whether this is a Hugging Face Space.
+        names: it is reached by beside this machine's own; ``*.example.org`` for all below.
+        proxies: addresses of reverse proxies whose word about clients counts; "*" for all.
+        log: "plain" or "json".
+        metrics_port: for Prometheus; None for nowhere.
         notes: sentences for the log.
     """
 
-    host: str
-    port: int
-    root_path: str
-    mcp: bool
-    notes: tuple[str, ...]
+    host: str = _LOOPBACK[1]
+    port: int = 7860
+    root_path: str = ""
+    mcp: bool = False
+    public: bool = False
+    on_spaces: bool = False
+    names: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = _LOOPBACK[1:]
+    log: str = _LOGS[0]
+    metrics_port: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def url(self) -> str:
+        """Where it answers on this machine."""
+        host = {"0.0.0.0": _LOOPBACK[1], "::": _LOOPBACK[2]}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 def settle(arguments: Sequence[str] | None = None) -> Settings:
@@ -71,10 +98,12 @@ def settle(arguments: Sequence[str] | None = None) -> Settings:
     """
     options = _parser().parse_args(arguments)
     host, port = str(options.host).strip("[]"), _port(options.port)
-    mcp = os.environ.get("GRADIO_MCP_SERVER", "").lower() in {"1", "true"}
-    if mcp and importlib.util.find_spec("mcp") is None:
-        raise StartError(_NO_MCP)
+    mcp = _is_on(os.environ, "GRADIO_MCP_SERVER")
+    if mcp:
+        _require_package("GRADIO_MCP_SERVER", "mcp", "mcp>=1.21,<2")
     root_path = _root_path()
+    on_spaces = bool(os.environ.get("SPACE_ID"))
+    log, metrics_port = _log(), _metrics_port()
     _require_certificates()
     _require_free(host, port)
     os.environ["GRADIO_TEMP_DIR"] = str(_upload_folder())
@@ -83,7 +112,19 @@ def settle(arguments: Sequence[str] | None = None) -> Settings:
     os.environ["GRADIO_SERVER_NAME"] = _LOOPBACK[1] if ":" in host else host
     notes = _set_unusable_proxies_aside()
     _bypass_proxies(host)
-    return Settings(host, port, root_path, mcp, tuple(notes))
+    return Settings(
+        host=host,
+        port=port,
+        root_path=root_path,
+        mcp=mcp,
+        public=on_spaces or _is_on(os.environ, "MASK2KAN_PUBLIC"),
+        on_spaces=on_spaces,
+        names=_names(root_path),
+        proxies=_listed("MASK2KAN_PROXIES") or (("*",) if on_spaces else Settings.proxies),
+        log=log,
+        metrics_port=metrics_port,
+        notes=tuple(notes),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,13 +147,55 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _port(text: str) -> int:
+def _port(text: str, what: str = "The port", where: str = "--port or GRADIO_SERVER_PORT") -> int:
     if text.isdecimal() and 1 <= int(text) <= _LAST_PORT:
         return int(text)
     raise StartError(
-        f"The port is {text!r}; it must be a number from 1 to {_LAST_PORT}: "
-        "see --port or GRADIO_SERVER_PORT."
+        f"{what} is {text!r}; it must be a number from 1 to {_LAST_PORT}: see {where}."
     )
+
+
+def _is_on(environment: Mapping[str, str], name: str) -> bool:
+    return environment.get(name, "").strip().lower() not in ("", "0", "false", "no", "off")
+
+
+def _require_package(variable: str, package: str, requirement: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise StartError(
+            _NOT_INSTALLED.format(variable=variable, package=package, requirement=requirement)
+        )
+
+
+def _listed(name: str) -> tuple[str, ...]:
+    return tuple(filter(None, map(str.strip, os.environ.get(name, "").split(","))))
+
+
+def _names(root_path: str) -> tuple[str, ...]:
+    """Return the names the operator gives, and those that follow from where the app runs."""
+    given = _listed("MASK2KAN_HOSTS")
+    for name in given:
+        if "*" in name.removeprefix("*.") or "/" in name or ":" in name:
+            raise StartError(
+                f"MASK2KAN_HOSTS has {name!r}; it must list names without port or path, such as "
+                "demo.example.org, or *.example.org for all below."
+            )
+    public = urlsplit(root_path).hostname if "://" in root_path else None
+    return (*given, *_listed("SPACE_HOST"), *((public,) if public else ()))
+
+
+def _log() -> str:
+    style = os.environ.get("MASK2KAN_LOG", "").strip().lower() or _LOGS[0]
+    if style not in _LOGS:
+        raise StartError(f"MASK2KAN_LOG is {style!r}; it must be {' or '.join(_LOGS)}.")
+    return style
+
+
+def _metrics_port() -> int | None:
+    text = os.environ.get("MASK2KAN_METRICS_PORT", "").strip()
+    if not text:
+        return None
+    _require_package("MASK2KAN_METRICS_PORT", "prometheus_client", "prometheus-client>=0.20,<1")
+    return _port(text, "The metrics' port", "MASK2KAN_METRICS_PORT")
 
 
 def _root_path() -> str:
@@ -125,30 +208,49 @@ def _root_path() -> str:
     return path
 
 
-def _require_free(host: str, port: int) -> None:
-    """Bind the address for a moment: Gradio says the same of every reason why that fails."""
+def listening_sockets(host: str, port: int) -> list[socket.socket]:
+    """Bind every address of a name; they listen when they are served.
+
+    Raises:
+        StartError: where one of them can't be had.
+    """
     try:
         places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise _unbindable(host, error) from error
-    for family, kind, protocol, _, address in places:
-        try:
-            probe = socket.socket(family, kind, protocol)
-        except OSError:  # a machine without IPv6 may have names for it; the server skips them, too
-            continue
-        with probe:
-            if os.name == "posix":  # else the last server's closed connections hold the port
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with contextlib.ExitStack() as opened:
+        bound: list[socket.socket] = []
+        for family, kind, protocol, _, address in dict.fromkeys(places):
             try:
-                probe.bind(address)
+                one = opened.enter_context(socket.socket(family, kind, protocol))
+            except OSError:  # a machine without IPv6 may have names for it
+                continue
+            if os.name == "posix":  # else the last server's closed connections hold the port
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:  # else it takes IPv4's port, too
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                one.bind(address)
             except OSError as error:
-                if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                    what = "in use" if error.errno == errno.EADDRINUSE else "not yours to take"
-                    raise StartError(
-                        f"Port {port} on {host} is {what}: choose another with --port or "
-                        "GRADIO_SERVER_PORT."
-                    ) from error
-                raise _unbindable(host, error) from error
+                raise _not_to_be_had(host, port, error) from error
+            bound.append(one)
+        opened.pop_all()
+        return bound
+
+
+def _require_free(host: str, port: int) -> None:
+    """Bind the address for a moment: what serves it takes seconds to import."""
+    for bound in listening_sockets(host, port):
+        bound.close()
+
+
+def _not_to_be_had(host: str, port: int, error: OSError) -> StartError:
+    if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+        return _unbindable(host, error)
+    what = "in use" if error.errno == errno.EADDRINUSE else "not yours to take"
+    return StartError(
+        f"Port {port} on {host} is {what}: choose another with --port or GRADIO_SERVER_PORT."
+    )
 
 
 def _unbindable(host: str, error: Exception) -> StartError:

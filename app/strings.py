@@ -54,6 +54,32 @@ QUEUE: dict[str, str] = {
     ),
 }
 
+HTTP: dict[str, str] = {
+    "not_understood": "The server can't make sense of this request. "
+    "Send what /gradio_api/info describes.",
+    "unknown_host": "This server does not go by the name {host!r}. Ask for it by its address, or "
+    "start it with MASK2KAN_HOSTS=<that name>.",
+    "foreign_origin": "Another site's page sent this request. Open this server's own page; if that "
+    "was it, start the server with MASK2KAN_HOSTS=<its public name>.",
+    "too_often": "Too many requests from your address. Try again in {seconds} s.",
+    "too_large": "This request is larger than the {limit} that are taken here.",
+    "too_much_at_once": "Too many large requests arrive at once. Try again in {seconds} s.",
+    "json": "This request's JSON can't be read: {why}.",
+    "upload": "This upload can't be read: {why}. Send files as parts named files.",
+    "closed": "There is nothing here.",
+    "cut": "it ended early",
+}
+
+UPLOAD: dict[str, str] = {
+    "kind": "it is no multipart/form-data",
+    "boundary": "its boundary must have 1 to {most} characters",
+    "charset": "its charset must be UTF-8",
+    "parts": "it has more than {most} parts",
+    "headers": "a part has more than {most} bytes of headers",
+    "name": "a file's name has more than {most} bytes, control characters, or only dots",
+    "no_file": "a part is no file named files",
+}
+
 BAR: dict[str, str] = {
     "name": "Mask2KAN",
     "tagline": "finds what does not belong on the road",

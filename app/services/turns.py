@@ -39,6 +39,9 @@ class BusyError(Mask2KANError):
 class Turns:
     """The queue.
 
+    Attributes:
+        observe: told the seconds of each job that is done.
+
     Args:
         most_waiting: jobs that may wait beside the one that runs.
     """
@@ -49,6 +52,7 @@ class Turns:
         self._queue: collections.deque[object] = collections.deque()  # its first one runs
         self._average = _FIRST_GUESS
         self._closed = False
+        self.observe: Callable[[float], None] = lambda seconds: None
 
     @property
     def length(self) -> int:
@@ -87,8 +91,10 @@ class Turns:
             self._wait(ticket, report)
             start = time.monotonic()
             yield
+            seconds = time.monotonic() - start
+            self.observe(seconds)
             with self._changed:
-                self._average += _WEIGHT * (time.monotonic() - start - self._average)
+                self._average += _WEIGHT * (seconds - self._average)
         finally:
             with self._changed:
                 self._queue.remove(ticket)

@@ -22,6 +22,9 @@ from tests.serving import EXAMPLE, ROOT, free_port, serving, tiny_models
 from tests.web_proxies import WebProxy
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+OWN = [
+    f"MASK2KAN_{name}" for name in ("PUBLIC", "HOSTS", "PROXIES", "LOG", "METRICS_PORT", "MODELS")
+]
 SOCKS = "socks5://me:secret@127.0.0.1:9"
 
 
@@ -30,7 +33,8 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """None of the variables, but for a folder of uploads; all is as before afterwards."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
     for name in list(os.environ):
-        if name.startswith("GRADIO_") or name.upper() in (*PROXIES, "SSL_CERT_FILE"):
+        own = name.startswith(("GRADIO_", "SPACE_", "SPACES_")) or name in OWN
+        if own or name.upper() in (*PROXIES, "SSL_CERT_FILE"):
             del os.environ[name]
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path / "uploads")
 
@@ -54,7 +58,7 @@ def test_an_argument_wins_over_the_environment_and_is_written_there(tmp_path: Pa
     port = free_port()
     os.environ |= {"GRADIO_SERVER_NAME": "8.8.8.8", "GRADIO_SERVER_PORT": "abc"}
     settings = settle(["--host", "localhost", "--port", str(port)])
-    assert settings == Settings("localhost", port, "", mcp=False, notes=())
+    assert settings == Settings("localhost", port)
     assert os.environ["GRADIO_SERVER_NAME"] == "localhost"
     assert os.environ["GRADIO_SERVER_PORT"] == str(port)
     assert (tmp_path / "uploads").is_dir()
@@ -129,6 +133,53 @@ def test_a_path_under_a_proxy() -> None:
         assert settle(port).root_path == kept
 
 
+def test_what_is_for_the_world_is_switched_on() -> None:
+    port = ("--port", str(free_port()))
+    usual = settle(port)
+    assert (usual.public, usual.names, usual.log, usual.metrics_port) == (False, (), "plain", None)
+    assert usual.proxies == ("127.0.0.1", "::1")
+    os.environ |= {
+        "MASK2KAN_PUBLIC": "1",
+        "MASK2KAN_HOSTS": "demo.example.org, *.example.com",
+        "MASK2KAN_PROXIES": "10.0.0.0/8",
+        "MASK2KAN_LOG": "json",
+        "GRADIO_ROOT_PATH": "https://pages.example.net/mask2kan",
+    }
+    public = settle(port)
+    assert (public.public, public.log, public.proxies) == (True, "json", ("10.0.0.0/8",))
+    assert public.names == ("demo.example.org", "*.example.com", "pages.example.net")
+
+
+def test_a_space_is_public_and_trusts_its_proxies() -> None:
+    os.environ |= {"SPACE_ID": "someone/mask2kan", "SPACE_HOST": "someone-mask2kan.hf.space"}
+    space = settle(["--port", str(free_port())])
+    assert (space.public, space.on_spaces, space.proxies) == (True, True, ("*",))
+    assert space.names == ("someone-mask2kan.hf.space",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MASK2KAN_HOSTS", "demo.example.org:80"),
+        ("MASK2KAN_HOSTS", "*"),
+        ("MASK2KAN_LOG", "xml"),
+        ("MASK2KAN_METRICS_PORT", "99999"),
+    ],
+)
+def test_settings_that_mean_nothing(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setattr(startup.importlib.util, "find_spec", lambda package: package)
+    os.environ[name] = value
+    said = refusal("--port", str(free_port()))
+    assert name in said
+    assert repr(value) in said
+
+
+def test_metrics_need_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup.importlib.util, "find_spec", lambda package: None)
+    os.environ["MASK2KAN_METRICS_PORT"] = "9000"
+    assert "pip install" in refusal("--port", str(free_port()))
+
+
 def test_without_a_proxy_none_is_spoken_of() -> None:
     before = set(os.environ)
     assert settle(["--port", str(free_port())]).notes == ()
@@ -196,7 +247,7 @@ def test_the_command_says_one_line_and_fails(taken: int) -> None:
         (ValueError("a defect"), None),
     ],
 )
-def test_a_defect_is_not_taken_for_a_slow_machine_or_a_port(
+def test_under_zerogpu_a_defect_is_not_taken_for_a_slow_machine_or_a_port(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     error: Exception,
@@ -206,6 +257,7 @@ def test_a_defect_is_not_taken_for_a_slow_machine_or_a_port(
         def launch(self, **_: object) -> None:
             raise error
 
+    os.environ["SPACES_ZERO_GPU"] = "true"
     monkeypatch.setattr("app.page.build_demo", lambda **_: Failing())
     monkeypatch.setattr("mask2kan.runtime.memory.keep_freed_memory", lambda: True)
     main = runpy.run_path(str(ROOT / "app.py"))["main"]
@@ -217,6 +269,26 @@ def test_a_defect_is_not_taken_for_a_slow_machine_or_a_port(
     assert main(arguments) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert said in line
+
+
+def test_a_port_that_was_taken_since_it_was_tried(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    with socket.socket() as other:
+
+        def build_demo(**_: object) -> None:
+            other.bind(("127.0.0.1", port))
+            other.listen()
+
+        monkeypatch.setattr("app.page.build_demo", build_demo)
+        monkeypatch.setattr("mask2kan.runtime.memory.keep_freed_memory", lambda: True)
+        main = runpy.run_path(str(ROOT / "app.py"))["main"]
+        assert main(["--port", str(port)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == f"Port {port} on 127.0.0.1 is in use: choose another with --port or " + (
+        "GRADIO_SERVER_PORT."
+    )
 
 
 @pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["--prot", "1"], 2)])

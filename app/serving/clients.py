@@ -1,0 +1,80 @@
+"""Bound how often one client may ask for something to be done."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import time
+from typing import NamedTuple
+
+import cachetools
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..strings import HTTP
+from .answers import Layer, RefusedError
+
+_MOST_CLIENTS = 10_000  # remembered; whoever asked longest ago is forgotten, and had a full bucket
+_READS = ("GET", "HEAD", "OPTIONS")
+
+
+class Rate(NamedTuple):
+    """How much a client may ask for.
+
+    Attributes:
+        burst: requests at once.
+        per_second: requests that come to that in a second.
+    """
+
+    burst: int
+    per_second: float
+
+
+class RateLimit(Layer):
+    """Keep a bucket of tokens for each client; a request that is not just a read takes one.
+
+    Args:
+        app: what answers.
+        rate: of others' machines.
+        own_rate: of this machine's own programs; who comes through a proxy here is not of these.
+    """
+
+    def __init__(self, app: ASGIApp, rate: Rate, own_rate: Rate) -> None:
+        super().__init__(app)
+        self._rate, self._own_rate = rate, own_rate
+        self._buckets: cachetools.LRUCache[str, tuple[float, float]] = cachetools.LRUCache(
+            _MOST_CLIENTS
+        )
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer an HTTP request."""
+        if scope["method"] not in _READS:
+            name, is_own = _client(scope)
+            wait = self._take(name, self._own_rate if is_own else self._rate)
+            if wait > 0:
+                seconds = math.ceil(wait)
+                raise RefusedError(429, HTTP["too_often"].format(seconds=seconds), "rate", seconds)
+        await self.app(scope, receive, send)
+
+    def _take(self, name: str, rate: Rate) -> float:
+        """Take a token; return the seconds until there is one, 0 where there was."""
+        now = time.monotonic()
+        tokens, filled_at = self._buckets.get(name, (float(rate.burst), now))
+        tokens = min(rate.burst, tokens + (now - filled_at) * rate.per_second)
+        taken = tokens >= 1
+        self._buckets[name] = (tokens - taken, now)
+        return 0.0 if taken else (1 - tokens) / rate.per_second
+
+
+def _client(scope: Scope) -> tuple[str, bool]:
+    """Name a client, and say whether it is this machine; a network of IPv6 is one client."""
+    host = (scope.get("client") or ("", 0))[0]
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host[:64], False
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            network = ipaddress.IPv6Network((address, 64), strict=False)
+            return str(network), address.is_loopback
+        address = address.ipv4_mapped
+    return str(address), address.is_loopback

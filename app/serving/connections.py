@@ -1,0 +1,151 @@
+"""Connections that do not wait for ever: a request's head and body have to arrive in time.
+
+uvicorn itself lets a client take as long as it likes, and each one holds a descriptor. Once a
+request has arrived, nothing here ends it: streams of events live as long as they are read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+_HANDLES = 256  # descriptors left to files, models and libraries
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+    """How long a client may take.
+
+    Attributes:
+        head: seconds from the connection, or the request's first byte, to the end of its headers.
+        pause: seconds in which the body, or the reading of an answer, has to get on.
+        progress: bytes of a body by which it has to, unless we do not read ourselves.
+    """
+
+    head: float = 15.0
+    pause: float = 15.0
+    progress: int = 16_384
+
+
+class Connection(H11Protocol):
+    """One client's connection."""
+
+    patience = Patience()
+    most = 4_096  # connections; beyond them who sends slowly makes room
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._came = 0  # bytes since the timer was set
+        self._arriving = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin: the headers have to come now."""
+        super().connection_made(transport)
+        self._await_head()
+        if len(self.connections) > self.most:
+            _make_room(self.connections)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._stop(self._timer)
+        self._stop(self._write_timer)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of a request; restart the clock where it is another part of it that is due."""
+        self._came += len(data)
+        if self._timer is None and not self._arriving:  # first bytes after a request and its answer
+            self._await_head()
+        super().data_received(data)
+
+    def handle_events(self) -> None:
+        """Handle what has arrived."""
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before:
+            self._arriving = True
+            self._set_timer(self.patience.pause)
+        if self._arriving and not self.cycle.more_body:
+            self._arriving = False
+            self._stop(self._timer)
+            self._timer = None
+
+    def on_response_complete(self) -> None:
+        """End an answer; what is left of its request is not waited for."""
+        self._arriving = False
+        self._stop(self._timer)
+        self._timer = None
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """Notice that the client does not read its answer."""
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(self.patience.pause, self._give_up)
+
+    def resume_writing(self) -> None:
+        """Notice that it does."""
+        self._stop(self._write_timer)
+        self._write_timer = None
+        super().resume_writing()
+
+    @property
+    def is_arriving(self) -> bool:
+        """Whether the connection has a clock that runs: it holds up nothing but itself."""
+        return self._timer is not None
+
+    def _await_head(self) -> None:
+        self._set_timer(self.patience.head)
+
+    def _set_timer(self, seconds: float) -> None:
+        self._stop(self._timer)
+        self._came = 0
+        self._timer = self.loop.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """Give up a request that is late; a body that gets on has another while."""
+        gets_on = self._came >= self.patience.progress or self.flow.read_paused
+        if self._arriving and gets_on:
+            self._set_timer(self.patience.pause)
+            return
+        self._timer = None
+        self._give_up()
+
+    def _give_up(self) -> None:
+        self.transport.abort()
+
+    @staticmethod
+    def _stop(timer: asyncio.TimerHandle | None) -> None:
+        if timer is not None:
+            timer.cancel()
+
+
+def _make_room(connections: set[Any]) -> None:
+    """Close the connection whose request has been arriving longest, or is late soonest."""
+    arriving = [one for one in connections if isinstance(one, Connection) and one.is_arriving]
+    if arriving:
+        min(arriving, key=lambda one: one._timer.when() if one._timer else 0.0)._give_up()
+
+
+def raise_descriptor_limit() -> int:
+    """Let the process have as many descriptors as it may; return the connections that fit in.
+
+    Windows has no such limit.
+    """
+    try:
+        import resource
+    except ImportError:
+        return Connection.most
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        except (OSError, ValueError):  # macOS says infinite, and means less
+            pass
+    return max(64, min(Connection.most, soft - _HANDLES))

@@ -1,0 +1,42 @@
+"""The one place that shows what a request has to pass, in that order."""
+
+from __future__ import annotations
+
+from starlette.middleware import Middleware
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from ..startup import Settings
+from .answers import Answers
+from .bodies import Bodies, Sizes
+from .clients import Rate, RateLimit
+from .headers import Ranges, RetryAfter, SecurityHeaders
+from .hosts import Hosts, KnownHosts, SameOrigin
+from .lifecycle import Draining, Lifecycle, Probes
+from .routes import ClosedRoutes
+from .trace import Trace
+
+# This machine's own programs; others in the same network; the world.
+_OWN, _NEAR, _WORLD = Rate(2_000, 200.0), Rate(400, 40.0), Rate(120, 8.0)
+_UPLOAD, _UPLOAD_OF_WORLD = 2 * 10**9, 256 * 10**6
+
+
+def stack(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
+    """List the layers around Gradio, the outermost first."""
+    hosts = Hosts(settings.host, settings.names)
+    sizes = Sizes(upload=_UPLOAD_OF_WORLD if settings.public else _UPLOAD)
+    rate = _WORLD if settings.public else _NEAR
+    return [
+        Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.proxies)),
+        Middleware(Trace),
+        Middleware(SecurityHeaders, on_spaces=settings.on_spaces),
+        Middleware(Answers),
+        Middleware(Probes, lifecycle),
+        Middleware(KnownHosts, hosts),
+        Middleware(SameOrigin, hosts),
+        Middleware(ClosedRoutes),
+        Middleware(Draining, lifecycle),
+        Middleware(RateLimit, rate, _OWN),
+        Middleware(RetryAfter, lambda: lifecycle.expected_wait),
+        Middleware(Ranges),
+        Middleware(Bodies, sizes),
+    ]
