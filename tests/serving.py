@@ -32,13 +32,13 @@ class App:
         url: where it answers.
         log: the file its output goes to.
         models: the checkpoints it offers, the KAN first; none for the bundled ones.
-        pid: of its process.
+        process: that it runs in.
     """
 
     url: str
     log: Path
     models: tuple[Path, ...]
-    pid: int = 0
+    process: subprocess.Popen[bytes]
 
     def model_runs(self) -> int:
         """How often a model has looked at a picture so far."""
@@ -109,7 +109,7 @@ def serving(
         process = subprocess.Popen(
             [python, *command], cwd=ROOT, env=variables, stdout=output, stderr=output
         )
-    running = App(f"http://127.0.0.1:{port}", log, models, process.pid)
+    running = App(f"http://127.0.0.1:{port}", log, models, process)
     try:
         deadline = time.monotonic() + START_SECONDS
         while not _answers(running.url):

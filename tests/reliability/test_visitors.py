@@ -156,7 +156,7 @@ def _processes(app: App) -> dict[str, psutil.Process]:
     log = app.log.read_text(encoding="utf-8")
     latest = dict(_PROCESS.findall(log))
     found = {name: psutil.Process(int(pid)) for name, pid in latest.items()}
-    return {"app": psutil.Process(app.pid), **found}
+    return {"app": psutil.Process(app.process.pid), **found}
 
 
 def _usage(app: App, folder: Path) -> Usage:
