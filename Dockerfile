@@ -1,5 +1,8 @@
 # The app in a container, also as a Hugging Face Docker Space (user 1000, port 7860):
 #   docker build -t mask2kan . && docker run --rm -p 7860:7860 mask2kan
+# Reached by a name other than localhost: -e MASK2KAN_HOSTS=demo.example.org, and for the world
+# -e MASK2KAN_PUBLIC=1 -e MASK2KAN_PROXIES=<the reverse proxy's address>. `docker stop -t 35` leaves
+# the running job the time to finish.
 # On a machine with an NVIDIA GPU, `docker run --gpus all ...` uses it.
 FROM python:3.12-slim
 

@@ -78,6 +78,8 @@ class Answers(Layer):
         except Exception as error:
             logger.warning("Can't answer %.200s: %.200s", scope["path"], repr(error))
             logger.debug("It was", exc_info=True)
+            exchange.is_replaced = True
+        if exchange.is_replaced:
             METRICS.refused("not understood")
             await exchange.refuse(RefusedError(400, HTTP["not_understood"], "not understood"))
 
@@ -89,7 +91,7 @@ class _Exchange:
         self._receive, self._send = receive, send
         self._sent_whole = False  # the request
         self._started = False  # the answer
-        self._replaced = False
+        self.is_replaced = False  # which holds where Starlette answers, and raises right after
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -98,13 +100,11 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            if message["status"] == 500 and not _is_json(message):
-                self._replaced = True  # by Starlette, which raises what it was right after
-                return
-            self._started = True
             if message["status"] == 500:
+                self.is_replaced = not _is_json(message)
                 message = {**message, "status": 400}
-        if not self._replaced:
+            self._started = not self.is_replaced
+        if not self.is_replaced:
             await self._send(message)
 
     async def refuse(self, refusal: RefusedError) -> None:

@@ -59,7 +59,8 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes of a request; restart the clock where it is another part of it that is due."""
         self._came += len(data)
-        if self._timer is None and not self._arriving:  # first bytes after a request and its answer
+        answered = self.cycle is None or self.cycle.response_complete
+        if self._timer is None and answered:  # the first bytes of the next request
             self._await_head()
         super().data_received(data)
 

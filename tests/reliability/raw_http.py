@@ -116,7 +116,7 @@ _ROUTES = """
 /gradio_api/process_recording /gradio_api/mcp/ /gradio_api/mcp/sse /gradio_api/dev/reload
 /gradio_api/vibe-edit /readyz /livez /gradio_api/queue/join /gradio_api/queue/join
 /gradio_api/queue/join /gradio_api/upload /gradio_api/upload /gradio_api/upload
-""".split()
+""".split()  # noqa: SIM905
 _METHODS = ["GET", "POST", "POST", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "X"]
 _ODD: list[Any] = [
     None,

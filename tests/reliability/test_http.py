@@ -198,7 +198,7 @@ ODD_UPLOADS = {
         multipart([(FILE, b"")]),
     ),
     "cut": (EDGE, multipart([(FILE, b"x" * 5_000)])[:-200]),
-    "long headers": (EDGE, multipart([(FILE + "\r\nX-Long: " + "x" * 5_000, b"")])),
+    "long headers": (EDGE, multipart([(FILE + ("\r\nX: " + "x" * 1_000) * 5, b"")])),
     "a good file, then text": (
         EDGE,
         multipart([(FILE, b"x" * 100_000), ('form-data; name="files"', b"text")]),
@@ -371,7 +371,8 @@ def test_foreign_hosts_and_origins(app: App, figure: Any) -> None:
         answer = ask(app.url, "POST", UPLOAD, [*headers, EDGE], body)
         assert answer.status == 200, (headers, answer)
     figure(
-        f"{len(foreign)} names and {len(origins)} origins refused, {len(own)} and {len(ours)} served"
+        f"{len(foreign)} names and {len(origins)} origins refused, "
+        f"{len(own)} and {len(ours)} served"
     )
 
 
@@ -513,10 +514,12 @@ def test_a_full_queue_says_when_to_come_back(app: App, figure: Any) -> None:
         answer = ask(app.url, "POST", JOIN, [JSON_KIND], json.dumps(said).encode())
         return time.monotonic() - start, answer
 
-    with ThreadPoolExecutor(32) as several:
+    with ThreadPoolExecutor(8) as several:
         told = list(several.map(join, range(400)))
     refused = [(spent, answer) for spent, answer in told if answer.status == 503]
-    figure(f"{len(refused)} of {len(told)} refused")
+    median = statistics.median([spent for spent, _ in refused] or [0.0])
+    figure(f"{len(refused)} of {len(told)} refused, in {median * 1e3:.0f} ms")
+    assert median < 0.2
     assert all(answer.status in (200, 503) for _, answer in told)
     for _, answer in refused:
         assert int(answer.headers["retry-after"]) >= 1
@@ -525,7 +528,7 @@ def test_a_full_queue_says_when_to_come_back(app: App, figure: Any) -> None:
 
 MUTATIONS = [
     Mutation("the last guard", "test_fuzzed", "app.serving.answers",
-             'if message["status"] == 500 and not _is_json(message):', "if False:"),
+             'if message["status"] == 500:', "if False:"),
     Mutation("the size of JSON", "test_limits", "app.serving.bodies",
              "if self._size > self._most:", "if False:"),
     Mutation("the size that is declared", "test_limits", "app.serving.bodies",
