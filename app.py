@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from app.logs import write_log
+from app.services.limits import Limits, limits_of_environment
 from app.startup import Settings, StartError, settle
+from mask2kan.errors import ConfigError
 
 _NO_ANSWER = (
     "Listens on {host}:{port}, but the page does not answer from there within three seconds. "
@@ -19,17 +21,17 @@ _NO_ANSWER = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted; returns the exit status."""
     try:
-        settings = settle(arguments)
-    except StartError as error:
+        settings, limits = settle(arguments), limits_of_environment()
+    except (ConfigError, StartError) as error:
         print(error, file=sys.stderr)
         return 2
     write_log(settings.log)
     for note in settings.notes:
         logging.getLogger("app").warning(note)
-    return _serve(settings)
+    return _serve(settings, limits)
 
 
-def _serve(settings: Settings) -> int:
+def _serve(settings: Settings, limits: Limits) -> int:
     from app.services.processes import prepare
 
     prepare(["app.fork_origin"])  # first: it takes seconds beside what follows
@@ -44,7 +46,7 @@ def _serve(settings: Settings) -> int:
     # ZeroGPU starts by replacing launch(), and has processes of its own for what uses a GPU.
     zero_gpu = bool(os.environ.get("SPACES_ZERO_GPU"))
     kind = ModelService if zero_gpu else ProcessService
-    demo = build_demo(service=kind(catalog=Catalog.of_environment(host=host)))
+    demo = build_demo(service=kind(catalog=Catalog.of_environment(host=host), limits=limits))
     try:
         (launch if zero_gpu else serve)(demo, settings)
     except ValueError as error:

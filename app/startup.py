@@ -33,6 +33,9 @@ _EPILOG = """environment:
   MASK2KAN_MODELS                          names or paths for the pickers, separated like PATH
   MASK2KAN_PUBLIC=1                        the world comes here: tighter limits, and nobody may type
                                            paths of checkpoints, as on every address but loopback
+  MASK2KAN_JOB_SECONDS                     how long a model may take for a picture
+  MASK2KAN_DECODE_SECONDS                  how long a file may take to become pixels
+  MASK2KAN_KEEP_SECONDS                    how long uploads and results are kept
   MASK2KAN_HOSTS                           names the app is reached by beside this machine's own,
                                            separated by commas: demo.example.org,*.example.com
   MASK2KAN_PROXIES                         reverse proxies that tell who asks (X-Forwarded-For),

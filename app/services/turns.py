@@ -44,6 +44,9 @@ class Turns:
 
     Args:
         most_waiting: jobs that may wait beside the one that runs.
+
+    Attributes:
+        observe: told how many seconds each job has taken.
     """
 
     def __init__(self, most_waiting: int = MOST_WAITING) -> None:
