@@ -7,12 +7,37 @@ import errno
 import json
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mask2kan.errors import ConfigError, WriteError
+
+
+class NotRegularError(OSError):
+    """A folder, pipe, device or socket where a file is expected."""
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading, without ever waiting for one who writes into a pipe.
+
+    Raises:
+        NotRegularError: for anything but a regular file, a link to one included.
+        OSError: when there is none, or it cannot be opened.
+        ValueError: for a name that no file can have.
+    """
+    # looked at before, since opening a device may already do something, and after: it may be
+    # another by then
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - of a str, too
+        raise NotRegularError(errno.EINVAL, "not a regular file")
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotRegularError(errno.EINVAL, "not a regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
-"""Decode images from strangers to RGB arrays, or raise an ``ImageError``.
+"""Decode images and masks from strangers to arrays, or raise an ``ImageError``.
 
-Few formats are tried, and the pixel count is read from the header before anything is decoded. In
-this order: first frame of an animation; EXIF orientation; 16 bits to their high byte, or to that of
-the 10, 12 or 14 bits in use (cameras store such data unscaled); transparency on white. Colour
-profiles are not applied, as in the originals' loaders.
+In this order, so that nothing costs more than it may: the file is a regular one of limited size;
+its bytes keep to what honest files hold (``bounds``); it is of one of few formats; its header's
+pixel count is within the limit; only then pixels are decoded (``pixels``), of an animation the
+first frame's.
 """
 
 from __future__ import annotations
@@ -13,32 +13,33 @@ import dataclasses
 import difflib
 import glob
 import io
+import os
 import re
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from mask2kan.errors import ImageError, one_line
-from mask2kan.media.files import parse_object
+from mask2kan.errors import ImageError, one_line, shortened
+from mask2kan.media.bounds import check_bounds
+from mask2kan.media.files import NotRegularError, open_regular, parse_object
+from mask2kan.media.limits import MAX_MEGAPIXELS, Unfit, check_sides, check_size
+from mask2kan.media.pixels import rgb_of
 
 RGB: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 Source: TypeAlias = "str | Path | bytes | Image.Image | NDArray[np.uint8]"
 
-MAX_MEGAPIXELS = 40
 MAX_FILE_BYTES = 400_000_000
 MAX_SUMMARY_BYTES = 10_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 _ADVICE = f"Use JPEG, PNG or WebP up to {MAX_MEGAPIXELS} MP."
-_WIDE = re.compile(r"\bRGBA?;16[BLN]\b")  # Pillow's names of 16-bit colours in a file
-_SENSOR_BITS = (10, 12, 14)
-_DARK = 1 << (max(_SENSOR_BITS) - 8)  # the high byte of what may be such data is below
+_MASK_VALUES = "0 for known, 1 for anomaly and 255 for void"
+_MASK_MODES = ("1", "L", "P", "RGB", "RGBA")
 
 _SIGNATURES = (
     (b"%PDF", "it is a PDF document"),
@@ -76,15 +77,45 @@ def decode_image(source: Source) -> Decoded:
     Raises:
         ImageError: one line with the reason, for anything else.
     """
-    if isinstance(source, np.ndarray):
-        return Decoded(_checked_array(source))
-    if isinstance(source, Image.Image):
-        return dataclasses.replace(_decode(source), path=str(getattr(source, "filename", "")))
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return _open(io.BytesIO(source), bytes(source[:512]), len(source))
-    if isinstance(source, (str, Path)):
-        return dataclasses.replace(_read_file(Path(source)), path=str(source))
-    raise _refusal(f"it is a {type(source).__name__}, not a path, bytes, PIL image or array", "")
+    try:
+        if isinstance(source, np.ndarray):
+            return Decoded(_checked_array(source))
+        if isinstance(source, Image.Image):
+            return Decoded(*_decoded(source), path=str(getattr(source, "filename", "")))
+        with _opened(source) as (image, file):
+            path = str(source) if isinstance(source, (str, Path)) else ""
+            return Decoded(*_decoded(image, file), path=path)
+    except Unfit as reason:
+        raise _refusal(str(reason)) from reason
+
+
+def read_mask(
+    source: str | Path | bytes, size: tuple[int, int], *, white_is_anomaly: bool = False
+) -> NDArray[np.uint8]:
+    """Decode a ground truth mask safely; as it is stored, without EXIF orientation.
+
+    Args:
+        source: a path, or the bytes of a file: 1-bit, 8-bit gray, palette (whose indices count), or
+            RGB of equal channels.
+        size: (H, W) of the image it belongs to.
+        white_is_anomaly: 255 means "anomaly" instead of "void".
+
+    Returns:
+        (H, W) uint8: 0 known, 1 anomaly, 255 void.
+
+    Raises:
+        ImageError: one line with the reason, for anything else.
+    """
+    try:
+        with _opened(source) as (image, _):
+            _check_mask(image, size)
+            values = _mask_values(image)
+    except Unfit as reason:
+        raise _refusal(str(reason), f"It needs {_MASK_VALUES}.", "the ground truth") from reason
+    if white_is_anomaly:
+        values[values == 255] = 1
+    _check_values(values, image.format)
+    return values
 
 
 def list_images(
@@ -164,80 +195,73 @@ def written(folder: Path) -> set[str]:
     return names
 
 
-def _refusal(reason: str, advice: str = _ADVICE) -> ImageError:
-    return ImageError(f"Can't read this image: {' '.join(reason.split())}. {advice}".rstrip())
+def _refusal(reason: str, advice: str = _ADVICE, what: str = "this image") -> ImageError:
+    return ImageError(f"Can't read {what}: {' '.join(reason.split())}. {advice}".rstrip())
+
+
+@contextlib.contextmanager
+def _opened(source: object) -> Iterator[tuple[Image.Image, BinaryIO]]:
+    """Open a path or the bytes of a file within all bounds; nothing is decoded yet.
+
+    Raises:
+        Unfit: when it is no such file; ImageError: where the reason needs advice of its own.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        file: BinaryIO = io.BytesIO(source)
+        size = len(source)
+    elif isinstance(source, (str, Path)):
+        file = _open_path(Path(source))
+        size = os.fstat(file.fileno()).st_size
+    else:
+        kind = type(source).__name__
+        raise _refusal(f"it is a {kind}, not a path, bytes, PIL image or array", "")
+    with file:
+        if size == 0:
+            raise Unfit("the file is empty")
+        if size > MAX_FILE_BYTES:
+            most = MAX_FILE_BYTES / 1e6
+            raise Unfit(f"the file has {size / 1e6:.0f} MB, at most {most:.0f} fit")
+        check_bounds(file, size)
+        with _identified(file) as image:
+            check_size(*image.size)
+            check_sides(*image.size)
+            yield image, file
+
+
+def _open_path(path: Path) -> BinaryIO:
+    try:
+        return open_regular(path)
+    except FileNotFoundError as error:
+        raise _no_file(path) from error
+    except NotRegularError as error:
+        raise _refusal(f"{shortened(path)!r} is not a file", "") from error
+    except (OSError, ValueError) as error:  # no permission, NUL or 300 characters in the name
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise Unfit(f"{reason} ({path.name[:80]!r})") from error
 
 
 def _no_file(path: Path) -> ImageError:
     with contextlib.suppress(OSError):
         near = difflib.get_close_matches(path.name, [file.name for file in path.parent.iterdir()])
         if near:
-            return _refusal(f"there is no file {str(path)!r}", f"Nearest: {', '.join(near)}.")
-    return _refusal(f"there is no file {str(path)!r}", "Check its path.")
+            advice = f"Nearest: {', '.join(map(shortened, near))}."
+            return _refusal(f"there is no file {shortened(path)!r}", advice)
+    return _refusal(f"there is no file {shortened(path)!r}", "Check its path.")
 
 
-def _read_file(path: Path) -> Decoded:
+def _identified(file: BinaryIO) -> Image.Image:
     try:
-        if not path.exists():
-            raise _no_file(path)
-        if not path.is_file():
-            raise _refusal(f"{str(path)!r} is not a file", "")
-        with path.open("rb") as file:
-            head = file.read(512)
-            file.seek(0)
-            return _open(file, head, path.stat().st_size)
-    except (OSError, ValueError) as error:  # no permission, NUL or 300 characters in the name
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise _refusal(f"{reason} ({path.name[:80]!r})") from error
-
-
-def _open(file: BinaryIO, head: bytes, size: int) -> Decoded:
-    if size == 0:
-        raise _refusal("the file is empty")
-    if size > MAX_FILE_BYTES:
-        raise _refusal(f"the file has {size / 1e6:.0f} MB, at most {MAX_FILE_BYTES / 1e6:.0f} fit")
-    try:
-        image = Image.open(file, formats=FORMATS)
+        return Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
         # Pillow refuses the largest headers itself; its message holds the pixel count
         pixels = re.search(r"\((\d+) pixels\)", str(error))
         megapixels = f"{int(pixels[1]) / 1e6:.0f}" if pixels else "over 178"
-        raise _refusal(f"it has {megapixels} megapixels") from error
+        raise Unfit(f"it has {megapixels} megapixels") from error
     except UnidentifiedImageError as error:
-        raise _refusal(_kind(head)) from error
+        file.seek(0)
+        raise Unfit(_kind(file.read(512))) from error
     except Exception as error:  # Pillow's parsers raise anything at a malformed header
-        raise _refusal(f"its header is damaged ({one_line(error)})") from error
-    with image:
-        return _decode(image, file)
-
-
-def _decode(image: Image.Image, file: BinaryIO | None = None) -> Decoded:
-    """Decode an image that was opened, from ``file`` if it is one."""
-    _check_size(*image.size)
-    try:
-        low = _low_bytes(image, file)
-        image.load()
-        _check_size(*image.size)
-        upright = _upright(image)
-        notes: tuple[str, ...] = ()
-        if upright.mode.startswith("I"):
-            eight, notes = _eight_bits(np.asarray(upright))
-            upright = Image.fromarray(eight)
-        elif low is not None and np.max(image.getextrema()[:3]) < _DARK:
-            upright, notes = _from_both_bytes(upright, _upright(low))
-        return Decoded(np.array(_to_rgb(upright), dtype=np.uint8), notes)
-    except ImageError:
-        raise
-    except Exception as error:  # as above; a decoder may even claim to be out of memory
-        raise _refusal(f"it is cut off or damaged ({one_line(error)})") from error
-
-
-def _check_size(width: int, height: int) -> None:
-    if width < 1 or height < 1:
-        raise _refusal(f"it is {width} × {height} pixels")
-    megapixels = width * height / 1e6
-    if megapixels > MAX_MEGAPIXELS:
-        raise _refusal(f"it has {megapixels:.1f} megapixels ({width} × {height})")
+        raise Unfit(f"its header is damaged ({one_line(error)})") from error
 
 
 def _kind(head: bytes) -> str:
@@ -251,72 +275,60 @@ def _kind(head: bytes) -> str:
     return "it is not an image in a known format"
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    upright = image.copy()
-    # Damaged metadata leave the pixels readable; in place, they are turned before Pillow trips over
-    # a damaged tag that it wants to write back.
-    with contextlib.suppress(Exception):
-        ImageOps.exif_transpose(upright, in_place=True)
-    return upright
+def _decoded(image: Image.Image, file: BinaryIO | None = None) -> tuple[RGB, tuple[str, ...]]:
+    """Decode an image that was opened, from ``file`` if it is one."""
+    check_size(*image.size)
+    with _readable():
+        return rgb_of(image, file)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("F", "LAB"):
-        kind = "floating-point" if image.mode == "F" else "LAB"
-        raise _refusal(f"it has {kind} pixels, expected 8 or 16 bits of gray or RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Turn whatever a decoder raises into a reason; it may even claim to be out of memory."""
+    try:
+        yield
+    except Unfit:
+        raise
+    except Exception as error:
+        raise Unfit(f"it is cut off or damaged ({one_line(error)})") from error
 
 
-def _low_bytes(image: Image.Image, file: BinaryIO | None) -> Image.Image | None:
-    """Open a 16-bit colour image again for its low bytes, which Pillow drops; None for others.
-
-    Read with the other byte order, the byte it keeps is the low one.
-    """
-    tiles = getattr(image, "tile", [])
-    if file is None or not any(_WIDE.search(str(tile.args)) for tile in tiles):
-        return None
-    place = file.tell()
-    file.seek(0)
-    low = Image.open(io.BytesIO(file.read()), formats=FORMATS)
-    file.seek(place)
-    low.tile = [tile._replace(args=_swapped(tile.args)) for tile in low.tile]
-    return low
-
-
-def _swapped(arguments: Any) -> Any:
-    if isinstance(arguments, tuple):
-        return (_swapped(arguments[0]), *arguments[1:])
-    name, order = arguments[:-1], arguments[-1]
-    native = "L" if sys.byteorder == "little" else "B"
-    return name + {"B": "L", "L": "B"}[native if order == "N" else order]
+def _check_mask(image: Image.Image, size: tuple[int, int]) -> None:
+    if image.size != size[::-1]:
+        raise ImageError(
+            f"The ground truth has {image.width}×{image.height} pixels, the picture "
+            f"{size[1]}×{size[0]}: they must be equal."
+        )
+    if image.mode not in _MASK_MODES:
+        wide = image.mode.startswith("I") or image.mode == "F"
+        raise Unfit(
+            "it has more than 8 bits per pixel, expected an 8-bit mask"
+            if wide
+            else f"its pixels are {image.mode}, expected an 8-bit mask"
+        )
 
 
-def _from_both_bytes(high: Image.Image, low: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """Put together a 16-bit colour image; transparency stays that of the high bytes."""
-    values = [np.asarray(image.convert("RGB"), dtype=np.int64) for image in (high, low)]
-    eight, notes = _eight_bits(values[0] << 8 | values[1])
-    result = Image.fromarray(eight)
-    if high.has_transparency_data:
-        result.putalpha(high.convert("RGBA").getchannel("A"))
-    return result, notes
+def _mask_values(image: Image.Image) -> NDArray[np.uint8]:
+    with _readable():
+        image.load()
+    if image.mode == "1":
+        return np.array(image.convert("L"), np.uint8)
+    values = np.array(image.getchannel(0), np.uint8)
+    for channel in range(1, min(3, len(image.getbands()))):
+        if (np.asarray(image.getchannel(channel)) != values).any():
+            raise Unfit("it is a colour image, its red, green and blue differ")
+    return values
 
 
-def _eight_bits(values: NDArray[np.generic]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """Take the high byte of the bits in use."""
-    wide = values.astype(np.int64)
-    if wide.min() < 0 or wide.max() > 65535:
-        raise _refusal("it has 32-bit pixels, expected 8 or 16 bits of gray or RGB")
-    largest = int(wide.max())
-    bits = next((bits for bits in _SENSOR_BITS if 0 < largest < 1 << bits), 16)
-    notes = (
-        f"Its 16-bit values reach {largest:,} only; read as {bits}-bit data, "
-        f"{(1 << bits) - 1:,} is white.",
-    )
-    return (wide >> (bits - 8)).astype(np.uint8), notes if bits < 16 else ()
+def _check_values(values: NDArray[np.uint8], kind: str | None) -> None:
+    counts = Image.fromarray(values).histogram()
+    unknown = [str(value) for value in range(256) if counts[value] and value not in (0, 1, 255)]
+    if unknown:
+        shown = ", ".join(unknown[:6]) + (", …" if len(unknown) > 6 else "")
+        lossy = " JPEG changes values along edges: save it as PNG." if kind == "JPEG" else ""
+        raise ImageError(
+            f"The ground truth has the values {shown}; it needs {_MASK_VALUES}.{lossy}"
+        )
 
 
 def _checked_array(array: NDArray[np.generic]) -> RGB:
@@ -325,5 +337,5 @@ def _checked_array(array: NDArray[np.generic]) -> RGB:
             f"the array is {array.dtype} of shape {array.shape}, expected uint8 RGB of (H, W, 3)",
             "",
         )
-    _check_size(array.shape[1], array.shape[0])
+    check_size(array.shape[1], array.shape[0])
     return np.array(array, dtype=np.uint8, order="C")

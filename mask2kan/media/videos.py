@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 
 from mask2kan.errors import ImageError
-from mask2kan.media.images import MAX_MEGAPIXELS, RGB
+from mask2kan.media.images import RGB
+from mask2kan.media.limits import MAX_MEGAPIXELS
 
 MAX_SECONDS = 300
 MAX_FRAMES_INSIDE = 18_000  # five minutes at 60 a second

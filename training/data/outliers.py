@@ -24,7 +24,8 @@ from PIL import Image
 
 from mask2kan.checks import require, require_choice, require_range
 from mask2kan.errors import ConfigError, ImageError
-from mask2kan.media.images import MAX_MEGAPIXELS, list_images
+from mask2kan.media.images import list_images
+from mask2kan.media.limits import MAX_MEGAPIXELS
 
 from . import find_data
 from .augmentation import OUTLIER

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mask2kan.errors import BackendError, ConfigError, OutOfMemoryError
 from mask2kan.media.files import write_bytes
-from mask2kan.media.images import MAX_MEGAPIXELS
+from mask2kan.media.limits import MAX_MEGAPIXELS
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.runtime.memory import available_memory
 
