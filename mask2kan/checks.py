@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
-from mask2kan.errors import ConfigError, shortened, unknown
+from mask2kan.errors import ConfigError, shortened, shown, unknown
 
 
 def require(
@@ -38,7 +38,7 @@ def require(
     if len(limits) == 2 and not above and not below:
         limits = [f"from {_shown(low)} to {_shown(high)}"]
     expected = " ".join([kind, " and ".join(limits)]).rstrip()
-    raise ConfigError(f"{field} is {shortened(repr(value))}; it must be {expected}.")
+    raise ConfigError(f"{field} is {shown(value)}; it must be {expected}.")
 
 
 def _shown(limit: float) -> str:
@@ -59,7 +59,7 @@ def require_choice(kind: str, value: Any, choices: Iterable[str]) -> None:
     """
     names = tuple(choices)
     if value not in names:
-        raise ConfigError(unknown(kind, str(value), names))
+        raise ConfigError(unknown(kind, shortened(value), names))
 
 
 def require_numbers(field: str, value: Any, count: int) -> None:
@@ -70,7 +70,7 @@ def require_numbers(field: str, value: Any, count: int) -> None:
     """
     numbers = value if isinstance(value, (list, tuple)) else ()
     if len(numbers) != count or not all(map(_is_finite, numbers)):
-        raise ConfigError(f"{field} is {shortened(repr(value))}; expected {count} finite numbers.")
+        raise ConfigError(f"{field} is {shown(value)}; expected {count} finite numbers.")
 
 
 def require_range(field: str, value: Any, otherwise: str = "") -> None:

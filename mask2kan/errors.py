@@ -7,7 +7,15 @@ command line and the app show it as it is.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+
+# Control characters, which move a terminal's cursor; line ends; signs that turn the direction of
+# what follows or are invisible; halves of characters.
+_UNPRINTABLE = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069"
+    "\\ud800-\\udfff\\ufeff\\ufff9-\\ufffb\\U000e0000-\\U000e007f]"
+)
 
 
 class Mask2KANError(Exception):
@@ -42,15 +50,32 @@ class OutOfMemoryError(Mask2KANError):
     """The device has not enough memory for this image and model."""
 
 
+def printable(text: str) -> str:
+    """Leave out what is no text: names from strangers reach terminals, logs and pages."""
+    return _UNPRINTABLE.sub("", text)
+
+
 def shortened(value: object) -> str:
     """Shorten a value for a message: a request may hold megabytes in place of a name."""
-    text = str(value)
+    return _shortened(str, value)
+
+
+def shown(value: object) -> str:
+    """Do the same with a value as Python writes it, text in quotes."""
+    return _shortened(repr, value)
+
+
+def _shortened(form: Callable[[object], str], value: object) -> str:
+    try:
+        text = printable(form(value))
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        text = "a number too long to write"
     return text if len(text) <= 120 else f"{text[:120]}…"
 
 
 def one_line(error: BaseException) -> str:
     """Shorten an error's message to one line of at most 120 characters; its type without one."""
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    return printable(" ".join(str(error).split()))[:120] or type(error).__name__
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> str:

@@ -16,22 +16,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from mask2kan.errors import ImageError
-from mask2kan.media.images import FORMATS, read_image
+from mask2kan.errors import ImageError, printable
+from mask2kan.media.files import open_regular
+from mask2kan.media.images import read_image, read_mask
+from mask2kan.outputs.names import fit_stem
 
 from .kept import upload_folder
 from .samples import example_files
 
-_EXPECTED = "0 for known, 1 for anomaly and 255 for void"
 _LONGEST_NAME = 60  # characters: file systems take 255 bytes, of which one has up to four
 _NOT_HERE = (
     "The picture did not arrive, or is no longer kept here: upload it again, or choose an example."
 )
-# Control characters, line ends, and halves of characters.
-_UNFIT = re.compile("[\\0-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
-_MASK_MODES = ("1", "L", "P", "RGB", "RGBA")
 
 
 def stored(payload: object) -> Path:
@@ -65,13 +62,14 @@ def name_of(payload: Mapping[str, Any] | None) -> str:
     """Return what the visitor calls an uploaded file, fit to name others by."""
     fields = payload or {}
     name = Path(str(fields.get("orig_name") or fields.get("path") or "picture")).name
-    return _UNFIT.sub("", name)[-_LONGEST_NAME:] or "picture"
+    return printable(name)[-_LONGEST_NAME:] or "picture"
 
 
 def safe_stem(name: str) -> str:
     """Return a file's name without its suffix, fit to name files by on any system."""
     stem = re.sub(r"\.\w{2,5}$", "", name)
-    return re.sub(r"[^\w.-]+", "_", stem).strip("._")[:_LONGEST_NAME] or "picture"
+    stem = re.sub(r"[^\w.-]+", "_", stem).strip("._")[:_LONGEST_NAME]
+    return fit_stem(stem, "picture", 4 * _LONGEST_NAME)
 
 
 def read_upload(payload: Mapping[str, Any] | None) -> NDArray[np.uint8]:
@@ -80,12 +78,7 @@ def read_upload(payload: Mapping[str, Any] | None) -> NDArray[np.uint8]:
     Raises:
         ImageError: when there is no picture, or it cannot be read or is too large.
     """
-    path = stored(payload)
-    try:
-        content = path.read_bytes()
-    except OSError as error:  # cleaned up this moment
-        raise ImageError(_NOT_HERE) from error
-    return read_image(content)
+    return read_image(_content(stored(payload)))
 
 
 def given(path: object, name: object) -> dict[str, str]:
@@ -110,36 +103,15 @@ def read_truth(
     Raises:
         ImageError: when it is no mask, has another size, or values that mean nothing.
     """
-    path = stored(payload)
+    return read_mask(_content(stored(payload)), size, white_is_anomaly=white_is_anomaly)
+
+
+def _content(path: Path) -> bytes:
     try:
-        with Image.open(path, formats=FORMATS) as opened:
-            _check_mask(opened, size)
-            # The indices of a palette, the first of equal channels; 1-bit masks are 0 and 255.
-            values = np.asarray(opened.convert("L") if opened.mode == "1" else opened)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError("Can't read the ground truth: it is no picture file.") from error
-    if values.ndim == 3:
-        values = values[..., 0]
-    labels = values.astype(np.uint8)
-    if white_is_anomaly:
-        labels = np.where(labels == 255, 1, labels).astype(np.uint8)
-    unknown = sorted(set(np.unique(labels).tolist()) - {0, 1, 255})
-    if unknown:
-        raise ImageError(
-            f"The ground truth has the values {', '.join(map(str, unknown[:6]))}; it needs "
-            f"{_EXPECTED}."
-        )
-    return labels
-
-
-def _check_mask(opened: Image.Image, size: tuple[int, int]) -> None:
-    if opened.size != size[::-1]:
-        raise ImageError(
-            f"The ground truth has {opened.width}×{opened.height} pixels, the picture "
-            f"{size[1]}×{size[0]}: they must be equal."
-        )
-    if opened.mode not in _MASK_MODES:
-        raise ImageError(f"The ground truth is no 8-bit mask: it needs {_EXPECTED}.")
+        with open_regular(path) as file:
+            return file.read()
+    except OSError as error:  # cleaned up, or replaced, this moment
+        raise ImageError(_NOT_HERE) from error
 
 
 def _absolute(path: str) -> Path:

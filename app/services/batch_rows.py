@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from .catalog import title
 from .models import SIDES, Answer
 
 _NO_SCORE = float("-inf")
+# Formulas, also in full width and after spaces; tabs and line ends, after which one may begin.
+_RUN_BY_SPREADSHEETS = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +138,18 @@ def record(row: BatchRow) -> dict[str, Any]:
 
 
 def write_csv(rows: Iterable[BatchRow]) -> bytes:
-    """Write a CSV file with a header, in UTF-8; unknown values are left empty."""
+    """Write a CSV file with a header, in UTF-8; unknown values are left empty.
+
+    Text that a spreadsheet would run begins with an apostrophe, as one types it there.
+    """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(record(BatchRow(0, ""))))
     writer.writeheader()
-    writer.writerows(map(record, rows))
+    for row in rows:
+        writer.writerow({key: _inert(value) for key, value in record(row).items()})
     return text.getvalue().encode()
+
+
+def _inert(value: Any) -> Any:
+    runs = isinstance(value, str) and _RUN_BY_SPREADSHEETS.match(value)
+    return f"'{value}" if runs else value

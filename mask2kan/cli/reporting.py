@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mask2kan.errors import printable
 from mask2kan.modeling.settings import InferenceSettings
 from mask2kan.outputs.tables import Table, calibration_table
 from mask2kan.outputs.tables import threshold_in_words as in_words
@@ -25,7 +26,7 @@ def print_results(
     path: str, summaries: list[tuple[str, dict[str, Any]]], notes: Sequence[str], written: Path
 ) -> None:
     """Print an image's ``Report`` above the progress bar."""
-    tqdm.write(f"{path}: {written}")
+    tqdm.write(printable(f"{path}: {written}"))
     for label, summary in summaries:
         classes = ", ".join(f"{c['name']} {c['share']:.0%}" for c in summary["classes"][:4])
         tqdm.write(
@@ -45,7 +46,7 @@ def complain(error: Exception, path: str | None = None, *, prefix: str = "mask2k
     """Print a failure, and the image it concerns, as one line on standard error."""
     message = " ".join(str(error).split()) or type(error).__name__
     where = "" if path is None else f"{path}: "
-    tqdm.write(f"{prefix}: {where}{message}", file=sys.stderr)
+    tqdm.write(printable(f"{prefix}: {where}{message}"), file=sys.stderr)
 
 
 def say_stage(words: str) -> None:

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from mask2kan.errors import printable
 from mask2kan.media.files import parse_object
 from mask2kan.media.web import is_url
 
+LONGEST_STEM = 180  # bytes; file systems take 255, and the results' own names follow
+
+# Devices of Windows, whatever suffix stands behind their names.
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|con(in|out)\$) *(\.|$)", re.I)
+
 
 def stem_of(image: str) -> str:
-    """Return the stem of an image's path or address; ``image`` without one."""
-    return Path(unquote(urlsplit(image).path) if is_url(image) else image).stem or "image"
+    """Return the stem of an image's path or address, fit to name files by; ``image`` without one.
+
+    A stem that no system can write, or only some can, is changed as little as that needs.
+    """
+    return fit_stem(Path(unquote(urlsplit(image).path) if is_url(image) else image).stem, "image")
+
+
+def fit_stem(stem: str, otherwise: str, longest: int = LONGEST_STEM) -> str:
+    """Make a stem one that every system can write, ``longest`` bytes at most.
+
+    Returns:
+        The stem without what is not printable, without dots and spaces at its end, and with a
+        ``_`` before the name of a device of Windows; ``otherwise`` where nothing is left.
+    """
+    fit = printable(stem).encode()[:longest].decode(errors="ignore").rstrip(". ") or otherwise
+    return f"_{fit}" if _RESERVED.match(fit) else fit
 
 
 def unique_stems(
