@@ -28,16 +28,21 @@ def open_regular(path: str | Path) -> BinaryIO:
         OSError: when there is none, or it cannot be opened.
         ValueError: for a name that no file can have.
     """
-    # looked at before, since opening a device may already do something, and after: it may be
-    # another by then
-    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - of a str, too
-        raise NotRegularError(errno.EINVAL, "not a regular file")
+    # Before, since opening a device may already do something; after, since it may be another file.
+    _require_regular(os.stat(path))  # noqa: PTH116 - of a str, too
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
+    file = os.fdopen(os.open(path, flags | getattr(os, "O_CLOEXEC", 0)), "rb")
+    try:
+        _require_regular(os.fstat(file.fileno()))
+    except NotRegularError:
+        file.close()
+        raise
+    return file
+
+
+def _require_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
         raise NotRegularError(errno.EINVAL, "not a regular file")
-    return os.fdopen(descriptor, "rb")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,115 @@
+"""Decode pictures or videos in a process of limited memory, and tell what each took.
+
+``python -m tests.reliability.decoding picture|video FILE…`` prints a line of JSON for each file.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from mask2kan.errors import ImageError
+from mask2kan.media.images import FORMATS, read_image
+from mask2kan.media.videos import count_frames, read_frames
+from tests.reliability.bombs import encoded
+
+ADDRESS_SPACE = 3 * 2**30
+
+
+class Decoded(NamedTuple):
+    """What a file took: CPU seconds, seconds, megabytes at the most, and what was said of it."""
+
+    name: str
+    cpu: float
+    seconds: float
+    megabytes: float
+    said: str
+    threads: int
+
+    @property
+    def refused(self) -> bool:
+        """Whether in one sentence."""
+        return (
+            self.said.startswith("Can't read ") and self.said[-1] == "." and "\n" not in self.said
+        )
+
+    @property
+    def read(self) -> bool:
+        return self.said.startswith("read ")
+
+
+def decoded(paths: Sequence[Path], kind: str = "picture", patience: float = 60) -> list[Decoded]:
+    """Decode files in a child; one that dies, or takes too long, is replaced by another."""
+    left, answers = list(paths), []
+    while left:
+        command = [sys.executable, "-m", "tests.reliability.decoding", kind, *map(str, left[:500])]
+        root = Path(__file__).resolve().parents[2]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
+        try:
+            printed, _ = child.communicate(timeout=patience + 0.5 * len(left[:500]))
+            ended = f"the process ended with {child.returncode}"
+        except subprocess.TimeoutExpired:
+            child.kill()
+            printed, _ = child.communicate()
+            ended = "it took too long"
+        told = [Decoded(**json.loads(line)) for line in printed.splitlines()]
+        if len(told) < len(left[:500]):
+            lost = left[len(told)].name
+            told.append(Decoded(lost, patience, patience, 0, f"crashed: {ended}", 0))
+        answers += told
+        left = left[len(told) :]
+    return answers
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
+def _read(kind: str, path: Path) -> str:
+    try:
+        if kind == "picture":
+            return f"read {read_image(path.read_bytes()).shape}"
+        count = count_frames(path)
+        shapes = [frame.shape for _, frame in read_frames(path)]
+        return f"read {len(shapes)} of {count} frames, {_status('Threads')} threads"
+    except ImageError as error:
+        return str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _measured(kind: str, path: Path) -> dict[str, Any]:
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # of VmHWM
+    before, start, cpu = _status("VmRSS"), time.perf_counter(), time.process_time()
+    said = _read(kind, path)
+    return {
+        "name": path.name,
+        "cpu": time.process_time() - cpu,
+        "seconds": time.perf_counter() - start,
+        "megabytes": (_status("VmHWM") - before) / 1024,
+        "said": said,
+        "threads": _status("Threads"),
+    }
+
+
+def main(kind: str, names: Iterable[str]) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    warnings.simplefilter("ignore")
+    for name in FORMATS:  # what is imported the first time is no picture's fault
+        read_image(encoded(Image.new("RGB", (8, 8)), name))
+    for name in names:
+        print(json.dumps(_measured(kind, Path(name))), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
