@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import hashlib
+import io
 import json
 import os
+import platform
+import re
 import secrets
+import shutil
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mask2kan.errors import ConfigError, WriteError
+
+if sys.platform != "win32":
+    import fcntl
+
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})[0-9a-f]{8}\.tmp", re.DOTALL)
+_DAY = 86400.0  # seconds
 
 
 class NotRegularError(OSError):
@@ -46,43 +59,164 @@ def _require_regular(status: os.stat_result) -> None:
 
 
 @contextlib.contextmanager
-def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_writer(path: str | Path, size: int | None = None) -> Iterator[BinaryIO]:
     """Open a binary file that replaces ``path`` when the block ends without an error.
 
-    Files left by a killed process match ``.<name>.*.tmp``.
+    A killed process leaves a file ``.<name>.*.tmp``; the next one removes it when it first writes
+    into the folder.
+
+    Args:
+        path: of the file; its folder is made.
+        size: bytes that will be written; nothing is begun where there is no room for them.
 
     Raises:
         WriteError: when the file cannot be written; ``path`` is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    written = 0
+    temporary = path.with_name(f".{path.name}.{_machine()}{secrets.token_hex(4)}.tmp")
+    raw: _Raw | None = None
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
+            _remove_abandoned_once(path.parent)
+            _require_room(path.parent, size)
+            raw = _Raw(temporary, "xb")
+            _lock(raw.fileno())
+            with io.BufferedWriter(raw) as file:
                 yield file
-                written = file.tell()
                 file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+                os.fsync(raw.fileno())
+                if sys.platform != "win32":
+                    temporary.replace(path)  # before closing gives up the lock
+            if sys.platform == "win32":  # where no open file can be renamed or removed
+                temporary.replace(path)
             _flush_folder(path.parent)  # which holds the new name
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
-        advice = "Free some space or choose another folder" if full else "Choose another folder"
-        raise WriteError(
-            f"Can't write {path}: {error.strerror or error} (after {written:,} bytes). {advice}; "
-            "a file that was there is untouched."
-        ) from error
+    except Exception as error:
+        written, failure = (0, None) if raw is None else (raw.written, raw.failure)
+        cause = error if isinstance(error, OSError) else failure
+        if cause is None:
+            raise
+        raise WriteError(_refusal(path, cause, written, size)) from error
+
+
+class _Raw(io.FileIO):
+    """A file that remembers why it took no more: ``torch.save`` raises an error of its own then."""
+
+    written = 0  # bytes
+    failure: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        try:
+            count = super().write(content)
+        except OSError as error:
+            self.failure = error
+            raise
+        self.written += count
+        return count
+
+
+def _require_room(folder: Path, size: int | None) -> None:
+    """Raise OSError where a file of that size cannot be written."""
+    room = shutil.disk_usage(folder)
+    if size is not None and room.total and size > room.free:  # some network disks tell nothing
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _refusal(path: Path, error: OSError, written: int, size: int | None) -> str:
+    """Say why a file could not be written, and what it needs."""
+    reached = f"after {written:,} bytes"
+    if size is not None:
+        reached += f" of {size:,}"
+    if error.errno == errno.ENOSPC:
+        with contextlib.suppress(OSError):
+            reached += f", with {shutil.disk_usage(path.parent).free:,} free"
+    full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
+    advice = "Free some space or choose another folder" if full else "Choose another folder"
+    return (
+        f"Can't write {path}: {error.strerror or error} ({reached}). {advice}; "
+        "a file that was there is untouched."
+    )
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files in a folder whose writers were killed.
+
+    A living writer holds a lock on its file. Locks of other machines may not be seen here: what
+    these wrote has to be a day old.
+    """
+    try:
+        paths = list(folder.iterdir())
+    except OSError:  # writing will say why
+        return
+    for path in paths:
+        name = _TEMPORARY.fullmatch(path.name)
+        with contextlib.suppress(OSError):
+            if name and _is_abandoned(path, ours=name[1] == _machine()):
+                path.unlink()
+
+
+_remove_abandoned_once = functools.lru_cache(maxsize=1024)(remove_abandoned)
+
+
+def _is_abandoned(path: Path, *, ours: bool) -> bool:
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        return False
+    old = time.time() - status.st_mtime > _DAY
+    if sys.platform == "win32":
+        return old
+    if not old and not (ours and status.st_size):  # an empty one is about to be locked
+        return False
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError while its writer lives
+    return True
+
+
+def _lock(descriptor: int) -> None:
+    """Hold a file until it is closed; by that ``remove_abandoned`` knows that its writer lives."""
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):  # of a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@functools.cache
+def _machine() -> str:
+    """Eight hexadecimal digits that stand for this machine since its start: locks end with it."""
+    try:
+        name = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    except OSError:
+        name = platform.node()
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
     """Write a file with ``atomic_writer``; returns its path."""
-    with atomic_writer(path) as file:
+    with atomic_writer(path, len(content)) as file:
         file.write(content)
     return Path(path)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, whole or not at all unless the process is killed.
+
+    Raises:
+        WriteError: when it cannot be written; the lines before are untouched.
+    """
+    content = f"{line}\n".encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                written = file.write(content)
+                file.write(content[written:])  # a disk may take the first part only
+            except OSError:
+                file.truncate(before)
+                raise
+    except OSError as error:
+        raise WriteError(_refusal(path, error, 0, len(content))) from error
 
 
 def json_bytes(value: Any, *, allow_nan: bool = False) -> bytes:
