@@ -1,14 +1,19 @@
-"""Refuse a loss or gradient that is not finite, before anything is changed."""
+"""Refuse numbers that are not finite, before they change or replace anything."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
 
 from mask2kan.errors import NumericsError
+
+from .resume import tensors_in
 
 LOWEST_SCALE = 1.0  # of the float16 loss scale; below it, gradients are not recoverable
 
@@ -39,3 +44,36 @@ def require_finite_gradient(
         f"Stopped before the update at {where}: the gradient is not finite "
         f"({len(broken)} parameters, first {', '.join(broken[:3])}); lower lr or train in float32."
     )
+
+
+def require_finite_moments(model: nn.Module, optimizer: Optimizer, where: str) -> None:
+    """Raise NumericsError on a moment of the optimizer that would spoil the weights."""
+    moments = {
+        (name, key): value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if value.dim()
+    }
+    # One reduction: a tenth of the time of clipping the gradient
+    if not moments or torch.isfinite(get_total_norm(list(moments.values()))):
+        return
+    broken = [" of ".join(reversed(key)) for key, value in moments.items() if not _is_finite(value)]
+    raise NumericsError(
+        f"Stopped before the update at {where}: the optimizer's moments are not finite "
+        f"({len(broken)} of {len(moments)}, first {', '.join(broken[:3])}); continue from the last "
+        "checkpoint with --resume."
+    )
+
+
+def require_finite_state(state: dict[str, Any], where: str) -> None:
+    """Raise NumericsError when what is about to be saved holds a tensor that is not finite."""
+    for name, value in tensors_in(state):
+        if not _is_finite(value):
+            raise NumericsError(
+                f"Nothing is saved at {where}: {name} is not finite; continue from the "
+                "last checkpoint with --resume, with a lower lr or in float32 if it happens again."
+            )
+
+
+def _is_finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(value.isfinite().all())

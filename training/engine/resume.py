@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
@@ -50,6 +50,15 @@ def restore(
             group.update(own | {"params": group["params"]})
 
 
+def tensors_in(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor of a nested state, with the keys that lead to it."""
+    if isinstance(state, Tensor):
+        yield name, state
+    elif isinstance(state, (dict, list, tuple)):
+        for key, value in state.items() if isinstance(state, dict) else enumerate(state):
+            yield from tensors_in(value, f"{name} {key}".lstrip())
+
+
 def same_classes(state: dict[str, Any], class_names: tuple[str, ...], config: TrainConfig) -> None:
     """Refuse to go on with data of other classes.
 
@@ -79,7 +88,7 @@ def must_fit(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"Cannot continue from {folder / 'state.pt'}, which is of another model or version: "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import json
 import logging
 import os
-import pickle
 import platform
 import subprocess
 import sys
@@ -18,12 +18,18 @@ from typing import Any
 
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker
-from PIL import Image
 
 from mask2kan.checkpoints import save_model
-from mask2kan.errors import CheckpointError, ConfigError, unknown
-from mask2kan.media.files import atomic_writer, write_record
+from mask2kan.errors import CheckpointError, ConfigError, one_line, unknown
+from mask2kan.media.files import (
+    append_line,
+    atomic_writer,
+    parse_object,
+    write_bytes,
+    write_record,
+)
 from mask2kan.modeling.mask2kan import Mask2KAN
+from mask2kan.outputs.writer import png_bytes
 
 from ..config.choices import TRACKERS
 from ..config.train_config import TrainConfig
@@ -31,6 +37,7 @@ from ..evaluation.job_folder import flat
 from ..evaluation.validation import Validation
 from ..reporting.plots import draw_confusion, draw_curves
 from ..reporting.run_card import as_markdown
+from .resume import tensors_in
 
 FILES = {
     "best.safetensors": "weights of the best validation, averaged; for `mask2kan.load_model`",
@@ -49,6 +56,7 @@ MAY_CHANGE = (
     *("steps", "workers", "data", "pretrained_backbone", "cache_gigabytes"),
     *("save_every", "save_minutes", "eval_every", "eval_pictures", "channels_last"),
 )
+_STATE = {"model", "optimizer", "average"}  # beside what older versions did not save
 logger = logging.getLogger(__name__)
 
 PACKAGES = (
@@ -128,35 +136,33 @@ class RunFolder:
 
     def open(self, config: TrainConfig, step: int) -> None:
         """Make the folder and record the run, whose log goes on from ``step``."""
-        (self.folder / "samples").mkdir(parents=True, exist_ok=True)
         write_record(self.folder / "config.json", config.to_dict())
         write_record(self.folder / "provenance.json", {"seed": config.seed, **self.provenance})
         lines = [line for line in self.metrics() if line["step"] <= step]
-        with atomic_writer(self.folder / "metrics.jsonl") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+        kept = "".join(json.dumps(line) + "\n" for line in lines)
+        write_bytes(self.folder / "metrics.jsonl", kept.encode())
         self._trackers = [TensorBoardTracker("", self.folder, purge_step=step + 1)]
+        self._tell("start")
         if self._tracker != "tensorboard":
-            service = LOGGER_TYPE_TO_CLASS[self._tracker]
             about = {"name": self.folder.name, "config": config.to_dict()}
-            self._trackers.append(service("mask2kan", **about))
-        for tracker in self._trackers:
-            tracker.start()
+            service = LOGGER_TYPE_TO_CLASS[self._tracker]("mask2kan", **about)
+            service.start()
+            self._trackers.append(service)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of ``metrics.jsonl``, without one that a kill cut short."""
+        """Return the lines of ``metrics.jsonl``, without one that a kill or crash spoilt."""
         path = self.folder / "metrics.jsonl"
         lines = []
-        for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                continue
+        for text in path.read_bytes().splitlines() if path.is_file() else []:
+            with contextlib.suppress(ValueError):
+                line = parse_object(text, finite=False)
+                if isinstance(line.get("step"), int):
+                    lines.append(line)
         return lines
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Append a line to ``metrics.jsonl`` and the trackers."""
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        append_line(self.folder / "metrics.jsonl", json.dumps({"step": step, **values}))
         self._tell("log", values, step)
 
     def log_validation(self, step: int, validations: Mapping[str, Validation]) -> float:
@@ -167,7 +173,8 @@ class RunFolder:
             prefix = f"val/{member}/" if member else "val/"
             values |= {f"{prefix}{key}": value for key, value in validation.values.items()}
             name = f"{step:06d}_{member}" if member else f"{step:06d}"
-            Image.fromarray(validation.sample).save(self.folder / "samples" / f"{name}.png")
+            sample = self.folder / "samples" / f"{name}.png"
+            write_bytes(sample, png_bytes(validation.sample))
             image = {f"{prefix}image_prediction_truth": validation.sample[None]}
             self._tell("log_images", image, step, only="tensorboard", dataformats="NHWC")
         self.log(step, values)
@@ -185,15 +192,19 @@ class RunFolder:
     def save_weights(self, name: str, model: Mask2KAN, member: str = "") -> None:
         """Write ``<name>.safetensors`` and its model card, a pair's ``member`` into its folder."""
         folder = self.folder / member
-        folder.mkdir(exist_ok=True)
         save_model(model, folder / f"{name}.safetensors")
         page = as_markdown(model.card, f"{self.folder.name} {member}".rstrip(), FILES)
-        with atomic_writer(folder / "README.md") as file:
-            file.write(page.encode())
+        write_bytes(folder / "README.md", page.encode())
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Write ``state.pt``."""
-        with atomic_writer(self.folder / "state.pt") as file:
+        """Write ``state.pt``.
+
+        Raises:
+            WriteError: when it cannot be written; the one before is untouched.
+        """
+        storages = [value.untyped_storage() for _, value in tensors_in(state)]
+        size = sum({one.data_ptr(): one.nbytes() for one in storages}.values())
+        with atomic_writer(self.folder / "state.pt", size) as file:
             torch.save(state, file)
 
     def load_state(self) -> dict[str, Any]:
@@ -204,20 +215,24 @@ class RunFolder:
         """
         path = self.folder / "state.pt"
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (
-            RuntimeError,
-            EOFError,
-            OSError,
-            ValueError,
-            pickle.UnpicklingError,
-            zipfile.BadZipFile,
-        ) as error:
-            reason = str(error).partition("\n")[0]
-            raise CheckpointError(
-                f"Cannot continue from {path}: {reason} Delete it to start the run again."
-            ) from error
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # torch compares no checksums
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever damaged bytes trip
+            raise self._not_a_state(one_line(error)) from error
+        if damaged is not None:
+            raise self._not_a_state(f"the checksum of {damaged} differs")
+        if not isinstance(state, dict) or not state.keys() >= _STATE:
+            raise self._not_a_state("it is not the state of a run")
         return state
+
+    def _not_a_state(self, reason: str) -> CheckpointError:
+        weights = self.folder / "last.safetensors"
+        begin = f" from its last weights with --init {weights}" if weights.is_file() else ""
+        return CheckpointError(
+            f"Cannot continue from {self.folder / 'state.pt'}: {reason.rstrip('.')}. Copy it again "
+            f"if it is a copy, or start a new run (--out){begin}."
+        )
 
     def close(self) -> None:
         """Flush the trackers."""

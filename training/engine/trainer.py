@@ -38,7 +38,13 @@ from ..objectives.trunk_cache import TrunkCache
 from ..reporting.run_card import describe_run, shown_miou
 from .batch_norm import reestimate_statistics
 from .ema import WeightAverage
-from .numerics import require_finite_gradient, require_finite_losses
+from .failures import failures_explained
+from .numerics import (
+    require_finite_gradient,
+    require_finite_losses,
+    require_finite_moments,
+    require_finite_state,
+)
 from .optimizer import build_optimizer, build_schedule, learning_rates
 from .processes import any_process, join_processes, main_process, on_stop_signals, step_seed
 from .resume import collect, must_fit, restore, same_classes
@@ -188,9 +194,17 @@ class Trainer:
         """Train to the end, a stop signal or the time limit; return the best validation mIoU.
 
         Raises:
-            NumericsError: when a loss or gradient is not finite.
+            NumericsError: when a loss, gradient, moment or what is to be saved is not finite.
             ImageError: when an image cannot be read.
+            WriteError: when the run folder cannot be written.
+            OutOfMemoryError: when the device's memory does not suffice.
+            BackendError: when another process of the run is gone.
         """
+        accelerator = self.accelerator
+        with failures_explained(self.config, str(accelerator.device), accelerator.num_processes):
+            return self._fit()
+
+    def _fit(self) -> float:
         window: list[dict[str, Tensor]] = []
         started = last_saved = window_start = time.monotonic()
         bar = tqdm(
@@ -274,6 +288,7 @@ class Trainer:
         learning = [value for value in self.model.parameters() if value.requires_grad]
         norm = self.accelerator.clip_grad_norm_(learning, config.clip_norm)
         require_finite_gradient(self.model, norm, self.accelerator.scaler, where)
+        require_finite_moments(self.model, self.optimizer.optimizer, where)
         self.optimizer.step()
         if not self.accelerator.optimizer_step_was_skipped:
             self.schedule.step()
@@ -350,21 +365,21 @@ class Trainer:
         collected = collect(self.model, self.optimizer.optimizer)
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
+            state = {
+                "step": self.step,
+                "class_names": list(lead(self.model).class_names),
+                "best": self.best,
+                "order": self.order,
+                "validated": self._validated,
+                "rng": torch.get_rng_state(),
+                "average": self.average.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "scaler": None if scaler is None else scaler.state_dict(),
+                **collected,
+            }
+            require_finite_state(state, f"step {self.step}")
             self._save_weights("last")
-            self.run.save_state(
-                {
-                    "step": self.step,
-                    "class_names": list(lead(self.model).class_names),
-                    "best": self.best,
-                    "order": self.order,
-                    "validated": self._validated,
-                    "rng": torch.get_rng_state(),
-                    "average": self.average.state_dict(),
-                    "schedule": self.schedule.state_dict(),
-                    "scaler": None if scaler is None else scaler.state_dict(),
-                    **collected,
-                }
-            )
+            self.run.save_state(state)
             if draw:
                 self.run.draw(self.step, self._last_validation, self.val_images.class_names)
         self.accelerator.wait_for_everyone()
