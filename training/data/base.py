@@ -8,7 +8,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
@@ -19,9 +18,19 @@ from torch import Tensor
 
 from mask2kan.errors import ConfigError
 
-from .faults import Fault, FaultError
+from .faults import Fault
 from .folders import any_exists
-from .reading import VOID, Array, LabelReader, LabelValues, decode_image, os_fault, read_file
+from .reading import (
+    VOID,
+    Array,
+    LabelReader,
+    LabelValues,
+    apply_overlay,
+    decode_image,
+    folder_fault,
+    os_fault,
+    read_file,
+)
 
 IMAGE_TYPES = (".webp", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 Color = tuple[int, int, int]
@@ -176,6 +185,12 @@ class Scan:
                 self.faults.append(Fault(path, "duplicate-name", message))
             elif key not in ranked or rank < ranked[key][0]:
                 ranked[key] = (rank, path)
+        lower: dict[str, Path] = {}
+        for _, path in ranked.values():
+            other = lower.setdefault(str(path.with_suffix("")).lower(), path)
+            if other != path:
+                message = f"{other.name} differs in case alone; expected names that differ in more"
+                self.faults.append(Fault(path, "case-clash", message))
         return {key: path for key, (_, path) in ranked.items()}
 
     def match(
@@ -205,12 +220,14 @@ class Scan:
             name = key.rpartition("/")[2]
             if key not in labels:
                 if optional is None:
-                    message = f"no label; expected {expected.format(key=key)}{self._unread(name)}"
+                    message = f"no label; expected {expected.format(key=key)}"
+                    message += _in_other_case(key, labels) or self._unread(name)
                     self.faults.append(Fault(images[key], "missing-label", message))
                 else:
                     self.notes.append(Fault(images[key], "unlabelled", optional))
             elif key not in images:
-                message = f"no image of this label; expected one named {name}{self._unread(name)}"
+                message = f"no image of this label; expected one named {name}"
+                message += _in_other_case(key, images) or self._unread(name)
                 self.faults.append(Fault(labels[key], "missing-image", message))
             else:
                 self.pairs.append(Pair(name, images[key], labels[key], reader))
@@ -268,9 +285,17 @@ class Scan:
                 self.faults.append(Fault(path, "symlink-loop", message))
             elif not _is_folder(path):
                 files.append(path)
+            elif path.suffix.lower() in IMAGE_TYPES:
+                self.faults.append(folder_fault(path))
             elif nested:
                 files += self._files(path, nested=False)
         return files
+
+
+def _in_other_case(key: str, paths: Mapping[str, Path]) -> str:
+    """Name the file that is not taken for its upper and lower case, if there is one."""
+    same = (path.name for other, path in paths.items() if other.lower() == key.lower())
+    return next((f" ({name} differs in case)" for name in same), "")
 
 
 def _leads_back(path: Path) -> bool:
@@ -292,26 +317,6 @@ def class_labels(count: int, *, void: Sequence[int] = (VOID,)) -> LabelValues:
     """Read labels that hold the class numbers, 0 to ``count`` - 1, and these values for void."""
     expected = f"0 to {count - 1} and {' or '.join(map(str, void))} (void)"
     return LabelValues({n: n for n in range(count)} | dict.fromkeys(void, VOID), expected)
-
-
-def apply_overlay(image: Array, overlay: Path | None) -> Array:
-    """Add the signed differences of an ``.npz`` (key ``rgb``) to an image, bounded to bytes.
-
-    Raises:
-        FaultError: when the overlay is unusable.
-    """
-    if overlay is None:
-        return image
-    try:
-        with overlay.open("rb") as file, np.load(file) as stored:  # which leaves bad files open
-            difference = stored["rgb"].astype(np.int16)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        message = f"{error}; expected an .npz with the array 'rgb'"
-        raise FaultError(Fault(overlay, "damaged-overlay", message)) from error
-    if difference.shape != image.shape:
-        message = f"has shape {difference.shape}; expected its image's {image.shape}"
-        raise FaultError(Fault(overlay, "damaged-overlay", message))
-    return np.asarray(np.clip(image + difference, 0, 255), np.uint8)
 
 
 class PairedImages:

@@ -24,10 +24,10 @@ from mask2kan.errors import WriteError
 from mask2kan.media.files import atomic_writer, cache_folder
 
 from . import whole_set
-from .base import Pair, Scan, apply_overlay
+from .base import Pair, Scan
 from .faults import Fault, FaultError
 from .folders import find_data
-from .reading import LabelValues, Size, decode_image, histogram, read_file
+from .reading import LabelValues, Size, apply_overlay, decode_image, histogram, read_file
 from .registry import (
     ANOMALY_SETS,
     SYNTHETIC_SETS,

@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import io
+import stat
+import zipfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from mask2kan.errors import ImageError
-from mask2kan.media.images import FORMATS, read_image
+from mask2kan.media.images import FORMATS, MAX_FILE_BYTES, read_image
 
 from .faults import Fault, FaultError
 
@@ -34,6 +36,7 @@ _OTHER_LABELS = (b"BM", b"II*\0", b"MM\0*")  # BMP; TIFF in either byte order
 _LOSSY = ("jpeg", "tiff_jpeg", "webp")  # compressions of a TIFF
 _LEAST_PNG = 57  # bytes: signature, header, empty data, end
 _NO_IMAGE = ("not-an-image", "no image format")
+_A_FILE = "expected a file"
 _CUT_OFF = "a PNG without an end"
 _GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6  # colour types of PNG
 _SHOWN = 5  # odd values listed in a message
@@ -50,16 +53,45 @@ def os_fault(path: Path, error: OSError) -> Fault:
     return Fault(path, rule, f"{error.strerror or error}; expected something readable")
 
 
-def read_file(path: Path) -> bytes:
-    """Read a file.
+def read_regular(path: Path) -> bytes:
+    """Read a file that may be empty.
 
     Raises:
-        FaultError: when the system refuses, or it is empty.
+        FaultError: when the system refuses, it is too large, or no regular file: to open a pipe
+            would wait for ever.
     """
     try:
-        content = path.read_bytes()
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise FaultError(Fault(path, "not-a-file", f"{_kind(status.st_mode)}; {_A_FILE}"))
+        if status.st_size > MAX_FILE_BYTES:
+            message = f"{status.st_size / 1e6:,.0f} MB; expected at most {MAX_FILE_BYTES / 1e6:.0f}"
+            raise FaultError(Fault(path, "too-large", message))
+        return path.read_bytes()
     except OSError as error:
         raise FaultError(os_fault(path, error)) from error
+
+
+def folder_fault(path: Path) -> Fault:
+    """Describe a folder where a file should be."""
+    return Fault(path, "not-a-file", f"a folder; {_A_FILE}")
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    if stat.S_ISFIFO(mode):
+        return "a pipe"
+    return "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
+def read_file(path: Path) -> bytes:
+    """Read a file that is not empty, as ``read_regular``.
+
+    Raises:
+        FaultError: as there, and when it is empty.
+    """
+    content = read_regular(path)
     if not content:
         raise FaultError(Fault(path, "empty-file", "0 bytes; expected an image"))
     return content
@@ -207,6 +239,29 @@ class LabelValues:
     def decode(self, path: Path, content: bytes) -> Array:
         """Decode the values (H, W) of a file; see ``decode_label``."""
         return decode_label(path, content)
+
+
+def apply_overlay(image: Array, overlay: Path | None) -> Array:
+    """Add the signed differences of an ``.npz`` (key ``rgb``) to an image, bounded to bytes.
+
+    Raises:
+        FaultError: when the overlay is unusable.
+    """
+    if overlay is None:
+        return image
+    try:
+        with np.load(io.BytesIO(read_regular(overlay))) as stored:
+            difference = stored["rgb"].astype(np.int16)
+    except FaultError as error:
+        message = error.faults[0].message
+        raise FaultError(Fault(overlay, "damaged-overlay", message)) from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        message = f"{error}; expected an .npz with the array 'rgb'"
+        raise FaultError(Fault(overlay, "damaged-overlay", message)) from error
+    if difference.shape != image.shape:
+        message = f"has shape {difference.shape}; expected its image's {image.shape}"
+        raise FaultError(Fault(overlay, "damaged-overlay", message))
+    return np.asarray(np.clip(image + difference, 0, 255), np.uint8)
 
 
 def size_faults(path: Path, size: Size, expected: Size | None) -> list[Fault]:

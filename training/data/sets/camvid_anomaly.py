@@ -28,7 +28,7 @@ from mask2kan.errors import ConfigError
 from ...metrics.pixel import ANOMALY, KNOWN, VOID
 from ..base import Scan
 from ..faults import Fault, FaultError
-from ..reading import Array, Size, load_png
+from ..reading import Array, Size, load_png, read_regular
 from .mask_folders import AnomalySet
 
 HELD_OUT = ("OtherMoving", "Child", "CartLuggagePram")
@@ -103,8 +103,8 @@ def _decode_rgb(path: Path, content: bytes, size: Size | None) -> NDArray[np.uin
 def _meaning_of_colors(path: Path) -> dict[int, int]:
     """Colour code to 0 known, 1 anomaly or 255 void."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_regular(path).decode("utf-8").splitlines()
+    except (FaultError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read ({error}); expected 'red green blue name'.") from error
     meaning: dict[int, int] = {}
     names = set()

@@ -33,7 +33,7 @@ from mask2kan.modeling.classes import palette_for
 from ..base import IMAGE_TYPES, Color, Scan, SegmentationImages, class_labels
 from ..faults import Fault, FaultError
 from ..folders import any_exists, exists
-from ..reading import VOID, LabelReader, LabelValues, decode_label, read_file
+from ..reading import VOID, LabelReader, LabelValues, decode_label, read_file, read_regular
 
 CLASS_LIST = "classes.txt"
 LABEL_FOLDERS = ("labels", "masks")
@@ -234,9 +234,11 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Color, ...]]:
         ConfigError: when the file cannot be read or used.
     """
     try:
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        lines = [line.split() for line in read_regular(path).decode("utf-8").splitlines()]
+    except (FaultError, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8"
+        if isinstance(error, FaultError):
+            reason = error.faults[0].message.partition(";")[0]
         raise ConfigError(
             f"Cannot read {path}: {reason}; expected one class name per line."
         ) from error
