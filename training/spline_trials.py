@@ -17,6 +17,7 @@ from pathlib import Path
 from mask2kan.checks import require
 from mask2kan.cli.run import run_command
 from mask2kan.inference.scores import check_score
+from mask2kan.media.files import write_bytes
 from mask2kan.outputs.tables import MISSING, Table
 
 from .experiments.spline_trials import run_trials
@@ -53,7 +54,7 @@ def _run(options: argparse.Namespace) -> None:
         steps=options.steps,
     )
     page = table(results)
-    (options.out / "trials.md").write_text(page, encoding="utf-8")
+    write_bytes(options.out / "trials.md", page.encode())
     print(page)
 
 

@@ -32,6 +32,7 @@ from mask2kan.checkpoints import save_pair
 from mask2kan.checks import require
 from mask2kan.cli.run import run_command
 from mask2kan.errors import CheckpointError, ConfigError
+from mask2kan.media.files import atomic_writer, write_record
 
 from .config.recipes import recipe
 from .config.train_config import TrainConfig, override
@@ -96,7 +97,7 @@ def write_part(model: Trained, path: Path, title: str) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         save_pair(members(model), folder, "trunk", torch.float16)
-        with tarfile.open(path, "w") as tar:
+        with atomic_writer(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
             tar.add(folder, title)
     if path.stat().st_size > LARGEST:
         raise CheckpointError(
@@ -185,7 +186,7 @@ def _train(options: argparse.Namespace, work: Path) -> None:
         "torch": torch.__version__,
         "commit": constant.run.provenance["commit"],
     }
-    (options.out / "visit.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    write_record(options.out / "visit.json", facts)
     print(json.dumps(facts), flush=True)
 
 

@@ -168,7 +168,6 @@ def convert(options: argparse.Namespace) -> int:
     _require_new_file(options.output, ".safetensors", "a safetensors file", options.force)
     model = load_model(options.model, device="cpu", **_checkpoint_options(options))
     dtype = torch.float16 if options.dtype == "float16" else None
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     save_model(model, options.output, dtype=dtype)
     print(f"{options.output} ({options.output.stat().st_size / 1e6:.2f} MB)")
     return 0

@@ -39,6 +39,9 @@ def run_command(
     except (Mask2KANError, OSError) as error:
         complain(error, prefix=prefix)
         return failure
+    except MemoryError as error:
+        complain(error, prefix=f"{prefix}: out of memory")
+        return failure
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)
         return 130

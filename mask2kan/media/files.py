@@ -132,12 +132,18 @@ def _refusal(path: Path, error: OSError, written: int, size: int | None) -> str:
     if error.errno == errno.ENOSPC:
         with contextlib.suppress(OSError):
             reached += f", with {shutil.disk_usage(path.parent).free:,} free"
-    full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
-    advice = "Free some space or choose another folder" if full else "Choose another folder"
+    advice = "Choose another folder"
+    if is_full(error):
+        advice = "Free some space or choose another folder"
     return (
         f"Can't write {path}: {error.strerror or error} ({reached}). {advice}; "
         "a file that was there is untouched."
     )
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk or a limit has no room left."""
+    return error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import json
@@ -11,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -141,6 +143,7 @@ class RunFolder:
         lines = [line for line in self.metrics() if line["step"] <= step]
         kept = "".join(json.dumps(line) + "\n" for line in lines)
         write_bytes(self.folder / "metrics.jsonl", kept.encode())
+        _silence_tensorboard()
         self._trackers = [TensorBoardTracker("", self.folder, purge_step=step + 1)]
         self._tell("start")
         if self._tracker != "tensorboard":
@@ -246,6 +249,19 @@ class RunFolder:
             except Exception as error:
                 logger.warning("%s gets no more of this run: %s", tracker.name, error)
                 self._trackers.remove(tracker)
+
+
+@functools.cache
+def _silence_tensorboard() -> None:
+    """Print no traceback of its thread on a full disk: its next call says the same again."""
+    before = threading.excepthook
+
+    def tell(failed: threading.ExceptHookArgs) -> None:
+        ours = type(failed.thread).__module__.partition(".")[0] == "tensorboard"
+        if not (ours and isinstance(failed.exc_value, OSError)):
+            before(failed)
+
+    threading.excepthook = tell
 
 
 def branch_state(folder: str) -> dict[str, Any] | None:

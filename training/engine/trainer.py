@@ -113,7 +113,8 @@ class Trainer:
         self._paste: OutlierPaster | None = None
         if config.outliers.active:  # in the classes that its labels are now in
             self._paste = OutlierPaster(config.outliers, self.train_images.class_names)
-        self._place_model(new=saved is None)
+        with self._failures_explained():
+            self._place_model(new=saved is None)
         self.objective = self._build_objective()
         optimizer = build_optimizer(
             self.model,
@@ -143,6 +144,10 @@ class Trainer:
                     self._restore(saved)
         if self.accelerator.is_main_process:
             self.run.open(config, self.step)
+
+    def _failures_explained(self) -> contextlib.AbstractContextManager[None]:
+        device, processes = str(self.accelerator.device), self.accelerator.num_processes
+        return failures_explained(self.config, device, processes)
 
     def _place_model(self, *, new: bool) -> None:
         """Move the model to its device, with batch norm statistics of the data if new."""
@@ -200,8 +205,7 @@ class Trainer:
             OutOfMemoryError: when the device's memory does not suffice.
             BackendError: when another process of the run is gone.
         """
-        accelerator = self.accelerator
-        with failures_explained(self.config, str(accelerator.device), accelerator.num_processes):
+        with self._failures_explained():
             return self._fit()
 
     def _fit(self) -> float:

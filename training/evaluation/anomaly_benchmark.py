@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mask2kan.errors import ConfigError, ImageError
 from mask2kan.inference.scale_out import run_actors, run_here
-from mask2kan.media.files import write_record
+from mask2kan.media.files import write_bytes, write_record
 
 from ..data.folders import exists
 from ..data.registry import OWN_FOLDER, choose_anomaly, find_anomaly_sets, is_anomaly_data
@@ -75,7 +75,7 @@ class Benchmark:
         for name, result in results.items():
             write_record(self.out / name / "benchmark.json", result)
         text = as_markdown(results, self.plan.scores)
-        (self.out / "benchmark.md").write_text(text, encoding="utf-8")
+        write_bytes(self.out / "benchmark.md", text.encode())
         return text
 
     def score(self, *, ray: bool, workers: int | None, address: str | None) -> None:

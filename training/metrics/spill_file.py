@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import tempfile
 import weakref
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mask2kan.errors import Mask2KANError
+from mask2kan.errors import WriteError
+from mask2kan.media.files import is_full
 
 
 class SpillFile:
@@ -27,7 +27,7 @@ class SpillFile:
         """Write an array and return the byte it starts at.
 
         Raises:
-            Mask2KANError: when the disk is full.
+            WriteError: when the disk is full.
         """
         start = self.size
         try:
@@ -35,9 +35,9 @@ class SpillFile:
             self._file.write(np.ascontiguousarray(values).data)
             self._file.flush()
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if not is_full(error):
                 raise
-            raise Mask2KANError(
+            raise WriteError(
                 f"No room for {values.nbytes} more bytes of scores in {self._folder} after "
                 f"{start}; free some, or set TMPDIR to a larger disk."
             ) from error

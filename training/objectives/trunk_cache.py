@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import weakref
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mask2kan.errors import NumericsError
+from mask2kan.media.files import is_full
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.modeling.pixel_decoder import Features
 
@@ -30,7 +32,7 @@ class TrunkCache:
 
     Args:
         model: its trunk is in evaluation mode and does not change.
-        gigabytes: of disk; what does not fit is computed every time.
+        gigabytes: of disk; what does not fit, or finds the disk full, is computed every time.
         folder: of the temporary file.
 
     Attributes:
@@ -41,7 +43,7 @@ class TrunkCache:
         self._model = model
         self._capacity = int(gigabytes * 1e9)
         self._folder = folder
-        self._file: BinaryIO | None = None
+        self._file: Any = None  # an io.FileIO, which ``tempfile`` wraps on Windows
         self._slots: dict[int, int] = {}
         self._shapes: list[torch.Size] = []
         self.misses = 0
@@ -85,10 +87,21 @@ class TrunkCache:
                 logger.info("the features' file is full with %d crops; more are computed", slot)
             return
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - lives with self
-        self._file.seek(slot * values.nbytes)
-        self._file.write(values.tobytes())
-        self._slots[view] = slot
+            # Unbuffered: a full disk shows at once.
+            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
+            weakref.finalize(self, self._file.close)
+        try:
+            self._file.seek(slot * values.nbytes)
+            whole = self._file.write(values.tobytes()) == values.nbytes
+        except OSError as error:
+            if not is_full(error):
+                raise
+            whole = False
+        if whole:
+            self._slots[view] = slot
+        else:
+            self._capacity = slot * values.nbytes
+            logger.warning("the disk of the features' file is full with %d crops", slot)
 
     def _read(self, slot: int) -> Row:
         count = sum(shape.numel() for shape in self._shapes)

@@ -80,5 +80,4 @@ def draw(curves: Curves, data: str, title: str, out: Path) -> None:
         panel.set(xlim=(0, 1), ylim=(0, 1.01), xlabel=labels[0], ylabel=labels[1])
         panel.set_title(title)
         chart.legend(loc="outside right upper", fontsize=8)
-        out.mkdir(parents=True, exist_ok=True)
         save(chart, out / f"{kind}_{data}.png")

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mask2kan.inference.prediction import Prediction
 from mask2kan.inference.scores import check_score
+from mask2kan.media.files import write_bytes
 from mask2kan.outputs.drawing import colorize, heat_map, overlay
+from mask2kan.outputs.writer import png_bytes
 
 from ..metrics.pixel import ANOMALY, VOID
 
@@ -44,7 +45,6 @@ class SideImages:
         palette: Sequence[tuple[int, int, int]] | None = None,
     ) -> None:
         check_score(score)
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.score = score
         self.anomalies = anomalies
@@ -62,7 +62,7 @@ class SideImages:
         truth = self._truth(photo, label, palette)
         rows = [np.hstack([photo, classes]), np.hstack([heat, truth])]
         shown = "none" if np.isnan(quality) else f"{quality:.3f}"
-        Image.fromarray(np.vstack(rows)).save(self.folder / f"{shown}_{name}.png")
+        write_bytes(self.folder / f"{shown}_{name}.png", png_bytes(np.vstack(rows)))
 
     def _truth(
         self, photo: NDArray[np.uint8], label: NDArray[np.uint8], palette: NDArray[np.uint8]

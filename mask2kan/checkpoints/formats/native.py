@@ -88,7 +88,6 @@ def save_pair(
             raise CheckpointError(
                 f"Can't save {', '.join(models)} on one trunk: their trunks differ."
             )
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{trunk}.safetensors"
     _write(path, shared, {TRUNK_KEY: "{}"}, dtype)
     beside = {"file": path.name, "sha256": sha256_of(path)}
