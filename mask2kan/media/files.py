@@ -73,26 +73,25 @@ def atomic_writer(path: str | Path, size: int | None = None) -> Iterator[BinaryI
         WriteError: when the file cannot be written; ``path`` is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{_machine()}{secrets.token_hex(4)}.tmp")
     raw: _Raw | None = None
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned_once(path.parent)
             _require_room(path.parent, size)
-            raw = _Raw(temporary, "xb")
-            _lock(raw.fileno())
+            raw = _create(path)
             with io.BufferedWriter(raw) as file:
                 yield file
                 file.flush()
                 os.fsync(raw.fileno())
                 if sys.platform != "win32":
-                    temporary.replace(path)  # before closing gives up the lock
+                    Path(raw.name).replace(path)  # before closing gives up the lock
             if sys.platform == "win32":  # where no open file can be renamed or removed
-                temporary.replace(path)
+                Path(raw.name).replace(path)
             _flush_folder(path.parent)  # which holds the new name
         finally:
-            temporary.unlink(missing_ok=True)
+            if raw is not None:
+                Path(raw.name).unlink(missing_ok=True)
     except Exception as error:
         written, failure = (0, None) if raw is None else (raw.written, raw.failure)
         cause = error if isinstance(error, OSError) else failure
@@ -117,10 +116,35 @@ class _Raw(io.FileIO):
         return count
 
 
+def _create(path: Path) -> _Raw:
+    """Create a temporary file beside a path, and lock it: so others see that its writer lives."""
+    while True:
+        raw = _Raw(path.with_name(f".{path.name}.{_machine()}{secrets.token_hex(4)}.tmp"), "xb")
+        if _is_locked(raw):
+            return raw
+        raw.close()  # taken for abandoned before it was locked
+        Path(raw.name).unlink(missing_ok=True)
+
+
+def _is_locked(raw: _Raw) -> bool:
+    """Lock a new file; whether it is still there then."""
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(raw, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return os.fstat(raw.fileno()).st_nlink > 0
+
+
 def _require_room(folder: Path, size: int | None) -> None:
     """Raise OSError where a file of that size cannot be written."""
+    if size is None:
+        return
     room = shutil.disk_usage(folder)
-    if size is not None and room.total and size > room.free:  # some network disks tell nothing
+    if room.total and size > room.free:  # some network disks tell nothing
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -159,32 +183,24 @@ def remove_abandoned(folder: Path) -> None:
     for path in paths:
         name = _TEMPORARY.fullmatch(path.name)
         with contextlib.suppress(OSError):
-            if name and _is_abandoned(path, ours=name[1] == _machine()):
-                path.unlink()
+            if name:
+                _remove_if_abandoned(path, ours=name[1] == _machine())
 
 
 _remove_abandoned_once = functools.lru_cache(maxsize=1024)(remove_abandoned)
 
 
-def _is_abandoned(path: Path, *, ours: bool) -> bool:
+def _remove_if_abandoned(path: Path, *, ours: bool) -> None:
     status = path.lstat()
-    if not stat.S_ISREG(status.st_mode):
-        return False
     old = time.time() - status.st_mtime > _DAY
+    if not stat.S_ISREG(status.st_mode) or not (old or (ours and sys.platform != "win32")):
+        return
     if sys.platform == "win32":
-        return old
-    if not old and not (ours and status.st_size):  # an empty one is about to be locked
-        return False
+        path.unlink()
+        return
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError while its writer lives
-    return True
-
-
-def _lock(descriptor: int) -> None:
-    """Hold a file until it is closed; by that ``remove_abandoned`` knows that its writer lives."""
-    if sys.platform != "win32":
-        with contextlib.suppress(OSError):  # of a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
 
 
 @functools.cache

@@ -78,7 +78,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for report in terminalreporter.stats.get(outcome, ())
         if report.when == "call" or report.outcome != "passed"
     ]
-    rows = [(dict(report.user_properties), report) for report in reports]
+    rows = [(dict(getattr(report, "user_properties", ())), report) for report in reports]
     rows = [(facts, report) for facts, report in rows if "fault" in facts]
     if not rows:
         return

@@ -27,7 +27,7 @@ def failures_explained(config: TrainConfig, device: str, processes: int) -> Iter
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, ConnectionError, EOFError) as error:
         words = _in_words(error, config, device, processes)
         if words is None:
             raise
@@ -45,7 +45,8 @@ def _in_words(
             f"{_RESUME} and --mixed-precision bf16 or more processes, or start anew (--out) with "
             f"--set batch_size={max(1, config.batch_size // 2)} or a smaller augmentation.crop."
         )
-    if str(error).startswith(_LOADING):
+    # A batch may be cut off on its way before torch sees that its process is gone.
+    if str(error).startswith(_LOADING) or isinstance(error, (ConnectionError, EOFError)):
         return OutOfMemoryError(
             f"A process that loads images ended, mostly for want of memory ({one_line(error)}); "
             f"{_RESUME} and fewer of them (--set workers={config.workers // 2})."

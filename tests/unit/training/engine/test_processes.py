@@ -9,70 +9,27 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
-import sys
 import textwrap
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-from tests.tiny_runs import TINY
+from tests.train_processes import (
+    ENVIRONMENT,
+    ROOT,
+    SPREAD,
+    finished,
+    flat_state,
+    require_equal,
+    saved_state,
+    saved_step,
+    torchrun,
+    train_command,
+)
 
-ROOT = Path(__file__).resolve().parents[4]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-if torch.accelerator.is_available():
-    ENVIRONMENT["ACCELERATE_USE_CPU"] = "true"
 pytestmark = pytest.mark.slow
-
-
-def _command(folder, *settings, launcher=("-m", "training.train"), recipe="camvid_kan"):
-    chosen = [part for one in [*TINY, *settings] for part in ("--set", one)]
-    common = ["--out", str(folder), "--quiet", "--threads", "1", "--resume"]
-    return [sys.executable, *launcher, recipe, *chosen, *common]
-
-
-def _run(command, **environment):
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**ENVIRONMENT, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-
-def _torchrun(*options, script=("-m", "training.train")):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return ("-m", "torch.distributed.run", "--master-port", str(port), *options, *script)
-
-
-def _state(folder):
-    return torch.load(folder / "state.pt", weights_only=True)
-
-
-def _flat(value, path=""):
-    """Every tensor and number of a nested state, by its path."""
-    if isinstance(value, dict):
-        items = [(str(key), one) for key, one in value.items()]
-    elif isinstance(value, (list, tuple)):
-        items = [(str(index), one) for index, one in enumerate(value)]
-    else:
-        return {path: value}
-    return {key: leaf for name, one in items for key, leaf in _flat(one, f"{path}/{name}").items()}
-
-
-def _require_equal(found, expected):
-    found, expected = _flat(found), _flat(expected)
-    assert found.keys() == expected.keys()
-    for key, value in expected.items():
-        same = torch.equal(found[key], value) if torch.is_tensor(value) else found[key] == value
-        assert same, key
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -80,23 +37,23 @@ def test_killed_at_five_random_steps_it_ends_where_the_unbroken_run_ends(tmp_pat
     steps = 14
     settings = [f"workers={workers}", f"steps={steps}", "save_every=1", "eval_every=7"]
     settings += ["batch_norm_batches=1", "grid_update_steps=(3,)", "outliers.source=procedural"]
-    _run(_command(tmp_path / "whole", *settings))
-    command = _command(tmp_path / "parts", *settings)
+    finished(train_command(tmp_path / "whole", *settings))
+    command = train_command(tmp_path / "parts", *settings)
     file = tmp_path / "parts" / "state.pt"
     rng = random.Random(workers)
     for step in sorted(rng.sample(range(1, steps), 5)):
         with subprocess.Popen(
             command, cwd=ROOT, env=ENVIRONMENT, start_new_session=True
         ) as process:
-            while process.poll() is None and not (file.is_file() and _state_step(file) >= step):
+            while process.poll() is None and not (file.is_file() and saved_step(file) >= step):
                 time.sleep(0.01)
             time.sleep(rng.uniform(0, 0.3))  # anywhere within a step, saving included
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-    _run(command)
-    whole, parts = _state(tmp_path / "whole"), _state(tmp_path / "parts")
+    finished(command)
+    whole, parts = saved_state(tmp_path / "whole"), saved_state(tmp_path / "parts")
     assert whole["step"] == steps
-    _require_equal(parts, whole)
+    require_equal(parts, whole)
     logged = [
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("whole", "parts")
@@ -106,34 +63,19 @@ def test_killed_at_five_random_steps_it_ends_where_the_unbroken_run_ends(tmp_pat
     assert len(validated[0]) == 2
 
 
-def _state_step(file):
-    try:
-        return torch.load(file, weights_only=True)["step"]
-    except (OSError, RuntimeError, EOFError):
-        return 0
-
-
-SPREAD = [
-    "batch_size=4",
-    "steps=3",
-    "eval_every=3",
-    "train_batch_norm=false",  # statistics of half a batch are not those of the whole
-]
-
-
 def _losses(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {k: v for k, v in lines[0].items() if k.startswith("train/loss")}
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path):
-    _run(_command(tmp_path / "one", *SPREAD))
-    _run(_command(tmp_path / "two", *SPREAD, launcher=_torchrun("--nproc-per-node", "2")))
+    finished(train_command(tmp_path / "one", *SPREAD))
+    finished(train_command(tmp_path / "two", *SPREAD, launcher=torchrun("--nproc-per-node", "2")))
     one, two = _losses(tmp_path / "one"), _losses(tmp_path / "two")
     assert len(one) == 7
     for name, value in one.items():
         assert two[name] == pytest.approx(value, rel=1e-5), name
-    after = [_state(tmp_path / name)["model"] for name in ("one", "two")]
+    after = [saved_state(tmp_path / name)["model"] for name in ("one", "two")]
     for key, value in after[0].items():
         torch.testing.assert_close(after[1][key], value, rtol=1e-3, atol=1e-5, msg=key)
 
@@ -171,23 +113,25 @@ def test_sharded_over_two_processes_it_is_the_same_run_and_resumes(tmp_path):
     script = tmp_path / "fsdp.py"
     script.write_text(textwrap.dedent(FSDP))
     settings = [*SPREAD, "average_decay=0.9"]
-    _run(_command(tmp_path / "one", *settings))
-    launcher = _torchrun("--nproc-per-node", "2", script=(str(script),))
+    finished(train_command(tmp_path / "one", *settings))
+    launcher = torchrun("--nproc-per-node", "2", script=(str(script),))
     environment = {"ACCELERATE_USE_FSDP": "true", "PYTHONPATH": str(ROOT)}
-    _run(_command(tmp_path / "two", *settings, "steps=2", launcher=launcher), **environment)
-    assert _state(tmp_path / "two")["step"] == 2
-    first = _command(tmp_path / "plain", *settings, "steps=2")
-    _run(first)
-    sharded, plain = (_state(tmp_path / name) for name in ("two", "plain"))
-    assert _flat(sharded["optimizer"]).keys() == _flat(plain["optimizer"]).keys()
+    finished(
+        train_command(tmp_path / "two", *settings, "steps=2", launcher=launcher), **environment
+    )
+    assert saved_state(tmp_path / "two")["step"] == 2
+    first = train_command(tmp_path / "plain", *settings, "steps=2")
+    finished(first)
+    sharded, plain = (saved_state(tmp_path / name) for name in ("two", "plain"))
+    assert flat_state(sharded["optimizer"]).keys() == flat_state(plain["optimizer"]).keys()
     for part in ("model", "average"):
-        expected = _flat(plain[part])
-        for key, value in _flat(sharded[part]).items():
+        expected = flat_state(plain[part])
+        for key, value in flat_state(sharded[part]).items():
             if torch.is_tensor(value):
                 torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=1e-5, msg=key)
-    done = _run(_command(tmp_path / "two", *settings, launcher=launcher), **environment)
+    done = finished(train_command(tmp_path / "two", *settings, launcher=launcher), **environment)
     assert "starting at step 2 of 3" in done.stdout
-    assert _state(tmp_path / "two")["step"] == 3
+    assert saved_state(tmp_path / "two")["step"] == 3
 
 
 VALIDATED = """
@@ -210,16 +154,16 @@ VALIDATED = """
 def test_every_process_knows_of_a_validation(tmp_path):
     script = tmp_path / "validated.py"
     script.write_text(textwrap.dedent(VALIDATED))
-    launcher = _torchrun("--nproc-per-node", "2", script=(str(script),))
-    _run(_command(tmp_path / "run", *SPREAD, launcher=launcher), PYTHONPATH=str(ROOT))
+    launcher = torchrun("--nproc-per-node", "2", script=(str(script),))
+    finished(train_command(tmp_path / "run", *SPREAD, launcher=launcher), PYTHONPATH=str(ROOT))
 
 
 def test_a_rank_that_dies_is_restarted_and_the_run_ends_where_it_would_have(tmp_path):
     settings = [*SPREAD, "steps=8", "save_every=1", "eval_every=8"]
-    unbroken = _torchrun("--nproc-per-node", "2")
-    _run(_command(tmp_path / "whole", *settings, launcher=unbroken))
-    launcher = _torchrun("--nproc-per-node", "2", "--max-restarts", "3")
-    command = _command(tmp_path / "parts", *settings, launcher=launcher)
+    unbroken = torchrun("--nproc-per-node", "2")
+    finished(train_command(tmp_path / "whole", *settings, launcher=unbroken))
+    launcher = torchrun("--nproc-per-node", "2", "--max-restarts", "3")
+    command = train_command(tmp_path / "parts", *settings, launcher=launcher)
     file = tmp_path / "parts" / "state.pt"
     with subprocess.Popen(
         command,
@@ -229,7 +173,7 @@ def test_a_rank_that_dies_is_restarted_and_the_run_ends_where_it_would_have(tmp_
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
-        while process.poll() is None and not (file.is_file() and _state_step(file) >= 3):
+        while process.poll() is None and not (file.is_file() and saved_step(file) >= 3):
             time.sleep(0.02)
         os.kill(_last_child(process.pid), signal.SIGKILL)
         try:
@@ -239,7 +183,7 @@ def test_a_rank_that_dies_is_restarted_and_the_run_ends_where_it_would_have(tmp_
             output = f"{process.communicate()[0]}\nstopped after ten minutes"
     assert process.returncode == 0, output
     assert output.count("starting at step") == 2, output
-    _require_equal(_state(tmp_path / "parts"), _state(tmp_path / "whole"))
+    require_equal(saved_state(tmp_path / "parts"), saved_state(tmp_path / "whole"))
 
 
 def _last_child(parent):
