@@ -149,7 +149,6 @@ class Batch:
     def __init__(
         self, folder: Path, items: Sequence[BatchItem], *, thumbnails: bool = True
     ) -> None:
-        folder.mkdir(parents=True)
         self.folder = folder
         self.items = tuple(items)
         self.settings: object = None
