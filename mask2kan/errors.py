@@ -27,7 +27,13 @@ class ConfigError(Mask2KANError):
 
 
 class CheckpointError(Mask2KANError):
-    """A missing, damaged or unsafe checkpoint, or one of another architecture."""
+    """A missing, damaged or unsafe checkpoint, or one of another architecture.
+
+    Its message quotes what strangers wrote, so it is put on one line and cut.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(plain_line(message))
 
 
 class WriteError(Mask2KANError):
@@ -73,9 +79,16 @@ def _shortened(form: Callable[[object], str], value: object) -> str:
     return text if len(text) <= 120 else f"{text[:120]}…"
 
 
+def plain_line(text: str, most: int = 2000) -> str:
+    """Put a stranger's text on one line: what cannot be printed is a space, the rest is cut."""
+    shown = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * most])
+    shown = " ".join(shown.split())
+    return shown if len(shown) <= most else f"{shown[:most]}…"
+
+
 def one_line(error: BaseException) -> str:
     """Shorten an error's message to one line of at most 120 characters; its type without one."""
-    return printable(" ".join(str(error).split()))[:120] or type(error).__name__
+    return plain_line(str(error))[:120] or type(error).__name__
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> str:

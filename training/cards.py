@@ -17,7 +17,7 @@ from string import Template
 from typing import Any
 
 from mask2kan.checkpoints import load_model
-from mask2kan.checkpoints.files.readers import sha256_of
+from mask2kan.checkpoints.files.opened import sha256_of
 from mask2kan.checkpoints.formats.native import trunk_of
 from mask2kan.cli.run import run_command
 from mask2kan.errors import ConfigError

@@ -46,8 +46,8 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported la
 )
 from tqdm import tqdm
 
+from mask2kan.checkpoints.files.opened import MAX_BYTES, SHA256, sha256_of
 from mask2kan.checkpoints.files.parts import INDICES, pick_files, shards_of, trunk_beside
-from mask2kan.checkpoints.files.readers import MAX_BYTES, SHA256, sha256_of
 from mask2kan.checkpoints.manifest import Address, bundled_file, entry_of, hub_address
 from mask2kan.errors import CheckpointError, WriteError, one_line
 from mask2kan.media.files import write_bytes

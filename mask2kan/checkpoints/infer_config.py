@@ -1,4 +1,4 @@
-"""Read a model's configuration off its weights in our key names, and build it around them.
+"""Read a model's configuration off its weights in our key names.
 
 Weights do not reveal the sampling points of an attention head, the KAN's activation, mean and std:
 four, SiLU and ImageNet's are assumed.
@@ -12,23 +12,21 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from mask2kan.checkpoints.files.opened import OpenedFile
+from mask2kan.checkpoints.files.stored import Stored
 from mask2kan.checks import require
-from mask2kan.errors import CheckpointError, ConfigError, one_line
+from mask2kan.errors import CheckpointError, ConfigError, plain_line
 from mask2kan.modeling.classes import are_unnamed, class_names_for
 from mask2kan.modeling.config import BACKBONES, ModelConfig
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.modeling.pixel_decoder import NUM_LEVELS
 from mask2kan.modeling.settings import InferenceSettings
 
-StateDict = dict[str, Tensor]
+StateDict = dict[str, Stored]
 
 SHOWN_KEYS = 8
 USUAL_HEADS = 8
 _USUAL_POINTS = 4  # of a head
-_COUNTER = "num_batches_tracked"  # of batch norms, which evaluation does not read
 
 # Far beyond any published model; larger ones would only exhaust the memory
 MAXIMA = {
@@ -40,12 +38,15 @@ MAXIMA = {
     "mask_embed_width": 32_768,
     "backbone_width": 1024,
     "backbone_window_size": 64,
+    "num_heads": 256,
     "num_points": 64,
     "grid_size": 512,
     "spline_order": 16,
-    "num_encoder_layers": 128,
-    "num_decoder_layers": 128,
+    "num_encoder_layers": 48,
+    "num_decoder_layers": 48,
 }
+MOST_BLOCKS = 128  # of all stages of a backbone
+MOST_HEADS = 256  # of a stage
 
 
 @dataclasses.dataclass
@@ -55,10 +56,12 @@ class Checkpoint:
     Attributes:
         origin: the user's name for it, for messages.
         format: ``native``, ``detectron2``, ``transformers`` or ``mmsegmentation``.
-        state: floating point tensors are float32.
+        state: the weights, which stay in their files until they are read.
         names: our key to the key in the file, where they differ.
         calibration: per anomaly score.
         notes: what a user should know about how it was read: choices and assumptions.
+        files: which hold the weights; open.
+        fitted: its model without weights, if it was built already.
     """
 
     origin: str
@@ -70,10 +73,29 @@ class Checkpoint:
     card: dict[str, Any] = dataclasses.field(default_factory=dict)
     settings: InferenceSettings | None = None
     notes: tuple[str, ...] = ()
+    files: list[OpenedFile] = dataclasses.field(default_factory=list)
+    fitted: Mask2KAN | None = None
+
+    def __post_init__(self) -> None:
+        """Put notes, which quote the file, on one line each."""
+        self.notes = tuple(plain_line(note) for note in self.notes)
+
+    @property
+    def model_bytes(self) -> int:
+        """Bytes of the model built from it: float32 and, of Swin, an index for each block."""
+        config = self.config
+        weights = sum(4 * math.prod(stored.shape) for stored in self.state.values())
+        blocks = sum(config.backbone_depths) if config.backbone_num_heads else 0
+        return weights + 8 * blocks * config.backbone_window_size**4
+
+    def close(self) -> None:
+        """Close its files; no weights can be read any more."""
+        for file in self.files:
+            file.close()
 
 
 def infer_config(
-    state: Mapping[str, Tensor], *, num_heads: int | None = None, **others: Any
+    state: Mapping[str, Stored], *, num_heads: int | None = None, **others: Any
 ) -> ModelConfig:
     """Infer the configuration from weights; ``others`` are fields that they do not show.
 
@@ -156,12 +178,16 @@ def checked_config(fields: Mapping[str, Any]) -> ModelConfig:
     try:
         for name, maximum in MAXIMA.items():
             require(name, fields.get(name, 0), 0, maximum, whole=True)
-        return ModelConfig.from_dict(fields)
+        config = ModelConfig.from_dict(fields)
+        require("The sum of backbone_depths", sum(config.backbone_depths), 1, MOST_BLOCKS)
+        for heads in config.backbone_num_heads:
+            require("Every entry of backbone_num_heads", heads, 1, MOST_HEADS)
     except (ConfigError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"Its configuration does not fit a model: {error}") from error
+    return config
 
 
-def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _backbone(state: Mapping[str, Stored]) -> dict[str, Any]:
     if "backbone.patch_embed.proj.weight" in state:
         return _swin(state)
     if "backbone.layer1.0.conv3.weight" in state:
@@ -189,7 +215,7 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
     )
 
 
-def _swin(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _swin(state: Mapping[str, Stored]) -> dict[str, Any]:
     width = _shape(state, "backbone.patch_embed.proj.weight", 4)[0]
     depths = tuple(_count(state, f"backbone.layers.{stage}.blocks.") for stage in range(4))
     tables = [
@@ -215,7 +241,7 @@ def _swin(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _head(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _head(state: Mapping[str, Stored]) -> dict[str, Any]:
     layer = "transformer_decoder.mask_embed.layers.0."
     if f"{layer}spline_weight" not in state:
         rows, columns = _shape(state, f"{layer}weight", 2)
@@ -227,7 +253,7 @@ def _head(state: Mapping[str, Tensor]) -> dict[str, Any]:
         raise CheckpointError(
             f"Its KAN has {knots} knots for {functions} splines; expected G + 2k + 1 and G + k."
         )
-    row = state[f"{layer}grid"][0].double()
+    row = state[f"{layer}grid"].read()[0].double()
     return {
         "mask_embed": "kan",
         "grid_size": functions - order,
@@ -238,7 +264,7 @@ def _head(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _shape(state: Mapping[str, Tensor], key: str, dimensions: int) -> tuple[int, ...]:
+def _shape(state: Mapping[str, Stored], key: str, dimensions: int) -> tuple[int, ...]:
     if key not in state:
         raise CheckpointError(
             f"It has no {key} (our name for it), so it is no complete Mask2Former."
@@ -254,85 +280,3 @@ def _count(keys: Iterable[str], prefix: str) -> int:
     pattern = re.compile(re.escape(prefix) + r"(\d{1,6})\.")
     indices = {int(match[1]) for key in keys if (match := pattern.match(key))}
     return next(index for index in range(len(indices) + 1) if index not in indices)
-
-
-def build(checkpoint: Checkpoint) -> Mask2KAN:
-    """Build the model around a checkpoint's weights, in evaluation mode on the CPU.
-
-    Raises:
-        CheckpointError: for missing, unknown or misshaped keys, or a weight that is not finite.
-    """
-    require_fit(checkpoint)
-    _require_finite(checkpoint)
-    model = _model(checkpoint, "cpu")
-    state = dict(checkpoint.state)
-    for key, value in model.state_dict().items():
-        if key.endswith(_COUNTER):
-            state.setdefault(key, value)
-    model.load_state_dict(state)
-    model.calibration = checkpoint.calibration
-    model.card = checkpoint.card
-    model.settings = checkpoint.settings
-    model.source = checkpoint.origin
-    model.format = checkpoint.format
-    model.notes = checkpoint.notes
-    return model.eval()
-
-
-def _model(checkpoint: Checkpoint, device: str) -> Mask2KAN:
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device(device):
-            return Mask2KAN(checkpoint.config)  # a seeded stream is left alone
-    except (ConfigError, TypeError, ValueError, RuntimeError) as error:  # by odd fields of a config
-        reason = one_line(error)
-        raise CheckpointError(
-            f"{checkpoint.origin}: no such model can be built: {reason}"
-        ) from error
-
-
-def require_fit(checkpoint: Checkpoint) -> None:
-    """Compare keys and shapes with those of the configuration's model, without memory for it.
-
-    Raises:
-        CheckpointError: for missing, unknown or misshaped keys.
-    """
-    _require_fit(checkpoint, _model(checkpoint, "meta").state_dict())
-
-
-def _require_fit(checkpoint: Checkpoint, target: Mapping[str, Tensor]) -> None:
-    named, state = checkpoint.names, checkpoint.state
-    faults = {
-        "missing (our names)": [
-            key for key in target if key not in state and not key.endswith(_COUNTER)
-        ],
-        "unknown": [named.get(key, key) for key in state if key not in target],
-        "of another shape": [
-            f"{named.get(key, key)} {tuple(state[key].shape)} instead of {tuple(value.shape)}"
-            for key, value in target.items()
-            if key in state and state[key].shape != value.shape
-        ],
-    }
-    lists = [f"{len(keys)} {fault} ({_first(keys)})" for fault, keys in faults.items() if keys]
-    if lists:
-        config = checkpoint.config
-        raise CheckpointError(
-            f"{checkpoint.origin} does not fit {config.family}_{config.backbone} as read off it; "
-            f"keys {'; '.join(lists)}. Nothing was loaded."
-        )
-
-
-def _first(keys: list[str]) -> str:
-    return ", ".join(keys[:SHOWN_KEYS]) + (", …" if len(keys) > SHOWN_KEYS else "")
-
-
-def _require_finite(checkpoint: Checkpoint) -> None:
-    bad = [
-        checkpoint.names.get(key, key)
-        for key, value in checkpoint.state.items()
-        if value.is_floating_point() and not bool(value.isfinite().all())
-    ]
-    if bad:
-        raise CheckpointError(
-            f"{checkpoint.origin} has weights that are not finite in {len(bad)} tensors "
-            f"({_first(bad)}): the file is damaged or its training diverged."
-        )

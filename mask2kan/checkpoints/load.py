@@ -12,19 +12,22 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from mask2kan.checkpoints.build import build, fit
+from mask2kan.checkpoints.files.json_files import read_json
+from mask2kan.checkpoints.files.opened import OpenedFile
 from mask2kan.checkpoints.files.parts import BESIDE, INDICES, WEIGHT_SUFFIXES, pick_files, shards_of
-from mask2kan.checkpoints.files.readers import TRUNK_KEY, Contents, read_file, read_json
+from mask2kan.checkpoints.files.readers import TRUNK_KEY, Contents, read_file
+from mask2kan.checkpoints.files.stored import Stored
 from mask2kan.checkpoints.files.weight_sets import choose
 from mask2kan.checkpoints.formats.detectron2 import read_detectron2
 from mask2kan.checkpoints.formats.mmsegmentation import read_mmsegmentation
 from mask2kan.checkpoints.formats.native import is_native, read_bare, read_native
 from mask2kan.checkpoints.formats.transformers import read_transformers
 from mask2kan.checkpoints.hub import fetch
-from mask2kan.checkpoints.infer_config import Checkpoint, build
+from mask2kan.checkpoints.infer_config import Checkpoint
 from mask2kan.checkpoints.manifest import Address, bundled_file, entry_of, is_repo_id, list_weights
-from mask2kan.errors import CheckpointError, unknown
+from mask2kan.errors import CheckpointError, plain_line, shortened, unknown
 from mask2kan.modeling.mask2kan import Mask2KAN, list_models
 from mask2kan.runtime.devices import resolve_device
 
@@ -62,14 +65,29 @@ def load_model(
         device: ``auto`` (a GPU where there is one), or torch's name.
 
     Raises:
-        CheckpointError: for a missing, damaged, unsafe or incomplete one, or another architecture.
+        CheckpointError: for a missing, damaged, unsafe or incomplete one, another architecture, or
+            a model larger than the memory.
         BackendError: for a device this machine does not have.
     """
     target = resolve_device(device)
-    checkpoint = open_checkpoint(source, file=file, revision=revision, weights=weights)
+    return build_model(
+        open_checkpoint(source, file=file, revision=revision, weights=weights), target
+    )
+
+
+def build_model(checkpoint: Checkpoint, device: str | torch.device = "auto") -> Mask2KAN:
+    """Build the model of an open checkpoint, in evaluation mode, and close its files.
+
+    Raises:
+        CheckpointError, BackendError: as ``load_model``.
+    """
+    target = resolve_device(device)
     for note in checkpoint.notes:
-        logger.warning("%s: %s", checkpoint.origin, note)
-    return build(checkpoint).to(target)
+        logger.warning("%s: %s", plain_line(checkpoint.origin), note)
+    try:
+        return build(checkpoint, target)
+    finally:
+        checkpoint.close()
 
 
 def open_checkpoint(
@@ -79,10 +97,12 @@ def open_checkpoint(
     revision: str | None = None,
     weights: str | None = None,
 ) -> Checkpoint:
-    """Read what ``load_model`` would load, without building the model.
+    """Read what ``load_model`` would load, but the weights, and fit the model without memory.
+
+    Its files stay open, for ``build_model`` to read the weights of a model that may be large.
 
     Raises:
-        CheckpointError: as ``load_model``, except for keys that do not fit.
+        CheckpointError: as ``load_model``, but for what only shows in the weights themselves.
     """
     if isinstance(source, Address):
         folder, name = fetch(source.repo, file or source.file, revision or source.revision)
@@ -94,10 +114,11 @@ def open_checkpoint(
     origin = str(source)
     if not origin.strip() or "\0" in origin:
         raise CheckpointError("No checkpoint was named; give a path, a bundled name or a Hub id.")
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path = _existing(origin)
+    origin = shortened(origin)
+    if path is not None and path.is_dir():
         return _open_folder(path, file, origin, weights)
-    if path.exists():
+    if path is not None:
         if file is not None:
             raise CheckpointError(
                 f"{origin} is a file; file= chooses one in a folder or repository."
@@ -115,6 +136,15 @@ def open_checkpoint(
     revision = revision or tag or entry.get("revision")
     folder, name = fetch(repo, file or entry.get("hub_file"), revision)
     return _open_folder(folder, name, origin, weights)
+
+
+def _existing(source: str) -> Path | None:
+    """Return the path of what exists by that name."""
+    try:
+        path = Path(source).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long, nobody's home, no characters
+        return None
 
 
 def _unknown(origin: str) -> CheckpointError:
@@ -174,22 +204,29 @@ def _read_weights(weights: Path, origin: str, wanted: str | None) -> Contents:
     """Read one file, or all the shards of an index."""
     if weights.name not in INDICES:
         return read_file(weights, origin, weights=wanted)
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Stored] = {}
+    files: list[OpenedFile] = []
     for name in shards_of(weights):
-        shard = read_file(weights.parent / name, f"{origin} ({name})", whole=True).tensors
-        duplicates = tensors.keys() & shard.keys()
+        shard = read_file(weights.parent / name, f"{origin} ({name})", whole=True)
+        duplicates = tensors.keys() & shard.tensors.keys()
         if duplicates:
             raise CheckpointError(f"Can't load {origin}. Two shards hold {min(duplicates)}.")
-        tensors.update(shard)
+        tensors.update(shard.tensors)
+        files += shard.files
     found = choose(tensors, wanted)
-    return Contents(found.entries, layout=found.layout, notes=found.notes)
+    return Contents(found.entries, layout=found.layout, notes=found.notes, files=files)
 
 
 def _interpret(contents: Contents, folder: Path, origin: str) -> Checkpoint:
     try:
-        return _translate(contents, folder, origin)
+        checkpoint = _translate(contents, folder, origin)
+        checkpoint.files += contents.files
+        checkpoint.fitted = fit(checkpoint)
     except CheckpointError as error:
+        for file in contents.files:
+            file.close()
         raise CheckpointError(f"Can't load {origin}. {error}") from error
+    return checkpoint
 
 
 def _translate(contents: Contents, folder: Path, origin: str) -> Checkpoint:

@@ -9,8 +9,9 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from mask2kan.checkpoints.files.json_files import read_json
+from mask2kan.checkpoints.files.opened import SHA256
 from mask2kan.checkpoints.files.parts import WEIGHT_SUFFIXES
-from mask2kan.checkpoints.files.readers import SHA256, read_json
 from mask2kan.errors import CheckpointError
 
 _PACKAGE = Path(__file__).resolve().parents[1]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mask2kan.checkpoints import load_model
-from mask2kan.checkpoints.files.readers import sha256_of
+from mask2kan.checkpoints.files.opened import sha256_of
 from mask2kan.inference.predictor import Predictor
 from mask2kan.media.web import is_url
 from mask2kan.outputs.summary import Analysis

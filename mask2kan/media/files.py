@@ -277,7 +277,7 @@ def read_record(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def parse_object(data: bytes | str, *, finite: bool = True) -> dict[str, Any]:
+def parse_object(data: bytes | bytearray | str, *, finite: bool = True) -> dict[str, Any]:
     """Parse a JSON object with each key once, ``finite`` without NaN and infinities.
 
     Raises:

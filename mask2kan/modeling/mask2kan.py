@@ -23,6 +23,7 @@ from mask2kan.modeling.backbones import (
     build_backbone,
     load_pretrained_backbone,
 )
+from mask2kan.modeling.backbones.swin import WindowAttention
 from mask2kan.modeling.classes import class_names_for, palette_for
 from mask2kan.modeling.config import ModelConfig, model_config, model_names
 from mask2kan.modeling.pixel_decoder import Features, PixelDecoder
@@ -63,9 +64,16 @@ class Mask2KAN(nn.Module):
         self.full_precision_backbone = config.backbone in FULL_PRECISION_BACKBONES
         self.pixel_decoder = PixelDecoder(config, channels)
         self.transformer_decoder = TransformerDecoder(config)
+        self.reset_constants()
+
+    def reset_constants(self) -> None:
+        """Compute what no checkpoint holds, after a construction on the meta device, too."""
         for name in ("pixel_mean", "pixel_std"):
-            value = torch.tensor(getattr(config, name), dtype=torch.float32) / 255
+            value = torch.tensor(getattr(self.config, name), dtype=torch.float32) / 255
             self.register_buffer(name, value[:, None, None], persistent=False)
+        for module in self.backbone.modules():
+            if isinstance(module, WindowAttention):
+                module.reset_constants()
 
     def forward(self, images: Tensor, *, with_aux: bool = True) -> DecoderOutput:
         """Segment a batch of images.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mask2kan.checkpoints import load_model
-from mask2kan.checkpoints.files.readers import sha256_of
+from mask2kan.checkpoints.files.opened import sha256_of
 from mask2kan.errors import CheckpointError
 from mask2kan.inference.comparison import Comparison
 from mask2kan.inference.predictor import Predictor

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from mask2kan.checkpoints.files.readers import read_json
+from mask2kan.checkpoints.files.json_files import read_json
 from mask2kan.checkpoints.formats.native import trunk_of
 from mask2kan.errors import CheckpointError
 
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 BESIDE = ("config.json", "preprocessor_config.json")
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pkl", ".ckpt", ".bin", ".pt")
+MAX_SHARDS = 256
 # beside the weights that trainers save
 _STATES = ("optimizer", "scheduler", "scaler", "random_states", "rng_state", "training_args")
 
@@ -70,6 +71,10 @@ def shards_of(index: Path) -> list[str]:
     if not isinstance(table, dict) or not table:
         raise CheckpointError(f"Its {index.name} names no files.")
     names = sorted({str(name) for name in table.values()})
+    if len(names) > MAX_SHARDS:
+        raise CheckpointError(
+            f"Its {index.name} names {len(names):,} files; up to {MAX_SHARDS} are read."
+        )
     for name in names:
         if PurePosixPath(name).name != name or not name.endswith((".safetensors", ".bin")):
             raise CheckpointError(f"Refused: its {index.name} names the file {name!r:.80}.")

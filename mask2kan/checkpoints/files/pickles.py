@@ -2,9 +2,10 @@
 
 A pickle is a program: it names what it imports, and calls it. The pure-Python unpickler runs it
 here with stand-ins for every name, so nothing is ever imported. Those of arrays and tensors check
-sizes; those of what training leaves beside the weights (counters, sets, paths, options) take
-anything and keep nothing; a program that names anything else is refused. Mutated files crash the
-C unpickler and numpy's own constructors, which is why neither is used.
+sizes, and leave their numbers in the file; those of what training leaves beside the weights
+(counters, sets, paths, options) take anything and keep nothing; a program that names anything else
+is refused. Mutated files crash the C unpickler and numpy's own constructors, which is why neither
+is used.
 
 Source of the format: ``pickletools`` and numpy's ``ndarray.__reduce__``.
 """
@@ -14,16 +15,19 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO, ClassVar
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, ClassVar, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
+from mask2kan.checkpoints.files.arrays import SYMBOLS as ARRAYS
+from mask2kan.checkpoints.files.arrays import Array, DType, Piece
+from mask2kan.checkpoints.files.opened import Extent
+from mask2kan.checkpoints.files.stand_ins import Inert, Symbol, Symbols
 from mask2kan.errors import CheckpointError, one_line
 
+_LONGEST_NAME = 1000  # of what a pickle imports
+_LARGE = 1 << 16  # bytes; protocol 4 and later write such a piece outside of their frames
 MAX_OPCODES = 2_000_000  # 1,000 tensors with an optimiser's states take 100,000
-MAX_DIMENSIONS = 8
 
 _REFUSED_OPCODES = {
     # objects of arbitrary classes
@@ -66,43 +70,6 @@ def refusal(name: str) -> CheckpointError:
     )
 
 
-class Inert:
-    """Stand-in for an object that no weights need: it takes anything and keeps nothing."""
-
-    __slots__ = ()
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def append(self, _: Any) -> None:
-        """Drop an item."""
-
-    def extend(self, _: Any) -> None:
-        """Drop items."""
-
-
-class Symbol:
-    """Stand-in for an importable name, which REDUCE and NEWOBJ may call."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        object.__setattr__(self, "_call", call)
-
-    def __call__(self, *args: Any) -> Any:
-        """Make what the real thing would make, or its stand-in."""
-        return self._call(*args)  # type: ignore[attr-defined]  # a slot
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise pickle.UnpicklingError("a stand-in has no state")
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("a stand-in has no state")
-
-
-Symbols = Mapping[tuple[str, str], Any]
-
-
 def stand_in(module: str, name: str, symbols: Symbols) -> Any:
     """Return the stand-in of a name.
 
@@ -130,7 +97,7 @@ def read_pickle(data: bytes) -> Any:
 
 
 def unpickle(
-    file: BinaryIO,
+    file: io.BufferedIOBase,
     symbols: Symbols | None = None,
     persistent: Callable[[Any], Any] | None = None,
 ) -> Any:
@@ -164,13 +131,13 @@ def unpickle(
         raise CheckpointError(f"Damaged: its pickle can't be read ({one_line(error)}).") from error
 
 
-def _walk(file: BinaryIO) -> Iterator[tuple[str, str]]:
+def _walk(file: io.BufferedIOBase) -> Iterator[tuple[str, str]]:
     """Yield the imported name ("" for none) and the opcode's of every opcode."""
     strings: list[str] = []  # the last two pushed: the name that STACK_GLOBAL imports
     memo: dict[Any, str] = {}
     top = ""  # the string just pushed
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(BinaryIO, file))):
             if count >= MAX_OPCODES:
                 raise CheckpointError(
                     f"Refused: its pickle has over {MAX_OPCODES:,} opcodes; a checkpoint has fewer."
@@ -182,7 +149,8 @@ def _walk(file: BinaryIO) -> Iterator[tuple[str, str]]:
                 continue
             top = ""
             if opcode.name in _STRINGS:
-                top = str(argument)
+                text = str(argument)
+                top = text if len(text) < _LONGEST_NAME else ""
             elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
                 top = memo.get(argument, "")
             elif opcode.name == "STACK_GLOBAL":
@@ -202,86 +170,6 @@ class _Dict(dict[Any, Any]):
 
     def __setstate__(self, state: Any) -> None:
         pass
-
-
-class _DType:
-    """Stand-in for numpy.dtype: None but for numbers and booleans of fixed size."""
-
-    __slots__ = ("dtype",)
-    KINDS = "biuf"
-
-    def __init__(self, code: Any, *_: Any) -> None:
-        code = code.decode("latin1") if isinstance(code, bytes) else code
-        if not isinstance(code, str):
-            raise pickle.UnpicklingError("dtype code is no string")
-        self.dtype = np.dtype(code) if len(code) <= 3 and code[:1] in self.KINDS else None
-
-    def __setstate__(self, state: Any) -> None:
-        if self.dtype is None:
-            return
-        order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
-        order = order.decode("latin1") if isinstance(order, bytes) else order
-        if order not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError("dtype has no byte order")
-        self.dtype = self.dtype.newbyteorder(">" if order == ">" else "<")
-
-
-class Array:
-    """Stand-in for numpy.ndarray, filled by BUILD; None where it holds something else."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: NDArray[Any] | None = None) -> None:
-        self.value = value
-
-    def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) != 5:
-            raise pickle.UnpicklingError("array state has not five parts")
-        _, shape, dtype, fortran, data = state
-        self.value = _numbers(data, dtype, shape, "F" if fortran else "C")
-
-
-def _numbers(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any] | None:
-    """Read raw bytes whose type, shape and length agree; None for other types."""
-    data = data.encode("latin1") if isinstance(data, str) else data
-    if isinstance(dtype, _DType) and dtype.dtype is None:
-        return None
-    if not isinstance(dtype, _DType) or not isinstance(data, (bytes, bytearray)):
-        raise pickle.UnpicklingError("array without numbers")
-    if not isinstance(shape, tuple) or len(shape) > MAX_DIMENSIONS or order not in ("C", "F"):
-        raise pickle.UnpicklingError("array of an odd shape")
-    assert dtype.dtype is not None
-    expected = dtype.dtype.itemsize
-    for size in shape:
-        if type(size) is not int or size < 0:
-            raise pickle.UnpicklingError("array size is not a count")
-        expected *= size
-    if expected != len(data):
-        raise pickle.UnpicklingError(
-            f"array of shape {shape} needs {expected} bytes and has {len(data)}"
-        )
-    if not data:
-        return np.zeros(shape, dtype.dtype)
-    return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
-
-
-def _reconstruct(*_: Any) -> Array:
-    return Array()
-
-
-def _scalar(dtype: Any, data: Any) -> Any:
-    value = _numbers(data, dtype, (), "C")
-    return Inert() if value is None else value.item()
-
-
-def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
-    return Array(_numbers(data, dtype, shape, order))
-
-
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError("encode of something else than text")
-    return text.encode("latin1")
 
 
 def _no_bytes(*args: Any) -> bytes:
@@ -316,21 +204,36 @@ def _kept(pairs: Any) -> _Dict:
 
 _PLAIN_KEYS = (str, int, float, bytes, type(None))
 _INERT = Symbol(Inert)
-_SYMBOLS: dict[tuple[str, str], Symbol] = {
+_SYMBOLS: Symbols = {
+    **ARRAYS,
     ("collections", "OrderedDict"): Symbol(_ordered_dict),
     ("collections", "defaultdict"): Symbol(_default_dict),
     ("collections", "Counter"): Symbol(_counter),
     ("copyreg", "_reconstructor"): Symbol(_object),
     ("copyreg", "__newobj__"): Symbol(_object),
-    ("_codecs", "encode"): Symbol(_encode),
     ("builtins", "bytes"): Symbol(_no_bytes),  # how b"" is written before protocol 3
-    ("numpy", "ndarray"): Symbol(_reconstruct),
-    ("numpy", "dtype"): Symbol(_DType),
 }
-for _core in ("numpy.core", "numpy._core"):
-    _SYMBOLS[f"{_core}.multiarray", "_reconstruct"] = Symbol(_reconstruct)
-    _SYMBOLS[f"{_core}.multiarray", "scalar"] = Symbol(_scalar)
-    _SYMBOLS[f"{_core}.numeric", "_frombuffer"] = Symbol(_from_buffer)
+
+
+def _large(layout: str, make: Callable[[bytes], Any]) -> Callable[[Any], None]:
+    """Make the handler of an opcode with a length, which may leave its bytes in the file."""
+
+    def load(unpickler: _Unpickler) -> None:
+        [length] = struct.unpack(layout, unpickler.read(struct.calcsize(layout)))
+        if length < _LARGE or unpickler.in_frame:
+            unpickler.append(make(unpickler.read(length)))
+        else:
+            unpickler.append(unpickler.leave(length, text=make is _text))
+
+    return load
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogatepass")
+
+
+def _characters(data: bytes) -> str:
+    return data.decode("latin1")  # a text of Python 2
 
 
 # Undocumented but stable since Python 3.0; typeshed types only part of it.
@@ -343,11 +246,23 @@ class _Unpickler(_PythonUnpickler):
     dispatch: ClassVar = dict(_PythonUnpickler.dispatch)
 
     def __init__(
-        self, file: BinaryIO, symbols: Symbols, persistent: Callable[[Any], Any] | None
+        self, file: io.BufferedIOBase, symbols: Symbols, persistent: Callable[[Any], Any] | None
     ) -> None:
         super().__init__(file, encoding="latin1")
+        self.file = file
         self.symbols = symbols
         self.persistent = persistent
+
+    @property
+    def in_frame(self) -> bool:
+        """Whether what comes next was read together with what came before."""
+        return self._unframer.current_frame is not None
+
+    def leave(self, length: int, *, text: bool) -> Piece:
+        """Pass by what comes next in the file."""
+        piece = Piece(Extent(self.file, self.file.tell(), length), text)
+        self.file.seek(length, io.SEEK_CUR)
+        return piece
 
     def find_class(self, module: str, name: str) -> Any:
         """Return a name's stand-in; any other name is code."""
@@ -376,7 +291,7 @@ class _Unpickler(_PythonUnpickler):
         state, instance = self.stack.pop(), self.stack[-1]
         if isinstance(instance, Inert):
             return
-        if not isinstance(instance, (Array, _DType, _Dict)):
+        if not isinstance(instance, (Array, DType, _Dict)):
             raise pickle.UnpicklingError("state for something that has none")
         instance.__setstate__(state)
 
@@ -421,8 +336,9 @@ class _Unpickler(_PythonUnpickler):
     dispatch[pickle.EMPTY_SET[0]] = load_empty_set
     dispatch[pickle.ADDITEMS[0]] = load_additems
     dispatch[pickle.FROZENSET[0]] = load_frozenset
-
-
-def as_array(value: Any) -> NDArray[Any] | None:
-    """Return the array of numbers behind a value of ``read_pickle``; None if it is no such."""
-    return value.value if isinstance(value, Array) else None
+    dispatch[pickle.BINBYTES[0]] = _large("<I", bytes)
+    dispatch[pickle.BINBYTES8[0]] = _large("<Q", bytes)
+    dispatch[pickle.BYTEARRAY8[0]] = _large("<Q", bytearray)
+    dispatch[pickle.BINUNICODE[0]] = _large("<I", _text)
+    dispatch[pickle.BINUNICODE8[0]] = _large("<Q", _text)
+    dispatch[pickle.BINSTRING[0]] = _large("<I", _characters)

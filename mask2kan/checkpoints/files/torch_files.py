@@ -12,21 +12,21 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import math
 import pickle
+import struct
 import zipfile
-from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from mask2kan.checkpoints.files.pickles import Inert, Symbol, Symbols, unpickle
+from mask2kan.checkpoints.files.opened import Extent, OpenedFile
+from mask2kan.checkpoints.files.pickles import unpickle
+from mask2kan.checkpoints.files.stand_ins import Inert, Symbol, Symbols
+from mask2kan.checkpoints.files.stored import StoredTensor
 from mask2kan.errors import CheckpointError
 
+MAX_ENTRIES = 100_000  # of an archive: a model's tensors and an optimiser's
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled magic number
-
-Read = Callable[[], bytes]
 
 _STORAGES = {
     "FloatStorage": torch.float32,
@@ -51,48 +51,10 @@ _STORAGES = {
 
 @dataclasses.dataclass
 class _Storage:
-    """Numbers in the file: ``read`` gives their bytes."""
+    """Numbers in the file, with the type their name says."""
 
     dtype: torch.dtype
-    count: int
-    read: Read
-
-    @property
-    def bytes(self) -> int:
-        return self.count * self.dtype.itemsize
-
-
-@dataclasses.dataclass
-class StoredTensor:
-    """A tensor that is still in the file, which must be open when it is read."""
-
-    storage: _Storage
-    dtype: torch.dtype
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    def read(self) -> Tensor:
-        """Read it.
-
-        Raises:
-            CheckpointError: when it claims more than is stored, or its CRC differs.
-        """
-        held = self.storage.bytes // self.dtype.itemsize
-        if math.prod(self.shape) > held:
-            raise CheckpointError(f"claims shape {self.shape}, more than is stored")
-        last = self.offset + sum(
-            (size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)
-        )
-        if 0 in self.shape:
-            return torch.zeros(self.shape, dtype=self.dtype)
-        if last >= held:
-            raise CheckpointError("reaches beyond what is stored")
-        data = bytearray(self.storage.read())
-        if len(data) != self.storage.bytes:
-            raise CheckpointError(f"has {len(data):,} bytes of {self.storage.bytes:,}")
-        flat = torch.frombuffer(data, dtype=self.dtype)
-        return flat.as_strided(self.shape, self.strides, self.offset).contiguous()
+    extent: Extent
 
 
 @dataclasses.dataclass
@@ -102,50 +64,66 @@ class OddTensor:
     kind: str
 
 
-def read_torch_zip(file: BinaryIO, size: int) -> Any:
+def read_torch_zip(file: OpenedFile) -> Any:
     """Read the archive that ``torch.save`` writes; its tensors are ``StoredTensor``.
 
     Raises:
         CheckpointError: for damage, code, or an archive that it never writes.
     """
     try:
-        archive = zipfile.ZipFile(file)
-        entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise CheckpointError("Refused: its zip is compressed, which PyTorch's never are.")
-        if sum(entry.file_size for entry in entries) > size:
-            raise CheckpointError("Refused: its zip's entries overlap.")
-        if any(".." in entry.filename or entry.filename[:1] in "/\\" for entry in entries):
-            raise CheckpointError("Refused: its zip has an entry outside its own folder.")
+        entries = zipfile.ZipFile(file).infolist()
+        _require_plain(entries, file.size)
         programs = [entry for entry in entries if entry.filename.endswith("data.pkl")]
         if len(programs) != 1:
             raise CheckpointError("It is a zip archive, but none that torch.save wrote.")
-        program = programs[0]
-        folder = program.filename.removesuffix("data.pkl")
-        names = {entry.filename for entry in entries}
-        order = f"{folder}byteorder"
-        if order in names and _entry(archive, order) != b"little":
+        folder = programs[0].filename.removesuffix("data.pkl")
+        named = {entry.filename: entry for entry in entries}
+        order = named.get(f"{folder}byteorder")
+        if order is not None and _extent(file, order).read() != b"little":
             raise CheckpointError("It was written on a big-endian machine; convert it there.")
-        data = _entry(archive, program.filename)
+        program = _extent(file, programs[0])
+        program.require_whole()
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError) as error:
         raise _damaged(error) from error
 
+    extents: dict[str, Extent] = {}  # one for all the tensors that share it
+
     def storage(identifier: Any) -> _Storage:
         dtype, key, count = _storage_id(identifier)
-        name = f"{folder}data/{key}"
-        if name not in names:
-            raise pickle.UnpicklingError(f"no storage {key[:40]!r}")
-        return _Storage(dtype, count, lambda: _entry(archive, name))
+        if key not in extents:
+            if (entry := named.get(f"{folder}data/{key}")) is None:
+                raise pickle.UnpicklingError(f"no storage {key[:40]!r}")
+            extents[key] = _extent(file, entry)
+        if extents[key].size != count * dtype.itemsize:
+            raise pickle.UnpicklingError(
+                f"storage {key[:40]!r} has {extents[key].size:,} bytes of {count} {dtype}"
+            )
+        return _Storage(dtype, extents[key])
 
-    return unpickle(io.BytesIO(data), _SYMBOLS, storage)
+    return unpickle(io.BytesIO(program.read()), _SYMBOLS, storage)
 
 
-def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Read one entry; its CRC is checked on the way."""
-    try:
-        return archive.read(name)
-    except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError) as error:
-        raise _damaged(error) from error
+def _require_plain(entries: list[zipfile.ZipInfo], size: int) -> None:
+    """Refuse an archive that torch never writes."""
+    if len(entries) > MAX_ENTRIES:
+        raise CheckpointError(
+            f"Its zip has {len(entries):,} entries; up to {MAX_ENTRIES:,} are read."
+        )
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise CheckpointError("Refused: its zip is compressed, which PyTorch's never are.")
+    if sum(entry.file_size for entry in entries) > size:
+        raise CheckpointError("Refused: its zip's entries overlap.")
+    if any(".." in entry.filename or entry.filename[:1] in "/\\" for entry in entries):
+        raise CheckpointError("Refused: its zip has an entry outside its own folder.")
+
+
+def _extent(file: OpenedFile, entry: zipfile.ZipInfo) -> Extent:
+    """Find an entry's bytes, behind its own header: 30 bytes, its name and an extra field."""
+    header = Extent(file, entry.header_offset, 30).read()
+    start = entry.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
+    if header[:4] != b"PK\x03\x04" or start + entry.file_size > file.size:
+        raise zipfile.BadZipFile(f"no entry {entry.filename[:40]!r} where its list says")
+    return Extent(file, start, entry.file_size, entry.CRC)
 
 
 def _damaged(error: Exception) -> CheckpointError:
@@ -154,7 +132,7 @@ def _damaged(error: Exception) -> CheckpointError:
     )
 
 
-def read_legacy(file: BinaryIO, size: int) -> Any:
+def read_legacy(file: OpenedFile) -> Any:
     """Read a file of torch before 1.6: pickles in a row, then the storages.
 
     Raises:
@@ -164,7 +142,8 @@ def read_legacy(file: BinaryIO, size: int) -> Any:
 
     def storage(identifier: Any) -> _Storage:
         dtype, key, count = _storage_id(identifier)
-        return storages.setdefault(key, _Storage(dtype, count, _unread))
+        unread = Extent(file, 0, count * dtype.itemsize)  # where follows
+        return storages.setdefault(key, _Storage(dtype, unread))
 
     for _ in range(3):  # a magic number, the format's, and the machine
         system = unpickle(file)
@@ -172,33 +151,22 @@ def read_legacy(file: BinaryIO, size: int) -> Any:
         raise CheckpointError("It was written on a big-endian machine; convert it there.")
     loaded = unpickle(file, _SYMBOLS, storage)
     keys = unpickle(file)
-    if not isinstance(keys, list):
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise CheckpointError("Damaged PyTorch file: it lists no storages.")
+    if sorted(keys) != sorted(storages):
+        raise CheckpointError("Damaged PyTorch file: its storages are not those its tensors name.")
     for key in keys:
-        if not isinstance(key, str) or key not in storages:
-            raise CheckpointError("Damaged PyTorch file: it has a storage that nothing uses.")
         count = int.from_bytes(file.read(8), "little")
-        start, held = file.tell(), storages[key]
-        if count != held.count or start + held.bytes > size:
+        held = storages[key]
+        extent, start = held.extent, file.tell()
+        if count * held.dtype.itemsize != extent.size or start + extent.size > file.size:
             raise CheckpointError(
-                f"Damaged or truncated PyTorch file: its storage {key[:40]} has {count} numbers "
-                f"of {held.count}; download it again."
+                f"Damaged or truncated PyTorch file: its storage {key[:40]!r} has {count:,} "
+                f"numbers of {extent.size // held.dtype.itemsize:,}; download it again."
             )
-        held.read = _part(file, start, held.bytes)
-        file.seek(start + held.bytes)
+        extent.start = start
+        file.seek(start + extent.size)
     return loaded
-
-
-def _unread() -> bytes:
-    raise CheckpointError("is not in the file")
-
-
-def _part(file: BinaryIO, start: int, count: int) -> Read:
-    def read() -> bytes:
-        file.seek(start)
-        return file.read(count)
-
-    return read
 
 
 def _storage_id(identifier: Any) -> tuple[torch.dtype, str, int]:
@@ -233,7 +201,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> 
     if any(type(number) is not int or not 0 <= number < 2**48 for number in numbers):
         raise pickle.UnpicklingError("a tensor whose sizes are no counts")
     named = [value.dtype for value in more if isinstance(value, _DType)]
-    return StoredTensor(storage, named[0] if named else storage.dtype, offset, shape, strides)
+    dtype = named[0] if named else storage.dtype
+    return StoredTensor(storage.extent, dtype, tuple(shape), offset, tuple(strides))
 
 
 def _tuples(*values: Any) -> bool:
@@ -268,13 +237,13 @@ def _size(*values: Any) -> tuple[Any, ...]:
     return values[0] if values and isinstance(values[0], tuple) else ()
 
 
-def read_plain_pickle(data: bytes) -> Any:
+def read_plain_pickle(file: OpenedFile) -> Any:
     """Read a pickle that is no PyTorch file.
 
     Raises:
         CheckpointError: for code, damage, or tensors in it.
     """
-    return unpickle(io.BytesIO(data), _SYMBOLS)
+    return unpickle(file, _SYMBOLS)
 
 
 _FIRST_NAMES = ("float", "double", "half", "bfloat", "int", "uint", "long", "bool", "complex")

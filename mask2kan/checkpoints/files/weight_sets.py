@@ -13,13 +13,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
-from mask2kan.checkpoints.files.pickles import Array
-from mask2kan.checkpoints.files.torch_files import OddTensor, StoredTensor
+from mask2kan.checkpoints.files.arrays import Array
+from mask2kan.checkpoints.files.stored import StoredTensor
+from mask2kan.checkpoints.files.torch_files import OddTensor
 from mask2kan.errors import CheckpointError
 
-MAX_TENSORS = 50_000
+MAX_TENSORS = 20_000
 MAX_TABLES = 50_000
 MAX_DEPTH = 6
 TOP = "top level"  # the name of what lies there without a prefix
@@ -74,7 +73,7 @@ class WeightSet:
     Attributes:
         name: where they lie, tables and prefix.
         layout: a key of ``LAYOUTS``; "" where no Mask2Former was recognised.
-        entries: by the layout's own names; tensors, ``StoredTensor`` or arrays.
+        entries: by the layout's own names; ``StoredTensor`` or ``Array``.
         foreign: names of the tensors beside them that belong to none.
         notes: what a user should know about how they were found.
     """
@@ -246,4 +245,4 @@ def _inner(value: Any) -> Iterable[tuple[Any, Any]]:
 
 def is_tensor(value: Any) -> bool:
     """Whether a value of a file is a tensor or an array of any kind."""
-    return isinstance(value, (Tensor, StoredTensor, OddTensor, Array))
+    return isinstance(value, (StoredTensor, OddTensor, Array))

@@ -6,6 +6,7 @@ files lack ``pixel_decoder.`` or say ``static_query`` for ``query_feat``.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -71,7 +72,7 @@ def read_detectron2(state: StateDict, origin: str) -> Checkpoint:
 
 
 def _channels(state: StateDict, name: str) -> tuple[float, ...]:
-    values = tuple(float(value) for value in state[name].flatten()[:4])
-    if len(values) != 3:
-        raise CheckpointError(f"Its {name} has {state[name].numel()} values; three were expected.")
-    return values
+    shape = tuple(state[name].shape)
+    if math.prod(shape) != 3:
+        raise CheckpointError(f"Its {name} has shape {shape!s:.80}; three values were expected.")
+    return tuple(float(value) for value in state[name].read().flatten())

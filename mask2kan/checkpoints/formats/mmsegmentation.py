@@ -12,6 +12,7 @@ import re
 import torch
 from torch import Tensor
 
+from mask2kan.checkpoints.files.stored import Computed, Stored
 from mask2kan.checkpoints.infer_config import Checkpoint, StateDict, infer_config, rename_keys
 from mask2kan.errors import CheckpointError
 
@@ -73,13 +74,17 @@ def read_mmsegmentation(state: StateDict, origin: str, classes: tuple[str, ...])
         )
     names = rename_keys(state, RENAMED, LEFTOVER)
     translated = {
-        ours: by_position(state[key]) if _UNFOLDED.match(ours) else state[key]
+        ours: _reordered(state[key]) if _UNFOLDED.match(ours) else state[key]
         for ours, key in names.items()
     }
     config = infer_config(translated)
     if len(classes) == config.num_classes:
         config = infer_config(translated, class_names=classes)
     return Checkpoint(origin, "mmsegmentation", translated, config, names)
+
+
+def _reordered(stored: Stored) -> Stored:
+    return Computed((stored,), tuple(stored.shape), by_position)
 
 
 def by_position(weight: Tensor) -> Tensor:

@@ -3,13 +3,15 @@
 The metadata's key ``mask2kan`` is a JSON object: ``format`` (1), ``config`` (``ModelConfig`` with
 class names and palette), ``calibration`` (per anomaly score), ``settings`` (``InferenceSettings``;
 absent for native ones), ``card`` (its maker's own) and ``trunk`` (``file`` and ``sha256`` of a
-trunk beside it, which several models share: theirs hold the transformer decoder only). Weights may
-be float16, but not KAN knots, which would collapse, nor running statistics, which would overflow.
+trunk beside it, which several models share: theirs hold the transformer decoder only). The key
+``sha256`` is that of all weights, from the header's end on; older files lack it. Weights may be
+float16, but not KAN knots, which would collapse, nor running statistics, which would overflow.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import sys
 from collections.abc import Mapping
@@ -18,19 +20,21 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from mask2kan.checkpoints.build import fit
+from mask2kan.checkpoints.files.json_files import parse_json
+from mask2kan.checkpoints.files.opened import SHA256, OpenedFile, sha256_of
 from mask2kan.checkpoints.files.readers import (
+    DIGEST_KEY,
     METADATA_KEY,
-    SHA256,
     TRUNK_KEY,
     Contents,
-    parse_json,
     read_file,
-    sha256_of,
 )
+from mask2kan.checkpoints.files.safetensors_files import read_metadata
+from mask2kan.checkpoints.files.stored import InMemory
 from mask2kan.checkpoints.files.weight_sets import unwrapped
 from mask2kan.checkpoints.infer_config import (
     Checkpoint,
@@ -38,11 +42,10 @@ from mask2kan.checkpoints.infer_config import (
     assumed_classes,
     checked_config,
     infer_config,
-    require_fit,
 )
 from mask2kan.errors import CheckpointError, ConfigError
-from mask2kan.media.files import write_bytes
-from mask2kan.modeling.config import ModelConfig, model_config
+from mask2kan.media.files import atomic_writer
+from mask2kan.modeling.config import model_config
 from mask2kan.modeling.mask2kan import Mask2KAN
 from mask2kan.modeling.settings import InferenceSettings
 
@@ -130,7 +133,8 @@ def _unwrapped(model: nn.Module, path: str | Path) -> tuple[Mask2KAN, dict[str, 
     state = unwrapped(plain.state_dict())
     try:
         metadata = {METADATA_KEY: _about(plain, path)}
-        require_fit(read_native(Contents(state, metadata), Path(path).parent, str(path)))
+        weights = {key: InMemory(value) for key, value in state.items()}
+        fit(read_native(Contents(dict(weights), metadata), Path(path).parent, str(path)))
     except CheckpointError as error:
         raise CheckpointError(f"Can't save {path}; it could not be read back. {error}") from error
     return plain, state
@@ -140,11 +144,16 @@ def _stands_on(state: Mapping[str, Tensor], path: Path) -> bool:
     """Whether a file holds a model's trunk, in the file's dtype."""
     if not path.is_file():
         return False
-    stored = read_file(path, path.name).tensors
+    trunk = read_file(path, path.name)
     ours = _split(state)[0]
-    return stored.keys() == ours.keys() and all(
-        torch.equal(value, ours[key].to("cpu", value.dtype)) for key, value in stored.items()
-    )
+    try:
+        return trunk.tensors.keys() == ours.keys() and all(
+            torch.equal(stored.read().to(ours[key].dtype), ours[key].cpu())
+            for key, stored in trunk.tensors.items()
+        )
+    finally:
+        for file in trunk.files:
+            file.close()
 
 
 def trunk_of(path: Path) -> dict[str, str] | None:
@@ -156,8 +165,8 @@ def trunk_of(path: Path) -> dict[str, str] | None:
     if not path.is_file():
         return None
     try:
-        trunk = _metadata_of(path).get("trunk")
-    except SafetensorError as error:
+        trunk = _about_in(path).get("trunk")
+    except (CheckpointError, OSError) as error:
         raise CheckpointError(
             f"{path} is there and is no safetensors file; choose another name."
         ) from error
@@ -171,15 +180,14 @@ def stored_config(path: Path) -> dict[str, Any]:
     Empty for what is no file of ours.
     """
     try:
-        config = _metadata_of(path).get("config") if path.is_file() else None
-    except (SafetensorError, CheckpointError, OSError):
+        config = _about_in(path).get("config") if path.is_file() else None
+    except (CheckpointError, OSError):
         return {}
     return config if isinstance(config, dict) else {}
 
 
-def _metadata_of(path: Path) -> dict[str, Any]:
-    with safe_open(path, framework="pt") as file:
-        return parse_json((file.metadata() or {}).get(METADATA_KEY, "{}"), "metadata")
+def _about_in(path: Path) -> dict[str, Any]:
+    return parse_json(read_metadata(path).get(METADATA_KEY, "{}"), "metadata")
 
 
 def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -220,7 +228,16 @@ def _write(
     if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
         raise CheckpointError(f"Can't save as {dtype}; use float32, float16 or bfloat16.")
     tensors = {key: _stored(key, value, dtype or torch.float32) for key, value in state.items()}
-    write_bytes(path, save(tensors, metadata=metadata))
+    content = memoryview(save(tensors))
+    start = 8 + int.from_bytes(content[:8], "little")
+    digest = hashlib.sha256(content[start:]).hexdigest()
+    header = json.loads(bytes(content[8:start]))
+    header = {"__metadata__": {**metadata, DIGEST_KEY: digest}, **header}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the numbers stay aligned
+    with atomic_writer(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(content[start:])
 
 
 def _stored(key: str, value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -258,14 +275,16 @@ def read_native(contents: Contents, folder: Path, origin: str) -> Checkpoint:
         raise CheckpointError("Its metadata has no config.")
     if not isinstance(card, dict):
         raise CheckpointError("Its metadata's card is not an object.")
+    files: list[OpenedFile] = []
     return Checkpoint(
         origin,
         "native",
-        _whole(contents.tensors, about.get("trunk"), folder),
-        _config(fields),
+        _whole(contents.tensors, about.get("trunk"), folder, files),
+        checked_config(fields),
         calibration=_calibration(about.get("calibration") or {}),
         settings=_settings(about.get("settings")),
         card=card,
+        files=files,
     )
 
 
@@ -285,8 +304,8 @@ def read_bare(state: StateDict, origin: str) -> Checkpoint:
     return Checkpoint(origin, "native", state, config, notes=notes)
 
 
-def _whole(tensors: dict[str, Tensor], trunk: Any, folder: Path) -> dict[str, Tensor]:
-    """Add the tensors of the trunk's file that the metadata names."""
+def _whole(tensors: StateDict, trunk: Any, folder: Path, files: list[OpenedFile]) -> StateDict:
+    """Add the tensors of the trunk's file that the metadata names, and the file."""
     if trunk is None:
         return tensors
     if not isinstance(trunk, dict):
@@ -304,7 +323,9 @@ def _whole(tensors: dict[str, Tensor], trunk: Any, folder: Path) -> dict[str, Te
         raise CheckpointError(
             f"It is a head; its trunk {name} is not beside it. Put both into one folder."
         )
-    shared = read_file(folder / name, name, digest).tensors
+    contents = read_file(folder / name, name, digest)
+    files += contents.files
+    shared = contents.tensors
     duplicates = shared.keys() & tensors.keys()
     if duplicates:
         raise CheckpointError(f"Both it and its trunk {name} hold {min(duplicates)}.")
@@ -320,13 +341,6 @@ def _settings(values: Any) -> InferenceSettings | None:
         return InferenceSettings.from_dict(values)
     except ConfigError as error:
         raise CheckpointError(f"Its settings cannot be used: {error}") from error
-
-
-def _config(fields: Mapping[str, Any]) -> ModelConfig:
-    config = checked_config(fields)
-    if sum(config.backbone_depths) > 1000:
-        raise CheckpointError(f"Its backbone_depths are {config.backbone_depths}.")
-    return config
 
 
 def _calibration(table: Any) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from mask2kan.checkpoints.files.stored import Computed
 from mask2kan.checkpoints.infer_config import (
     USUAL_HEADS,
     Checkpoint,
@@ -170,9 +172,17 @@ def _translate(state: StateDict) -> tuple[StateDict, dict[str, str]]:
                 f"Query, key and value belong together; found {', '.join(sorted(keys.values()))} "
                 f"of shapes {sorted(shapes)}."
             )
-        translated[whole] = torch.cat([state[keys[index]] for index in range(3)])
+        [shape] = shapes
+        if not shape:
+            raise CheckpointError(f"Its {keys[0]} is a single number; a matrix was expected.")
+        three = tuple(state[keys[index]] for index in range(3))
+        translated[whole] = Computed(three, (3 * shape[0], *shape[1:]), _joined)
         names[whole] = keys[0]
     return translated, names
+
+
+def _joined(*parts: Tensor) -> Tensor:
+    return torch.cat(parts)
 
 
 def _class_names(config: Mapping[str, Any], state: StateDict) -> dict[str, Any]:

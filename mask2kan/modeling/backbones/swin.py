@@ -47,11 +47,14 @@ class WindowAttention(nn.Module):
             torch.empty((2 * window_size - 1) ** 2, num_heads)
         )
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer(
-            "relative_position_index", relative_position_index(window_size), persistent=False
-        )
+        self.reset_constants()
         self.qkv = nn.Linear(dim, dim * 3)
         self.proj = nn.Linear(dim, dim)
+
+    def reset_constants(self) -> None:
+        """Compute what no checkpoint holds."""
+        index = relative_position_index(self.window_size)
+        self.register_buffer("relative_position_index", index, persistent=False)
 
     def forward(self, x: Tensor, shift_mask: Tensor) -> Tensor:
         """(B, H, W, C) to the same; ``shift_mask`` is (nW, N, N), used where windows shift."""

@@ -124,6 +124,8 @@ class KANLinear(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the weights: uniform base and scaler, splines through small noise at the knots."""
+        if self.spline_weight.is_meta:
+            return
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         nn.init.kaiming_uniform_(self.base_weight, a=math.sqrt(5) * self.scale_base)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mask2kan import load_model
-from mask2kan.checkpoints.files.readers import sha256_of
+from mask2kan.checkpoints.files.opened import sha256_of
 from tests.tiny_runs import SMALL_BACKBONES, SMALL_DECODERS
 from tests.unit.training.data_trees import save
 from training import bundle, choose_settings, pack, spline_trials, visit

@@ -14,7 +14,7 @@ from huggingface_hub.utils import close_session
 from safetensors.torch import save_file
 
 from mask2kan.checkpoints import hub, load_model, save_model, save_pair
-from mask2kan.checkpoints.files.readers import sha256_of
+from mask2kan.checkpoints.files.opened import sha256_of
 from mask2kan.checkpoints.manifest import WEIGHTS
 from mask2kan.errors import CheckpointError
 from tests.fake_hub import FakeHub
