@@ -62,8 +62,8 @@ def require_choice(kind: str, value: Any, choices: Iterable[str]) -> None:
         raise ConfigError(unknown(kind, shortened(value), names))
 
 
-def require_numbers(field: str, value: Any, count: int) -> None:
-    """Require a sequence of ``count`` finite numbers.
+def require_numbers(field: str, value: Any, count: int, most: float = math.inf) -> None:
+    """Require a sequence of ``count`` finite numbers, of magnitudes up to ``most``.
 
     Raises:
         ConfigError: for anything else.
@@ -71,6 +71,8 @@ def require_numbers(field: str, value: Any, count: int) -> None:
     numbers = value if isinstance(value, (list, tuple)) else ()
     if len(numbers) != count or not all(map(_is_finite, numbers)):
         raise ConfigError(f"{field} is {shown(value)}; expected {count} finite numbers.")
+    if any(abs(number) > most for number in numbers):
+        raise ConfigError(f"{field} is {shown(value)}; {_shown(most)} is the largest.")
 
 
 def require_range(field: str, value: Any, otherwise: str = "") -> None:

@@ -23,7 +23,7 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mask2kan.checkpoints import load_model
+from mask2kan.checkpoints import build_model, open_checkpoint
 from mask2kan.checkpoints.hub import cache_state, cached_only
 from mask2kan.checkpoints.manifest import Address
 from mask2kan.errors import Mask2KANError, OutOfMemoryError
@@ -37,7 +37,7 @@ from mask2kan.modeling.kan.layers import KAN
 from mask2kan.runtime.devices import resolve_device
 from mask2kan.runtime.memory import available_memory, is_out_of_memory, release_memory
 
-from .catalog import Catalog, Model, size_of
+from .catalog import Catalog, Model
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,6 @@ _R = TypeVar("_R")
 SIDES = ("left", "right")
 
 _MODELS_KEPT = 8
-# Measured while loading: 3.9 times the file where it holds float16, 2.0 times where float32.
-_MEMORY_PER_FILE_BYTE = 4
 # What a 2048×1024 picture takes besides the weights, with a little to spare; measured with Swin-T.
 _WORKING_BYTES = 3 * 2**29
 # Of the answers kept, counted as they are when they are given: of 1024×512 pictures about 40.
@@ -226,18 +224,19 @@ class Models:
         """Take a model from memory, or load it once there is room; ``wanted`` ones stay."""
         key = _identity(model)
         if key not in self._models:
-            self._make_room(size_of(model), wanted)
             # What is on this machine is what was fetched: nobody waits for the Hub in here.
             with cached_only():
-                loaded = load_model(model.place, device=self._device)
+                checkpoint = open_checkpoint(model.place)
+            self._make_room(checkpoint.model_bytes, wanted)  # for one whose weights fit it
+            loaded = build_model(checkpoint, device=self._device)
             self._models[key] = Predictor(loaded, device=self._device)
         self._models.move_to_end(key)
         return self._models[key]
 
     def _make_room(self, size: int, wanted: Collection[str]) -> None:
-        """Drop the least recently used models until one with a file of ``size`` bytes fits."""
+        """Drop the least recently used models until one of ``size`` bytes fits."""
         device = resolve_device(self._device)
-        needed = size * _MEMORY_PER_FILE_BYTE + _WORKING_BYTES
+        needed = size + _WORKING_BYTES
         while unwanted := [key for key in self._models if key not in wanted]:
             room = available_memory(device)
             if len(self._models) < _MODELS_KEPT and (room is None or room >= needed):

@@ -229,11 +229,20 @@ class _Repository:
             address.repo, revision=address.revision, files_metadata=True, timeout=_TIMEOUT
         )
         self.commit = info.sha
-        self.files = {sibling.rfilename: sibling for sibling in info.siblings or []}
+        self.files = {
+            sibling.rfilename: sibling
+            for sibling in info.siblings or []
+            if ".." not in PurePosixPath(sibling.rfilename).parts
+        }
 
     def require_moderate(self, names: list[str]) -> int:
-        """Sum sizes up to ``MAX_BYTES``."""
-        total = sum(self.files[name].size or 0 for name in names)
+        """Sum sizes up to ``MAX_BYTES``, as the listing says them."""
+        total = 0
+        for name in names:
+            size, lfs = self.files[name].size, self.files[name].lfs
+            if size is None:
+                raise CheckpointError("The Hub does not say how large it is; try again later.")
+            total += max(size, 0 if lfs is None else lfs.size)
         if total > MAX_BYTES:
             raise CheckpointError(f"It has {total:,} bytes; up to {MAX_BYTES:,} are fetched.")
         return total

@@ -166,6 +166,13 @@ def _unknown(origin: str) -> CheckpointError:
 
 
 def _open_folder(folder: Path, file: str | None, origin: str, wanted: str | None) -> Checkpoint:
+    try:
+        return _opened(folder, file, origin, wanted)
+    except OSError as error:
+        raise CheckpointError(f"Can't read {origin}: {error.strerror or error}.") from error
+
+
+def _opened(folder: Path, file: str | None, origin: str, wanted: str | None) -> Checkpoint:
     names = [path.relative_to(folder).as_posix() for path in folder.iterdir() if path.is_file()]
     if file is not None and "/" in file and ".." not in file and (folder / file).is_file():
         names.append(file)

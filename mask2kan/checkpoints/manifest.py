@@ -19,6 +19,7 @@ _INSTALLED = _PACKAGE / "weights"  # in a wheel; in a checkout they lie beside t
 WEIGHTS = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "weights"
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_COMMIT = re.compile("[0-9a-f]{40}")  # a branch or a tag can be moved to other weights
 
 
 class Address(NamedTuple):
@@ -36,6 +37,11 @@ def manifest() -> list[dict[str, Any]]:
         isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in entries
     ):
         raise CheckpointError("weights/manifest.json is no list of named entries.")
+    for entry in entries:
+        if not _COMMIT.fullmatch(str(entry.get("revision", "0" * 40))):
+            raise CheckpointError(
+                f"weights/manifest.json: the revision of {entry['name']} is no commit of 40 digits."
+            )
     return entries
 
 

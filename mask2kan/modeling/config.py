@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from mask2kan.checks import require, require_choice, require_numbers
-from mask2kan.errors import ConfigError
+from mask2kan.errors import ConfigError, shortened
 
 Family = Literal["mask2kan", "mask2former", "mask2anomaly"]
 MaskEmbed = Literal["kan", "mlp"]
 MaskedAttention = Literal["foreground", "global"]
+
+LARGEST = 1e6  # of a mean, standard deviation or knot: float32 has it with room
+LONGEST_NAME = 200  # of a class, in characters
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -87,8 +90,8 @@ class ModelConfig:
             require(field, getattr(self, field), 0, whole=True)
         if self.hidden_dim % self.num_heads or self.hidden_dim % 2:
             raise ConfigError(
-                f"hidden_dim is {self.hidden_dim}; it must be even and a multiple of "
-                f"num_heads ({self.num_heads})."
+                f"hidden_dim is {shortened(self.hidden_dim)}; it must be even and a multiple of "
+                f"num_heads ({shortened(self.num_heads)})."
             )
         for field in ("backbone_depths", "backbone_num_heads", "class_names", "palette"):
             if not isinstance(getattr(self, field), (list, tuple)):
@@ -99,12 +102,21 @@ class ModelConfig:
         require("backbone_drop_path", self.backbone_drop_path, 0.0, 1.0, below=True)
         require("scale_noise", self.scale_noise)
         require("scale_base", self.scale_base)
-        require_numbers("grid_range", self.grid_range, 2)
-        require_numbers("pixel_mean", self.pixel_mean, 3)
-        require_numbers("pixel_std", self.pixel_std, 3)
+        for field in ("standalone_spline_scale", "kan_bias"):
+            if not isinstance(getattr(self, field), bool):
+                found = shortened(repr(getattr(self, field)))
+                raise ConfigError(f"{field} is {found}; expected true or false.")
+        require_numbers("grid_range", self.grid_range, 2, LARGEST)
+        require_numbers("pixel_mean", self.pixel_mean, 3, LARGEST)
+        require_numbers("pixel_std", self.pixel_std, 3, LARGEST)
+        for deviation in self.pixel_std:
+            require("Every value of pixel_std", deviation, 1 / LARGEST)
         for number, name in enumerate(self.class_names):
-            if not isinstance(name, str):
-                raise ConfigError(f"class_names[{number}] is {name!r}; expected text.")
+            if not isinstance(name, str) or not name.isprintable() or len(name) > LONGEST_NAME:
+                raise ConfigError(
+                    f"class_names[{number}] is {shortened(repr(name))}; expected a text of up to "
+                    f"{LONGEST_NAME} printable characters."
+                )
         for number, color in enumerate(self.palette):
             require_numbers(f"palette[{number}]", color, 3)
             for value in color:
@@ -113,7 +125,7 @@ class ModelConfig:
             entries = len(getattr(self, field))
             if entries not in (0, self.num_classes):
                 raise ConfigError(
-                    f"{field} has {entries} entries for num_classes={self.num_classes}; "
+                    f"{field} has {entries} entries for num_classes={shortened(self.num_classes)}; "
                     "give one per class or none."
                 )
 

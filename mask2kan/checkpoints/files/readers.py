@@ -24,7 +24,8 @@ from mask2kan.checkpoints.files.torch_files import (
     read_torch_zip,
 )
 from mask2kan.checkpoints.files.weight_sets import choose, plain
-from mask2kan.errors import CheckpointError
+from mask2kan.errors import CheckpointError, plain_line
+from mask2kan.modeling.config import LONGEST_NAME
 
 METADATA_KEY = "mask2kan"  # in the metadata of our own files
 TRUNK_KEY = "mask2kan_trunk"  # of a file that holds a trunk alone
@@ -157,7 +158,7 @@ def _classes(loaded: Any) -> tuple[str, ...]:
     names = (about.get("classes") or about.get("CLASSES")) if isinstance(about, dict) else None
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         return ()
-    return tuple(names)
+    return tuple(plain_line(name, LONGEST_NAME - 1) for name in names)
 
 
 def _dense(values: dict[str, Any]) -> dict[str, Stored]:

@@ -13,9 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -36,6 +34,11 @@ from mask2kan.checkpoints.files.readers import (
 from mask2kan.checkpoints.files.safetensors_files import read_metadata
 from mask2kan.checkpoints.files.stored import InMemory
 from mask2kan.checkpoints.files.weight_sets import unwrapped
+from mask2kan.checkpoints.formats.native_metadata import (
+    plain_text,
+    read_calibration,
+    read_settings,
+)
 from mask2kan.checkpoints.infer_config import (
     Checkpoint,
     StateDict,
@@ -43,14 +46,12 @@ from mask2kan.checkpoints.infer_config import (
     checked_config,
     infer_config,
 )
-from mask2kan.errors import CheckpointError, ConfigError
+from mask2kan.errors import CheckpointError
 from mask2kan.media.files import atomic_writer
 from mask2kan.modeling.config import model_config
 from mask2kan.modeling.mask2kan import Mask2KAN
-from mask2kan.modeling.settings import InferenceSettings
 
 FORMAT = 1
-MAX_CURVE = 1000  # points
 
 _FULL_PRECISION = (".grid", ".running_mean", ".running_var")
 
@@ -281,9 +282,9 @@ def read_native(contents: Contents, folder: Path, origin: str) -> Checkpoint:
         "native",
         _whole(contents.tensors, about.get("trunk"), folder, files),
         checked_config(fields),
-        calibration=_calibration(about.get("calibration") or {}),
-        settings=_settings(about.get("settings")),
-        card=card,
+        calibration=read_calibration(about.get("calibration") or {}),
+        settings=read_settings(about.get("settings")),
+        card=plain_text(card),
         files=files,
     )
 
@@ -330,59 +331,3 @@ def _whole(tensors: StateDict, trunk: Any, folder: Path, files: list[OpenedFile]
     if duplicates:
         raise CheckpointError(f"Both it and its trunk {name} hold {min(duplicates)}.")
     return {**shared, **tensors}
-
-
-def _settings(values: Any) -> InferenceSettings | None:
-    if values is None:
-        return None
-    if not isinstance(values, dict):
-        raise CheckpointError("Its settings are not an object.")
-    try:
-        return InferenceSettings.from_dict(values)
-    except ConfigError as error:
-        raise CheckpointError(f"Its settings cannot be used: {error}") from error
-
-
-def _calibration(table: Any) -> dict[str, dict[str, Any]]:
-    """Refuse all but finite ranges and thresholds: a map drawn on a broken range would mislead."""
-    if not isinstance(table, dict) or not all(isinstance(row, dict) for row in table.values()):
-        raise CheckpointError("Its calibration is not an object of objects.")
-    for score, row in table.items():
-        title = f"Its calibration of {score!r:.40} has"
-        numbers = [row[key] for key in ("fpr05", "tpr95", "best_f1") if row.get(key) is not None]
-        limits = row.get("range")
-        if limits is not None:
-            if not isinstance(limits, list) or len(limits) != 2:
-                raise CheckpointError(f"{title} no range of two numbers.")
-            numbers += limits
-        if not all(map(_is_number, numbers)):
-            raise CheckpointError(f"{title} values that are no numbers.")
-        if row.get("curve") is not None and not _is_curve(row["curve"]):
-            raise CheckpointError(
-                f"{title} a curve that is not 1 to {MAX_CURVE} [false-alarm rate, threshold, "
-                "recall]: rates rising in (0, 1], thresholds falling, recalls rising in [0, 1]."
-            )
-    return table
-
-
-def _is_number(value: Any) -> bool:
-    # Compared, not asked isfinite: JSON's integers may be too long for a float.
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
-
-
-def _is_curve(points: Any) -> bool:
-    """Whether a false-alarm curve can be walked along: see the calibration command."""
-    if not isinstance(points, list) or not 1 <= len(points) <= MAX_CURVE:
-        return False
-    if not all(isinstance(point, list) and len(point) == 3 for point in points):
-        return False
-    if not all(_is_number(value) for point in points for value in point):
-        return False
-    rates, thresholds, recalls = zip(*points, strict=True)
-    return (
-        all(0 < rate <= 1 for rate in rates)
-        and all(0 <= recall <= 1 for recall in recalls)
-        and all(before < after for before, after in pairwise(rates))
-        and all(before > after for before, after in pairwise(thresholds))
-        and all(before <= after for before, after in pairwise(recalls))
-    )

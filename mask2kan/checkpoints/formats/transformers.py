@@ -23,7 +23,8 @@ from mask2kan.checkpoints.infer_config import (
     infer_config,
     rename_keys,
 )
-from mask2kan.errors import CheckpointError
+from mask2kan.errors import CheckpointError, plain_line
+from mask2kan.modeling.config import LONGEST_NAME
 
 # The loss's weights, an index Swin computes, and a norm and pooler whose output nothing uses
 LEFTOVER = re.compile(
@@ -194,7 +195,7 @@ def _class_names(config: Mapping[str, Any], state: StateDict) -> dict[str, Any]:
     names = [labels.get(str(index)) for index in range(len(labels))]
     if any(name is None or re.fullmatch(r"LABEL_\d+", str(name)) for name in names):
         return {}
-    return {"class_names": tuple(str(name) for name in names)}
+    return {"class_names": tuple(plain_line(str(name), LONGEST_NAME - 1) for name in names)}
 
 
 def _normalization(preprocessor: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,11 +28,11 @@ def service() -> ModelService:
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The checkpoints loaded from now on."""
     loaded: list[str] = []
-    original = service_module.load_model
+    original = service_module.open_checkpoint
 
     def counted(source: str, **options: Any) -> Any:
         loaded.append(source)
         return original(source, **options)
 
-    monkeypatch.setattr(service_module, "load_model", counted)
+    monkeypatch.setattr(service_module, "open_checkpoint", counted)
     return loaded

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from app.services import models as service_module
 from app.services.hub_downloads import time_in_words
 from app.services.service import ModelService
-from mask2kan.checkpoints import save_model
+from mask2kan.checkpoints import open_checkpoint, save_model
 from mask2kan.checkpoints.hub import cache_state
 from mask2kan.errors import CheckpointError
 from mask2kan.inference.predictor import Predictor
@@ -246,7 +246,7 @@ def test_the_least_recently_used_leave_when_memory_is_short(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A machine that has room for two models besides the work."""
-    size = Path(checkpoints[0]).stat().st_size * service_module._MEMORY_PER_FILE_BYTE
+    size = open_checkpoint(checkpoints[0]).model_bytes
 
     def available(_: torch.device) -> int:
         return service_module._WORKING_BYTES + (2 - len(service.models._models)) * size

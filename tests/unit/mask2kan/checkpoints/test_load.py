@@ -250,7 +250,7 @@ FAULTS = {
     ),
     "names that are numbers": (
         lambda t, m: m["config"].update(class_names=list(range(11))),
-        r"class_names\[0\] is 0; expected text",
+        r"class_names\[0\] is 0; expected a text",
     ),
     "calibration": (
         lambda t, m: m.update(calibration={"msp": {"range": [0, "1"]}}),
