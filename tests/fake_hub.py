@@ -47,6 +47,7 @@ class FakeHub:
         down: answer everything with 503.
         portal: answer everything with a web page, as a hotel's network does.
         damaged: ``owner/name/file`` whose content arrives altered.
+        altered: for the next large bodies, what arrives in their place.
         instead: what arrives in place of every large file, as from a network that filters.
         ranges: whether a part of a file can be asked for.
         elsewhere: redirect to another host for large files, as the Hub does.
@@ -70,6 +71,7 @@ class FakeHub:
         self.down = False
         self.portal = False
         self.damaged: set[str] = set()
+        self.altered: list[bytes] = []
         self.instead: bytes | None = None
         self.ranges = True
         self.elsewhere = False
@@ -268,6 +270,8 @@ class _Handler(BaseHTTPRequestHandler):
         content = path.read_bytes()
         if large and self.hub.instead is not None:
             content = self.hub.instead
+        if large and self.command == "GET" and self.hub.altered:
+            content = self.hub.altered.pop(0)
         if f"{repo}/{file}" in self.hub.damaged:
             content = content[:-1] + bytes([content[-1] ^ 1])
         return self._send(content, headers, large=large)
