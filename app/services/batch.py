@@ -93,7 +93,7 @@ def run_batch(
                 return
             row, results = BatchRow(number, item.name), None
             try:
-                with service.turn((left, right), report):
+                with service.turn((left, right), report, goes_on=number > 1):
                     seconds, picture = reader.read(item)
                     height, width = picture.shape[:2]
                     row = dataclasses.replace(row, seconds=seconds, size=(height, width))

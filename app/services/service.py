@@ -72,7 +72,11 @@ class ModelService:
 
     @contextlib.contextmanager
     def turn(
-        self, sources: Sequence[str | None] = (), progress: Report | None = None
+        self,
+        sources: Sequence[str | None] = (),
+        progress: Report | None = None,
+        *,
+        goes_on: bool = False,
     ) -> Iterator[None]:
         """Take a turn: nobody else decodes or computes anything meanwhile.
 
@@ -82,6 +86,7 @@ class ModelService:
         Args:
             sources: fetched before, where they are absent.
             progress: as in ``fetch``; told the place in the queue, too.
+            goes_on: as in ``Turns.take``.
 
         Raises:
             CheckpointError: as ``fetch``.
@@ -97,7 +102,7 @@ class ModelService:
             self._fetches.fetch(address, progress)
         if missing and progress is not None:
             progress(1.0, MODELS["loading"])
-        with self.turns.take(progress):
+        with self.turns.take(progress, goes_on=goes_on):
             yield
 
     def run(self, job: Callable[..., _R], *args: Any) -> _R:

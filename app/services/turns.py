@@ -80,16 +80,17 @@ class Turns:
             return self._changed.wait_for(lambda: not self._queue, seconds)
 
     @contextlib.contextmanager
-    def take(self, report: Report | None = None) -> Iterator[None]:
+    def take(self, report: Report | None = None, *, goes_on: bool = False) -> Iterator[None]:
         """Wait for a turn, and have it.
 
         Args:
             report: told the place while waiting; what it raises passes through and ends the wait.
+            goes_on: it is part of what has begun, and so is not refused.
 
         Raises:
             BusyError: when too many wait, or the app is about to stop.
         """
-        ticket = self._join()
+        ticket = self._join(goes_on)
         try:
             self._wait(ticket, report)
             start = time.monotonic()
@@ -103,12 +104,12 @@ class Turns:
                 self._queue.remove(ticket)
                 self._changed.notify_all()
 
-    def _join(self) -> object:
+    def _join(self, goes_on: bool) -> object:
         ticket = object()
         with self._changed:
-            if self._closed:
+            if self._closed and not goes_on:
                 raise BusyError(QUEUE["restarting"], 30)
-            if len(self._queue) > self._most_waiting:
+            if len(self._queue) > self._most_waiting and not goes_on:
                 seconds = max(1, round(len(self._queue) * self._average / 2))
                 raise BusyError(QUEUE["busy"].format(seconds=seconds), seconds)
             self._queue.append(ticket)

@@ -23,8 +23,8 @@ from tests.serving import App, serving, tiny_models
 from tests.visitors import Visitor
 
 SIZES = [(64, 64), (48, 80), (128, 96), (33, 57), (200, 64), (64, 200), (96, 96), (160, 120)]
-JOB_SECONDS = 8
-_PROCESS = re.compile(r"app\.services\.processes: (models|decoder): process (\d+)")
+JOB_SECONDS = 6
+_PROCESS = re.compile(r"app\.services\.processes \[.*\]: (models|decoder): process (\d+)")
 
 MUTATIONS = [
     Mutation(

@@ -116,6 +116,8 @@ def test_closed_it_takes_nobody_and_finishes_what_there_is() -> None:
         with pytest.raises(BusyError, match="restarting"), turns.take():
             pytest.fail("had a turn")
         assert not turns.wait_until_idle(0.01)
+    with turns.take(goes_on=True):
+        pass
     assert turns.wait_until_idle(SECONDS)
     thread.join(SECONDS)
     assert done == [1]

@@ -537,8 +537,8 @@ def test_pictures_are_decoded_one_at_a_time(
     take = service.turns.take
 
     @contextlib.contextmanager
-    def taken(*arguments: Any) -> Iterator[None]:
-        with take(*arguments):
+    def taken(*arguments: Any, **options: Any) -> Iterator[None]:
+        with take(*arguments, **options):
             holders.append(threading.get_ident())
             yield
             holders.pop()
