@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from app.logs import write_log
-from app.services.limits import Limits, limits_of_environment
 from app.startup import Settings, StartError, settle
+from app.work.limits import Limits, limits_of_environment
 from mask2kan.errors import ConfigError
 
 _NO_ANSWER = (
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(settings: Settings, limits: Limits) -> int:
-    from app.services.processes import prepare
+    from app.work.processes import prepare
 
     prepare(["app.fork_origin"])  # first: it takes seconds beside what follows
 

@@ -23,7 +23,6 @@ from .logs import of_request
 from .messages import errors_as_values, shows_errors
 from .services.catalog import Catalog
 from .services.service import ModelService
-from .services.turns import Turns
 from .strings import BAR, COMPARE, PAGE
 from .tabs.batch import UNLIMITED, batch_tab
 from .tabs.compare import Handlers, default_score
@@ -33,6 +32,7 @@ from .tabs.models import models_tab
 from .web import viewer
 from .web.component import component
 from .web.link_preview import address_of
+from .work.turns import Turns
 
 logger = logging.getLogger(__name__)
 

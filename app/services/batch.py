@@ -32,11 +32,11 @@ from mask2kan.outputs.summary import Analysis
 from mask2kan.outputs.writer import encode
 
 from ..files.uploads import safe_stem
+from ..work.processes import ProcessEndedError, TimeLimitError
 from .batch_items import BatchItem, videos_of
 from .batch_rows import BatchRow, numbers_of, write_csv
 from .films import SUFFIX, rate_of, write_film
 from .models import SIDES, Models
-from .processes import ProcessEndedError, TimeLimitError
 from .reading import Reading
 from .service import ModelService
 

@@ -27,8 +27,8 @@ from mask2kan.checkpoints.manifest import (
 from mask2kan.errors import CheckpointError, shortened
 
 from ..strings import MODELS
+from ..work.limits import is_public
 from .cards import bundled_card, hub_card, licence_in, rendered
-from .limits import is_public
 
 logger = logging.getLogger(__name__)
 

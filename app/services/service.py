@@ -18,13 +18,13 @@ from mask2kan.media.images import RGB
 from mask2kan.runtime.memory import keep_freed_memory
 
 from ..strings import MODELS, QUEUE
+from ..work.limits import Limits, limits_of_environment
+from ..work.processes import ProcessEndedError, TimeLimitError, Worker
+from ..work.turns import Turns
 from .batch_items import BatchItem, ItemReader
 from .catalog import Catalog
 from .hub_downloads import Fetches, Report
-from .limits import Limits, limits_of_environment
 from .models import Models
-from .processes import ProcessEndedError, TimeLimitError, Worker
-from .turns import Turns
 
 _R = TypeVar("_R")
 

@@ -16,9 +16,9 @@ import pytest
 
 from app import jobs as app_jobs
 from app.services.catalog import Catalog
-from app.services.limits import Limits
-from app.services.processes import TimeLimitError, Worker
 from app.services.service import ProcessService
+from app.work.limits import Limits
+from app.work.processes import TimeLimitError, Worker
 from mask2kan.errors import OutOfMemoryError
 from tests import jobs
 from tests.reliability.mutations import Mutation
@@ -33,7 +33,7 @@ MUTATIONS = [
     Mutation(
         "a process is ended, not left behind",
         "test_a_job_that_never_returns",
-        "app.services.processes",
+        "app.work.processes",
         "        process.kill()\n        process.join(_END_SECONDS)\n",
         "",
     ),
@@ -47,7 +47,7 @@ MUTATIONS = [
     Mutation(
         "a process has a limit of memory",
         "test_there_is_no_memory",
-        "app.services.processes",
+        "app.work.processes",
         "resource.setrlimit(resource.RLIMIT_AS, (taken + bytes_, taken + bytes_))",
         "pass",
     ),

@@ -24,20 +24,20 @@ from tests.visitors import Visitor
 
 SIZES = [(64, 64), (48, 80), (128, 96), (33, 57), (200, 64), (64, 200), (96, 96), (160, 120)]
 JOB_SECONDS = 6
-_PROCESS = re.compile(r"app\.services\.processes \[.*\]: (models|decoder): process (\d+)")
+_PROCESS = re.compile(r"app\.work\.processes \[.*\]: (models|decoder): process (\d+)")
 
 MUTATIONS = [
     Mutation(
         "a job has a time limit",
         "test_a_job_that_never_returns",
-        "app.services.processes",
+        "app.work.processes",
         "while pipe.poll(max(0.0, deadline - time.monotonic())):",
         "while pipe.poll(None):",
     ),
     Mutation(
         "a process that ended is replaced",
         "test_a_process_that_is_killed",
-        "app.services.processes",
+        "app.work.processes",
         "and self._process.is_alive():",
         "or True:",
     ),

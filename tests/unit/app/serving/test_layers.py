@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from app.services.turns import BusyError, Turns
 from app.serving import clients
 from app.serving.answers import Answers, RefusedError
 from app.serving.bodies import Bodies, Sizes, check_json, deepest
@@ -26,6 +25,7 @@ from app.serving.headers import RetryAfter, SecurityHeaders
 from app.serving.hosts import Hosts
 from app.serving.lifecycle import Draining, Lifecycle, Probes
 from app.serving.trace import Trace
+from app.work.turns import BusyError, Turns
 
 
 def answers(*layers: Middleware, client: str = "127.0.0.1", **request: Any) -> list[httpx.Response]:

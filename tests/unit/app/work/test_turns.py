@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.services.turns import BusyError, Turns
+from app.work.turns import BusyError, Turns
 
 SECONDS = 60.0  # only against hanging
 

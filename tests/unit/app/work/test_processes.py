@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from app.services.processes import JobError, ProcessEndedError, TimeLimitError, Worker
+from app.work.processes import JobError, ProcessEndedError, TimeLimitError, Worker
 from mask2kan.errors import ConfigError
 from tests import jobs
 from tests.serving import ROOT
@@ -101,7 +101,7 @@ def test_setting_up_happens_once_in_each_process() -> None:
 
 
 _BUSY = """
-from app.services.processes import Worker
+from app.work.processes import Worker
 from tests import jobs
 from tests.serving import ROOT
 if __name__ == "__main__":

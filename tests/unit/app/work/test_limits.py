@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.services.limits import Limits, is_public, limits_of_environment
+from app.work.limits import Limits, is_public, limits_of_environment
 from mask2kan.errors import ConfigError
 
 
