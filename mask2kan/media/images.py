@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from mask2kan.errors import ImageError, one_line, shortened
+from mask2kan.errors import ImageError, one_line, shortened, shown
 from mask2kan.media.bounds import check_bounds
 from mask2kan.media.files import NotRegularError, open_regular, parse_object
 from mask2kan.media.limits import MAX_MEGAPIXELS, Unfit, check_sides, check_size
@@ -234,10 +234,10 @@ def _open_path(path: Path) -> BinaryIO:
     except FileNotFoundError as error:
         raise _no_file(path) from error
     except NotRegularError as error:
-        raise _refusal(f"{shortened(path)!r} is not a file", "") from error
+        raise _refusal(f"{shown(str(path))} is not a file", "") from error
     except (OSError, ValueError) as error:  # no permission, NUL or 300 characters in the name
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise Unfit(f"{reason} ({path.name[:80]!r})") from error
+        raise Unfit(f"{reason} ({shown(path.name)})") from error
 
 
 def _no_file(path: Path) -> ImageError:
@@ -245,8 +245,8 @@ def _no_file(path: Path) -> ImageError:
         near = difflib.get_close_matches(path.name, [file.name for file in path.parent.iterdir()])
         if near:
             advice = f"Nearest: {', '.join(map(shortened, near))}."
-            return _refusal(f"there is no file {shortened(path)!r}", advice)
-    return _refusal(f"there is no file {shortened(path)!r}", "Check its path.")
+            return _refusal(f"there is no file {shown(str(path))}", advice)
+    return _refusal(f"there is no file {shown(str(path))}", "Check its path.")
 
 
 def _identified(file: BinaryIO) -> Image.Image:

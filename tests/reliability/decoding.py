@@ -1,6 +1,6 @@
-"""Decode pictures or videos in a process of limited memory, and tell what each took.
+"""Decode files in a process of limited memory, and tell what each took.
 
-``python -m tests.reliability.decoding picture|video FILE…`` prints a line of JSON for each file.
+``python -m tests.reliability.decoding picture|mask|video FILE…`` prints a line of JSON for each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from mask2kan.errors import ImageError
-from mask2kan.media.images import FORMATS, read_image
+from mask2kan.media.images import FORMATS, read_image, read_mask
 from mask2kan.media.videos import count_frames, read_frames
 from tests.reliability.bombs import encoded
 
@@ -79,6 +79,8 @@ def _read(kind: str, path: Path) -> str:
     try:
         if kind == "picture":
             return f"read {read_image(path.read_bytes()).shape}"
+        if kind == "mask":
+            return f"read {read_mask(path.read_bytes(), (8, 8)).shape}"
         count = count_frames(path)
         shapes = [frame.shape for _, frame in read_frames(path)]
         return f"read {len(shapes)} of {count} frames, {_status('Threads')} threads"

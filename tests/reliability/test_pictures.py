@@ -60,11 +60,14 @@ def _keep(faults: list[Decoded], folder: Path, save: Save) -> list[str]:
 @pytest.mark.row(
     "bomb", limit=f"all refused, each in < {SECONDS * 1e3:.0f} ms and < {MEGABYTES} MB"
 )
-def test_bombs(tmp_path: Path, figure: Callable[[str], None], save_failure: Save) -> None:
+@pytest.mark.parametrize("kind", ["picture", "mask"])
+def test_bombs(
+    kind: str, tmp_path: Path, figure: Callable[[str], None], save_failure: Save
+) -> None:
     all_bombs = bombs()
     reasons = {name: reason for reason, some in all_bombs.items() for name in some}
     files = {name: one for some in all_bombs.values() for name, one in some.items()}
-    answers = decoded(_written(tmp_path, files))
+    answers = decoded(_written(tmp_path, files), kind)
     faults = [
         one
         for one in answers
@@ -72,7 +75,8 @@ def test_bombs(tmp_path: Path, figure: Callable[[str], None], save_failure: Save
         or one.cpu > SECONDS
         or one.megabytes > MEGABYTES
     ]
-    figure(f"{len(answers) - len(faults)} of {len(answers)} refused, {_worst(answers)}")
+    refused = f"{len(answers) - len(faults)} of {len(answers)}"
+    figure(f"as {kind}: {refused} refused, {_worst(answers)}")
     assert not _keep(faults, tmp_path, save_failure)
 
 
@@ -368,6 +372,7 @@ def _off(guard: str, module: str, condition: str, test: str = "test_bombs") -> M
 
 MUTATIONS = [
     _off("pixels are limited", LIMITS, "megapixels > MAX_MEGAPIXELS"),
+    Mutation("bounds are checked", "test_bombs", IMAGES, "check_bounds(file, size)", "pass"),
     _off("sides are limited", LIMITS, "max(width, height) > MAX_SIDE"),
     _off("scans are limited", LIMITS, "scans > MAX_SCANS", "test_many_scans"),
     _off(

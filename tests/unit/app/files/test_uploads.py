@@ -11,7 +11,7 @@ import pytest
 
 from app.files import uploads
 from app.files.samples import FOLDER, sample_pictures, truth_of
-from app.files.uploads import given, name_of, read_truth, read_upload, stored
+from app.files.uploads import given, name_of, read_truth, read_upload, safe_stem, stored
 from mask2kan.errors import ImageError
 
 EXAMPLE = sample_pictures()[0]
@@ -101,3 +101,28 @@ def test_what_visitors_call_their_files_names_others_safely() -> None:
     assert len(f"mask2kan_{long}.zip".encode()) <= 255
     assert long.endswith("𝔵.png")
     assert name_of(None) == name_of({"orig_name": "\0"}) == "picture"
+    assert name_of({"orig_name": "a\u202egpj.exe"}) == "agpj.exe"
+    assert name_of({"orig_name": "\u2066\x1b[2Jb.png"}) == "[2Jb.png"
+    assert len(name_of({"orig_name": "x" * 5_000})) == 60
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("road.png", "road"),
+        ("../../etc/passwd", "etc_passwd"),
+        (r"..\..\x.png", "x"),
+        ("CON.png", "_CON"),
+        ("nul", "_nul"),
+        ("LPT1.tar.gz", "_LPT1.tar"),
+        ("console.png", "console"),
+        ("a. . .png", "a"),
+        ("a" * 59 + ".b.png", "a" * 59),
+        ("a\u202eb\0c.png", "a_b_c"),
+        ("<img onerror>.png", "img_onerror"),
+        ("...", "picture"),
+        ("улица 1.jpg", "улица_1"),
+    ],
+)
+def test_files_are_named_so_that_every_system_can_write_them(name: str, stem: str) -> None:
+    assert safe_stem(name) == stem

@@ -650,6 +650,18 @@ def test_names_make_safe_cells(tmp_path: Path) -> None:
     assert row["name"] == 'a, "b"\n.png'
 
 
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", " =", "＝", "＠"])
+def test_spreadsheets_run_no_cell(start: str) -> None:
+    numbers = ModelNumbers(f"{start}cmd|' /C calc'!A0", 0.5, 0.25, 1, 2, -0.5, -1.5, -2.0, 3.0, 0.5)
+    row = BatchRow(1, f"{start}1+1", models=(numbers, numbers), error=f"{start}x")
+    [cells] = csv.DictReader(io.StringIO(write_csv([row]).decode(), newline=""))
+    assert cells["name"] == f"'{start}1+1"
+    assert cells["left_model"] == f"'{start}cmd|' /C calc'!A0"
+    assert cells["error"] == f"'{start}x"
+    assert float(cells["left_highest_score"]) == -0.5
+    assert record(row)["name"] == f"{start}1+1"  # the endpoint's values are nobody's cells
+
+
 def test_the_endpoint_returns_rows_csv_and_zip_and_keeps_no_thumbnails(
     service: ModelService, models: tuple[str, str], images: list[dict[str, str]], tmp_path: Path
 ) -> None:

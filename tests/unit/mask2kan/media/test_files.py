@@ -11,8 +11,10 @@ import pytest
 
 from mask2kan.errors import CheckpointError, ConfigError, WriteError
 from mask2kan.media.files import (
+    NotRegularError,
     cache_folder,
     json_bytes,
+    open_regular,
     parse_object,
     read_record,
     write_bytes,
@@ -90,3 +92,22 @@ def test_a_place_that_takes_no_files_is_not_said_to_be_full(tmp_path):
     with pytest.raises(WriteError, match=r"Can't write .*Choose another folder") as caught:
         write_bytes(tmp_path / "taken" / "a.png", b"x")
     assert "space" not in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="FIFOs and devices")
+@pytest.mark.parametrize("swapped", [False, True])
+def test_only_regular_files_are_opened_and_no_writer_is_waited_for(
+    swapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    if swapped:  # between a look and the opening
+        monkeypatch.setattr(os, "stat", lambda _: os.lstat(tmp_path / "file"))
+    for name in ("file", "link"):
+        with open_regular(tmp_path / name) as file:
+            assert file.read() == b"content"
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - a folder cannot even be opened
+            open_regular(path)
+        assert isinstance(caught.value, NotRegularError | IsADirectoryError)

@@ -14,7 +14,13 @@ import pytest
 from PIL import Image, ImageFile
 
 from mask2kan.errors import ImageError
-from mask2kan.media.images import decode_image, find_images, list_images, read_image
+from mask2kan.media.images import (
+    decode_image,
+    find_images,
+    list_images,
+    read_image,
+    read_mask,
+)
 
 
 def photo(height=17, width=31, seed=0):
@@ -376,3 +382,88 @@ def test_folders_inside_a_folder_are_named_as_such(tmp_path):
     with pytest.raises(ImageError, match=r"folders inside it are not searched.*\*\*/\*\.jpg"):
         find_images([str(tmp_path)])
     assert find_images([f"{tmp_path}/**/*.jpg"]) == [tmp_path / "day" / "a.jpg"]
+
+
+MASK = np.array([[0, 1, 255, 0], [1, 1, 0, 255]], np.uint8)
+
+
+def as_palette(values):
+    image = Image.fromarray(values, "P")
+    image.putpalette([9, 9, 9, 200, 0, 0] + [0] * 759 + [255, 255, 255])
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "format"),
+    [
+        (Image.fromarray(MASK), "PNG"),
+        (Image.fromarray(MASK), "TIFF"),
+        (Image.fromarray(MASK), "BMP"),
+        (Image.fromarray(np.repeat(MASK[..., None], 3, axis=2)), "PNG"),
+        (Image.fromarray(np.dstack([MASK, MASK, MASK, 255 - MASK])), "PNG"),
+        (as_palette(MASK), "PNG"),
+    ],
+)
+def test_masks_are_read_as_they_are_stored(image, format, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    data = encoded(image, format, **({"exif": exif} if format == "PNG" else {}))
+    (tmp_path / "mask.bin").write_bytes(data)
+    for source in (data, tmp_path / "mask.bin", str(tmp_path / "mask.bin")):
+        values = read_mask(source, (2, 4))
+        assert values.dtype == np.uint8
+        np.testing.assert_array_equal(values, MASK)
+    flipped = read_mask(data, (2, 4), white_is_anomaly=True)
+    np.testing.assert_array_equal(flipped, np.where(MASK == 255, 1, MASK))
+
+
+def test_a_mask_of_1_bit_is_white_where_there_are_anomalies():
+    data = encoded(Image.fromarray(MASK > 0), "PNG")
+    expected = np.where(MASK > 0, 255, 0)
+    np.testing.assert_array_equal(read_mask(data, (2, 4)), expected)
+    np.testing.assert_array_equal(read_mask(data, (2, 4), white_is_anomaly=True), expected > 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (encoded(Image.new("RGB", (4, 2), (1, 0, 0))), "red, green and blue differ"),
+        (encoded(Image.fromarray(np.ones((2, 4), np.uint16))), "more than 8 bits"),
+        (encoded(Image.new("LA", (4, 2))), "its pixels are LA"),
+        (encoded(Image.new("L", (5, 2))), "5×2 pixels, the picture 4×2"),
+        (encoded(Image.fromarray(MASK * 3 // 2)), "has the values 126; it needs"),
+        (
+            encoded(
+                Image.fromarray(np.uint8([[3, 0, 252, 0], [0, 3, 0, 250]])), "JPEG", quality=100
+            ),
+            "save it as PNG",
+        ),
+        (encoded(Image.new("L", (4, 2)))[:45], "cut off or damaged"),
+        (png_header(4, 10_000_001), "40.0 megapixels"),
+        (b"", "the file is empty"),
+        (b"no image", "it is a text file"),
+        (encoded(Image.new("L", (4, 2)), "ICO"), "."),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "data",
+)
+def test_what_is_no_mask_says_why_in_one_line(data, said):
+    with pytest.raises(ImageError, match=said) as caught:
+        read_mask(data, (2, 4))
+    assert "round truth" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".html", ".exe", ""])
+def test_what_a_file_holds_counts_not_its_name(suffix, tmp_path):
+    path = tmp_path / f"road{suffix}"
+    path.write_bytes(encoded(Image.fromarray(photo())))
+    np.testing.assert_array_equal(read_image(path), photo())
+
+
+def test_messages_are_short_and_move_no_terminal(tmp_path):
+    for name in ("x" * 5_000 + ".png", "\x1b[2J\u202egpj.png", "\ud800.png", "a\nb.png"):
+        with pytest.raises(ImageError) as caught:
+            read_image(tmp_path / name)
+        assert len(str(caught.value)) < 400
+        assert str(caught.value).isprintable()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from pathlib import Path
 
 import cv2
@@ -216,3 +217,33 @@ def test_a_name_with_a_colon_is_a_file(video: Path, monkeypatch: pytest.MonkeyPa
     video.rename(video.with_name("drive:12:30.mp4"))
     monkeypatch.chdir(video.parent)
     assert len(list(read_frames("drive:12:30.mp4", max_frames=3))) == 3
+
+
+def test_the_decoders_threads_are_bounded(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(videos, "THREADS", 3)
+    with videos._opened(video) as capture:
+        assert capture.get(cv2.CAP_PROP_N_THREADS) == 3
+
+
+def test_frames_and_pixels_are_bounded_together_also_where_they_are_counted(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    megapixels = HEIGHT * WIDTH / 1e6
+    for rate in (FRAMES, FRAMES - 1):
+        monkeypatch.setattr(videos, "MAX_DECODED_MEGAPIXELS", rate * megapixels * 1.001)
+        with videos._opened(video) as capture:
+            assert videos._counted(capture, rate) == FRAMES
+        if rate == FRAMES:
+            assert count_frames(video) == FRAMES
+        else:
+            with pytest.raises(ImageError, match=r"more than 29 frames of 0\.0 megapixels"):
+                count_frames(video)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="FIFOs")
+def test_a_pipe_is_no_video_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert not is_video(tmp_path / "pipe.mp4")
+    for path in (tmp_path / "pipe.mp4", tmp_path):
+        with pytest.raises(ImageError, match="it is not a file"):
+            count_frames(path)
