@@ -26,6 +26,8 @@ from tests.serving import EXAMPLE
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures by Linux's own figures")
 
 SECONDS, MEGABYTES = 0.1, 50
+# Their EXIF data, behind the pixels for Pillow, are never asked for: masks are read as they are.
+NO_MASK_BOMBS = ("exif.png", "exif_as_text.png", "exif.webp", "2_mb.png")
 MUTANT_SECONDS = 2
 
 Save = Callable[[str, bytes], Path]
@@ -65,6 +67,9 @@ def test_bombs(
     kind: str, tmp_path: Path, figure: Callable[[str], None], save_failure: Save
 ) -> None:
     all_bombs = bombs()
+    for some in all_bombs.values():
+        for name in NO_MASK_BOMBS if kind == "mask" else ():
+            some.pop(name, None)
     reasons = {name: reason for reason, some in all_bombs.items() for name in some}
     files = {name: one for some in all_bombs.values() for name, one in some.items()}
     answers = decoded(_written(tmp_path, files), kind)
