@@ -1,13 +1,15 @@
-"""Small files that ask for much, a few facts of each made by hand; and honest neighbours."""
+"""Small files that ask for much, their honest neighbours, and damaged ones."""
 
 from __future__ import annotations
 
 import io
+import random
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -218,3 +220,64 @@ def harmless() -> dict[str, bytes]:
         "comment.gif": gif(b"!\xfe" + (b"\xff" + b"a" * 255) * 1_000 + b"\0"),
         "metadata.jpg": jpeg()[:2] + segment(0xE1, bytes(65_000)) * 160 + jpeg()[2:],
     }
+
+
+def originals_of(pixels: np.ndarray) -> dict[str, bytes]:
+    """A small picture in every format and several ways of each."""
+    image = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Maker"
+    gray16 = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    alpha = image.copy()
+    alpha.putalpha(Image.fromarray(pixels[..., 1]))
+    turned = [image, image.rotate(90)]
+    ways: list[tuple[str, Image.Image, dict[str, Any]]] = [
+        ("jpg", image, {"exif": exif}),
+        ("jpg", image, {"progressive": True}),
+        ("jpg", image.convert("CMYK"), {}),
+        ("png", image, {"exif": exif}),
+        ("png", alpha, {}),
+        ("png", gray16, {}),
+        ("png", image.quantize(50), {"transparency": 3}),
+        ("png", image, {"save_all": True, "append_images": turned}),
+        ("webp", image, {"exif": exif}),
+        ("webp", alpha, {"lossless": True}),
+        ("webp", image, {"save_all": True, "append_images": turned}),
+        ("gif", image.quantize(50), {"comment": b"x" * 300}),
+        ("gif", image, {"save_all": True, "append_images": turned}),
+        ("bmp", image, {}),
+        ("bmp", image.quantize(50), {}),
+        ("ppm", image, {}),
+        *(
+            ("tiff", image, {"exif": exif, "compression": way})
+            for way in (None, "tiff_lzw", "tiff_deflate", "jpeg", "packbits")
+        ),
+        ("tiff", gray16, {}),
+    ]
+    kinds = {"jpg": "JPEG"}
+    files = {
+        f"{number}.{suffix}": encoded(one, kinds.get(suffix, suffix.upper()), **options)
+        for number, (suffix, one, options) in enumerate(ways)
+    }
+    height, width = pixels.shape[:2]
+    values = b" ".join(b"%d" % value for value in pixels.ravel())
+    files["text.ppm"] = b"P3\n# text\n%d %d\n255\n" % (width, height) + values
+    return files
+
+
+def mutant_of(chance: random.Random, content: bytes) -> bytes:
+    """Damage a file: bytes changed (most near its head), cut, repeated or put in."""
+    data = bytearray(content)
+    for _ in range(chance.randint(1, 8)):
+        data[chance.randrange(min(len(data), chance.choice((40, 200, len(data)))))] = chance.choice(
+            (0, 1, 127, 255, chance.randrange(256))
+        )
+    place = chance.randrange(len(data))
+    match chance.randrange(6):
+        case 0:
+            del data[place:]
+        case 1:
+            data[place:place] = chance.randbytes(chance.randint(1, 40))
+        case 2:
+            data[place:place] = data[: chance.randint(1, 300)]
+    return bytes(data)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +68,34 @@ def decoded(paths: Sequence[Path], kind: str = "picture", patience: float = 60) 
         answers += told
         left = left[len(told) :]
     return answers
+
+
+def written(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Write files, by their names."""
+    paths = []
+    for name, content in files.items():
+        path = folder / name
+        path.write_bytes(content)
+        paths.append(path)
+    return paths
+
+
+def worst(answers: Sequence[Decoded]) -> str:
+    """Say what took longest, and what most memory."""
+    cpu, memory = (max(answers, key=lambda one: one[place]) for place in (1, 3))
+    return (
+        f"at most {cpu.cpu * 1e3:.0f} ms ({cpu.name}) and {memory.megabytes:.0f} MB ({memory.name})"
+    )
+
+
+def keep(faults: Iterable[Decoded], folder: Path, save: Callable[[str, bytes], Path]) -> list[str]:
+    """Save the files at fault, and say what was wrong with each."""
+    for fault in faults:
+        save(fault.name, (folder / fault.name).read_bytes())
+    return [
+        f"{fault.name}: {fault.cpu:.2f} s, {fault.megabytes:.0f} MB, {fault.said}"
+        for fault in faults
+    ]
 
 
 def _status(key: str) -> int:

@@ -41,6 +41,11 @@ class Mutation(NamedTuple):
     new: str
 
 
+def turned_off(guard: str, module: str, condition: str, test: str) -> Mutation:
+    """Turn a guard off that is an ``if`` with one condition."""
+    return Mutation(guard, test, module, f"if {condition}", f"if False and {condition}")
+
+
 def listed() -> Iterator[tuple[str, Mutation]]:
     """Yield every mutation with its test module's name."""
     for path in sorted(HERE.glob("test_*.py")):
