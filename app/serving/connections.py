@@ -12,7 +12,8 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_HANDLES = 256  # descriptors left to files, models and libraries
+BACKLOG = 128  # connections accepted in one go
+_HANDLES = 3 * BACKLOG  # descriptors left to files and libraries, and to who comes and who goes
 
 
 @dataclasses.dataclass(frozen=True)

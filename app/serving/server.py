@@ -22,7 +22,7 @@ from starlette.routing import Mount
 from ..startup import Settings, StartError, listening_sockets
 from ..web.link_preview import LinkPreview
 from ..web.theme import CSS, theme
-from .connections import Connection, raise_descriptor_limit
+from .connections import BACKLOG, Connection, raise_descriptor_limit
 from .lifecycle import Lifecycle
 from .metrics import METRICS
 from .stack import stack
@@ -157,6 +157,7 @@ class Server(uvicorn.Server):
             app,
             http=Connection,
             ws="none",
+            backlog=BACKLOG,
             log_config=None,
             log_level="warning",
             access_log=False,

@@ -79,11 +79,9 @@ class CheckedUpload:
             message = await self._receive()
             if self._parts.ended:  # whatever follows is not read
                 return message
-            if message["type"] == "http.disconnect":
-                raise _refusal(HTTP["cut"])
             self._parser.write(message.get("body", b""))
             if not message.get("more_body", False) and not self._parts.ended:
-                raise _refusal(HTTP["cut"])
+                raise _refusal(HTTP["cut"])  # also where the visitor has left
         except RefusedError as refusal:
             self._refusal = refusal
         except FormParserError as error:

@@ -76,7 +76,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         report
         for outcome in ("passed", "failed", "skipped", "error")
         for report in terminalreporter.stats.get(outcome, ())
-        if report.when == "call" or report.outcome != "passed"
+        if hasattr(report, "user_properties")  # not where a module can't be collected
+        and (report.when == "call" or report.outcome != "passed")
     ]
     rows = [(dict(getattr(report, "user_properties", ())), report) for report in reports]
     rows = [(facts, report) for facts, report in rows if "fault" in facts]

@@ -15,9 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import psutil
 import pytest
+from gradio_client import Client, handle_file
+from starlette.testclient import TestClient
 
+from app.serving.lifecycle import Lifecycle
+from app.serving.server import build_app
+from app.startup import Settings
 from tests.reliability.mutations import Mutation
 from tests.reliability.raw_http import (
     FILE,
@@ -39,7 +45,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX
 
 JSON_LIMIT, UPLOAD_LIMIT = 2_000_000, 256_000_000
 PATIENCE = 2.0
-DESCRIPTORS = 448  # of which the app keeps 256 from connections
+DESCRIPTORS = 512  # of which the app keeps 384 from connections
 # The app as the world meets it, with less patience and fewer descriptors than it may have.
 HURRIED = f"""
 import resource, runpy, sys
@@ -66,6 +72,9 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         MASK2KAN_HOSTS="demo.example.org,*.example.com",
         OMP_NUM_THREADS="1",
     ) as running:
+        # Models are loaded, and what every visitor sees first is there.
+        client = Client(running.url, verbose=False, httpx_kwargs={"trust_env": False})
+        client.predict(handle_file(EXAMPLE), api_name="/compare")
         yield running
 
 
@@ -247,9 +256,9 @@ def test_odd_ranges_are_ignored(app: App, value: str) -> None:
     assert ask(app.url, "GET", path, [("Range", "bytes=7-")]).body == b"789"
 
 
-@pytest.mark.row("slow senders", limit="a visitor is served within 1 s, streams live on, 0 stay")
+@pytest.mark.row("slow senders", limit="a visitor is served within 1.5 s, streams live on, 0 stay")
 def test_slow_senders_keep_nobody_out(app: App, scale: Any, figure: Any) -> None:
-    count = scale(240, 600)  # more than there are descriptors for
+    count = scale(480, 600)  # more than there are descriptors for
     with connect(app.url, 60) as stream:
         stream.sendall(head("GET", "/gradio_api/heartbeat/slow"))
         slow = []
@@ -274,9 +283,9 @@ def test_slow_senders_keep_nobody_out(app: App, scale: Any, figure: Any) -> None
         lives = not _is_closed(stream)
     for client in slow:
         client.close()
-    median = statistics.median(spent)
-    figure(f"{count} senders: {median * 1e3:.0f} ms for a visitor, {stay} stay, stream: {lives}")
-    assert median < 1
+    longest = max(spent)
+    figure(f"{count} senders: {longest:.2f} s for a visitor, {stay} stay, stream lives: {lives}")
+    assert longest < 1.5
     assert stay == 0
     assert lives
 
@@ -474,6 +483,16 @@ def test_every_advisory(app: App, tmp_path: Path, figure: Any) -> None:
         answer = ask(app.url, "GET", target)
         assert answer.body != b"canary", name
         assert answer.status in (400, 403, 404) or name == "deep link", (name, answer)
+    closed = (
+        "dev/reload",
+        "proxy=https://x.hf.space/",
+        "file=https://example.com/x",
+        "stream/x/y/1",
+    )
+    for route in closed:
+        answer = ask(app.url, "GET", f"/gradio_api/{route}")
+        assert is_refused(answer, 403, 404), (route, answer)
+        assert answer.sentence == "There is nothing here."
     functions = ("move_resource_to_block_cache", "__class__", "preprocess", "load")
     statuses = [server(function).status for function in functions]
     assert set(statuses) <= {400, 404}, statuses
@@ -498,9 +517,24 @@ def test_every_advisory(app: App, tmp_path: Path, figure: Any) -> None:
     assert ask(app.url, "GET", f"/gradio_api/file={picture}", ranges).status in (200, 403)
     listener.shutdown()
     listener.server_close()
-    number = len(gets) + len(functions) + len(told) + 3
+    number = len(gets) + len(closed) + len(functions) + len(told) + 3
     figure(f"{number} requests refused, {len(listener.hits)} hits of the listener")
     assert listener.hits == []
+
+
+def test_files_that_gradios_own_components_read(tmp_path: Path) -> None:
+    """It looks at their paths only in pages that were launched, which ours is not."""
+    canary = tmp_path / "canary.txt"
+    canary.write_text("canary", encoding="utf-8")
+    with gr.Blocks() as demo:
+        file, told = gr.File(), gr.Textbox()
+        gr.Button().click(lambda path: Path(path).name, file, told, queue=False, api_name="name")
+    outer = build_app(demo, Settings(), Lifecycle(demo))
+    said = {"data": [{"path": str(canary), "meta": {"_type": "gradio.FileData"}}]}
+    with TestClient(outer, base_url="http://localhost") as client:
+        answer = client.post("/gradio_api/run/name", json=said)
+    assert answer.status_code == 400
+    assert "canary" not in answer.text
 
 
 @pytest.mark.row("a full queue", limit="503, Retry-After and a sentence; < 200 ms median")
@@ -551,7 +585,7 @@ MUTATIONS = [
              'if len(name) > _LONGEST_NAME or _CONTROL.search(name) or last in (b".", b".."):',
              "if False:"),
     Mutation("aborted uploads", "test_refused", "app.serving.uploads",
-             'if message["type"] == "http.disconnect":', "if False:"),
+             'if not message.get("more_body", False) and not self._parts.ended:', "if False:"),
     Mutation("ranges", "test_odd_ranges", "app.serving.headers",
              "if ranges and not (len(ranges) == 1 and _is_simple(ranges[0])):", "if False:"),
     Mutation("slow heads", "test_slow", "app.serving.connections",
@@ -569,7 +603,7 @@ MUTATIONS = [
              "if not self._is_foreign(Headers(scope=scope)):", "if True:"),
     Mutation("requests per client", "test_a_client", "app.serving.clients",
              "if wait > 0:", "if False:"),
-    Mutation("files of others", "test_every", "app.serving.server",
+    Mutation("files of others", "test_files", "app.serving.server",
              "demo.has_launched = True", "pass"),
     Mutation("closed routes", "test_every", "app.serving.routes",
              'if _CLOSED.match(scope["path"]):', "if False:"),
