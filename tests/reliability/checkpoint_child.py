@@ -49,7 +49,7 @@ def load_in_child(paths: Sequence[Path | str], warm_up: Path, megabytes: int) ->
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=3000,  # against hanging
         check=False,
     )
     answers = [Loaded(**json.loads(line)) for line in done.stdout.splitlines()]

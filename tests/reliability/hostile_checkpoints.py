@@ -54,9 +54,9 @@ def _huge(rng: random.Random) -> tuple[str, bytes]:
 
 
 def _too_many_layers(rng: random.Random) -> tuple[str, bytes]:
-    """Numbers would do, tensors would not; or the other way."""
+    """Narrow ones, so that the numbers would do and the tensors would not."""
     field = rng.choice(["num_encoder_layers", "num_decoder_layers"])
-    config = _config(rng, **{field: rng.randint(40, 48)})
+    config = _config(rng, **{field: rng.randint(40, 48)}, hidden_dim=32)
     return f"{field}={config[field]} in 8 tensors", own_file(config, [(6_000, 1_000)] + [(4,)] * 7)
 
 
