@@ -12,11 +12,14 @@ import pytest
 from mask2kan.errors import CheckpointError, ConfigError, WriteError
 from mask2kan.media.files import (
     NotRegularError,
+    append_line,
+    atomic_writer,
     cache_folder,
     json_bytes,
     open_regular,
     parse_object,
     read_record,
+    remove_abandoned,
     write_bytes,
     write_record,
 )
@@ -111,3 +114,33 @@ def test_only_regular_files_are_opened_and_no_writer_is_waited_for(
         with pytest.raises(OSError) as caught:  # noqa: PT011 - a folder cannot even be opened
             open_regular(path)
         assert isinstance(caught.value, NotRegularError | IsADirectoryError)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there an open file cannot be removed")
+def test_only_what_nobody_writes_any_more_is_removed(tmp_path: Path) -> None:
+    with atomic_writer(tmp_path / "a.bin") as file:
+        file.write(b"half")
+        [living] = tmp_path.iterdir()
+        token = living.name.split(".")[-2]
+        ours = tmp_path / f".b.bin.{token[:8]}{'0' * 8}.tmp"
+        others = tmp_path / f".b.bin.{'f' * 8}{'0' * 8}.tmp"
+        older = tmp_path / f".c.bin.{'f' * 8}{'0' * 8}.tmp"
+        foreign = tmp_path / ".b.bin.tmp"
+        for path in (ours, others, older, foreign):
+            path.write_bytes(b"half")
+        for path in (older, foreign):
+            os.utime(path, (0, 0))
+        pipe = tmp_path / f".d.bin.{token[:8]}{'0' * 8}.tmp"
+        os.mkfifo(pipe)
+        remove_abandoned(tmp_path)
+        assert {*tmp_path.iterdir()} == {living, others, foreign, pipe}
+    assert (tmp_path / "a.bin").read_bytes() == b"half"
+
+
+def test_lines_are_added_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "log.jsonl"
+    for line in ("one", "zwei ±"):
+        append_line(path, line)
+    assert path.read_bytes() == "one\nzwei ±\n".encode()
+    with pytest.raises(WriteError, match=r"Can't write .*new: "):
+        append_line(tmp_path / "new", "a folder")
