@@ -12,8 +12,9 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-BACKLOG = 128  # connections accepted in one go
-_HANDLES = 3 * BACKLOG  # descriptors left to files and libraries, and to who comes and who goes
+AT_ONCE = 128  # connections accepted before any of them is looked at
+BACKLOG = 2_048  # that the system keeps until then
+_HANDLES = 3 * AT_ONCE  # descriptors left to files and libraries, and to who comes and who goes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
-        self._stop(self._timer)
-        self._stop(self._write_timer)
+        self._stop_timer()
+        self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -74,14 +75,12 @@ class Connection(H11Protocol):
             self._set_timer(self.patience.pause)
         if self._arriving and not self.cycle.more_body:
             self._arriving = False
-            self._stop(self._timer)
-            self._timer = None
+            self._stop_timer()
 
     def on_response_complete(self) -> None:
         """End an answer; what is left of its request is not waited for."""
         self._arriving = False
-        self._stop(self._timer)
-        self._timer = None
+        self._stop_timer()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
@@ -91,8 +90,9 @@ class Connection(H11Protocol):
 
     def resume_writing(self) -> None:
         """Notice that it does."""
-        self._stop(self._write_timer)
-        self._write_timer = None
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
         super().resume_writing()
 
     @property
@@ -104,7 +104,7 @@ class Connection(H11Protocol):
         self._set_timer(self.patience.head)
 
     def _set_timer(self, seconds: float) -> None:
-        self._stop(self._timer)
+        self._stop_timer()
         self._came = 0
         self._timer = self.loop.call_later(seconds, self._look)
 
@@ -114,16 +114,16 @@ class Connection(H11Protocol):
         if self._arriving and gets_on:
             self._set_timer(self.patience.pause)
             return
-        self._timer = None
         self._give_up()
 
     def _give_up(self) -> None:
+        self._stop_timer()  # it ends a moment later, and makes room only once
         self.transport.abort()
 
-    @staticmethod
-    def _stop(timer: asyncio.TimerHandle | None) -> None:
-        if timer is not None:
-            timer.cancel()
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def _make_room(connections: set[Any]) -> None:

@@ -22,7 +22,7 @@ from starlette.routing import Mount
 from ..startup import Settings, StartError, listening_sockets
 from ..web.link_preview import LinkPreview
 from ..web.theme import CSS, theme
-from .connections import BACKLOG, Connection, raise_descriptor_limit
+from .connections import AT_ONCE, BACKLOG, Connection, raise_descriptor_limit
 from .lifecycle import Lifecycle
 from .metrics import METRICS
 from .stack import stack
@@ -157,7 +157,7 @@ class Server(uvicorn.Server):
             app,
             http=Connection,
             ws="none",
-            backlog=BACKLOG,
+            backlog=AT_ONCE,
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -174,6 +174,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and see the page answer."""
         await super().startup(sockets)
+        for one in sockets or ():
+            one.listen(BACKLOG)  # asyncio has one number for both
         self._opening = asyncio.create_task(self._open())
 
     async def _open(self) -> None:

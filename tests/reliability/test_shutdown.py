@@ -178,12 +178,6 @@ def test_a_second_signal_ends_it_at_once() -> None:
         assert process.wait(5) == 128 + signal.SIGINT
 
 
-def test_a_server_without_jobs_stops_at_once() -> None:
-    with sleeper(finish_seconds=600) as (_, process):
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
-
-
 MUTATIONS = [
     Mutation("what was begun is finished", "test_the_running", "app.serving.lifecycle",
              "return self.at_work == 0 and self.jobs == 0", "return True"),
