@@ -322,9 +322,13 @@ longest, hung = 0.0, 0
 for attempt in range(kills):
     reached = saved_step(parts / "state.pt")
     ranks = both(parts, attempt)
-    until = time.monotonic() + 2 * SECONDS
-    while saved_step(parts / "state.pt") <= reached and time.monotonic() < until:
+    until = time.monotonic() + SECONDS
+    while saved_step(parts / "state.pt") <= reached:
         time.sleep(0.01)
+        if time.monotonic() > until:
+            for pid in ranks:
+                os.kill(pid, signal.SIGKILL)
+            sys.exit(f"no step in {SECONDS} seconds after restart {attempt}")
     time.sleep(rng.uniform(0.0, 0.2))  # anywhere in a step
     victim, survivor = rng.sample(ranks, 2)
     os.kill(victim, signal.SIGKILL)
