@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from app.services import models as service_module
-from app.services.models import ModelService
+from app.services.models import Models
 from mask2kan import create_model
 from mask2kan.checkpoints import build, load_model, open_checkpoint, save_model
 from mask2kan.checkpoints.files import opened
@@ -189,7 +189,7 @@ def test_the_serving_model_stays(
         return open_checkpoint(source, **options)
 
     monkeypatch.setattr(service_module, "open_checkpoint", counted)
-    service = ModelService(device="cpu")
+    service = Models(device="cpu")
     service.catalog.typed_paths = True
     images = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
     service.answers([str(good)], images[0], "msp")
