@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import logging
 import shutil
 import threading
 import time
@@ -39,6 +40,8 @@ from .films import SUFFIX, rate_of, write_film
 from .models import SIDES, Models
 from .reading import Reading
 from .service import ModelService
+
+logger = logging.getLogger(__name__)
 
 THUMBNAIL_WIDTH = 960
 VIEWS = ("photo", "heat")  # of thumbnails and films
@@ -229,10 +232,14 @@ class Batch:
     def discard(self) -> None:
         """Stop, and remove everything from the disk."""
         with self._lock:
-            if not self._finished:
-                self._finished = True
-                self._open.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            try:
+                if not self._finished:
+                    self._finished = True
+                    self._open.close()  # completes the ZIP, for which a full disk has no room
+            except (OSError, WriteError) as error:
+                logger.warning("A batch's ZIP could not be closed: %s", error)
+            finally:
+                shutil.rmtree(self.folder, ignore_errors=True)
 
     def _keep(self, row: BatchRow, results: _Results) -> BatchRow:
         folder = f"{row.number:03d}_{safe_stem(row.name)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import re
 import statistics
 import threading
@@ -18,6 +19,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from tests.reliability.bombs import mutant_of, originals_of
 from tests.reliability.mutations import Mutation
 from tests.serving import App, serving, tiny_models
 from tests.visitors import Visitor
@@ -78,10 +80,10 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 def _picture(seed: int, folder: Path) -> Path:
-    random = np.random.default_rng(seed)
+    chance = np.random.default_rng(seed)
     height, width = SIZES[seed % len(SIZES)]
     path = folder / f"noise_{seed}.png"
-    Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+    Image.fromarray(chance.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
     return path
 
 
@@ -123,9 +125,9 @@ def test_nobody_gets_anothers_result(
 
     def visit(number: int) -> list[str]:
         visitor, faults = Visitor(app.url), []
-        random = np.random.default_rng(number)
+        chance = np.random.default_rng(number)
         for _ in range(each):
-            chosen = int(random.integers(len(pictures)))
+            chosen = int(chance.integers(len(pictures)))
             try:
                 result = _result(visitor, pictures[chosen])
             except AssertionError as error:
@@ -181,9 +183,9 @@ def test_nothing_grows(
     uploads = app.log.parent / "gradio"
 
     def ask(seed: int) -> None:
-        random = np.random.default_rng(10_000 + seed)
+        chance = np.random.default_rng(10_000 + seed)
         buffer = io.BytesIO()
-        Image.fromarray(random.integers(0, 256, (32, 48, 3), dtype=np.uint8)).save(buffer, "PNG")
+        Image.fromarray(chance.integers(0, 256, (32, 48, 3), dtype=np.uint8)).save(buffer, "PNG")
         path = tmp_path / "noise.png"
         path.write_bytes(buffer.getvalue())
         answer = _ask(visitor, path)
@@ -262,6 +264,36 @@ def test_a_process_that_is_killed(
         assert _result(visitor, picture) == expected
     figure(f"{told} of {times} told so, and the next one served")
     assert told == times
+
+
+@pytest.mark.row("malformed picture over HTTP", limit="0 of 500, 0 without a sentence, none > 2 s")
+def test_damaged_pictures_are_answered(
+    app: App,
+    tmp_path: Path,
+    figure: Callable[[str], None],
+    scale: Callable[[Any, Any], Any],
+    seed: int,
+    save_failure: Callable[[str, bytes], Path],
+) -> None:
+    chance = random.Random(seed)
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    originals = list(originals_of(pixels).items())
+    visitor, read, longest, faults = Visitor(app.url), 0, 0.0, []
+    for number in range(scale(40, 1000)):
+        name, content = originals[number % len(originals)]
+        mutant = mutant_of(chance, content)
+        path = tmp_path / f"{number}_{name}"
+        path.write_bytes(mutant)
+        start = time.monotonic()
+        answer = _ask(visitor, path)
+        spent = time.monotonic() - start
+        longest, read = max(longest, spent), read + (answer.error is None)
+        sentence = answer.error is None or str(answer.error).startswith("Can't read this image")
+        if not sentence or spent > 2:
+            faults.append(f"{path.name}: {answer.error!r} after {spent:.1f} s")
+            save_failure(path.name, mutant)
+    figure(f"{number + 1} mutants, {read} read all the same, {longest:.2f} s at most")
+    assert not faults, faults[:5]
 
 
 @pytest.mark.row(
