@@ -1,6 +1,7 @@
 """Download from the Hub for any number of waiting visitors: each repository is fetched once.
 
-A download has its own thread, so that visitors can leave at any moment; without any it stops.
+A download has its own thread, so that visitors can leave at any moment; without any it stops. What
+they have fetched may take so many bytes of the disk; beyond it, what was used longest ago goes.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import collections
 import logging
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 
-from mask2kan.checkpoints.hub import fetch
+from mask2kan.checkpoints.hub import cache_state, fetch, remove_cached
 from mask2kan.checkpoints.manifest import Address
 from mask2kan.errors import CheckpointError, Mask2KANError
 
@@ -27,11 +29,24 @@ _RATE_SECONDS = 5.0
 
 
 class Fetches:
-    """The downloads under way."""
+    """The downloads under way, and those that were.
 
-    def __init__(self) -> None:
+    Args:
+        most_bytes: of what was fetched here, before another download begins; None for any number.
+            Nothing else of the cache counts, or is removed.
+    """
+
+    def __init__(self, most_bytes: int | None = None) -> None:
         self._lock = threading.Lock()
         self._running: dict[Address, _Fetch] = {}
+        self._most_bytes = most_bytes
+        self._fetched: OrderedDict[str, Address] = OrderedDict()  # by repository, latest use last
+
+    def use(self, address: Address) -> None:
+        """Note that a model is used, if it was fetched here."""
+        with self._lock:
+            if address.repo in self._fetched:
+                self._fetched.move_to_end(address.repo)
 
     def fetch(self, address: Address, report: Report | None = None) -> None:
         """Wait until a checkpoint is here; begin to fetch it unless somebody else has.
@@ -44,18 +59,34 @@ class Fetches:
         """
         with self._lock:
             running = self._running.get(address)
+            if running is None:
+                self._make_room()
             if running is None or running.abandoned or running.finished.is_set():
                 running = self._running[address] = _Fetch(address)
                 running.start()
             running.waiting += 1
         try:
             running.wait(report)
+            with self._lock:
+                self._fetched[address.repo] = address
         finally:
             with self._lock:
                 running.waiting -= 1
                 running.abandoned = running.waiting == 0
                 if running.abandoned and self._running.get(address) is running:
                     del self._running[address]
+
+    def _make_room(self) -> None:
+        """Remove what was used longest ago while there is too much; the lock is held."""
+        sizes = {repo: cache_state(address).bytes for repo, address in self._fetched.items()}
+        total = sum(sizes.values())
+        for repo in list(self._fetched):
+            if self._most_bytes is None or total <= self._most_bytes:
+                return
+            logger.info("%s leaves the disk", repo)
+            remove_cached(repo)
+            del self._fetched[repo]
+            total -= sizes[repo]
 
 
 class _AbandonedError(Exception):

@@ -53,7 +53,7 @@ class ModelService:
         self.limits = limits or limits_of_environment()
         self.turns = Turns()
         self.models = Models(device=device, catalog=self.catalog)
-        self._fetches = Fetches()
+        self._fetches = Fetches(self.limits.hub_bytes)
 
     def fetch(self, source: str, progress: Report | None = None) -> None:
         """Download a Hub checkpoint, or its newer version, while others go on computing.
@@ -100,6 +100,9 @@ class ModelService:
         ]
         for address in missing:
             self._fetches.fetch(address, progress)
+        for model in models:
+            if isinstance(model.place, Address):
+                self._fetches.use(model.place)
         if missing and progress is not None:
             progress(1.0, MODELS["loading"])
         with self.turns.take(progress, goes_on=goes_on):

@@ -21,6 +21,7 @@ class Limits(NamedTuple):
         decode_bytes: of memory, likewise.
         upload_bytes: of the folder with uploads and results; the oldest go beyond it.
         keep_seconds: how long uploads and results are kept.
+        hub_bytes: of checkpoints that visitors have fetched; None for what the disk has.
     """
 
     job_seconds: float = 600.0
@@ -29,9 +30,10 @@ class Limits(NamedTuple):
     decode_bytes: int = 2 * 2**30
     upload_bytes: int = 20 * 10**9
     keep_seconds: float = 2 * 3600.0
+    hub_bytes: int | None = None
 
 
-_PUBLIC = Limits(120.0, None, 20.0, 3 * 2**29, 5 * 10**9, 3600.0)
+_PUBLIC = Limits(120.0, None, 20.0, 3 * 2**29, 5 * 10**9, 3600.0, 20 * 10**9)
 _NAMES = {
     "MASK2KAN_JOB_SECONDS": "job_seconds",
     "MASK2KAN_DECODE_SECONDS": "decode_seconds",

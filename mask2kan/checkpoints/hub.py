@@ -12,6 +12,7 @@ import contextlib
 import functools
 import json
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -102,6 +103,11 @@ def readme_of(source: str | Address) -> str | None:
         return None
     with (folder / _README).open("rb") as file:
         return file.read(_README_BYTES).decode("utf-8", errors="replace")
+
+
+def remove_cached(repo: str) -> None:
+    """Remove all that the cache has of a repository; nothing where there is nothing."""
+    shutil.rmtree(_cache_folder(repo), ignore_errors=True)
 
 
 def page_of(repo: str) -> str:

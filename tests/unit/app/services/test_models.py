@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from app.services import models as service_module
 from app.services.hub_downloads import time_in_words
 from app.services.service import ModelService
+from app.work.limits import Limits
 from mask2kan.checkpoints import open_checkpoint, save_model
-from mask2kan.checkpoints.hub import cache_state
+from mask2kan.checkpoints.hub import cache_state, fetch
 from mask2kan.errors import CheckpointError
 from mask2kan.inference.predictor import Predictor
 from tests.fake_hub import FakeHub
@@ -99,6 +100,26 @@ def test_a_newer_version_is_another_model(service: ModelService, served: FakeHub
     service.fetch("someone/tiny")
     assert first.config.mask_embed == "kan"
     assert ask(service, "someone/tiny")[0].config.mask_embed == "mlp"
+
+
+def test_what_visitors_fetched_makes_room_for_the_next(
+    checkpoints: list[str], served: FakeHub
+) -> None:
+    """What was used longest ago goes; what others have put into the cache stays."""
+    fetch("someone/large", None, None)
+    for name in ("second", "third"):
+        served.repositories[f"someone/{name}"] = served.repositories["someone/tiny"]
+    size = Path(checkpoints[0]).stat().st_size
+    service = ModelService(device="cpu", limits=Limits(hub_bytes=round(1.5 * size)))
+    service.fetch("someone/tiny")
+    service.fetch("someone/second")
+    with service.turn(["someone/tiny"]):
+        assert service.models.answers(["someone/tiny"], IMAGE, "msp")
+    service.fetch("someone/third")
+    states = {
+        name: cache_state(f"someone/{name}").state for name in ("large", "tiny", "second", "third")
+    }
+    assert states == {"large": "cached", "tiny": "cached", "second": "absent", "third": "cached"}
 
 
 def test_two_visitors_share_one_download(service: ModelService, served: FakeHub) -> None:
