@@ -78,6 +78,7 @@ UPLOAD: dict[str, str] = {
     "headers": "a part has more than {most} bytes of headers",
     "name": "a file's name has more than {most} bytes, control characters, or only dots",
     "no_file": "a part is no file named files",
+    "disk": "The server's disk is nearly full. Try again in two minutes.",
 }
 
 BAR: dict[str, str] = {

@@ -7,13 +7,15 @@ import itertools
 import json
 import math
 import re
+import shutil
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..strings import HTTP
+from ..files.kept import upload_folder
+from ..strings import HTTP, UPLOAD
 from .answers import Layer, RefusedError
 from .uploads import CheckedUpload
 
@@ -22,6 +24,8 @@ _READS = ("GET", "HEAD", "OPTIONS")
 _DEEPEST = 32  # levels of JSON; the page's own have eight
 _MOST_KEPT = 64 * 2**20  # bytes of unfinished bodies, all clients together
 _RETRY_SECONDS = 5
+_LEFT_FREE = 10**9  # bytes of the disk
+_DISK_RETRY_SECONDS = 120  # what others have left is swept by then
 
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _TEXT = re.compile(rb'"[^"]*"')
@@ -60,6 +64,7 @@ class Bodies(Layer):
         if scope["method"] in _READS:
             await self.app(scope, receive, send)
         elif scope["path"] == _UPLOAD:
+            _require_room()
             limited = _Limited(headers, receive, self._sizes.upload)
             await CheckedUpload(headers, limited.receive).answer(self.app, scope, send)
         else:
@@ -134,6 +139,14 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return whole.pop() if whole else await receive()
 
     return receive_again
+
+
+def _require_room() -> None:
+    """Take no upload where the disk would soon be full: what runs needs some of it, too."""
+    folder = upload_folder()
+    place = folder if folder.is_dir() else folder.parent
+    if shutil.disk_usage(place).free < _LEFT_FREE:
+        raise RefusedError(507, UPLOAD["disk"], "disk", _DISK_RETRY_SECONDS)
 
 
 def check_json(body: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import shutil
 import socket
 import time
 from typing import Any
@@ -246,3 +247,16 @@ def test_seconds_of_jobs_are_told() -> None:
         time.sleep(0.01)
     [seconds] = seen
     assert seconds >= 0.01
+
+
+def test_a_disk_that_is_nearly_full_takes_no_upload(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = Middleware(Answers), Middleware(Bodies, Sizes(upload=10**6))
+    upload: dict[str, Any] = {"path": "/gradio_api/upload", "files": {"files": ("a.png", b"1")}}
+    [answer] = answers(*layers, **upload)
+    assert answer.status_code == 404  # nobody is behind the layers who would take it
+    usage = shutil.disk_usage(".")._replace(free=10**9 - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    [answer] = answers(*layers, **upload)
+    assert answer.status_code == 507
+    assert "nearly full" in answer.json()["error"]
+    assert answer.headers["retry-after"] == "120"
