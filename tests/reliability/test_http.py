@@ -527,8 +527,11 @@ def test_every_advisory(app: App, tmp_path: Path, figure: Any) -> None:
     assert listener.hits == []
 
 
-def test_files_that_gradios_own_components_read(tmp_path: Path) -> None:
+def test_files_that_gradios_own_components_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It looks at their paths only in pages that were launched, which ours is not."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     canary = tmp_path / "canary.txt"
     canary.write_text("canary", encoding="utf-8")
     with gr.Blocks() as demo:

@@ -401,8 +401,9 @@ def _no_memory_on_a_gpu(trainer):
 
 
 def _loading_process_killed(trainer):
-    for child in psutil.Process().children():
-        if "multiprocessing" not in " ".join(child.cmdline()):  # but torch's own server
+    own = psutil.Process()
+    for child in own.children():
+        if child.cmdline() == own.cmdline():  # forked: no server of torch's, no browser of tests
             child.kill()
             child.wait(10)
 

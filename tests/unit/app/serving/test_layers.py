@@ -8,6 +8,7 @@ import random
 import shutil
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -60,7 +61,9 @@ def answers(*layers: Middleware, client: str = "127.0.0.1", **request: Any) -> l
             method, path = request.pop("method", "POST"), request.pop("path", "/")
             return [await sender.request(method, path, **request) for _ in range(times)]
 
-    return asyncio.run(send())
+    # In a thread of its own: beside browser tests, Playwright's loop runs in this one.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(send())).result()
 
 
 @pytest.mark.parametrize("path", ["/fails", "/failed", "/plain"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -43,7 +44,9 @@ def test_requests_refusals_and_jobs_are_counted(monkeypatch: pytest.MonkeyPatch)
             for path in ("/file=a", "/file=b", "/nowhere", "/refused"):
                 await client.get(path)
 
-    asyncio.run(ask())
+    # In a thread of its own: beside browser tests, Playwright's loop runs in this one.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(lambda: asyncio.run(ask())).result()
     metrics.job(2.0)
     told = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
     for line in (
