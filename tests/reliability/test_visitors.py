@@ -44,7 +44,7 @@ MUTATIONS = [
         "or True:",
     ),
     Mutation(
-        "one job at a time",
+        "an answer is known by the picture's pixels",
         "test_nobody_gets_anothers_result",
         "app.services.models",
         "    digest.update(np.ascontiguousarray(picture).data)\n",
