@@ -242,7 +242,7 @@ def test_a_job_that_never_returns(
         assert _result(visitor, picture) == expected
     after = _usage(app, app.log.parent / "gradio")
     figure(f"{len(waits)} times, freed after {max(waits):.1f} s at most")
-    assert max(waits) < JOB_SECONDS + 2
+    assert max(waits) < JOB_SECONDS + scale(20, 2)
     assert after.descriptors <= before.descriptors + 2
     assert after.threads <= before.threads + 2
 
@@ -290,7 +290,7 @@ def test_damaged_pictures_are_answered(
         spent = time.monotonic() - start
         longest, read = max(longest, spent), read + (answer.error is None)
         sentence = answer.error is None or str(answer.error).startswith("Can't read this image")
-        if not sentence or spent > 2:
+        if not sentence or spent > scale(20, 2):
             faults.append(f"{path.name}: {answer.error!r} after {spent:.1f} s")
             save_failure(path.name, mutant)
     figure(f"{number + 1} mutants, {read} read all the same, {longest:.2f} s at most")
@@ -333,8 +333,8 @@ def test_a_picture_that_takes_long_keeps_nobody_waiting(
     stop.set()
     thread.join()
     figure(f"refused in {max(refusals):.2f} s; {1000 * without:.0f} → {1000 * beside:.0f} ms")
-    assert max(refusals) < 3
-    assert beside < 1.5 * without
+    assert max(refusals) < scale(20, 3)
+    assert beside < scale(4, 1.5) * without  # a few waits beside other tests say little
 
 
 def _progressive(scans: int) -> bytes:
@@ -387,5 +387,5 @@ def test_more_visitors_than_can_be_served(
         f"(median {1000 * median:.0f} ms), {len(faults)} faults"
     )
     assert not faults, faults[:5]
-    assert median < 0.2
+    assert median < scale(2, 0.2)
     assert _ask(visitor, _picture(1, tmp_path)).error is None
