@@ -18,7 +18,7 @@ import ssl
 import stat
 import tempfile
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -101,7 +101,7 @@ def settle(arguments: Sequence[str] | None = None) -> Settings:
     """
     options = _parser().parse_args(arguments)
     host, port = str(options.host).strip("[]"), _port(options.port)
-    mcp = _is_on(os.environ, "GRADIO_MCP_SERVER")
+    mcp = _is_on("GRADIO_MCP_SERVER")
     if mcp:
         _require_package("GRADIO_MCP_SERVER", "mcp", "mcp>=1.21,<2")
     root_path = _root_path()
@@ -120,7 +120,7 @@ def settle(arguments: Sequence[str] | None = None) -> Settings:
         port=port,
         root_path=root_path,
         mcp=mcp,
-        public=on_spaces or _is_on(os.environ, "MASK2KAN_PUBLIC"),
+        public=is_public(),
         on_spaces=on_spaces,
         names=_names(root_path),
         proxies=_listed("MASK2KAN_PROXIES") or (("*",) if on_spaces else Settings.proxies),
@@ -158,8 +158,13 @@ def _port(text: str, what: str = "The port", where: str = "--port or GRADIO_SERV
     )
 
 
-def _is_on(environment: Mapping[str, str], name: str) -> bool:
-    return environment.get(name, "").strip().lower() not in ("", "0", "false", "no", "off")
+def is_public() -> bool:
+    """Whether the world comes here: as ``MASK2KAN_PUBLIC`` says, and on every Space."""
+    return bool(os.environ.get("SPACE_ID")) or _is_on("MASK2KAN_PUBLIC")
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def _require_package(variable: str, package: str, requirement: str) -> None:

@@ -26,8 +26,8 @@ from mask2kan.checkpoints.manifest import (
 )
 from mask2kan.errors import CheckpointError, shortened
 
+from ..startup import is_public
 from ..strings import MODELS
-from ..work.limits import is_public
 from .cards import bundled_card, hub_card, licence_in, rendered
 
 logger = logging.getLogger(__name__)

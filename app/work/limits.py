@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mask2kan.checks import require
 from mask2kan.errors import ConfigError
 
-_NO = ("", "0", "false", "no", "off")
+from ..startup import is_public
 
 
 class Limits(NamedTuple):
@@ -40,11 +40,6 @@ _NAMES = {
     "MASK2KAN_KEEP_SECONDS": "keep_seconds",
 }
 _LONGEST = 7 * 86_400.0
-
-
-def is_public() -> bool:
-    """Whether the app is for the world, as ``MASK2KAN_PUBLIC`` says."""
-    return os.environ.get("MASK2KAN_PUBLIC", "").strip().lower() not in _NO
 
 
 def limits_of_environment() -> Limits:

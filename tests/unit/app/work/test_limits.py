@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.work.limits import Limits, is_public, limits_of_environment
+from app.startup import is_public
+from app.work.limits import Limits, limits_of_environment
 from mask2kan.errors import ConfigError
 
 
@@ -18,6 +19,9 @@ def test_the_world_gets_less_than_a_laptop(monkeypatch: pytest.MonkeyPatch) -> N
     assert public.job_seconds < Limits().job_seconds
     assert public.decode_bytes < Limits().decode_bytes
     assert public.upload_bytes < Limits().upload_bytes
+    monkeypatch.delenv("MASK2KAN_PUBLIC")
+    monkeypatch.setenv("SPACE_ID", "someone/mask2kan")
+    assert limits_of_environment() == public
 
 
 def test_variables_set_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
