@@ -51,15 +51,10 @@ class Janitor:
         self._most_bytes = most_bytes
         self._keep_seconds = keep_seconds
         self._forget = forget
-        self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Begin; it ends with the process, or with ``stop``."""
+        """Begin; it ends with the process."""
         threading.Thread(target=self._work, name="janitor", daemon=True).start()
-
-    def stop(self) -> None:
-        """End it before its next sweep."""
-        self._stopped.set()
 
     def sweep(self) -> set[str]:
         """Remove what is too old or too much; return it."""
@@ -83,7 +78,8 @@ class Janitor:
         return removed
 
     def _work(self) -> None:
-        while not self._stopped.wait(min(_EVERY, self._keep_seconds / 4)):
+        while True:
+            time.sleep(min(_EVERY, self._keep_seconds / 4))
             try:
                 self.sweep()
             except Exception:  # the next sweep may do better; without any the disk fills

@@ -74,11 +74,6 @@ class Turns:
         with self._changed:
             self._closed = True
 
-    def wait_until_idle(self, seconds: float) -> bool:
-        """Wait until nothing runs or waits, at most so long; return whether that is so."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._queue, seconds)
-
     @contextlib.contextmanager
     def take(self, report: Report | None = None, *, goes_on: bool = False) -> Iterator[None]:
         """Wait for a turn, and have it.
