@@ -14,6 +14,9 @@ import httpx
 from tests.serving import EXAMPLE
 
 SECONDS = 300  # only against hanging
+# Threads share a client, and httpcore may close an idle connection that it has just given to
+# another thread ("Bad file descriptor"): so none is ever kept idle.
+ONE_REQUEST_EACH = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 
 
 class Answer(NamedTuple):
@@ -33,7 +36,9 @@ class Visitor:
     """A browser or a program: a session that joins the queue and waits for its answers."""
 
     def __init__(self, url: str) -> None:
-        self.http = httpx.Client(base_url=url, timeout=SECONDS, trust_env=False)
+        self.http = httpx.Client(
+            base_url=url, timeout=SECONDS, trust_env=False, limits=ONE_REQUEST_EACH
+        )
         self.session = uuid.uuid4().hex
         told = self.http.get("/config").json()
         self.components = {one["id"]: one for one in told["components"]}

@@ -359,13 +359,14 @@ def test_more_visitors_than_can_be_served(
         assert _ask(visitor, _picture(5000 + seed, tmp_path)).error is None
     every = (time.monotonic() - start) / 10 / 4
     event, rest = visitor.event("segment"), visitor.usual(visitor.event("segment"))[1:]
+    pictures = [_picture(6000 + seed, tmp_path) for seed in range(64)]
     served, rejected, faults = [], [], []
 
     def visit(number: int) -> None:
         time.sleep(number * every)
         try:
             newcomer = visitor.another_session()
-            uploaded = newcomer.upload(_picture(6000 + number % 64, tmp_path))
+            uploaded = newcomer.upload(pictures[number % len(pictures)])
             begin = time.monotonic()
             answer = newcomer.ask(event, [uploaded, *rest])
             (served if answer.error is None else faults).append(str(answer.error))
