@@ -7,13 +7,17 @@ request has arrived, nothing here ends it: streams of events live as long as the
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
-from typing import Any
+import math
+from collections.abc import Iterable
+from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 AT_ONCE = 128  # connections accepted before any of them is looked at
 BACKLOG = 2_048  # that the system keeps until then
+_MOMENT = 1.0  # seconds
 _HANDLES = 3 * AT_ONCE  # descriptors left to files and libraries, and to who comes and who goes
 
 
@@ -36,21 +40,24 @@ class Connection(H11Protocol):
     """One client's connection."""
 
     patience = Patience()
-    most = 4_096  # connections; beyond them who sends slowly makes room
+    most = 4_096  # connections; beyond them who sends slowly, or holds most, makes room
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
-        self._came = 0  # bytes since the timer was set
+        self._timer_set_at = 0.0  # seconds of the loop's clock, as all times here
+        self._came = 0  # bytes since then
         self._arriving = False
+        self.since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin: the headers have to come now."""
         super().connection_made(transport)
+        self.since = self.loop.time()
         self._await_head()
         if len(self.connections) > self.most:
-            _make_room(self.connections)
+            _make_room(cast("set[Connection]", self.connections))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
@@ -86,7 +93,7 @@ class Connection(H11Protocol):
     def pause_writing(self) -> None:
         """Notice that the client does not read its answer."""
         super().pause_writing()
-        self._write_timer = self.loop.call_later(self.patience.pause, self._give_up)
+        self._write_timer = self.loop.call_later(self.patience.pause, self.give_up)
 
     def resume_writing(self) -> None:
         """Notice that it does."""
@@ -96,9 +103,29 @@ class Connection(H11Protocol):
         super().resume_writing()
 
     @property
+    def host(self) -> str:
+        """Address of who is connected."""
+        return self.client[0] if self.client else ""
+
+    @property
     def is_arriving(self) -> bool:
         """Whether the connection has a clock that runs: it holds up nothing but itself."""
         return self._timer is not None
+
+    @property
+    def late_at(self) -> float:
+        """When it has to have got on, in seconds of the loop's clock."""
+        return self._timer.when() if self._timer else math.inf
+
+    @property
+    def has_taken(self) -> float:
+        """Seconds since its clock began to run."""
+        return self.loop.time() - self._timer_set_at
+
+    def give_up(self) -> None:
+        """End it, whatever it was about."""
+        self._stop_timer()  # it ends a moment later, and makes room only once
+        self.transport.abort()
 
     def _await_head(self) -> None:
         self._set_timer(self.patience.head)
@@ -106,6 +133,7 @@ class Connection(H11Protocol):
     def _set_timer(self, seconds: float) -> None:
         self._stop_timer()
         self._came = 0
+        self._timer_set_at = self.loop.time()
         self._timer = self.loop.call_later(seconds, self._look)
 
     def _look(self) -> None:
@@ -114,11 +142,7 @@ class Connection(H11Protocol):
         if self._arriving and gets_on:
             self._set_timer(self.patience.pause)
             return
-        self._give_up()
-
-    def _give_up(self) -> None:
-        self._stop_timer()  # it ends a moment later, and makes room only once
-        self.transport.abort()
+        self.give_up()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -126,11 +150,20 @@ class Connection(H11Protocol):
             self._timer = None
 
 
-def _make_room(connections: set[Any]) -> None:
-    """Close the connection whose request has been arriving longest, or is late soonest."""
-    arriving = [one for one in connections if isinstance(one, Connection) and one.is_arriving]
-    if arriving:
-        min(arriving, key=lambda one: one._timer.when() if one._timer else 0.0)._give_up()
+def _make_room(connections: Iterable[Connection]) -> None:
+    """Close one: a request that is slow to arrive, else the oldest of whoever holds most.
+
+    A request of this moment is not slow, unless it is one of a flood of them.
+    """
+    ours = [one for one in connections if not one.transport.is_closing()]
+    arriving = [one for one in ours if one.is_arriving]
+    settled = [one for one in ours if not one.is_arriving]
+    longest = min(arriving, key=lambda one: one.late_at, default=None)
+    if longest and (longest.has_taken > _MOMENT or len(arriving) > len(settled)):
+        longest.give_up()
+    elif settled:
+        [(holder, _)] = collections.Counter(one.host for one in settled).most_common(1)
+        min((one for one in settled if one.host == holder), key=lambda one: one.since).give_up()
 
 
 def raise_descriptor_limit() -> int:

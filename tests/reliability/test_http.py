@@ -289,6 +289,32 @@ def test_slow_senders_keep_nobody_out(app: App, figure: Any) -> None:
     assert lives
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs several addresses of this machine")
+@pytest.mark.row("many streams", limit="a visitor is served within 1.5 s, others' streams live on")
+def test_endless_streams_keep_nobody_out(app: App, figure: Any) -> None:
+    count, spent = 700, []  # more than there are descriptors for
+    with connect(app.url, 60, "127.0.0.2") as other:
+        other.sendall(head("GET", "/gradio_api/heartbeat/other"))
+        held = []
+        for number in range(count):
+            client = connect(app.url, own="127.0.0.3")
+            client.sendall(head("GET", f"/gradio_api/heartbeat/{number}"))
+            held.append(client)
+            if number % 50 == 49:
+                spent.append(_seconds_of_a_visit(app))
+        kept = sum(not _is_closed(client) for client in held[-100:])
+        lives = not _is_closed(other)
+    for client in held:
+        client.close()
+    figure(
+        f"{count} of one client: {max(spent):.2f} s for a visitor, "
+        f"{kept} of its last 100 stay, another's lives: {lives}"
+    )
+    assert max(spent) < 1.5
+    assert lives
+    assert 0 < kept <= 100
+
+
 def _seconds_of_a_visit(app: App) -> float:
     start = time.monotonic()
     assert ask(app.url, "GET", "/gradio_api/app_id").status == 200
@@ -601,10 +627,12 @@ MUTATIONS = [
     Mutation("slow bodies", "test_slow", "app.serving.connections",
              "gets_on = self._came >= self.patience.progress or", "gets_on = True or"),
     Mutation("slow readers", "test_a_reader", "app.serving.connections",
-             "self._write_timer = self.loop.call_later(self.patience.pause, self._give_up)",
+             "self._write_timer = self.loop.call_later(self.patience.pause, self.give_up)",
              "pass"),
     Mutation("room for others", "test_slow", "app.serving.connections",
              "if len(self.connections) > self.most:", "if False:"),
+    Mutation("room beside streams", "test_endless", "app.serving.connections",
+             "    elif settled:", "    elif False:"),
     Mutation("names of the server", "test_foreign", "app.serving.hosts",
              "if not self._hosts.admits(host):", "if False:"),
     Mutation("foreign sites", "test_foreign", "app.serving.hosts",
