@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from mask2kan.checkpoints import load_model, save_again
+from mask2kan.checkpoints.files.opened import open_file
 from mask2kan.checkpoints.files.readers import METADATA_KEY
+from mask2kan.checkpoints.files.safetensors_files import read_safetensors
 from mask2kan.errors import CheckpointError, ConfigError
 from mask2kan.inference.predictor import Predictor
 from mask2kan.modeling.settings import InferenceSettings
@@ -76,12 +77,12 @@ def calibrate(
         say(f"{choice.name}: {remark}")
     model = load_model(str(checkpoint), device=device)
     model.settings = settings or model.settings
-    with safe_open(checkpoint, framework="pt") as file:
-        if out is None and METADATA_KEY not in (file.metadata() or {}):
-            raise CheckpointError(
-                f"{checkpoint} is not in this project's format and will not be overwritten; pass "
-                "--out with a new file."
-            )
+    dtype, metadata = stored(checkpoint)
+    if out is None and METADATA_KEY not in metadata:
+        raise CheckpointError(
+            f"{checkpoint} is not in this project's format and will not be overwritten; pass "
+            "--out with a new file."
+        )
     predictor = Predictor(model, device, "float32")
     meter = measure_scores(predictor, images, limit=limit, smoothed=True)
     title = choice.name if choice.kind == OWN_FOLDER else images.described().title
@@ -91,14 +92,14 @@ def calibrate(
         score: {**evaluator.operating_points(), "data": words}
         for score, evaluator in meter.evaluators.items()
     }
-    save_again(model, out or checkpoint, stored_dtype(checkpoint))
+    save_again(model, out or checkpoint, dtype)
     return model.calibration
 
 
-def stored_dtype(checkpoint: Path) -> torch.dtype | None:
-    """Return the half type a file's weights are stored in; None for float32."""
-    with safe_open(checkpoint, framework="pt") as file:
-        dtypes = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-    if "F16" in dtypes:
-        return torch.float16
-    return torch.bfloat16 if "BF16" in dtypes else None
+def stored(checkpoint: Path) -> tuple[torch.dtype | None, dict[str, str]]:
+    """Read the half type a file's weights are stored in, None for another; and its metadata."""
+    with open_file(checkpoint) as file:
+        tensors, metadata, _ = read_safetensors(file)
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    halves = (half for half in (torch.float16, torch.bfloat16) if half in dtypes)
+    return next(halves, None), metadata

@@ -18,7 +18,7 @@ from mask2kan.inference.scores import SCORES
 from mask2kan.modeling.classes import CAMVID
 from training import calibrate, cards, evaluate
 from training.data.sets.camvid_anomaly import CamVidAnomaly
-from training.evaluation.calibration import stored_dtype
+from training.evaluation.calibration import stored
 from training.evaluation.checkpoint_evaluation import open_labelled
 from training.metrics import AnomalyEvaluator, SegmentationEvaluator
 
@@ -232,7 +232,7 @@ def test_calibration_is_written_and_true(checkpoint: Path, data: Path, tmp_path:
     before = load_model(str(checkpoint), device="cpu").state_dict()
     for name, value_after in model.state_dict().items():
         assert torch.equal(before[name], value_after), name
-    assert stored_dtype(out) is torch.float16
+    assert stored(out)[0] is torch.float16
     assert out.stat().st_size < 1.1 * checkpoint.stat().st_size + 4096
 
 
