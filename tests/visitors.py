@@ -97,9 +97,10 @@ class Visitor:
             return "file"
         return "model" if kind == "dropdown" and props.get("allow_custom_value") else None
 
-    def ask(
+    def join(
         self, event: dict[str, Any], data: list[Any], event_data: Any = None, **query: str
-    ) -> Answer:
+    ) -> None:
+        """Join the queue; an HTTP error is raised."""
         body = {
             "data": data,
             "fn_index": event["id"],
@@ -112,6 +113,12 @@ class Visitor:
             headers={"Content-Type": "application/json"},
             params=query,
         ).raise_for_status()
+
+    def ask(
+        self, event: dict[str, Any], data: list[Any], event_data: Any = None, **query: str
+    ) -> Answer:
+        """Join the queue and wait for the answer."""
+        self.join(event, data, event_data, **query)
         deadline = time.monotonic() + SECONDS  # heartbeats arrive for ever, answers may not
         with self.http.stream(
             "GET", "/gradio_api/queue/data", params={"session_hash": self.session}

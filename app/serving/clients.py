@@ -1,7 +1,8 @@
-"""Bound how often one client may ask for something to be done."""
+"""Bound how often one client may ask for something, and how much of the queue it may fill."""
 
 from __future__ import annotations
 
+import collections
 import ipaddress
 import math
 import time
@@ -12,9 +13,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..strings import HTTP
 from .answers import Layer, RefusedError
+from .lifecycle import Lifecycle
 
 _MOST_CLIENTS = 10_000  # remembered; whoever asked longest ago is forgotten, and had a full bucket
 _READS = ("GET", "HEAD", "OPTIONS")
+_JOINS = ("/gradio_api/queue/join", "/gradio_api/call/")
 
 
 class Rate(NamedTuple):
@@ -63,6 +66,39 @@ class RateLimit(Layer):
         taken = tokens >= 1
         self._buckets[name] = (tokens - taken, now)
         return 0.0 if taken else (1 - tokens) / rate.per_second
+
+
+class Share(Layer):
+    """Leave a place in the queue to others: a client may have so many jobs that wait.
+
+    Args:
+        app: what answers.
+        most: jobs of a client; this machine's own programs may fill the queue.
+        lifecycle: knows which jobs wait.
+    """
+
+    def __init__(self, app: ASGIApp, most: int, lifecycle: Lifecycle) -> None:
+        super().__init__(app)
+        self._most, self._lifecycle = most, lifecycle
+        self._joining: collections.Counter[str] = collections.Counter()  # on the way to the queue
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer an HTTP request."""
+        name, is_own = _client(scope)
+        if is_own or scope["method"] in _READS or not scope["path"].startswith(_JOINS):
+            await self.app(scope, receive, send)
+            return
+        waiting = sum(_client(other)[0] == name for other in self._lifecycle.waiting())
+        if waiting + self._joining[name] >= self._most:
+            seconds = max(1, math.ceil(self._lifecycle.expected_wait))
+            words = HTTP["share"].format(count=self._most, seconds=seconds)
+            raise RefusedError(429, words, "share", seconds)
+        self._joining[name] += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._joining[name] -= 1
+            self._joining += collections.Counter()  # forgets who has none
 
 
 def _client(scope: Scope) -> tuple[str, bool]:

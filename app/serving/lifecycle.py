@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -48,6 +49,12 @@ class Lifecycle:
     def expected_wait(self) -> float:
         """Seconds until who comes now has their turn."""
         return float(getattr(self._turns, "expected_wait", 5.0))
+
+    def waiting(self) -> Iterator[Scope]:
+        """Yield the requests of the jobs that wait, in Gradio's queue."""
+        for queue in self._demo._queue.event_queue_per_concurrency_id.values():
+            for event in queue.queue:
+                yield event.request.scope
 
     @property
     def idle(self) -> bool:

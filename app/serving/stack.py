@@ -8,7 +8,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from ..startup import Settings
 from .answers import Answers
 from .bodies import Bodies, Sizes
-from .clients import Rate, RateLimit
+from .clients import Rate, RateLimit, Share
 from .headers import Ranges, RetryAfter, SecurityHeaders
 from .hosts import Hosts, KnownHosts, SameOrigin
 from .lifecycle import Draining, Lifecycle, Probes
@@ -17,6 +17,7 @@ from .trace import Trace
 
 # This machine's own programs; others in the same network; the world.
 _OWN, _NEAR, _WORLD = Rate(2_000, 200.0), Rate(400, 40.0), Rate(120, 8.0)
+_SHARE, _SHARE_OF_WORLD = 32, 12  # of the 64 jobs that may wait
 _UPLOAD, _UPLOAD_OF_WORLD = 2 * 10**9, 256 * 10**6
 
 
@@ -36,6 +37,7 @@ def stack(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
         Middleware(ClosedRoutes),
         Middleware(Draining, lifecycle),
         Middleware(RateLimit, rate, _OWN),
+        Middleware(Share, _SHARE_OF_WORLD if settings.public else _SHARE, lifecycle),
         Middleware(RetryAfter, lambda: lifecycle.expected_wait),
         Middleware(Ranges),
         Middleware(Bodies, sizes),

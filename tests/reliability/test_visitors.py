@@ -26,6 +26,7 @@ from tests.visitors import Visitor
 
 SIZES = [(64, 64), (48, 80), (128, 96), (33, 57), (200, 64), (64, 200), (96, 96), (160, 120)]
 JOB_SECONDS = 6
+SHARE = 32  # jobs of one client that may wait
 _PROCESS = re.compile(r"app\.work\.processes \[.*\]: (models|decoder): process (\d+)")
 
 MUTATIONS = [
@@ -49,6 +50,13 @@ MUTATIONS = [
         "app.services.models",
         "    digest.update(np.ascontiguousarray(picture).data)\n",
         "",
+    ),
+    Mutation(
+        "a share of the queue",
+        "test_one_visitor",
+        "app.serving.clients",
+        "if waiting + self._joining[name] >= self._most:",
+        "if False:",
     ),
     Mutation(
         "results are swept",
@@ -390,3 +398,35 @@ def test_more_visitors_than_can_be_served(
     assert not faults, faults[:5]
     assert median < scale(2, 0.2)
     assert _ask(visitor, _picture(1, tmp_path)).error is None
+
+
+@pytest.mark.row("a client that fills the queue", limit="its share waits, 429; others are served")
+def test_one_visitor_cannot_fill_the_queue(
+    app: App, tmp_path: Path, figure: Callable[[str], None]
+) -> None:
+    greedy, other = Visitor(app.url), Visitor(app.url)
+    greedy.http.headers["X-Forwarded-For"] = "203.0.113.7"
+    other.http.headers["X-Forwarded-For"] = "203.0.113.8"
+    event, picture = greedy.event("segment"), greedy.upload(_picture(7000, tmp_path))
+    data = [picture, *greedy.usual(event)[1:]]
+    assert greedy.ask(event, data).error is None  # now there is a process
+    hung, refused = _stopped(app), []
+    try:
+        for _ in range(60):
+            try:
+                greedy.another_session().join(event, data)
+            except httpx.HTTPStatusError as error:
+                refused.append(error.response)
+    finally:
+        hung.resume()
+    start = time.monotonic()
+    assert _ask(other, _picture(7001, tmp_path)).error is None
+    figure(
+        f"{60 - len(refused)} of 60 jobs joined, {len(refused)} refused; "
+        f"another waited {time.monotonic() - start:.1f} s"
+    )
+    assert 60 - SHARE - 1 <= len(refused) <= 60 - SHARE + 1  # one or two of them run
+    for response in refused:
+        assert response.status_code == 429
+        assert int(response.headers["retry-after"]) >= 1
+        assert str(SHARE) in response.json()["detail"]
