@@ -65,6 +65,8 @@ HTTP: dict[str, str] = {
     "share": "{count} jobs of yours wait already. Try again in {seconds} s.",
     "too_large": "This request is larger than the {limit} that are taken here.",
     "too_much_at_once": "Too many large requests arrive at once. Try again in {seconds} s.",
+    "name": "The name of a session, an upload or an event has 1 to 64 letters, digits, - and _.",
+    "kind": "Send JSON (Content-Type: application/json), or files to /gradio_api/upload.",
     "json": "This request's JSON can't be read: {why}.",
     "upload": "This upload can't be read: {why}. Send files as parts named files.",
     "closed": "There is nothing here.",
@@ -527,6 +529,8 @@ MODELS: dict[str, str] = {
     ),
     "card_source": "*The card of [{repo}]({page}), as its authors wrote it, without pictures.*",
     # downloads
+    "busy": "{count} models are being downloaded already. Try again in {seconds} s.",
+    "absent": "The model {name} is not on this server yet. Download it on the Models tab first.",
     "asking": "Asking the Hub for {name}…",
     "downloading": "{name}: {done} of {total}",
     "downloading_at": "{name}: {done} of {total}, {rate}/s, {left} left",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mask2kan.checkpoints import save_model
@@ -21,6 +23,7 @@ from tests.tiny_models import calibrated, tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "road_sofa.webp"
+_PROCESS = re.compile(r"app\.work\.processes \[.*\]: (models|decoder): process (\d+)")
 START_SECONDS = 300  # a loaded machine; an idle one needs about ten
 
 
@@ -39,6 +42,18 @@ class App:
     log: Path
     models: tuple[Path, ...]
     process: subprocess.Popen[bytes]
+
+    def processes(self) -> dict[str, psutil.Process]:
+        """Find the app's own processes; the last of a name counts."""
+        latest = dict(_PROCESS.findall(self.log.read_text(encoding="utf-8")))
+        found = {name: psutil.Process(int(pid)) for name, pid in latest.items()}
+        return {"app": psutil.Process(self.process.pid), **found}
+
+    def stopped(self) -> psutil.Process:
+        """Stop the models' process, as if it hung in the middle of something."""
+        process = self.processes()["models"]
+        process.suspend()
+        return process
 
     def model_runs(self) -> int:
         """How often a model has looked at a picture so far."""

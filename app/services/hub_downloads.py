@@ -18,12 +18,15 @@ from mask2kan.checkpoints.manifest import Address
 from mask2kan.errors import CheckpointError, Mask2KANError
 
 from ..strings import MODELS
+from ..work.turns import BusyError
 from .catalog import size_in_words
 
 logger = logging.getLogger(__name__)
 
 Report = Callable[[float, str], None]
 
+_AT_ONCE, _AT_ONCE_BOUNDED = 16, 2  # downloads
+_BUSY_SECONDS = 60
 _POLL_SECONDS = 0.2
 _RATE_SECONDS = 5.0
 
@@ -56,10 +59,12 @@ class Fetches:
 
         Raises:
             CheckpointError: as ``mask2kan.checkpoints.hub.fetch``.
+            BusyError: when too many others are being fetched.
         """
         with self._lock:
             running = self._running.get(address)
             if running is None:
+                self._require_turn()
                 self._make_room()
             if running is None or running.abandoned or running.finished.is_set():
                 running = self._running[address] = _Fetch(address)
@@ -75,6 +80,14 @@ class Fetches:
                 running.abandoned = running.waiting == 0
                 if running.abandoned and self._running.get(address) is running:
                     del self._running[address]
+
+    def _require_turn(self) -> None:
+        most = _AT_ONCE if self._most_bytes is None else _AT_ONCE_BOUNDED
+        under_way = sum(not one.finished.is_set() for one in self._running.values())
+        if under_way >= most:
+            raise BusyError(
+                MODELS["busy"].format(count=under_way, seconds=_BUSY_SECONDS), _BUSY_SECONDS
+            )
 
     def _make_room(self) -> None:
         """Remove what was used longest ago while there is too much; the lock is held."""

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from mask2kan.checkpoints.hub import cache_state
 from mask2kan.checkpoints.manifest import Address
-from mask2kan.errors import ImageError
+from mask2kan.errors import CheckpointError, ImageError
 from mask2kan.media.images import RGB
 from mask2kan.runtime.memory import keep_freed_memory
 
@@ -84,12 +84,12 @@ class ModelService:
         are called within a turn.
 
         Args:
-            sources: fetched before, where they are absent.
+            sources: fetched before, where they are absent and somebody is told how that goes on.
             progress: as in ``fetch``; told the place in the queue, too.
             goes_on: as in ``Turns.take``.
 
         Raises:
-            CheckpointError: as ``fetch``.
+            CheckpointError: as ``fetch``; also for an absent model where nobody is told.
             BusyError: when too many wait already.
         """
         models = [self.catalog.admit(source) for source in sources]
@@ -99,6 +99,8 @@ class ModelService:
             if isinstance(model.place, Address) and cache_state(model.place).state == "absent"
         ]
         for address in missing:
+            if progress is None:  # who is told nothing cannot leave, and holds a thread meanwhile
+                raise CheckpointError(MODELS["absent"].format(name=repr(address.repo)))
             self._fetches.fetch(address, progress)
         for model in models:
             if isinstance(model.place, Address):

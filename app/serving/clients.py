@@ -17,7 +17,9 @@ from .lifecycle import Lifecycle
 
 _MOST_CLIENTS = 10_000  # remembered; whoever asked longest ago is forgotten, and had a full bucket
 _READS = ("GET", "HEAD", "OPTIONS")
-_JOINS = ("/gradio_api/queue/join", "/gradio_api/call/")
+_WORK = tuple(
+    f"/gradio_api/{route}" for route in ("queue/join", "call/", "component_server", "mcp")
+)
 
 
 class Rate(NamedTuple):
@@ -69,7 +71,7 @@ class RateLimit(Layer):
 
 
 class Share(Layer):
-    """Leave a place in the queue to others: a client may have so many jobs that wait.
+    """Leave a place to others: a client may have so many jobs that wait, or are asked for.
 
     Args:
         app: what answers.
@@ -80,30 +82,31 @@ class Share(Layer):
     def __init__(self, app: ASGIApp, most: int, lifecycle: Lifecycle) -> None:
         super().__init__(app)
         self._most, self._lifecycle = most, lifecycle
-        self._joining: collections.Counter[str] = collections.Counter()  # on the way to the queue
+        self._asking: collections.Counter[str] = collections.Counter()  # or at what does not queue
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer an HTTP request."""
         name, is_own = _client(scope)
-        if is_own or scope["method"] in _READS or not scope["path"].startswith(_JOINS):
+        if is_own or scope["method"] in _READS or not scope["path"].startswith(_WORK):
             await self.app(scope, receive, send)
             return
         waiting = sum(_client(other)[0] == name for other in self._lifecycle.waiting())
-        if waiting + self._joining[name] >= self._most:
+        if waiting + self._asking[name] >= self._most:
             seconds = max(1, math.ceil(self._lifecycle.expected_wait))
             words = HTTP["share"].format(count=self._most, seconds=seconds)
             raise RefusedError(429, words, "share", seconds)
-        self._joining[name] += 1
+        self._asking[name] += 1
         try:
             await self.app(scope, receive, send)
         finally:
-            self._joining[name] -= 1
-            self._joining += collections.Counter()  # forgets who has none
+            self._asking[name] -= 1
+            self._asking += collections.Counter()  # forgets who has none
 
 
 def _client(scope: Scope) -> tuple[str, bool]:
     """Name a client, and say whether it is this machine; a network of IPv6 is one client."""
     host = (scope.get("client") or ("", 0))[0]
+    direct = all(name != b"x-forwarded-for" for name, _ in scope["headers"])
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -111,6 +114,6 @@ def _client(scope: Scope) -> tuple[str, bool]:
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is None:
             network = ipaddress.IPv6Network((address, 64), strict=False)
-            return str(network), address.is_loopback
+            return str(network), direct and address.is_loopback
         address = address.ipv4_mapped
-    return str(address), address.is_loopback
+    return str(address), direct and address.is_loopback

@@ -35,10 +35,16 @@ class Lifecycle:
         self.at_work = 0
 
     @property
+    def alive(self) -> bool:
+        """Whether jobs are taken from Gradio's queue, whose loop may end but for a fault."""
+        return not self._demo._queue.stopped
+
+    @property
     def ready(self) -> bool:
         """Whether a visitor who comes now is served."""
         ready = getattr(self._demo, "ready", None)
-        return self.answers and not self.stopping and (ready is None or bool(ready()))
+        prepared = ready is None or bool(ready())
+        return self.answers and self.alive and not self.stopping and prepared
 
     @property
     def jobs(self) -> int:
@@ -89,7 +95,7 @@ class Probes(Layer):
         if scope["path"] not in ("/livez", "/readyz"):
             await self.app(scope, receive, send)
             return
-        well = scope["path"] == "/livez" or self._lifecycle.ready
+        well = self._lifecycle.alive if scope["path"] == "/livez" else self._lifecycle.ready
         body = json.dumps({"stopping": self._lifecycle.stopping, "ready": well}).encode()
         headers = [
             (b"content-type", b"application/json"),

@@ -22,6 +22,7 @@ from starlette.routing import Mount
 from ..startup import Settings, StartError, listening_sockets
 from ..web.link_preview import LinkPreview
 from ..web.theme import CSS, theme
+from ..work.gradio_bounds import bound
 from .connections import AT_ONCE, BACKLOG, Connection, raise_descriptor_limit
 from .lifecycle import Lifecycle
 from .metrics import METRICS
@@ -32,7 +33,6 @@ logger = logging.getLogger(__name__)
 _FINISH_SECONDS = 30.0  # for jobs that run or wait when the server is told to stop
 _CLOSE_SECONDS = 2  # for connections after that
 _EXIT_SECONDS = 5.0  # for threads after that
-_SESSIONS = 200  # whose state Gradio keeps
 _OPTIONS: dict[str, Any] = {
     "css": CSS,
     "footer_links": ["api", "gradio"],
@@ -82,10 +82,10 @@ def launch(demo: Any, settings: Settings) -> None:
         share=False,
         strict_cors=True,
         mcp_server=settings.mcp,
-        state_session_capacity=_SESSIONS,
         prevent_thread_lock=True,
         **_OPTIONS,
     )
+    bound(demo.app, demo)
     lifecycle.answers = True
     demo.prepare()  # not before: it would slow down that answer
     demo.block_thread()
@@ -96,8 +96,6 @@ def build_app(demo: Any, settings: Settings, lifecycle: Lifecycle) -> fastapi.Fa
     outer = fastapi.FastAPI(
         middleware=stack(settings, lifecycle), openapi_url=None, docs_url=None, redoc_url=None
     )
-    # Before it is mounted, which copies it.
-    demo.state_session_capacity = _SESSIONS
     gr.mount_gradio_app(
         outer,
         demo,
@@ -111,6 +109,7 @@ def build_app(demo: Any, settings: Settings, lifecycle: Lifecycle) -> fastapi.Fa
         **_OPTIONS,
     )
     [mounted] = (route.app for route in outer.routes if isinstance(route, Mount))
+    bound(mounted, demo)
     demo.app = demo.server_app = mounted
     demo.server, demo.local_url = None, f"{settings.url}/"
     # Gradio looks at files' paths only in pages that were launched.

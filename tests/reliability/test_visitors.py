@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import re
 import statistics
 import threading
 import time
@@ -26,8 +25,6 @@ from tests.visitors import Visitor
 
 SIZES = [(64, 64), (48, 80), (128, 96), (33, 57), (200, 64), (64, 200), (96, 96), (160, 120)]
 JOB_SECONDS = 6
-SHARE = 32  # jobs of one client that may wait
-_PROCESS = re.compile(r"app\.work\.processes \[.*\]: (models|decoder): process (\d+)")
 
 MUTATIONS = [
     Mutation(
@@ -50,13 +47,6 @@ MUTATIONS = [
         "app.services.models",
         "    digest.update(np.ascontiguousarray(picture).data)\n",
         "",
-    ),
-    Mutation(
-        "a share of the queue",
-        "test_one_visitor",
-        "app.serving.clients",
-        "if waiting + self._joining[name] >= self._most:",
-        "if False:",
     ),
     Mutation(
         "results are swept",
@@ -161,16 +151,8 @@ class Usage(NamedTuple):
     files: int
 
 
-def _processes(app: App) -> dict[str, psutil.Process]:
-    """Find the app's own processes; the last of a name counts."""
-    log = app.log.read_text(encoding="utf-8")
-    latest = dict(_PROCESS.findall(log))
-    found = {name: psutil.Process(int(pid)) for name, pid in latest.items()}
-    return {"app": psutil.Process(app.process.pid), **found}
-
-
 def _usage(app: App, folder: Path) -> Usage:
-    running = list(_processes(app).values())
+    running = list(app.processes().values())
     return Usage(
         sum(process.memory_info().rss for process in running),
         sum(process.num_fds() for process in running),
@@ -223,13 +205,6 @@ def test_nothing_grows(
         time.sleep(1)
 
 
-def _stopped(app: App) -> psutil.Process:
-    """Stop the models' process, as if it hung in the middle of something."""
-    process = _processes(app)["models"]
-    process.suspend()
-    return process
-
-
 @pytest.mark.row(
     "hang", limit=f"freed within the limit ({JOB_SECONDS} s) + 2 s, the next job works"
 )
@@ -241,7 +216,7 @@ def test_a_job_that_never_returns(
     expected = _result(visitor, picture)
     before = _usage(app, app.log.parent / "gradio")
     for seed in range(scale(1, 25)):
-        hung = _stopped(app)
+        hung = app.stopped()
         start = time.monotonic()
         answer = _ask(visitor, _picture(1000 + seed, tmp_path))
         waits.append(time.monotonic() - start)
@@ -264,7 +239,7 @@ def test_a_process_that_is_killed(
     expected = _result(visitor, picture)
     times = scale(2, 20)
     for seed in range(times):
-        hung = _stopped(app)
+        hung = app.stopped()
         timer = threading.Timer(0.5, hung.kill)
         timer.start()
         answer = _ask(visitor, _picture(2000 + seed, tmp_path))
@@ -398,35 +373,3 @@ def test_more_visitors_than_can_be_served(
     assert not faults, faults[:5]
     assert median < scale(2, 0.2)
     assert _ask(visitor, _picture(1, tmp_path)).error is None
-
-
-@pytest.mark.row("a client that fills the queue", limit="its share waits, 429; others are served")
-def test_one_visitor_cannot_fill_the_queue(
-    app: App, tmp_path: Path, figure: Callable[[str], None]
-) -> None:
-    greedy, other = Visitor(app.url), Visitor(app.url)
-    greedy.http.headers["X-Forwarded-For"] = "203.0.113.7"
-    other.http.headers["X-Forwarded-For"] = "203.0.113.8"
-    event, picture = greedy.event("segment"), greedy.upload(_picture(7000, tmp_path))
-    data = [picture, *greedy.usual(event)[1:]]
-    assert greedy.ask(event, data).error is None  # now there is a process
-    hung, refused = _stopped(app), []
-    try:
-        for _ in range(60):
-            try:
-                greedy.another_session().join(event, data)
-            except httpx.HTTPStatusError as error:
-                refused.append(error.response)
-    finally:
-        hung.resume()
-    start = time.monotonic()
-    assert _ask(other, _picture(7001, tmp_path)).error is None
-    figure(
-        f"{60 - len(refused)} of 60 jobs joined, {len(refused)} refused; "
-        f"another waited {time.monotonic() - start:.1f} s"
-    )
-    assert 60 - SHARE - 1 <= len(refused) <= 60 - SHARE + 1  # one or two of them run
-    for response in refused:
-        assert response.status_code == 429
-        assert int(response.headers["retry-after"]) >= 1
-        assert str(SHARE) in response.json()["detail"]

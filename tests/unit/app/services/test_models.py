@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from app.services import models as service_module
 from app.services.hub_downloads import time_in_words
 from app.services.service import ModelService
 from app.work.limits import Limits
+from app.work.turns import BusyError
 from mask2kan.checkpoints import open_checkpoint, save_model
 from mask2kan.checkpoints.hub import cache_state, fetch
 from mask2kan.errors import CheckpointError
@@ -192,7 +194,7 @@ def test_others_compute_while_a_model_is_fetched(
     served.pause()
 
     def ask_for_large() -> None:
-        with pytest.raises(CheckpointError), service.turn(["someone/large"]):
+        with pytest.raises(CheckpointError), service.turn(["someone/large"], lambda *_: None):
             service.models.answers(["someone/large"], IMAGE, "msp")
 
     waits = threading.Thread(target=ask_for_large)
@@ -211,8 +213,40 @@ def test_every_waiting_visitor_hears_why_it_failed(service: ModelService, served
         with pytest.raises(CheckpointError, match="No such repository"):
             service.fetch("someone/nothing")
     served.down = True
-    with pytest.raises(CheckpointError, match="needs the network"), service.turn(["someone/tiny"]):
+    turn = service.turn(["someone/tiny"], lambda *_: None)
+    with pytest.raises(CheckpointError, match="needs the network"), turn:
         pytest.fail("It had its turn without the model.")
+
+
+def test_who_is_told_nothing_waits_for_no_download(service: ModelService, served: FakeHub) -> None:
+    with pytest.raises(CheckpointError, match="not on this server"), service.turn(["someone/tiny"]):
+        pytest.fail("It had its turn without the model.")
+    assert not served.requests
+
+
+def test_strangers_fetch_two_models_at_once(served: FakeHub) -> None:
+    service = ModelService(device="cpu", limits=Limits(hub_bytes=10**9))
+    served.pause()
+    for name in ("second", "third"):
+        served.repositories[f"someone/{name}"] = served.repositories["someone/large"]
+
+    under_way = [
+        threading.Thread(target=service.fetch, args=(f"someone/{name}",))
+        for name in ("large", "second")
+    ]
+    for thread in under_way:
+        thread.start()
+    deadline = time.monotonic() + SECONDS
+    while len(service._fetches._running) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(BusyError, match="2 models"):
+        service.fetch("someone/third")
+    served.resume()
+    for thread in under_way:
+        thread.join(SECONDS)
+    service.fetch("someone/third")
+    assert cache_state("someone/third").state == "cached"
 
 
 def test_what_is_no_repository_is_not_asked_for(service: ModelService, served: FakeHub) -> None:
