@@ -5,11 +5,12 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from ..strings import HTTP
 from .answers import Layer, RefusedError
@@ -17,6 +18,7 @@ from .answers import Layer, RefusedError
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]/@\s]+)(?::\d{1,5})?", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _READS = ("GET", "HEAD")
+_FORWARDED = (b"x-forwarded-host", b"x-forwarded-proto", b"x-gradio-server")
 
 
 class Hosts:
@@ -62,6 +64,41 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+class Forwarded(ProxyHeadersMiddleware):
+    """Take the word of known proxies on who asks, by what name and how; nobody else's.
+
+    Gradio would take anybody's, and tell all visitors the first name that it hears. What a proxy
+    hands on of a visitor's own headers has to be a name of this server.
+
+    Args:
+        app: what answers.
+        proxies: their addresses.
+        hosts: names of this server.
+    """
+
+    def __init__(self, app: ASGIApp, proxies: Sequence[str], hosts: Hosts) -> None:
+        super().__init__(app, list(proxies))  # type: ignore[arg-type]
+        self._hosts = hosts
+
+    async def __call__(  # type: ignore[override]
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer, as ASGI calls it."""
+        if scope["type"] == "http":
+            trusted = (scope.get("client") or ("",))[0] in self.trusted_hosts
+            scope["headers"] = [
+                (name, value)
+                for name, value in scope["headers"]
+                if name not in _FORWARDED or (trusted and self._may_say(name, value))
+            ]
+        await super().__call__(scope, receive, send)  # type: ignore[arg-type]
+
+    def _may_say(self, name: bytes, value: bytes) -> bool:
+        if name == b"x-forwarded-proto":
+            return value.split(b",")[0].strip() in (b"http", b"https")
+        return self._hosts.admits(value.decode("latin-1").split(",")[0])
 
 
 class KnownHosts(Layer):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from starlette.middleware import Middleware
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from ..startup import Settings
 from .answers import Answers
 from .bodies import Bodies, Sizes
 from .clients import Rate, RateLimit, Share
 from .headers import Ranges, RetryAfter, SecurityHeaders
-from .hosts import Hosts, KnownHosts, SameOrigin
+from .hosts import Forwarded, Hosts, KnownHosts, SameOrigin
 from .lifecycle import Draining, Lifecycle, Probes
-from .routes import ClosedRoutes
+from .routes import ClosedRoutes, Names
 from .trace import Trace
 
 # This machine's own programs; others in the same network; the world.
@@ -27,7 +26,7 @@ def stack(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
     sizes = Sizes(upload=_UPLOAD_OF_WORLD if settings.public else _UPLOAD)
     rate = _WORLD if settings.public else _NEAR
     return [
-        Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.proxies)),
+        Middleware(Forwarded, settings.proxies, hosts),
         Middleware(Trace),
         Middleware(SecurityHeaders, on_spaces=settings.on_spaces),
         Middleware(Answers),
@@ -35,6 +34,7 @@ def stack(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
         Middleware(KnownHosts, hosts),
         Middleware(SameOrigin, hosts),
         Middleware(ClosedRoutes),
+        Middleware(Names),
         Middleware(Draining, lifecycle),
         Middleware(RateLimit, rate, _OWN),
         Middleware(Share, _SHARE_OF_WORLD if settings.public else _SHARE, lifecycle),

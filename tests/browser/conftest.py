@@ -18,7 +18,7 @@ WIDE: ViewportSize = {"width": 1440, "height": 1000}
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     """The app on two tiny models."""
     folder = tmp_path_factory.mktemp("app")
-    with serving(folder, tiny_models(folder)) as running:
+    with serving(folder, tiny_models(folder), MASK2KAN_HOSTS="kan.example") as running:
         yield running
 
 
