@@ -158,6 +158,8 @@ class BatchHandlers:
     def _run(
         self, batch: Batch, models: tuple[str, str], score: str, progress: gr.Progress
     ) -> Iterator[tuple[Any, Any]]:
+        admit = self._service.catalog.name  # whatever was sent in place of names is refused first
+        models = admit(models[0]), admit(models[1])
         total, start, last_update = len(batch.items), time.monotonic(), 0.0
 
         def report(_: float, text: str) -> None:

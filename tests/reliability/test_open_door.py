@@ -256,10 +256,10 @@ def test_a_link_names_no_path(door: Door) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        *(pytest.param(value, id=repr(value)[:12]) for value in (5, "\ud800")),
+        *(pytest.param(value, id=repr(value)[:12]) for value in (5, "\ud800", {"path": 3})),
         *(
             pytest.param(value, id=repr(value)[:12], marks=pytest.mark.slow)
-            for value in (1.5, True, [], ["x"], {"path": 3}, {"a": []}, 10**400)
+            for value in (1.5, True, [], ["x"], {"a": []}, 10**400)
         ),
     ],
 )
