@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 UNFINISHED_KEPT = 900.0  # of uploads that have not become files: sent in the meantime, or never
 YOUNGEST_TAKEN = 120.0  # for the sake of space: what is younger may be on its way to its visitor
 _EVERY = 60.0
+_LEAST = 65_536  # bytes that a file counts for: disks also run out of files
 _UNFINISHED = "tmp"  # what Gradio calls an upload until it is whole
 
 
@@ -92,7 +93,8 @@ class Janitor:
                 path = Path(folder, name)
                 with contextlib.suppress(OSError):
                     status = path.lstat()
-                    files.append(_File(path, status.st_size, now - status.st_mtime))
+                    size = max(_LEAST, status.st_size)
+                    files.append(_File(path, size, now - status.st_mtime))
         return files
 
     def _remove_empty_folders(self) -> None:

@@ -6,9 +6,11 @@ import contextlib
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from starlette.datastructures import Headers
@@ -17,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..files.kept import upload_folder
 from ..strings import HTTP, UPLOAD
 from .answers import Layer, RefusedError
+from .routes import NAME, NAMED
 from .uploads import CheckedUpload
 
 _UPLOAD = "/gradio_api/upload"
@@ -25,6 +28,7 @@ _DEEPEST = 32  # levels of JSON; the page's own have eight
 _MOST_KEPT = 64 * 2**20  # bytes of unfinished bodies, all clients together
 _RETRY_SECONDS = 5
 _LEFT_FREE = 10**9  # bytes of the disk
+_FILES_LEFT = 20_000
 _DISK_RETRY_SECONDS = 120  # what others have left is swept by then
 
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
@@ -71,6 +75,8 @@ class Bodies(Layer):
             body = await self._read(_Limited(headers, receive, self._sizes.other))
             if body and _may_be_json(headers):
                 check_json(body)
+            elif body:
+                raise RefusedError(415, HTTP["kind"], "kind")
             await self.app(scope, _replay(body, receive), send)
 
     async def _read(self, limited: _Limited) -> bytes:
@@ -145,22 +151,34 @@ def _require_room() -> None:
     """Take no upload where the disk would soon be full: what runs needs some of it, too."""
     folder = upload_folder()
     place = folder if folder.is_dir() else folder.parent
-    if shutil.disk_usage(place).free < _LEFT_FREE:
+    if shutil.disk_usage(place).free < _LEFT_FREE or _files_left(place) < _FILES_LEFT:
         raise RefusedError(507, UPLOAD["disk"], "disk", _DISK_RETRY_SECONDS)
+
+
+def _files_left(place: Path) -> float:
+    """Count the files that a disk still takes, where it has a limit and says so."""
+    if not hasattr(os, "statvfs"):
+        return math.inf
+    state = os.statvfs(place)
+    return state.f_favail if state.f_files else math.inf
 
 
 def check_json(body: bytes) -> None:
     """Refuse JSON that Python would read in its own ways, or at great length.
 
     Raises:
-        RefusedError: for what is no JSON, more than 32 levels deep, or holds a number that is none.
+        RefusedError: for what is no JSON, more than 32 levels deep, or holds a number that is none
+            or a session's name that is none.
     """
     if deepest(body) > _DEEPEST:
         raise _no_json(f"it is more than {_DEEPEST} levels deep")
     try:
-        json.loads(body, parse_constant=_finite, parse_float=_finite)
+        told = json.loads(body, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise _no_json(str(error)[:200]) from error
+    names = [told[key] for key in NAMED if key in told] if isinstance(told, dict) else []
+    if not all(name is None or (isinstance(name, str) and NAME.fullmatch(name)) for name in names):
+        raise RefusedError(400, HTTP["name"], "name")
 
 
 def deepest(body: bytes) -> int:

@@ -18,7 +18,7 @@ from ..strings import HTTP, UPLOAD
 from .answers import RefusedError
 
 _LONGEST_BOUNDARY = 70  # characters, of RFC 2046
-_MOST_PARTS = 1_000
+_MOST_PARTS = 400  # a batch has 200 pictures, each with ground truth
 _MOST_HEADERS = 4_096  # bytes of one part's
 _LONGEST_NAME = 1_000  # bytes; Gradio shortens it further
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")

@@ -124,7 +124,7 @@ def test_limits_are_exact(app: App, scale: Any, figure: Any) -> None:
     chunked = ("Transfer-Encoding", "chunked")
     shown = []
     for size in (JSON_LIMIT, JSON_LIMIT + 1):
-        body = b'{"event_id": "%s"}' % (b"x" * (size - 16))
+        body = b'{"event_id": "x", "more": "%s"}' % (b"x" * (size - 29))
         assert len(body) == size
         pieces = b"%x\r\n%s\r\n0\r\n\r\n" % (size, body)
         for answer in (
@@ -192,7 +192,7 @@ ODD_UPLOADS = {
     "a name of dots": (EDGE, multipart([('form-data; name="files"; filename=".."', b"")])),
     "NUL in the name": (EDGE, multipart([('form-data; name="files"; filename="a\0b"', b"")])),
     "2,000 characters": (EDGE, multipart([(FILE.replace("x.", "n" * 2_000 + "."), b"")])),
-    "1,001 parts": (EDGE, multipart([(FILE, b"")] * 1_001)),
+    "401 parts": (EDGE, multipart([(FILE, b"")] * 401)),
     "long boundary": (
         ("Content-Type", f"multipart/form-data; boundary={'b' * 5_000}"),
         multipart([(FILE, b"")], "b" * 5_000),
@@ -387,13 +387,15 @@ def test_foreign_hosts_and_origins(app: App, figure: Any) -> None:
         "file://",
         "::",
         "http://[",
+        "https://forwarded.example",
         "chrome-extension://x",
     ]
     body = multipart([(FILE, b"x")])
     before = uploads(app)
     for origin in origins:
         for path, kind, sent in ((UPLOAD, EDGE, body), (JOIN, JSON_KIND, b"{}")):
-            answer = ask(app.url, "POST", path, [("Origin", origin), kind], sent)
+            forwarded = ("X-Forwarded-Host", "forwarded.example")  # which is no name of ours
+            answer = ask(app.url, "POST", path, [("Origin", origin), forwarded, kind], sent)
             assert is_refused(answer, 403), (origin, answer)
         told = ask(app.url, "GET", "/config", [("Origin", origin)])
         assert "access-control-allow-origin" not in told.headers, origin
@@ -405,7 +407,7 @@ def test_foreign_hosts_and_origins(app: App, figure: Any) -> None:
         [("Origin", "http://localhost")],
         [("Origin", "http://127.0.0.1:80"), ("Sec-Fetch-Site", "same-origin")],
         [("Origin", "https://demo.example.org")],
-        [("Origin", "https://proxied.example"), ("X-Forwarded-Host", "proxied.example")],
+        [("Origin", "https://a.example.com:8"), ("X-Forwarded-Host", "a.example.com:8")],
     ]
     for headers in ours:
         answer = ask(app.url, "POST", UPLOAD, [*headers, EDGE], body)
@@ -518,6 +520,8 @@ def test_every_advisory(app: App, tmp_path: Path, figure: Any) -> None:
         "dev/reload",
         "proxy=https://x.hf.space/",
         "file=https://example.com/x",
+        "file/https://example.com/x",
+        "custom_component/x/client/component/index.js",
         "stream/x/y/1",
     )
     for route in closed:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import shutil
 import socket
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -178,14 +180,16 @@ def test_a_network_is_one_client_and_few_are_remembered(monkeypatch: pytest.Monk
         layers = Middleware(Answers), Middleware(RateLimit, Rate(2, 0.001), Rate(4, 0.001))
         return [one.status_code for one in answers(*layers, client=client, times=5, **more)]
 
+    def client_of(address: Any, *headers: tuple[bytes, bytes]) -> tuple[str, bool]:
+        return clients._client({"client": address, "headers": list(headers)})
+
     assert statuses("203.0.113.5") == [200, 200, 429, 429, 429]
     assert statuses("127.0.0.1") == [200] * 4 + [429]
     assert statuses("203.0.113.5", method="GET") == [200] * 5
-    assert clients._client({"client": ("2001:db8::1", 1)}) == clients._client(
-        {"client": ("2001:db8::ffff", 2)}
-    )
-    assert clients._client({"client": ("::ffff:127.0.0.1", 1)}) == ("127.0.0.1", True)
-    assert clients._client({"client": None}) == ("", False)
+    assert client_of(("2001:db8::1", 1)) == client_of(("2001:db8::ffff", 2))
+    assert client_of(("::ffff:127.0.0.1", 1)) == ("127.0.0.1", True)
+    assert client_of(("127.0.0.1", 1), (b"x-forwarded-for", b"127.0.0.1")) == ("127.0.0.1", False)
+    assert client_of(None) == ("", False)
     limit = RateLimit(None, Rate(1, 1.0), Rate(1, 1.0))  # type: ignore[arg-type]
     for number in range(clients._MOST_CLIENTS + 5):
         limit._take(str(number), Rate(1, 1.0))
@@ -213,6 +217,7 @@ class Demo:
     def __init__(self) -> None:
         self.turns = Turns()
         self.well = True
+        self._queue = types.SimpleNamespace(stopped=False)  # Gradio's
 
     def ready(self) -> bool:
         return self.well
@@ -232,6 +237,9 @@ def test_readiness_follows_the_page_and_the_end() -> None:
     demo.well = False
     assert status() == 503
     demo.well = True
+    demo._queue.stopped = True
+    assert (status(), status("/livez")) == (503, 503)
+    demo._queue.stopped = False
     with demo.turns.take():
         assert (lifecycle.jobs, lifecycle.idle) == (1, False)
         lifecycle.stop()
@@ -252,13 +260,21 @@ def test_seconds_of_jobs_are_told() -> None:
     assert seconds >= 0.01
 
 
-def test_a_disk_that_is_nearly_full_takes_no_upload(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("short_of", ["bytes", "files"])
+def test_a_disk_that_is_nearly_full_takes_no_upload(
+    monkeypatch: pytest.MonkeyPatch, short_of: str
+) -> None:
     layers = Middleware(Answers), Middleware(Bodies, Sizes(upload=10**6))
     upload: dict[str, Any] = {"path": "/gradio_api/upload", "files": {"files": ("a.png", b"1")}}
     [answer] = answers(*layers, **upload)
     assert answer.status_code == 404  # nobody is behind the layers who would take it
-    usage = shutil.disk_usage(".")._replace(free=10**9 - 1)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    if short_of == "bytes":
+        usage = shutil.disk_usage(".")._replace(free=10**9 - 1)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    else:
+        state = types.SimpleNamespace(f_files=10**6, f_favail=19_999)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=10**12))
+        monkeypatch.setattr(os, "statvfs", lambda _: state)
     [answer] = answers(*layers, **upload)
     assert answer.status_code == 507
     assert "nearly full" in answer.json()["error"]
