@@ -166,6 +166,10 @@ class Catalog:
         """
         return self.admit(name).name
 
+    def proposes(self, name: str) -> bool:
+        """Whether the app itself names a model: it was started with it, or its manifest has it."""
+        return name in self.offered or any(entry["name"] == name for entry in manifest())
+
     def pair(self) -> tuple[str, str] | None:
         """Return what is compared at first: the first two models offered, or one with itself."""
         return (self.offered[0], self.offered[:2][-1]) if self.offered else None

@@ -77,6 +77,7 @@ class ModelService:
         progress: Report | None = None,
         *,
         goes_on: bool = False,
+        fetches: bool = True,
     ) -> Iterator[None]:
         """Take a turn: nobody else decodes or computes anything meanwhile.
 
@@ -84,23 +85,26 @@ class ModelService:
         are called within a turn.
 
         Args:
-            sources: fetched before, where they are absent and somebody is told how that goes on.
+            sources: fetched before, where they are absent. In public only those that the app
+                offers itself: whoever waits for a stranger's download keeps others from computing.
             progress: as in ``fetch``; told the place in the queue, too.
             goes_on: as in ``Turns.take``.
+            fetches: False to refuse absent models instead.
 
         Raises:
-            CheckpointError: as ``fetch``; also for an absent model where nobody is told.
+            CheckpointError: as ``fetch``; also for an absent model that is not fetched here.
             BusyError: when too many wait already.
         """
         models = [self.catalog.admit(source) for source in sources]
-        missing = [
-            model.place
-            for model in dict.fromkeys(models)
-            if isinstance(model.place, Address) and cache_state(model.place).state == "absent"
-        ]
+        missing = []
+        for model in dict.fromkeys(models):
+            if isinstance(model.place, Address) and cache_state(model.place).state == "absent":
+                if not fetches or (
+                    not self.limits.fetch_any and not self.catalog.proposes(model.name)
+                ):
+                    raise CheckpointError(MODELS["absent"].format(name=repr(model.name)))
+                missing.append(model.place)
         for address in missing:
-            if progress is None:  # who is told nothing cannot leave, and holds a thread meanwhile
-                raise CheckpointError(MODELS["absent"].format(name=repr(address.repo)))
             self._fetches.fetch(address, progress)
         for model in models:
             if isinstance(model.place, Address):

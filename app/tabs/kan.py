@@ -101,14 +101,20 @@ class KanHandlers:
         """Do a job for a question of the panel, which names places in the head."""
         named = [whole(question.get(place), place) for place in places]
         picture = self._picture(question.get("run"))
-        return self._ask(job, picture, str(question.get("model") or ""), *named)
+        # No queue holds these questions back: who waited for a download here would hold a thread.
+        return self._ask(job, picture, str(question.get("model") or ""), *named, fetches=False)
 
     def _ask(
-        self, job: Callable[..., Any], picture: Picture, model: str, *places: int
+        self,
+        job: Callable[..., Any],
+        picture: Picture,
+        model: str,
+        *places: int,
+        fetches: bool = True,
     ) -> dict[str, Any]:
         """Do a job with a model's KAN head on a picture."""
         stored(picture)  # or it is refused before anybody waits for a download
-        with self._service.turn([model]):
+        with self._service.turn([model], fetches=fetches):
             pixels = self._service.decode(read_upload, picture)
             answer: dict[str, Any] = self._service.run(job, model, pixels, *places)
             return answer

@@ -22,6 +22,7 @@ class Limits(NamedTuple):
         upload_bytes: of the folder with uploads and results; the oldest go beyond it.
         keep_seconds: how long uploads and results are kept.
         hub_bytes: of checkpoints that visitors have fetched; None for what the disk has.
+        fetch_any: whether a job may fetch any checkpoint that it needs, while the others wait.
     """
 
     job_seconds: float = 600.0
@@ -31,9 +32,10 @@ class Limits(NamedTuple):
     upload_bytes: int = 20 * 10**9
     keep_seconds: float = 2 * 3600.0
     hub_bytes: int | None = None
+    fetch_any: bool = True
 
 
-_PUBLIC = Limits(120.0, None, 20.0, 3 * 2**29, 5 * 10**9, 3600.0, 20 * 10**9)
+_PUBLIC = Limits(120.0, None, 20.0, 3 * 2**29, 5 * 10**9, 3600.0, 20 * 10**9, False)
 _NAMES = {
     "MASK2KAN_JOB_SECONDS": "job_seconds",
     "MASK2KAN_DECODE_SECONDS": "decode_seconds",

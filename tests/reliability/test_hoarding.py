@@ -102,8 +102,8 @@ MUTATIONS = [
         "an absent model holds no thread",
         "test_questions_about_an_absent_model",
         "app.services.service",
-        "if progress is None:",
-        "if False:",
+        "if not fetches or (",
+        "if False and (",
     ),
     Mutation(
         "proxies that are known",
@@ -215,14 +215,20 @@ def test_questions_beside_the_queue_have_their_share(
     assert _ask(other).error is None
 
 
-@pytest.mark.row("an absent model", limit="who is told nothing waits for no download")
+@pytest.mark.row(
+    "an absent model", limit="no thread and no place in the queue waits for a stranger's"
+)
 def test_questions_about_an_absent_model(app: App, figure: Callable[[str], None]) -> None:
     visitor = Visitor(app.url)
     question = {"run": None, "model": "stranger/model", "layer": 0, "input": 0, "output": 0}
     start = time.monotonic()
-    answer = visitor.call_server(_function(visitor, "kan_edge"), "kan_edge", question)
-    figure(f"{answer.error} ({time.monotonic() - start:.1f} s)")
-    assert "not on this server" in str(answer.error)
+    beside = visitor.call_server(_function(visitor, "kan_edge"), "kan_edge", question)
+    event = visitor.event("segment")
+    image, _, *rest = visitor.usual(event)
+    queued = visitor.ask(event, [image, "stranger/model", *rest])
+    figure(f"{queued.error} ({time.monotonic() - start:.1f} s)")
+    assert "not on this server" in str(beside.error)
+    assert "not on this server" in str(queued.error)
 
 
 @pytest.mark.row("names of sessions", limit="1 to 64 characters, 400 in a sentence, < 20 MB")

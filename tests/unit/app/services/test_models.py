@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from app.services import models as service_module
+from app.services.catalog import Catalog
 from app.services.hub_downloads import time_in_words
 from app.services.service import ModelService
 from app.work.limits import Limits
@@ -194,7 +195,7 @@ def test_others_compute_while_a_model_is_fetched(
     served.pause()
 
     def ask_for_large() -> None:
-        with pytest.raises(CheckpointError), service.turn(["someone/large"], lambda *_: None):
+        with pytest.raises(CheckpointError), service.turn(["someone/large"]):
             service.models.answers(["someone/large"], IMAGE, "msp")
 
     waits = threading.Thread(target=ask_for_large)
@@ -213,15 +214,25 @@ def test_every_waiting_visitor_hears_why_it_failed(service: ModelService, served
         with pytest.raises(CheckpointError, match="No such repository"):
             service.fetch("someone/nothing")
     served.down = True
-    turn = service.turn(["someone/tiny"], lambda *_: None)
+    turn = service.turn(["someone/tiny"])
     with pytest.raises(CheckpointError, match="needs the network"), turn:
         pytest.fail("It had its turn without the model.")
 
 
-def test_who_is_told_nothing_waits_for_no_download(service: ModelService, served: FakeHub) -> None:
-    with pytest.raises(CheckpointError, match="not on this server"), service.turn(["someone/tiny"]):
+def test_in_public_nobody_waits_for_a_strangers_download(served: FakeHub) -> None:
+    limits, sources = Limits(fetch_any=False), ["someone/tiny"]
+    service = ModelService(device="cpu", limits=limits)
+    with pytest.raises(CheckpointError, match="not on this server"), service.turn(sources):
         pytest.fail("It had its turn without the model.")
     assert not served.requests
+    ours = ModelService(device="cpu", limits=limits, catalog=Catalog(sources))
+    turn = ours.turn(sources, fetches=False)
+    with pytest.raises(CheckpointError, match="not on this server"), turn:
+        pytest.fail("It had its turn without the model.")
+    with ours.turn(sources):
+        assert ours.models.answers(sources, IMAGE, "msp")
+    with service.turn(sources):  # it is here now
+        assert service.models.answers(sources, IMAGE, "msp")
 
 
 def test_strangers_fetch_two_models_at_once(served: FakeHub) -> None:
