@@ -23,11 +23,19 @@ from mask2kan.checkpoints.files.arrays import SYMBOLS as ARRAYS
 from mask2kan.checkpoints.files.arrays import Array, DType, Piece
 from mask2kan.checkpoints.files.opened import Extent
 from mask2kan.checkpoints.files.stand_ins import Inert, Symbol, Symbols
+from mask2kan.checkpoints.files.stored import LONGEST_KEY
 from mask2kan.errors import CheckpointError, one_line
 
 _LONGEST_NAME = 1000  # of what a pickle imports
+_LARGEST_KEY = 1 << 60  # of a table, if it is an integer
 _LARGE = 1 << 16  # bytes; protocol 4 and later write such a piece outside of their frames
 MAX_OPCODES = 2_000_000  # 1,000 tensors with an optimiser's states take 100,000
+# Stand-ins copy what they are called with, and the memo hands it to them again for two bytes. All
+# their arguments may take this much and some times the pickle, of which honest ones take twice.
+_ROOM = 64 << 20  # bytes
+_TIMES = 4
+_ITEM = 64  # bytes of an item in a dictionary
+_POINTER = 8  # bytes of an item that is only looked at
 
 _REFUSED_OPCODES = {
     # objects of arbitrary classes
@@ -122,9 +130,10 @@ def unpickle(
                 f"Refused: its pickle builds objects ({opcode}); only numbers, strings, "
                 "containers and arrays are read."
             )
+    room = _ROOM + _TIMES * (file.tell() - start)
     file.seek(start)
     try:
-        return _Unpickler(file, symbols, persistent).load()
+        return _Unpickler(file, symbols, persistent, room).load()
     except CheckpointError:
         raise
     except Exception as error:  # a broken program may fail in any way
@@ -144,7 +153,12 @@ def _walk(file: io.BufferedIOBase) -> Iterator[tuple[str, str]]:
                 )
             name = ""
             if opcode.name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
-                memo[len(memo) if argument is None else argument] = top
+                place = len(memo) if argument is None else argument
+                if not 0 <= place <= MAX_OPCODES:  # large ones may all have the same hash
+                    raise CheckpointError(
+                        "Refused: its pickle keeps things under numbers that no pickle needs."
+                    )
+                memo[place] = top
                 yield name, opcode.name
                 continue
             top = ""
@@ -179,6 +193,8 @@ def _no_bytes(*args: Any) -> bytes:
 
 
 def _ordered_dict(*args: Any) -> _Dict:
+    if args and not isinstance(args[0], list):
+        raise pickle.UnpicklingError("dictionary of something that is no list")
     return _kept(args[0] if args else ())
 
 
@@ -199,10 +215,18 @@ def _object(made: Any, *_: Any) -> Any:
 
 def _kept(pairs: Any) -> _Dict:
     """Keep the items with a plain key: hashing a deeply nested tuple overflows the C stack."""
-    return _Dict((key, value) for key, value in pairs if isinstance(key, _PLAIN_KEYS))
+    return _Dict((key, value) for key, value in pairs if _is_plain(key))
 
 
-_PLAIN_KEYS = (str, int, float, bytes, type(None))
+def _is_plain(key: Any) -> bool:
+    """Whether a key is compared at once: large integers may have all the same hash."""
+    if isinstance(key, (str, bytes)):
+        return len(key) <= LONGEST_KEY
+    if isinstance(key, int):
+        return -_LARGEST_KEY < key < _LARGEST_KEY
+    return key is None or isinstance(key, float)
+
+
 _INERT = Symbol(Inert)
 _SYMBOLS: Symbols = {
     **ARRAYS,
@@ -246,9 +270,14 @@ class _Unpickler(_PythonUnpickler):
     dispatch: ClassVar = dict(_PythonUnpickler.dispatch)
 
     def __init__(
-        self, file: io.BufferedIOBase, symbols: Symbols, persistent: Callable[[Any], Any] | None
+        self,
+        file: io.BufferedIOBase,
+        symbols: Symbols,
+        persistent: Callable[[Any], Any] | None,
+        room: int,
     ) -> None:
         super().__init__(file, encoding="latin1")
+        self.room = room
         self.file = file
         self.symbols = symbols
         self.persistent = persistent
@@ -278,6 +307,7 @@ class _Unpickler(_PythonUnpickler):
         arguments, function = self.stack.pop(), self.stack[-1]
         if not isinstance(function, Symbol) or not isinstance(arguments, tuple):
             raise pickle.UnpicklingError("call of something that is no constructor")
+        self._spend(arguments)
         self.stack[-1] = function(*arguments)
 
     def load_newobj(self) -> None:
@@ -293,7 +323,25 @@ class _Unpickler(_PythonUnpickler):
             return
         if not isinstance(instance, (Array, DType, _Dict)):
             raise pickle.UnpicklingError("state for something that has none")
+        if isinstance(state, tuple):
+            self._spend(state)
         instance.__setstate__(state)
+
+    def _spend(self, values: tuple[Any, ...]) -> None:
+        """Count what a stand-in may copy of its arguments or state."""
+        self.room -= _POINTER * len(values)
+        for value in values:
+            if isinstance(value, (str, bytes, bytearray)):
+                self.room -= len(value)
+            elif isinstance(value, tuple):
+                self.room -= _POINTER * len(value)
+            elif isinstance(value, (list, dict)):
+                self.room -= _ITEM * len(value)
+        if self.room < 0:
+            raise CheckpointError(
+                "Refused: its pickle copies the same data over and over; a checkpoint holds "
+                "everything once."
+            )
 
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()

@@ -18,6 +18,8 @@ from mask2kan.errors import CheckpointError
 _MOST_SPREAD = 64
 _LITTLE = 1 << 20
 
+LONGEST_KEY = 10_000  # of a tensor, in characters
+
 
 class Stored(Protocol):
     """A dense tensor of numbers that is not in memory yet."""

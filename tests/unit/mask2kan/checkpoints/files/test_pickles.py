@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from mask2kan.checkpoints import load_model
+from mask2kan.checkpoints.files import pickles
 from mask2kan.checkpoints.files.arrays import as_array
 from mask2kan.checkpoints.files.pickles import read_pickle
 from mask2kan.checkpoints.files.readers import read_file
@@ -133,6 +134,30 @@ def test_claims_beyond_the_file_are_refused():
     assert as_array(read_pickle(pickle.dumps(np.array([{}], dtype=object), protocol=2))) is None
     with pytest.raises(CheckpointError, match="opcodes"):
         read_pickle(b"\x80\x02" + b"N0" * 1_100_000 + b"N.")
+
+
+def test_honest_pickles_need_little_of_what_may_be_copied(tmp_path, monkeypatch):
+    """Twice their bytes at most, whatever the protocol; the room beside that is for small ones."""
+    monkeypatch.setattr(pickles, "_ROOM", 0)
+    monkeypatch.setattr(pickles, "_TIMES", 2)
+    rng = np.random.default_rng(0)
+    weights = {f"layer{i}.weight": rng.normal(size=(60, 60)).astype("f4") for i in range(20)}
+    ordered = Calls(collections.OrderedDict, [["a", 1], ["b", 2]])  # as Python 2 writes it
+    for protocol in range(6):
+        content = {"model": weights, "seen": collections.Counter("abc"), "order": ordered}
+        found = read_pickle(pickle.dumps(content, protocol=protocol))
+        assert found["order"] == {"a": 1, "b": 2}
+        assert found["seen"] == {"a": 1, "b": 1, "c": 1}
+        np.testing.assert_array_equal(
+            as_array(found["model"]["layer7.weight"]), weights["layer7.weight"]
+        )
+    state = {key: torch.from_numpy(value) for key, value in weights.items()}
+    states = {number: {"exp_avg": value} for number, value in enumerate(state.values())}
+    for new in (True, False):
+        path = tmp_path / f"{new}.pth"
+        content = {"model": state, "optimizer": {"state": states}}
+        torch.save(content, path, _use_new_zipfile_serialization=new)
+        assert torch.equal(read_whole(path)["layer7.weight"], state["layer7.weight"])
 
 
 @pytest.mark.parametrize("container", [bytes, zipped, legacy])
