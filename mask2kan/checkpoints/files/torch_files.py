@@ -26,6 +26,8 @@ from mask2kan.checkpoints.files.stored import StoredTensor
 from mask2kan.errors import CheckpointError
 
 MAX_ENTRIES = 100_000  # of an archive: a model's tensors and an optimiser's
+MAX_COUNT = 2**48  # of numbers in a storage or a tensor; no file has as many bytes
+_LONGEST_KEY = 200  # of a storage; torch writes a number
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled magic number
 
 _STORAGES = {
@@ -151,7 +153,7 @@ def read_legacy(file: OpenedFile) -> Any:
         raise CheckpointError("It was written on a big-endian machine; convert it there.")
     loaded = unpickle(file, _SYMBOLS, storage)
     keys = unpickle(file)
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+    if not isinstance(keys, list) or not all(map(_is_key, keys)):
         raise CheckpointError("Damaged PyTorch file: it lists no storages.")
     if sorted(keys) != sorted(storages):
         raise CheckpointError("Damaged PyTorch file: its storages are not those its tensors name.")
@@ -176,9 +178,13 @@ def _storage_id(identifier: Any) -> tuple[torch.dtype, str, int]:
     word, kind, key, _, count, *view = identifier
     if word != "storage" or not isinstance(kind, _StorageType) or view not in ([], [None]):
         raise pickle.UnpicklingError("a persistent id that is no storage's")
-    if not isinstance(key, str) or type(count) is not int or count < 0:
+    if not _is_key(key) or type(count) is not int or not 0 <= count < MAX_COUNT:
         raise pickle.UnpicklingError("a storage without a key or a count")
     return kind.dtype, key, count
+
+
+def _is_key(key: Any) -> bool:
+    return isinstance(key, str) and len(key) <= _LONGEST_KEY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,10 +201,10 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> 
     """``_rebuild_tensor``, ``_v2`` and ``_v3``, which names the dtype of an untyped storage."""
     if not isinstance(storage, _Storage):
         raise pickle.UnpicklingError("a tensor without a storage")
-    numbers = (offset, *shape, *strides) if _tuples(shape, strides) else (None,)
-    if len(shape) != len(strides) or len(shape) > 16:
+    if not _tuples(shape, strides) or len(shape) != len(strides) or len(shape) > 16:
         raise pickle.UnpicklingError("a tensor of an odd shape")
-    if any(type(number) is not int or not 0 <= number < 2**48 for number in numbers):
+    numbers = (offset, *shape, *strides)
+    if any(type(number) is not int or not 0 <= number < MAX_COUNT for number in numbers):
         raise pickle.UnpicklingError("a tensor whose sizes are no counts")
     named = [value.dtype for value in more if isinstance(value, _DType)]
     dtype = named[0] if named else storage.dtype
@@ -217,7 +223,8 @@ def _parameter(data: Any, *_: Any) -> Any:
 
 def _typed(function: Any, _: Any, arguments: Any, *__: Any) -> Any:
     """``_rebuild_from_type_v2``: a tensor with attributes, which are dropped."""
-    if not isinstance(function, Symbol) or not isinstance(arguments, tuple):
+    # Others copy their arguments, which lie too deep here to be counted
+    if function not in _REBUILT.values() or not isinstance(arguments, tuple):
         raise pickle.UnpicklingError("a tensor that nothing makes")
     return function(*arguments)
 
@@ -246,6 +253,18 @@ def read_plain_pickle(file: OpenedFile) -> Any:
     return unpickle(file, _SYMBOLS)
 
 
+_REBUILT = {
+    "_rebuild_tensor": Symbol(_tensor),
+    "_rebuild_tensor_v2": Symbol(_tensor),
+    "_rebuild_tensor_v3": Symbol(_tensor),
+    "_rebuild_parameter": Symbol(_parameter),
+    "_rebuild_parameter_with_state": Symbol(_parameter),
+    "_rebuild_sparse_tensor": _odd("sparse"),
+    "_rebuild_sparse_csr_tensor": _odd("sparse"),
+    "_rebuild_qtensor": _odd("quantized"),
+    "_rebuild_nested_tensor": _odd("nested"),
+    "_rebuild_meta_tensor_no_storage": _odd("without its values"),
+}
 _FIRST_NAMES = ("float", "double", "half", "bfloat", "int", "uint", "long", "bool", "complex")
 _SYMBOLS: Symbols = {
     **{
@@ -265,17 +284,8 @@ _SYMBOLS: Symbols = {
     ("torch.nn.parameter", "Parameter"): Symbol(_parameter),
     ("torch.nn.parameter", "Buffer"): Symbol(_parameter),
     ("torch.serialization", "_get_layout"): Symbol(Inert),
-    ("torch._utils", "_rebuild_tensor"): Symbol(_tensor),
-    ("torch._utils", "_rebuild_tensor_v2"): Symbol(_tensor),
-    ("torch._utils", "_rebuild_tensor_v3"): Symbol(_tensor),
-    ("torch._utils", "_rebuild_parameter"): Symbol(_parameter),
-    ("torch._utils", "_rebuild_parameter_with_state"): Symbol(_parameter),
+    **{("torch._utils", name): call for name, call in _REBUILT.items()},
     ("torch._tensor", "_rebuild_from_type_v2"): Symbol(_typed),
     # of a plain pickle.dump, whose tensors are files inside the file
     ("torch.storage", "_load_from_bytes"): Symbol(_by_pickle_dump),
-    ("torch._utils", "_rebuild_sparse_tensor"): _odd("sparse"),
-    ("torch._utils", "_rebuild_sparse_csr_tensor"): _odd("sparse"),
-    ("torch._utils", "_rebuild_qtensor"): _odd("quantized"),
-    ("torch._utils", "_rebuild_nested_tensor"): _odd("nested"),
-    ("torch._utils", "_rebuild_meta_tensor_no_storage"): _odd("without its values"),
 }
