@@ -14,7 +14,7 @@ import torch
 
 from mask2kan.checkpoints.files.json_files import parse_json
 from mask2kan.checkpoints.files.opened import Extent, OpenedFile, open_file
-from mask2kan.checkpoints.files.stored import StoredTensor
+from mask2kan.checkpoints.files.stored import LONGEST_KEY, StoredTensor
 from mask2kan.checkpoints.files.weight_sets import MAX_TENSORS
 from mask2kan.errors import CheckpointError
 
@@ -54,6 +54,10 @@ def read_safetensors(file: OpenedFile) -> tuple[dict[str, StoredTensor], dict[st
         raise CheckpointError("Damaged: its safetensors metadata is not a table of text.")
     if len(header) > MAX_TENSORS:
         raise CheckpointError(f"It has {len(header):,} tensors; up to {MAX_TENSORS:,} are read.")
+    if any(len(key) > LONGEST_KEY for key in header):
+        raise CheckpointError(
+            f"A tensor of it has a name of over {LONGEST_KEY:,} characters; no model's has."
+        )
     tensors = {key: _tensor(file, start, key, entry) for key, entry in header.items()}
     _require_gapless(tensors, start, file.size)
     return tensors, metadata, start

@@ -20,6 +20,7 @@ from mask2kan.errors import CheckpointError
 
 MAX_TENSORS = 20_000
 MAX_TABLES = 50_000
+MAX_SETS = 64  # of a file: students, teachers and averages are a few
 MAX_DEPTH = 6
 TOP = "top level"  # the name of what lies there without a prefix
 SHOWN = 8
@@ -172,10 +173,23 @@ def plain(loaded: Any) -> WeightSet:
 
 
 def weight_sets(loaded: Any) -> Iterator[WeightSet]:
-    """Yield every set of weights of a Mask2Former in what a file held."""
+    """Yield every set of weights of a Mask2Former in what a file held.
+
+    Raises:
+        CheckpointError: for more than ``MAX_SETS``, or as ``unwrapped``.
+    """
+    count = 0
     for path, table in _tables(loaded):
         entries = unwrapped(table)
-        found = list(_sets_of(path, entries))
+        found: list[tuple[WeightSet, list[str]]] = []
+        for weights, keys in _sets_of(path, entries):  # each is compared with all names
+            count += 1
+            if count > MAX_SETS:
+                raise CheckpointError(
+                    f"It has over {MAX_SETS} sets of weights; save the model's alone, as a file of "
+                    "its own."
+                )
+            found.append((weights, keys))
         taken = {key for _, keys in found for key in keys}
         foreign = [key for key in entries if key not in taken and is_tensor(entries[key])]
         for weights, _ in found:
@@ -191,12 +205,14 @@ def _sets_of(
     for name, layout in LAYOUTS.items():
         matches = (layout.anchor.match(key) for key in entries)
         for prefix in dict.fromkeys(match[1] for match in matches if match):
+            if prefix in claimed:
+                continue
             keys = [
                 key
                 for key in entries
                 if key.startswith(prefix) and key[len(prefix) :].startswith(layout.roots)
             ]
-            if prefix in claimed or not keys:
+            if not keys:
                 continue
             claimed.add(prefix)
             where = "/".join([*path, *filter(None, [prefix.rstrip(".")])]) or TOP
