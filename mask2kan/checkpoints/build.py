@@ -101,16 +101,26 @@ def _too_large(checkpoint: Checkpoint, room: int | None = None) -> str:
 def _read(
     checkpoint: Checkpoint, target: Mapping[str, Tensor], device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weights in the model's dtypes; refuse them at the end if some are not finite."""
-    bad = []
+    """Yield the weights in the model's dtypes; refuse them at the end if some are unfit."""
+    whole, bad = [], []
     for key, wanted in target.items():
         if key not in checkpoint.state:  # a counter
             yield key, torch.zeros(wanted.shape, dtype=wanted.dtype, device=device)
             continue
-        value = checkpoint.state[key].read()
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            bad.append(checkpoint.names.get(key, key))
-        yield key, value.to(device, wanted.dtype)
+        name, value = checkpoint.names.get(key, key), checkpoint.state[key].read()
+        if wanted.is_floating_point() and not value.is_floating_point():
+            whole.append(name)
+        # What the model gets is judged: a large float64 is infinite in float32, and torch can't
+        # say of all types of 8 bits.
+        value = value.to(wanted.dtype)
+        if not bool(value.isfinite().all()):
+            bad.append(name)
+        yield key, value.to(device)
+    if whole:
+        raise CheckpointError(
+            f"Its weights are integers or booleans in {len(whole)} tensors ({_first(whole)}), and "
+            "floating-point numbers were expected; it is quantized or damaged."
+        )
     if bad:
         raise CheckpointError(
             f"It has weights that are not finite in {len(bad)} tensors ({_first(bad)}): the file "
