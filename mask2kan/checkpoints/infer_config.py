@@ -246,13 +246,16 @@ def _head(state: Mapping[str, Stored]) -> dict[str, Any]:
     if f"{layer}spline_weight" not in state:
         rows, columns = _shape(state, f"{layer}weight", 2)
         return {"mask_embed": "mlp", "mask_embed_width": 0 if rows == columns else rows}
-    knots = _shape(state, f"{layer}grid", 2)[1]
+    rows, knots = _shape(state, f"{layer}grid", 2)
     functions = _shape(state, f"{layer}spline_weight", 3)[2]
     order = knots - functions - 1
     if order < 1 or functions - order < 1:
         raise CheckpointError(
             f"Its KAN has {knots} knots for {functions} splines; expected G + 2k + 1 and G + k."
         )
+    # It is read here, so no larger than any model's
+    if rows > MAXIMA["hidden_dim"] or knots > MAXIMA["grid_size"] + 2 * MAXIMA["spline_order"] + 1:
+        raise CheckpointError(f"Its KAN has knots of shape {(rows, knots)}; no model has as many.")
     row = state[f"{layer}grid"].read()[0].double()
     return {
         "mask_embed": "kan",

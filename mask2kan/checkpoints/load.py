@@ -229,9 +229,11 @@ def _interpret(contents: Contents, folder: Path, origin: str) -> Checkpoint:
         checkpoint = _translate(contents, folder, origin)
         checkpoint.files += contents.files
         checkpoint.fitted = fit(checkpoint)
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:
         for file in contents.files:
             file.close()
+        if isinstance(error, OSError):
+            raise CheckpointError(f"Can't read {origin}: {error.strerror or error}.") from error
         raise CheckpointError(f"Can't load {origin}. {error}") from error
     return checkpoint
 

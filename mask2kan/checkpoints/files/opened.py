@@ -13,7 +13,7 @@ import re
 import stat
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from mask2kan.errors import CheckpointError
 
@@ -21,6 +21,7 @@ MAX_BYTES = 16 * 2**30
 SHA256 = re.compile("[0-9a-f]{64}")
 
 _BLOCK = 1 << 20
+_LONGEST_NAME = 255  # bytes, of most file systems
 
 
 class _Raw(io.FileIO):
@@ -88,6 +89,12 @@ def _without_waiting(path: str, flags: int) -> int:
 def _require_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):  # a pipe or a device might never end
         raise CheckpointError("It is no regular file.")
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a stranger's text can name a file, and one in the same folder only."""
+    plain = PurePath(name).name == name != ".." and name.isprintable()
+    return plain and len(name.encode()) <= _LONGEST_NAME
 
 
 def sha256_of(path: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from mask2kan.checkpoints.files.json_files import read_json
+from mask2kan.checkpoints.files.opened import is_file_name
 from mask2kan.checkpoints.formats.native import trunk_of
 from mask2kan.errors import CheckpointError
 
@@ -76,7 +77,7 @@ def shards_of(index: Path) -> list[str]:
             f"Its {index.name} names {len(names):,} files; up to {MAX_SHARDS} are read."
         )
     for name in names:
-        if PurePosixPath(name).name != name or not name.endswith((".safetensors", ".bin")):
+        if not is_file_name(name) or not name.endswith((".safetensors", ".bin")):
             raise CheckpointError(f"Refused: its {index.name} names the file {name!r:.80}.")
     return names
 

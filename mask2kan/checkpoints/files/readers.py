@@ -24,8 +24,7 @@ from mask2kan.checkpoints.files.torch_files import (
     read_torch_zip,
 )
 from mask2kan.checkpoints.files.weight_sets import choose, plain
-from mask2kan.errors import CheckpointError, plain_line
-from mask2kan.modeling.config import LONGEST_NAME
+from mask2kan.errors import CheckpointError
 
 METADATA_KEY = "mask2kan"  # in the metadata of our own files
 TRUNK_KEY = "mask2kan_trunk"  # of a file that holds a trunk alone
@@ -44,7 +43,7 @@ class Contents:
         metadata: of a safetensors file.
         layout: whose names these are; a key of ``LAYOUTS``, or "".
         notes: what a user should know about how the weights were found.
-        classes: the names of its classes, where it says them.
+        classes: the names of its classes as it says them, any text and any number; or none.
     """
 
     tensors: dict[str, Stored]
@@ -158,7 +157,7 @@ def _classes(loaded: Any) -> tuple[str, ...]:
     names = (about.get("classes") or about.get("CLASSES")) if isinstance(about, dict) else None
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         return ()
-    return tuple(plain_line(name, LONGEST_NAME - 1) for name in names)
+    return tuple(names)
 
 
 def _dense(values: dict[str, Any]) -> dict[str, Stored]:

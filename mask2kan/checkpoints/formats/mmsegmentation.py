@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mask2kan.checkpoints.files.stored import Computed, Stored
 from mask2kan.checkpoints.infer_config import Checkpoint, StateDict, infer_config, rename_keys
-from mask2kan.errors import CheckpointError
+from mask2kan.errors import CheckpointError, plain_line
+from mask2kan.modeling.config import LONGEST_NAME
 
 LEFTOVER = re.compile(r"\.relative_position_index$|^data_preprocessor\.|\.loss_\w+\.|\.conv_seg\.")
 
@@ -79,7 +80,8 @@ def read_mmsegmentation(state: StateDict, origin: str, classes: tuple[str, ...])
     }
     config = infer_config(translated)
     if len(classes) == config.num_classes:
-        config = infer_config(translated, class_names=classes)
+        names_of_classes = tuple(plain_line(name, LONGEST_NAME - 1) for name in classes)
+        config = infer_config(translated, class_names=names_of_classes)
     return Checkpoint(origin, "mmsegmentation", translated, config, names)
 
 

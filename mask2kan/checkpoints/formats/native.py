@@ -14,7 +14,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mask2kan.checkpoints.build import fit
 from mask2kan.checkpoints.files.json_files import parse_json
-from mask2kan.checkpoints.files.opened import SHA256, OpenedFile, sha256_of
+from mask2kan.checkpoints.files.opened import SHA256, OpenedFile, is_file_name, sha256_of
 from mask2kan.checkpoints.files.readers import (
     DIGEST_KEY,
     METADATA_KEY,
@@ -172,7 +172,7 @@ def trunk_of(path: Path) -> dict[str, str] | None:
             f"{path} is there and is no safetensors file; choose another name."
         ) from error
     name = trunk.get("file") if isinstance(trunk, dict) else None
-    return trunk if name and isinstance(name, str) and PurePath(name).name == name else None
+    return trunk if isinstance(name, str) and is_file_name(name) else None
 
 
 def stored_config(path: Path) -> dict[str, Any]:
@@ -312,11 +312,7 @@ def _whole(tensors: StateDict, trunk: Any, folder: Path, files: list[OpenedFile]
     if not isinstance(trunk, dict):
         raise CheckpointError(f"Its trunk is {trunk!r:.60}; expected an object.")
     name, digest = (str(trunk.get(key, "")) for key in ("file", "sha256"))
-    if (
-        PurePath(name).name != name
-        or not name.endswith(".safetensors")
-        or not SHA256.fullmatch(digest)
-    ):
+    if not is_file_name(name) or not name.endswith(".safetensors") or not SHA256.fullmatch(digest):
         raise CheckpointError(
             f"Its trunk is {name!r:.60}; expected a plain file name and a sha256."
         )

@@ -139,6 +139,10 @@ def _assumed(
 def _require_supported(config: Mapping[str, Any]) -> None:
     """Refuse options that change the arithmetic and leave no trace in the weights."""
     backbone = config.get("backbone_config") or {}
+    if not isinstance(backbone, dict):
+        raise CheckpointError(
+            f"Its config.json has backbone_config {backbone!r:.60}; an object was expected."
+        )
     supported: tuple[tuple[str, Mapping[str, Any], str, Any], ...] = (
         ("", config, "model_type", "mask2former"),
         ("", config, "activation_function", "relu"),
