@@ -28,6 +28,8 @@ _WITHOUT_LENGTH = frozenset({0x01, 0xC8, 0xD8, _END, *range(0xF0, 0xFE)})
 # Neither a stuffed zero nor a restart marker: both stand inside of scans.
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _COMMENT = re.compile(rb"#[^\r\n]*[\r\n]")
+# What else Pillow takes for a PPM; its decoder of most is written in Python.
+_OTHER_PPM = re.compile(rb"P(?:0CMYK|yRGBA|yCMYK|(?:f|yP)\s)")
 
 
 def check_bounds(file: BinaryIO, size: int) -> None:
@@ -50,8 +52,10 @@ def check_bounds(file: BinaryIO, size: int) -> None:
         _check_bmp(file, size)
     elif head[:4] == b"RIFF" and head[8:] == b"WEBPVP8X":
         _check_webp(file)
-    elif head[:2] in (b"P1", b"P2", b"P3", b"P5", b"P6"):
+    elif head[:2] in (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"):
         _check_ppm(file, plain=head[:2] < b"P4")
+    elif other := _OTHER_PPM.match(head):
+        raise Unfit(f"it is a PPM of the kind {other[0].decode().strip()}, expected P1 to P6")
     file.seek(0)
 
 
@@ -151,7 +155,8 @@ def _check_ppm(file: BinaryIO, *, plain: bool) -> None:
     kind, *words = _COMMENT.sub(b"", head).split(None, 4)[:4]
     try:
         width, height = int(words[0]), int(words[1])
-        largest = 1 if kind == b"P1" else int(words[2])
+        bits = kind in (b"P1", b"P4")
+        largest = 1 if bits else int(words[2])
     except (IndexError, ValueError):
         if len(head) == MAX_PADDING:
             raise Unfit(f"its header has more than {MAX_PADDING:,} bytes, or none") from None
@@ -162,7 +167,7 @@ def _check_ppm(file: BinaryIO, *, plain: bool) -> None:
         file.seek(0)
         if file.read().count(b"#") > MAX_PPM_COMMENTS:
             raise Unfit(f"it has more than {MAX_PPM_COMMENTS:,} comments")
-    elif largest != 255 and (kind, largest) != (b"P5", 65_535):
+    elif not bits and largest != 255 and (kind, largest) != (b"P5", 65_535):
         wide_gray = kind == b"P5" and largest > 255  # takes twice as long
         _check_slow(width * height, 2 if wide_gray else samples, f"numbers up to {largest}")
 

@@ -23,6 +23,8 @@ _BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 _UNSIGNED = {1: "B", 3: "H", 4: "L", 13: "L", 16: "Q"}
 _WIDTH, _HEIGHT, _COMPRESSION, _STRIPS, _STRIP_BYTES = 256, 257, 259, 273, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES = 322, 323, 324, 325
+# Beside these, bits and number of samples, photometry, rows of a strip, planes, kind of samples.
+_NUMBERS = frozenset({*range(256, 260), 262, 273, *range(277, 280), 284, *range(322, 326), 339})
 _EXIF, _GPS, _INTEROPERABILITY = 0x8769, 0x8825, 0xA005
 _OLD_JPEG, _JPEG = 6, 7
 _SLACK = 65_536  # bytes; values may be shared, and damaged counts claim anything
@@ -49,7 +51,10 @@ def check_tiff(file: BinaryIO, size: int) -> None:
         Unfit: for what asks for much more time or memory than the image's pixels explain.
     """
     for tiff in _readers(file, size):
-        entries = tiff.check_directories()
+        entries = tiff.check_directories(once=True)
+        odd = next((tag for tag in _NUMBERS & entries.keys() if not entries[tag].is_number), None)
+        if odd is not None:
+            raise Unfit(f"its tag {odd} is of type {entries[odd].kind}, no whole number")
         strips = max(entries[tag].length if tag in entries else 0 for tag in (_STRIPS, _TILES))
         if min(strips, size // 2) > MAX_STRIPS:
             raise Unfit(f"it has {strips:,} strips or tiles, at most {MAX_STRIPS:,} fit")
@@ -70,6 +75,11 @@ class _Entry(NamedTuple):
     length: int
     offset: int
 
+    @property
+    def is_number(self) -> bool:
+        """Whether of a type that is read here; the decoder reads signed numbers, too."""
+        return self.kind in _UNSIGNED
+
 
 _Entries: TypeAlias = Mapping[int, _Entry]
 
@@ -82,10 +92,14 @@ class _Reader(NamedTuple):
     order: Literal["little", "big"]
     big: bool
 
-    def check_directories(self) -> _Entries:
-        """Read the first directory, and those inside it of which Pillow unpacks all values."""
+    def check_directories(self, *, once: bool = False) -> _Entries:
+        """Read the first directory, and those inside it of which Pillow unpacks all values.
+
+        Args:
+            once: the first one may name no tag twice.
+        """
         start = self._read("Q" if self.big else "L", 8 if self.big else 4)
-        first = self._directory(next(iter(start), 0), self.size)
+        first = self._directory(next(iter(start), 0), self.size, once=once)
         inner = [self._inside(first, tag) for tag in (_EXIF, _GPS, _INTEROPERABILITY)]
         self._inside(inner[0], _INTEROPERABILITY)
         return first
@@ -96,11 +110,12 @@ class _Reader(NamedTuple):
 
     def most_scans(self, entries: _Entries) -> int:
         """Count the scans of the strip or tile that has most."""
-        tiled = _TILES in entries
+        tiled = not entries.keys().isdisjoint((_TILES, _TILE_BYTES))
         starts = self._values(entries.get(_TILES if tiled else _STRIPS))
         lengths = self._values(entries.get(_TILE_BYTES if tiled else _STRIP_BYTES))
-        elsewhere = self.number(entries, _COMPRESSION) == _OLD_JPEG
-        if elsewhere or len(starts) != len(lengths) or 0 in lengths:
+        both = not entries.keys().isdisjoint((_STRIPS, _STRIP_BYTES)) and tiled
+        old = self.number(entries, _COMPRESSION) == _OLD_JPEG
+        if both or old or len(starts) != len(lengths) or 0 in lengths:
             starts, lengths = (0,), (self.size,)  # where the decoder may look
         if sum(lengths) > 2 * self.size + _SLACK:
             raise Unfit(f"it is damaged: its strips claim {sum(lengths):,} bytes of {self.size:,}")
@@ -114,7 +129,7 @@ class _Reader(NamedTuple):
         start = self.number(entries, tag)
         return self._directory(start, min(self.size, MAX_EXIF_BYTES)) if start else {}
 
-    def _directory(self, start: int, most: int) -> _Entries:
+    def _directory(self, start: int, most: int, *, once: bool = False) -> _Entries:
         """Read a directory whose values may take about ``most`` bytes in all."""
         form, inline, length = ("HHQQ", 8, 20) if self.big else ("HHLL", 4, 12)
         first = start + (8 if self.big else 2)
@@ -122,9 +137,12 @@ class _Reader(NamedTuple):
         count = min(count, (self.size - first) // length)  # a damaged one says anything
         if count > MAX_ENTRIES:
             raise Unfit(f"a directory in it has {count:,} entries, at most {MAX_ENTRIES:,} fit")
-        entries, claimed = {}, 0
+        entries: dict[int, _Entry] = {}
+        claimed = 0
         for here in range(first, first + count * length, length):
             tag, kind, number, offset = self._read(form, here)
+            if once and tag in entries:  # Pillow takes the last one, the decoder the first
+                raise Unfit(f"a directory in it has tag {tag} twice")
             needed = number * _BYTES.get(kind, 0)
             outside = needed > inline
             entries[tag] = _Entry(kind, number, offset if outside else here + length - inline)

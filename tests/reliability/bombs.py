@@ -56,19 +56,26 @@ def tiff(
     size: tuple[int, int] = (8, 8),
     shared: Iterable[int] = (),
     loop: bool = False,
+    first: Mapping[int, Sequence[int]] = {},
+    kinds: Mapping[int, int] = {},
 ) -> bytes:
-    """A gray TIFF; each tag of ``shared`` names all of ``data`` for its value."""
+    """A gray TIFF; each tag of ``shared`` names all of ``data`` for its value.
+
+    The tags of ``first`` stand before all others, which may repeat them; ``kinds`` are types of
+    tags that are not LONG.
+    """
     plain = {256: [size[0]], 257: [size[1]], 258: [8], 259: [1], 262: [1], 273: [8], 277: [1]}
     values: dict[int, Any] = {**plain, 278: [size[1]], 279: [len(data)], **tags}
     shared = list(shared)
     start = 8 + len(data)
-    outside = start + 2 + 12 * (len(values) + len(shared)) + 4
+    listed = [*first.items(), *values.items()]
+    outside = start + 2 + 12 * (len(listed) + len(shared)) + 4
     entries, extra = [], b""
-    for tag, numbers in values.items():
+    for tag, numbers in listed:
         packed = struct.pack(f"<{len(numbers)}L", *numbers)
         place = packed if len(packed) == 4 else struct.pack("<L", outside + len(extra))
         extra += packed if len(packed) > 4 else b""
-        entries.append(struct.pack("<HHL", tag, 4, len(numbers)) + place)
+        entries.append(struct.pack("<HHL", tag, kinds.get(tag, 4), len(numbers)) + place)
     entries += [struct.pack("<HHLL", tag, 1, len(data), 8) for tag in shared]
     following = struct.pack("<L", start if loop else 0)
     head = b"II*\0" + struct.pack("<L", start) + data + struct.pack("<H", len(entries))
@@ -120,7 +127,9 @@ def bombs() -> dict[str, dict[str, bytes]]:
     start, rest = plain[:2], plain[2:]
     strip = with_scans(80, 512, 512)
     wide = {256: [3_000], 257: [3_500], 258: [8, 8, 8], 259: [7], 262: [6], 277: [3], 278: [3_500]}
-    megabyte = zeros(1_000_000)
+    megabyte, tile = zeros(1_000_000), zeros(100_000_000)
+    small = {259: [8], 322: [64], 323: [64], 324: [8], 325: [len(tile)]}
+    large = {322: [30_000], 323: [30_000]}
     return {
         "it is not an image in a known format": {
             "targa.png": encoded(Image.new("RGB", (16, 16)), "TGA", compression="tga_rle"),
@@ -184,11 +193,25 @@ def bombs() -> dict[str, dict[str, bytes]]:
         },
         "its tiles": {
             "tile.tif": tiff(
-                {259: [8], 322: [30_000], 323: [30_000], 324: [8], 325: [900_000]},
-                data=zeros(100_000_000),
+                {259: [8], 322: [30_000], 323: [30_000], 324: [8], 325: [900_000]}, data=tile
             )
         },
-        "scans": {"scans.tif": tiff({**wide, 279: [len(strip)]}, data=strip)},
+        "has tag 322 twice": {"twice.tif": tiff(small, data=tile, first=large)},
+        "no whole number": {
+            "signed.tif": tiff({**small, **large}, data=tile, kinds={322: 9, 323: 9}),
+            "signed_jpeg.tif": tiff({**wide, 279: [len(strip)]}, data=strip, kinds={259: 9}),
+        },
+        "scans": {
+            "scans.tif": tiff({**wide, 279: [len(strip)]}, data=strip),
+            "lists.tif": tiff(
+                {**wide, 279: [len(strip)]}, data=strip, first={324: [8], 325: [100]}
+            ),
+        },
+        "a PPM of the kind": {
+            "cmyk.ppm": b"P0CMYK 4000 250 254\n" + bytes(4_000_000),
+            "palette.ppm": b"PyP 4000 1000 254\n" + bytes(4_000_000),
+            "float.ppm": b"Pf #" + b"a" * 5_000_000 + b"\n8 8\n1.0\n" + bytes(256),
+        },
         "stored as": {
             "skips_rows.bmp": bmp(39_000_000, 1, b"\0\2\xff\x14"),
             "ends_rows.bmp": bmp(8_000, 5_000, b"\1\0\0\0\0\1"),
@@ -198,7 +221,10 @@ def bombs() -> dict[str, dict[str, bytes]]:
         },
         "bytes of run lengths": {"nothing.bmp": bmp(16, 16, b"\0\2\0\0" * 500_000)},
         "comments": {"comments.ppm": b"P3\n8 8\n255\n" + b"#\n" * 300_000 + b"0 " * 192},
-        "its header has more": {"header.ppm": b"P6\n#" + b"a" * 5_000_000 + b"\n8 8\n255\n0"},
+        "its header has more": {
+            "header.ppm": b"P6\n#" + b"a" * 5_000_000 + b"\n8 8\n255\n0",
+            "bits.ppm": b"P4 #" + b"a" * 5_000_000 + b"\n8 8\n" + bytes(8),
+        },
     }
 
 
@@ -216,6 +242,10 @@ def harmless() -> dict[str, bytes]:
             Image.new("P", (16, 16)), "GIF", save_all=True, append_images=frames, optimize=False
         ),
         "loop.tif": tiff(loop=True),
+        "bits.ppm": b"P4\n# text\n8 8\n" + bytes(8),
+        "twice.jpg": jpeg()[:2]
+        + segment(0xE1, b"Exif\0\0" + tiff({305: [1]}, first={305: [1]}))
+        + jpeg()[2:],
         "texts.png": png(8, 8, b"".join(chunk(b"zTXt", b"k\0\0" + zeros(500)) for _ in "x" * 30)),
         "comment.gif": gif(b"!\xfe" + (b"\xff" + b"a" * 255) * 1_000 + b"\0"),
         "metadata.jpg": jpeg()[:2] + segment(0xE1, bytes(65_000)) * 160 + jpeg()[2:],

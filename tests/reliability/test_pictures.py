@@ -297,6 +297,25 @@ MUTATIONS = [
         'file.read().count(b"#") > MAX_PPM_COMMENTS',
         "test_bombs",
     ),
+    Mutation(
+        "a bitmap's header is limited",
+        "test_bombs",
+        BOUNDS,
+        'b"P3", b"P4", b"P5"',
+        'b"P3", b"P5"',
+    ),
+    Mutation(
+        "PPMs of odd kinds are refused",
+        "test_bombs",
+        BOUNDS,
+        "elif other := _OTHER_PPM.match(head):",
+        "elif other := None:",
+    ),
+    turned_off("a TIFF names every tag once", DIRECTORIES, "once and tag in entries", "test_bombs"),
+    turned_off("a TIFF's numbers are whole", DIRECTORIES, "odd is not None", "test_bombs"),
+    Mutation(
+        "scans are counted in strips and tiles", "test_bombs", DIRECTORIES, "if both or", "if"
+    ),
     turned_off("EXIF data are limited", DIRECTORIES, "len(data) > MAX_EXIF_BYTES", "test_bombs"),
     turned_off(
         "a directory's entries are counted", DIRECTORIES, "count > MAX_ENTRIES", "test_bombs"
