@@ -24,6 +24,7 @@ from mask2kan.checks import require
 from mask2kan.cli.run import run_command
 from mask2kan.errors import ConfigError, one_line
 from mask2kan.media.files import atomic_writer
+from mask2kan.media.images import open_image
 
 from .data.base import IMAGE_TYPES, Pair
 from .data.faults import Fault, FaultError
@@ -105,11 +106,11 @@ def _extra(file: Path, quality: int, longest_side: int) -> bytes:
     if file.suffix.lower() not in IMAGE_TYPES:
         return content
     try:
-        with Image.open(io.BytesIO(content)) as opened:
+        with open_image(content) as (opened, _):
             if opened.mode != "RGBA":
                 return content
             pixels = _shrunk(np.asarray(opened), longest_side // 2)
-    except OSError as error:  # or the archive would be said not to be writable
+    except Exception as error:  # Pillow's decoders raise whatever damaged bytes trip
         message = f"{one_line(error)}; expected an image"
         raise FaultError(Fault(file, "damaged-image", message)) from error
     smaller = _webp(pixels, quality)

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from mask2kan.checkpoints.manifest import manifest
 from mask2kan.inference.scores import SCORES
+from mask2kan.media.images import read_image
 from mask2kan.outputs.drawing import color_table
 
 from ..files.samples import FOLDER, Sample, samples
@@ -78,8 +79,7 @@ def _example(sample: Sample) -> dict[str, str]:
 
 def _thumbnail(path: Path) -> str:
     """Make a small picture as a data URL: a dozen requests less while the page loads."""
-    with Image.open(path) as opened:
-        small = ImageOps.fit(opened.convert("RGB"), _THUMBNAIL)
+    small = ImageOps.fit(Image.fromarray(read_image(path)), _THUMBNAIL)
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=70)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -82,7 +82,7 @@ def decode_image(source: Source) -> Decoded:
             return Decoded(_checked_array(source))
         if isinstance(source, Image.Image):
             return Decoded(*_decoded(source), path=str(getattr(source, "filename", "")))
-        with _opened(source) as (image, file):
+        with open_image(source) as (image, file):
             path = str(source) if isinstance(source, (str, Path)) else ""
             return Decoded(*_decoded(image, file), path=path)
     except Unfit as reason:
@@ -107,7 +107,7 @@ def read_mask(
         ImageError: one line with the reason, for anything else.
     """
     try:
-        with _opened(source) as (image, _):
+        with open_image(source) as (image, _):
             _check_mask(image, size)
             values = _mask_values(image)
     except Unfit as reason:
@@ -200,8 +200,17 @@ def _refusal(reason: str, advice: str = _ADVICE, what: str = "this image") -> Im
 
 
 @contextlib.contextmanager
-def _opened(source: object) -> Iterator[tuple[Image.Image, BinaryIO]]:
+def open_image(
+    source: object, formats: tuple[str, ...] = FORMATS
+) -> Iterator[tuple[Image.Image, BinaryIO]]:
     """Open a path or the bytes of a file within all bounds; nothing is decoded yet.
+
+    Args:
+        source: the path, or the bytes.
+        formats: some of ``FORMATS``, all that are tried.
+
+    Yields:
+        The image, whose file is closed with the block, and that file.
 
     Raises:
         Unfit: when it is no such file; ImageError: where the reason needs advice of its own.
@@ -222,7 +231,7 @@ def _opened(source: object) -> Iterator[tuple[Image.Image, BinaryIO]]:
             most = MAX_FILE_BYTES / 1e6
             raise Unfit(f"the file has {size / 1e6:.0f} MB, at most {most:.0f} fit")
         check_bounds(file, size)
-        with _identified(file) as image:
+        with _identified(file, formats) as image:
             check_size(*image.size)
             check_sides(*image.size)
             yield image, file
@@ -249,9 +258,9 @@ def _no_file(path: Path) -> ImageError:
     return _refusal(f"there is no file {shown(str(path))}", "Check its path.")
 
 
-def _identified(file: BinaryIO) -> Image.Image:
+def _identified(file: BinaryIO, formats: tuple[str, ...]) -> Image.Image:
     try:
-        return Image.open(file, formats=FORMATS)
+        return Image.open(file, formats=formats)
     except Image.DecompressionBombError as error:
         # Pillow refuses the largest headers itself; its message holds the pixel count
         pixels = re.search(r"\((\d+) pixels\)", str(error))

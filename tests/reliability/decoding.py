@@ -1,6 +1,7 @@
 """Decode files in a process of limited memory, and tell what each took.
 
-``python -m tests.reliability.decoding picture|mask|video FILE…`` prints a line of JSON for each.
+``python -m tests.reliability.decoding KIND FILE…`` prints a line of JSON for each; the kinds are
+picture, mask, video, and those of a data set: image, label, colours, anomalies, cut-out, overlay.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mask2kan.media.videos import count_frames, read_frames
 from tests.reliability.bombs import encoded
 
 ADDRESS_SPACE = 3 * 2**30
+DATA = ("image", "label", "colours", "anomalies", "cut-out", "overlay")
 
 
 class Decoded(NamedTuple):
@@ -103,8 +105,36 @@ def _status(key: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
+def _read_of_data(kind: str, path: Path) -> str:
+    """Read a file as a data set does that it is part of."""
+    import numpy as np
+
+    from training.data import reading
+    from training.data.outliers import CutOutFolder
+    from training.data.sets import anomaly_folder, camvid_anomaly
+
+    size = (8, 8)
+    if kind == "overlay":
+        shape = reading.apply_overlay(np.zeros((*size, 3), np.uint8), path).shape
+    elif kind == "cut-out":
+        folder = CutOutFolder(path.parent)
+        folder._paths = [path]  # one that the random numbers cannot miss
+        shape = folder.draw(np.random.default_rng(0)).image.shape
+    else:
+        read = {
+            "image": reading.decode_image,
+            "label": reading.decode_label,
+            "colours": lambda *file: camvid_anomaly._decode_rgb(*file, size),
+            "anomalies": lambda *file: anomaly_folder._decode(*file)[0],
+        }[kind]
+        shape = read(path, reading.read_file(path)).shape
+    return f"read {shape}"
+
+
 def _read(kind: str, path: Path) -> str:
     try:
+        if kind in DATA:
+            return _read_of_data(kind, path)
         if kind == "picture":
             return f"read {read_image(path.read_bytes()).shape}"
         if kind == "mask":
@@ -113,7 +143,8 @@ def _read(kind: str, path: Path) -> str:
         shapes = [frame.shape for _, frame in read_frames(path)]
         return f"read {len(shapes)} of {count} frames, {_status('Threads')} threads"
     except ImageError as error:
-        return str(error)
+        # A fault is a line of a list, not a sentence.
+        return f"Can't read it as {kind}: {error}." if kind in DATA else str(error)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
@@ -133,7 +164,11 @@ def _measured(kind: str, path: Path) -> dict[str, Any]:
 
 
 def main(kind: str, names: Iterable[str]) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    most = ADDRESS_SPACE
+    if kind in DATA:
+        _read(kind, Path(__file__))
+        most += _status("VmSize") * 1024  # the libraries of training alone take more
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     warnings.simplefilter("ignore")
     for name in FORMATS:  # what is imported the first time is no picture's fault
         read_image(encoded(Image.new("RGB", (8, 8)), name))

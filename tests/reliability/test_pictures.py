@@ -349,7 +349,7 @@ MUTATIONS = [
         "test_bombs",
     ),
     Mutation("EXIF data are checked", "test_bombs", PIXELS, "    _check_exif(image)\n", ""),
-    Mutation("few formats are tried", "test_bombs", IMAGES, "file, formats=FORMATS", "file"),
+    Mutation("few formats are tried", "test_bombs", IMAGES, "file, formats=formats", "file"),
     Mutation(
         "whatever a decoder raises becomes a reason",
         "test_mutants",

@@ -20,15 +20,15 @@ from typing import Any, NamedTuple, Protocol
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mask2kan.checks import require, require_choice, require_range
-from mask2kan.errors import ConfigError, ImageError
-from mask2kan.media.images import list_images
+from mask2kan.errors import ConfigError, ImageError, one_line
+from mask2kan.media.images import list_images, open_image
 from mask2kan.media.limits import MAX_MEGAPIXELS
 
 from . import find_data
 from .augmentation import OUTLIER
+from .faults import FaultError
 from .reading import decode_image, read_file
 
 OPAQUE = 128  # alpha from here on belongs to the object
@@ -38,6 +38,7 @@ ROAD_CLASSES = (
     *("traffic light", "stop sign"),
 )
 CUTOUT_TYPES = (".png", ".webp")
+CUTOUT_FORMATS = ("PNG", "WEBP")
 SMALLEST_SIDE = 4  # pixels; a smaller object is not worth pasting
 SMALLEST_OBJECT = 12  # pixels of the longest side of one that stands
 CAMERA_HEIGHT = 1.3  # metres above the ground
@@ -286,17 +287,15 @@ class CutOutFolder:
         """
         path = self._paths[int(rng.integers(len(self._paths)))]
         try:
-            with Image.open(path) as opened:
-                width, height = opened.size
-                fits = width * height <= MAX_MEGAPIXELS * 1e6
-                rgba = np.asarray(opened.convert("RGBA")) if fits else np.zeros((0, 0, 4), np.uint8)
+            with open_image(read_file(path), CUTOUT_FORMATS) as (opened, _):
+                rgba = np.asarray(opened.convert("RGBA"))
+        except FaultError:
+            raise
         except Exception as error:  # a damaged file fails in many ways: SyntaxError, struct.error
-            raise ImageError(f"Can't read the cut-out {path}: {error}.") from error
-        if not fits:
             raise ImageError(
-                f"The cut-out {path} has {width} x {height} pixels; expected {MAX_MEGAPIXELS} MP "
-                "at most. Make it smaller."
-            )
+                f"Can't read the cut-out {path}: {one_line(error)}. Expected a PNG or WebP of "
+                f"{MAX_MEGAPIXELS} MP at most."
+            ) from error
         alpha = rgba[..., 3]
         if not (alpha >= OPAQUE).any() or (alpha >= OPAQUE).all():
             raise ImageError(

@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import io
+import math
+import re
 import stat
 import zipfile
 from collections.abc import Mapping
@@ -20,10 +22,11 @@ from typing import Protocol
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from mask2kan.errors import ImageError
-from mask2kan.media.images import FORMATS, MAX_FILE_BYTES, read_image
+from mask2kan.errors import ImageError, one_line, shown
+from mask2kan.media.images import MAX_FILE_BYTES, open_image, read_image
+from mask2kan.media.limits import MAX_MEGAPIXELS, Unfit
 
 from .faults import Fault, FaultError
 
@@ -33,12 +36,23 @@ Size = tuple[int, int]  # (height, width)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _OTHER_LABELS = (b"BM", b"II*\0", b"MM\0*")  # BMP; TIFF in either byte order
+_FORMAT = re.compile(
+    rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<WEBP>RIFF.{4}WEBP)|(?P<BMP>BM)"
+    rb"|(?P<GIF>GIF8[79]a)|(?P<TIFF>II(?:\*\0|\0\*|\+\0)|MM(?:\0\*|\*\0|\0\+))|(?P<PPM>P[1-6]\s)",
+    re.DOTALL,
+)
 _LOSSY = ("jpeg", "tiff_jpeg", "webp")  # compressions of a TIFF
 _LEAST_PNG = 57  # bytes: signature, header, empty data, end
 _NO_IMAGE = ("not-an-image", "no image format")
+_ZIP_ENTRY = b"PK\1\2"
+_BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack before they count
+_MOST_ENTRIES = 1_000  # of a zip archive
+_WIDEST = 8  # bytes of a number
+_NPY_HEAD = 20_000  # bytes; NumPy takes no longer ones
 _A_FILE = "expected a file"
 _CUT_OFF = "a PNG without an end"
 _GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6  # colour types of PNG
+_NUMBERS = ("L", "P")  # Pillow's modes
 _SHOWN = 5  # odd values listed in a message
 
 
@@ -126,7 +140,7 @@ def decode_label(path: Path, content: bytes) -> Array:
     depth, kind = content[24:26]  # of every PNG
     if kind in (_RGB, _RGBA):
         raise FaultError(Fault(path, "label-rgb", f"an RGB image; expected {expected}"))
-    if kind != _PALETTE and (kind != _GREY or depth != 8):
+    if image.mode not in _NUMBERS or (kind != _PALETTE and (kind != _GREY or depth != 8)):
         mode = f"{depth}-bit grey" if kind == _GREY else "grey with transparency"
         raise FaultError(Fault(path, "label-mode", f"{mode}; expected {expected}"))
     return np.array(image, dtype=np.uint8)
@@ -134,11 +148,11 @@ def decode_label(path: Path, content: bytes) -> Array:
 
 def _decode_other(path: Path, content: bytes, expected: str) -> Array:
     """Decode a BMP or TIFF, by Pillow's name of its kind of pixels."""
-    image = _load(path, content, ("BMP", "TIFF"), expected)
+    image = load_label(path, content, ("BMP", "TIFF"), expected)
     if image.info.get("compression") in _LOSSY:
         reason = f"stored as {image.info['compression']}"
         raise FaultError(Fault(path, "label-format", f"{reason}; expected {expected}"))
-    if image.mode not in ("L", "P"):
+    if image.mode not in _NUMBERS:
         rule = "label-rgb" if image.mode.startswith(("RGB", "CMYK")) else "label-mode"
         raise FaultError(Fault(path, rule, f"pixels are {image.mode}; expected {expected}"))
     return np.array(image, dtype=np.uint8)
@@ -156,14 +170,22 @@ def load_png(path: Path, content: bytes, expected: str) -> Image.Image:
         raise FaultError(Fault(path, rule, f"{reason}; expected {expected}"))
     if _is_cut_off(content):
         raise FaultError(Fault(path, "damaged-label", f"{_CUT_OFF}; expected {expected}"))
-    return _load(path, content, ("PNG",), expected)
+    return load_label(path, content, ("PNG",), expected)
 
 
-def _load(path: Path, content: bytes, formats: tuple[str, ...], expected: str) -> Image.Image:
+def load_label(path: Path, content: bytes, formats: tuple[str, ...], expected: str) -> Image.Image:
+    """Decode a file of one of these formats; ``path`` and ``expected`` are for errors.
+
+    Raises:
+        FaultError: when it is none, damaged, or beyond the limits of pictures.
+    """
     try:
-        with Image.open(io.BytesIO(content), formats=formats) as opened:
+        with open_image(content, formats) as (opened, _):
             opened.load()
             return opened
+    except Unfit as error:
+        message = f"{error}; expected {expected}, up to {MAX_MEGAPIXELS} MP"
+        raise FaultError(Fault(path, "damaged-label", message)) from error
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes trip
         reason = str(error) or type(error).__name__
         raise FaultError(Fault(path, "damaged-label", f"{reason}; expected {expected}")) from error
@@ -228,9 +250,9 @@ class LabelValues:
         counts = histogram(values)
         odd = np.flatnonzero((counts > 0) & ~allowed)
         if odd.size:
-            shown = ", ".join(map(str, odd[:_SHOWN])) + (", …" if odd.size > _SHOWN else "")
+            values_shown = ", ".join(map(str, odd[:_SHOWN])) + (", …" if odd.size > _SHOWN else "")
             pixels = int(np.isin(values, odd).sum())
-            message = f"holds {shown} in {pixels} pixels; expected {self.expected}"
+            message = f"holds {values_shown} in {pixels} pixels; expected {self.expected}"
             faults.append(Fault(path, "label-range", message))
         if faults:
             raise FaultError(*faults)
@@ -250,18 +272,48 @@ def apply_overlay(image: Array, overlay: Path | None) -> Array:
     if overlay is None:
         return image
     try:
-        with np.load(io.BytesIO(read_regular(overlay))) as stored:
-            difference = stored["rgb"].astype(np.int16)
+        difference = _difference(read_regular(overlay), image.shape)
     except FaultError as error:
         message = error.faults[0].message
         raise FaultError(Fault(overlay, "damaged-overlay", message)) from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        message = f"{error}; expected an .npz with the array 'rgb'"
+    except Unfit as error:
+        raise FaultError(Fault(overlay, "damaged-overlay", str(error))) from error
+    except Exception as error:  # zipfile, zlib and NumPy raise whatever damaged bytes trip
+        message = f"{one_line(error)}; expected an .npz with the array 'rgb'"
         raise FaultError(Fault(overlay, "damaged-overlay", message)) from error
-    if difference.shape != image.shape:
-        message = f"has shape {difference.shape}; expected its image's {image.shape}"
-        raise FaultError(Fault(overlay, "damaged-overlay", message))
     return np.asarray(np.clip(image + difference, 0, 255), np.uint8)
+
+
+def _difference(content: bytes, shape: tuple[int, ...]) -> NDArray[np.int16]:
+    """Read the array of an overlay, once its sizes in the archive and in its own head fit."""
+    if content.count(_ZIP_ENTRY) > _MOST_ENTRIES:  # each takes half a kilobyte to list
+        raise Unfit(f"lists more than {_MOST_ENTRIES:,} arrays; expected 'rgb'")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entry = archive.getinfo("rgb.npy")
+        if entry.flag_bits & 1:
+            raise Unfit("is encrypted; expected an .npz as NumPy writes it")
+        if entry.compress_type not in _BOUNDED:
+            raise Unfit(f"is packed by method {entry.compress_type}; expected none or deflate")
+        most = _WIDEST * math.prod(shape) + _NPY_HEAD
+        if entry.file_size > most:
+            raise Unfit(
+                f"unpacks to {entry.file_size:,} bytes; expected at most {most:,} for its image's "
+                f"{shape}"
+            )
+        with archive.open(entry) as file:
+            version = np.lib.format.read_magic(file)
+            read_head = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            found, _, dtype = read_head(file)
+        if found != shape:
+            raise Unfit(f"has shape {shown(found)}; expected its image's {shape}")
+        if dtype.kind not in "biuf" or dtype.itemsize > _WIDEST:
+            raise Unfit(f"holds {dtype}; expected whole numbers")
+        with archive.open(entry) as file:
+            return np.asarray(np.lib.format.read_array(file, allow_pickle=False), np.int16)
 
 
 def size_faults(path: Path, size: Size, expected: Size | None) -> list[Fault]:
@@ -278,11 +330,6 @@ def _is_cut_off(content: bytes) -> bool:
 
 
 def image_format(content: bytes) -> str | None:
-    """Name the image format, None for what is no image."""
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-            return str(opened.format)
-    except UnidentifiedImageError:
-        return None
-    except Exception:  # a known format, with a damaged header
-        return "a damaged image"
+    """Name the format that a file begins like, None for no image's; nothing of it is decoded."""
+    begins = _FORMAT.match(content)
+    return begins.lastgroup if begins else None

@@ -88,7 +88,7 @@ def test_an_extra_that_is_no_image_is_named(archive, tmp_path, monkeypatch, caps
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     out = tmp_path / "out.tar.xz"
     assert pack.main([str(out), "--data", "camvid", "--extra", "objects"]) == 2
-    assert "cow.png: damaged-image: cannot identify image file" in capsys.readouterr().err
+    assert "cow.png: damaged-image: it is a text file" in capsys.readouterr().err
     assert not out.exists()
 
 

@@ -23,20 +23,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ...metrics.pixel import ANOMALY, KNOWN
 from ..base import IMAGE_TYPES, Description, Pair, Scan
 from ..faults import Fault, FaultError
 from ..folders import exists
-from ..reading import VOID, Array, LabelValues, image_format, load_png, read_file
+from ..reading import VOID, Array, LabelValues, image_format, load_label, load_png, read_file
 from .mask_folders import SMIYC_MASK, AnomalySet
 
 IMAGES = (*IMAGE_TYPES, ".bmp", ".tif", ".tiff")
@@ -182,16 +180,8 @@ def _decode(path: Path, content: bytes) -> tuple[Array, str]:
         FaultError: for a damaged file, another format, or colours.
     """
     name = image_format(content)
-    image: Image.Image
     if name in ("BMP", "TIFF"):
-        try:
-            with Image.open(io.BytesIO(content), formats=[name]) as opened:
-                opened.load()
-                image = opened
-        except Exception as error:  # Pillow's decoders raise whatever damaged bytes trip
-            reason = str(error) or type(error).__name__
-            message = f"{reason}; expected {_EXPECTED}"
-            raise FaultError(Fault(path, "damaged-label", message)) from error
+        image = load_label(path, content, (name,), _EXPECTED)
     else:
         image = load_png(path, content, _EXPECTED)
     if image.mode == _ONE_BIT or image.mode in _NUMBERS:
