@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mask2kan.errors import ConfigError
 from tests.reliability.bombs import bombs, encoded, originals_of, png
 from tests.reliability.decoding import decoded, keep, worst, written
 from tests.reliability.mutations import Mutation, turned_off
 from tests.reliability.test_pictures import MEGABYTES, NO_MASK_BOMBS, SECONDS
+from tests.unit.training.data_trees import own
 from training.data import outliers, reading
+from training.data.check import inspect_data
 from training.data.faults import FaultError
-from training.data.sets import anomaly_folder
+from training.data.sets import anomaly_folder, camvid_anomaly, image_folder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures by Linux's own figures")
 
 Save = Callable[[str, bytes], Path]
+CLASS_SECONDS = 2
 SHAPE = (8, 8, 3)  # of the image that overlays are added to
 
 
@@ -210,6 +217,78 @@ def test_honest_overlays_are_added(tmp_path: Path, dtype: str) -> None:
         assert np.array_equal(added, np.clip(250 + difference, 0, 255))
 
 
+def _with_classes(root: Path, content: bytes) -> list[str]:
+    data = own(root, 0, 1)
+    (root / "classes.txt").write_bytes(content)
+    return [str(fault) for fault in inspect_data(data).faults]
+
+
+@pytest.mark.row("odd list of classes", limit="one fault, at once")
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"1" * 5000 + b" road", "a line of more than 300 characters"),
+        (b"road 1 2 " + b"1" * 5000, "a line of more than 300 characters"),
+        (b"".join(b"%d\n" % number for number in range(20_000)), "has 20000 names"),
+        (b"a\n" * 20_000, "repeats 'a'"),
+        (b"a\n" * 300_000, "it has 600,000 bytes, at most 400,000 fit"),
+        (b"road\nsk\x1b[31my\n", "characters that cannot be printed"),
+        ("road\nsk\u202ey\n".encode(), "characters that cannot be printed"),
+        (b"road\nsk\xff\n", "it is not UTF-8"),
+    ],
+)
+def test_lists_of_classes(
+    tmp_path: Path, content: bytes, reason: str, figure: Callable[[str], None]
+) -> None:
+    start = time.process_time()
+    faults = _with_classes(tmp_path / "set", content)
+    spent = time.process_time() - start
+    figure(f"{reason}, {spent * 1e3:.0f} ms")
+    assert len(faults) == 1
+    assert reason in faults[0]
+    assert len(faults[0]) < 1_000
+    assert spent < CLASS_SECONDS
+
+
+def test_a_list_of_another_editor_is_read(tmp_path: Path) -> None:
+    assert _with_classes(tmp_path / "set", b"\xef\xbb\xbfroad\r\nblue  sky\r\n") == []
+    assert image_folder.read_classes(tmp_path / "set" / "classes.txt")[0] == ("road", "blue sky")
+
+
+@pytest.mark.parametrize("number", ["\u00b2", "256", "1" * 299, "-1"])
+def test_lists_of_colours(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "colours.txt"
+    path.write_text(f"{number} 1 2 Road\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="expected 'red green blue name'"):
+        camvid_anomaly._meaning_of_colors(path)
+
+
+@pytest.mark.row("odd COCO annotations", limit="one sentence")
+def test_annotations(tmp_path: Path, figure: Callable[[str], None]) -> None:
+    image = {"file_name": "a.jpg", "id": 1, "height": 480, "width": 640}
+    instance = {"image_id": 1, "category_id": 7, "iscrowd": 0, "segmentation": [[0, 0, 9, 0, 9, 9]]}
+    facts = {"categories": [{"id": 7, "name": "cow"}]}
+    good = {**facts, "images": [image], "annotations": [instance]}
+    (tmp_path / "train2017").mkdir()
+    (tmp_path / "annotations").mkdir()
+    path = tmp_path / "annotations" / "instances_train2017.json"
+    path.write_text(json.dumps(good))
+    assert len(outliers.CocoObjects(tmp_path)._names) == 1
+    names = ["../a.jpg", "/etc/a.jpg", "a\0.jpg", "a\x1b[31m.jpg", "", 5, None]
+    rings = [[[10**400, 0, 1, 1]], [[1e9, 0, 1, 1]], [[float("nan"), 0, 1, 1]], [[1, 2, 3]], 7]
+    odd: list[Any] = [
+        *({**good, "images": [{**image, "file_name": name}]} for name in names),
+        *({**good, "annotations": [{**instance, "segmentation": ring}]} for ring in rings),
+        *([], 3, {"images": 1, "annotations": 2, "categories": 3}, {**good, "images": [[]]}),
+    ]
+    for content in [*map(json.dumps, odd), "[" * 200_000, "[" * 10, "1" * 5_000]:
+        path.write_text(content)
+        with pytest.raises(ConfigError, match=r"is not COCO's instance file[^\n]*\.$") as caught:
+            outliers.CocoObjects(tmp_path)
+        assert len(str(caught.value)) < 500
+    figure(f"{len(odd) + 3} told")
+
+
 READING = "training.data.reading"
 BOMBS, OVERLAYS = "test_bombs_in_a_data_set", "test_overlays"
 
@@ -276,6 +355,50 @@ MUTATIONS = [
         READING,
         'dtype.kind not in "biuf" or dtype.itemsize > _WIDEST',
         OVERLAYS,
+    ),
+    turned_off(
+        "lines of a list of classes are limited",
+        READING,
+        "max(map(len, lines), default=0) > MAX_LINE",
+        "test_lists_of",
+    ),
+    turned_off(
+        "a list of classes is limited",
+        READING,
+        "len(content) > MAX_LIST_BYTES",
+        "test_lists_of_classes",
+    ),
+    turned_off(
+        "names of classes can be printed",
+        READING,
+        "any(printable(word) != word for line in words for word in line)",
+        "test_lists_of_classes",
+    ),
+    Mutation(
+        "names of classes are counted once",
+        "test_lists_of_classes",
+        "training.data.sets.image_folder",
+        "count in Counter(names).items() if count > 1",
+        "count in ((name, names.count(name)) for name in names) if count > 1",
+    ),
+    Mutation(
+        "annotations nested too deeply are told",
+        "test_annotations",
+        "training.data.outliers",
+        "except RecursionError as error:",
+        "except ZeroDivisionError as error:",
+    ),
+    turned_off(
+        "names in annotations are names of files",
+        "training.data.outliers",
+        "not name or Path(name).name != name or printable(name) != name",
+        "test_annotations",
+    ),
+    turned_off(
+        "outlines lie where images do",
+        "training.data.outliers",
+        "not (np.abs(ring) <= MAX_SIDE).all()",
+        "test_annotations",
     ),
     Mutation(
         "whatever damages an overlay trips is one fault",

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mask2kan.checks import require, require_choice, require_range
-from mask2kan.errors import ConfigError, ImageError, one_line
+from mask2kan.errors import ConfigError, ImageError, one_line, printable, shown
 from mask2kan.media.images import list_images, open_image
-from mask2kan.media.limits import MAX_MEGAPIXELS
+from mask2kan.media.limits import MAX_MEGAPIXELS, MAX_SIDE
 
 from . import find_data
 from .augmentation import OUTLIER
@@ -321,8 +321,13 @@ class CocoObjects:
             )
         try:
             self._names, self._outlines = _usable(json.loads(annotations.read_bytes()))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{annotations} is not COCO's instance file: {error!r}.") from error
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise ConfigError(f"{annotations} is not COCO's instance file ({reason}).") from error
+        except RecursionError as error:
+            raise ConfigError(
+                f"{annotations} is not COCO's instance file: it is nested too deeply."
+            ) from error
         if not self._names:
             raise ConfigError(
                 f"{annotations} lists no image of {SHORTEST_SIDE} pixels or more without "
@@ -357,7 +362,7 @@ def _usable(content: dict[str, Any]) -> tuple[list[str], list[list[NDArray[np.fl
             excluded.add(number)
         elif not instance["iscrowd"]:
             polygons = instance["segmentation"]
-            rings = [np.asarray(polygon, np.float32).reshape(-1, 2) for polygon in polygons]
+            rings = [_ring(polygon) for polygon in polygons]
             outlines.setdefault(number, []).extend(rings)
     usable = sorted(
         (image["file_name"], image["id"])
@@ -366,7 +371,18 @@ def _usable(content: dict[str, Any]) -> tuple[list[str], list[list[NDArray[np.fl
         and image["id"] not in excluded
         and min(image["height"], image["width"]) >= SHORTEST_SIDE
     )
+    for name, _ in usable:
+        if not name or Path(name).name != name or printable(name) != name:
+            raise ValueError(f"{shown(name)} is no file name")
     return [name for name, _ in usable], [outlines[number] for _, number in usable]
+
+
+def _ring(polygon: list[float]) -> NDArray[np.float32]:
+    """Return an outline's points (N, 2), x and y."""
+    ring = np.asarray(polygon, np.float32).reshape(-1, 2)
+    if not (np.abs(ring) <= MAX_SIDE).all():  # filling goes from point to point
+        raise ValueError("an outline lies outside of any image")
+    return ring
 
 
 def _cropped(image: Bytes, alpha: Bytes) -> CutOut:

@@ -24,13 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mask2kan.errors import ImageError, one_line, shown
+from mask2kan.errors import ConfigError, ImageError, one_line, printable, shown
 from mask2kan.media.images import MAX_FILE_BYTES, open_image, read_image
 from mask2kan.media.limits import MAX_MEGAPIXELS, Unfit
 
 from .faults import Fault, FaultError
 
 VOID = 255
+MAX_LIST_BYTES = 400_000  # of a list of classes
+MAX_LINE = 300  # characters of a line in it
 Array = NDArray[np.uint8]
 Size = tuple[int, int]  # (height, width)
 
@@ -84,6 +86,37 @@ def read_regular(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise FaultError(os_fault(path, error)) from error
+
+
+def read_list(path: Path, expected: str) -> list[list[str]]:
+    """Read a list of classes: the words of every line that has some; ``expected`` is for errors.
+
+    Raises:
+        ConfigError: when it cannot be read, is larger than any such list, or would not print.
+    """
+    try:
+        words = _words(read_regular(path))
+    except FaultError as error:
+        reason = error.faults[0].message.partition(";")[0]
+        raise ConfigError(f"Cannot read {path}: {reason}; expected {expected}.") from error
+    except Unfit as error:
+        raise ConfigError(f"Cannot read {path}: {error}; expected {expected}.") from error
+    return [line for line in words if line]
+
+
+def _words(content: bytes) -> list[list[str]]:
+    if len(content) > MAX_LIST_BYTES:
+        raise Unfit(f"it has {len(content):,} bytes, at most {MAX_LIST_BYTES:,} fit")
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise Unfit("it is not UTF-8") from error
+    if max(map(len, lines), default=0) > MAX_LINE:  # Python reads no number of 4,301 digits
+        raise Unfit(f"it has a line of more than {MAX_LINE} characters")
+    words = [line.split() for line in lines]
+    if any(printable(word) != word for line in words for word in line):
+        raise Unfit("it has characters that cannot be printed")
+    return words
 
 
 def folder_fault(path: Path) -> Fault:

@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mask2kan.errors import ConfigError
+from mask2kan.errors import ConfigError, shown
 
 from ...metrics.pixel import ANOMALY, KNOWN, VOID
 from ..base import Scan
 from ..faults import Fault, FaultError
-from ..reading import Array, Size, load_png, read_regular
+from ..reading import Array, Size, load_png, read_list
 from .mask_folders import AnomalySet
 
 HELD_OUT = ("OtherMoving", "Child", "CartLuggagePram")
@@ -102,17 +102,14 @@ def _decode_rgb(path: Path, content: bytes, size: Size | None) -> NDArray[np.uin
 
 def _meaning_of_colors(path: Path) -> dict[int, int]:
     """Colour code to 0 known, 1 anomaly or 255 void."""
-    try:
-        lines = read_regular(path).decode("utf-8").splitlines()
-    except (FaultError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read ({error}); expected 'red green blue name'.") from error
     meaning: dict[int, int] = {}
     names = set()
-    for line in filter(str.strip, lines):
-        parts = line.split()
-        if len(parts) != 4 or not all(part.isdigit() for part in parts[:3]):
-            raise ConfigError(f"{path}: cannot read {line!r}; expected 'red green blue name'.")
-        (red, green, blue), name = map(int, parts[:3]), parts[3]
+    for words in read_list(path, "'red green blue name' per line"):
+        numbers = [int(word) for word in words[:3] if word.isdecimal()]
+        if len(words) != 4 or len(numbers) != 3 or max(numbers) > 255:
+            line = shown(" ".join(words))
+            raise ConfigError(f"{path}: cannot read {line}; expected 'red green blue name'.")
+        (red, green, blue), name = numbers, words[3]
         names.add(name)
         value = ANOMALY if name in HELD_OUT else VOID if name in LEFT_OUT else KNOWN
         meaning[red << 16 | green << 8 | blue] = value

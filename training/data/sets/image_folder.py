@@ -21,6 +21,7 @@ import dataclasses
 import functools
 import os
 import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from mask2kan.modeling.classes import palette_for
 from ..base import IMAGE_TYPES, Color, Scan, SegmentationImages, class_labels
 from ..faults import Fault, FaultError
 from ..folders import any_exists, exists
-from ..reading import VOID, LabelReader, LabelValues, decode_label, read_file, read_regular
+from ..reading import VOID, LabelReader, LabelValues, decode_label, read_file, read_list
 
 CLASS_LIST = "classes.txt"
 LABEL_FOLDERS = ("labels", "masks")
@@ -233,22 +234,13 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Color, ...]]:
     Raises:
         ConfigError: when the file cannot be read or used.
     """
-    try:
-        lines = [line.split() for line in read_regular(path).decode("utf-8").splitlines()]
-    except (FaultError, UnicodeDecodeError) as error:
-        reason = "it is not UTF-8"
-        if isinstance(error, FaultError):
-            reason = error.faults[0].message.partition(";")[0]
-        raise ConfigError(
-            f"Cannot read {path}: {reason}; expected one class name per line."
-        ) from error
-    lines = _without_numbers(path, [line for line in lines if line])
+    lines = _without_numbers(path, read_list(path, "one class name per line"))
     classes = [_name_and_color(line) for line in lines]
     names = tuple(name for name, _ in classes)
     colors = [color for _, color in classes if color is not None]
-    repeated = {name for name in names if names.count(name) > 1}
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if not 1 <= len(names) <= MAX_CLASSES or repeated:
-        reason = f"repeats {sorted(repeated)[0]!r}" if repeated else f"has {len(names)} names"
+        reason = f"repeats {repeated[0]!r}" if repeated else f"has {len(names)} names"
         raise ConfigError(f"{path} {reason}; expected 1 to {MAX_CLASSES} names, each once.")
     if colors and (len(colors) < len(names) or max(map(max, colors)) > 255):
         raise ConfigError(
