@@ -15,7 +15,7 @@ from tqdm import tqdm
 from mask2kan.checkpoints import list_weights, load_model, save_model
 from mask2kan.cli.predict_job import PredictJob, Report, Task
 from mask2kan.cli.reporting import complain, describe_model, print_results, say_stage
-from mask2kan.errors import ConfigError
+from mask2kan.errors import ConfigError, printable
 from mask2kan.inference.comparison import Comparison
 from mask2kan.inference.predictor import Predictor
 from mask2kan.inference.scale_out import Outcome, run_actors, run_here
@@ -72,7 +72,9 @@ def _comparer(options: argparse.Namespace) -> Callable[[Task], Report]:
     settings = {name: getattr(options, name) for name in _PREDICTOR_OPTIONS}
     models = (load_model(source, device=options.device) for source in sources)
     comparison = Comparison(*(Predictor(model, **settings) for model in models))
-    titles = [Path(source).name if Path(source).exists() else source for source in sources]
+    titles = [
+        printable(Path(source).name if Path(source).exists() else source) for source in sources
+    ]
     thresholds = [
         options.threshold if threshold is None else threshold
         for threshold in (options.left_threshold, options.right_threshold)
@@ -90,7 +92,8 @@ def _comparer(options: argparse.Namespace) -> Callable[[Task], Report]:
             for side, analysis in zip(SIDES, analyses, strict=True)
             for file in write_results(analysis, folder, side)
         ]
-        page = comparison_page(list(zip(titles, analyses, strict=True)), name=Path(path).name)
+        name = printable(Path(path).name)
+        page = comparison_page(list(zip(titles, analyses, strict=True)), name=name)
         files.append(write_page(folder / "comparison.png", page))
         summaries = [analysis.summary() for analysis in analyses]
         facts = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 import time
 import zipfile
@@ -15,11 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2kan.errors import ConfigError
+from mask2kan.errors import ConfigError, printable
 from tests.reliability.bombs import bombs, encoded, originals_of, png
 from tests.reliability.decoding import decoded, keep, worst, written
 from tests.reliability.mutations import Mutation, turned_off
 from tests.reliability.test_pictures import MEGABYTES, NO_MASK_BOMBS, SECONDS
+from tests.train_processes import ENVIRONMENT, ROOT
 from tests.unit.training.data_trees import own
 from training.data import outliers, reading
 from training.data.check import inspect_data
@@ -289,6 +291,38 @@ def test_annotations(tmp_path: Path, figure: Callable[[str], None]) -> None:
     figure(f"{len(odd) + 3} told")
 
 
+# In a child whose output is strict about text, as some terminals are.
+STRICT = {**ENVIRONMENT, "PYTHONIOENCODING": "utf-8:strict"}
+
+
+@pytest.mark.row("odd names in a data set", limit="every line is the check's own")
+def test_names_in_a_data_set(tmp_path: Path, figure: Callable[[str], None]) -> None:
+    root = own(tmp_path / "set\x1b[2J", 0, 1, names=("road", "sky"))
+    odd = ["bad\udcff", "esc\x1b[31m", "line\n0 faults in 4 images of", "turned\u202e"]
+    for name in odd:
+        (root / "train" / "images" / f"{name}.png").write_bytes(b"words")
+        (root / "train" / "masks" / f"{name}.png").write_bytes(b"words")
+        (root / "train" / "images" / f"{name}.txt").write_bytes(b"words")
+    done = subprocess.run(
+        [sys.executable, "-m", "training.data", "check", f"folder={root}"],
+        cwd=ROOT,
+        env={**STRICT, "MASK2KAN_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    printed = done.stdout.decode()
+    assert done.returncode == 1, done.stderr
+    assert b"Traceback" not in done.stderr
+    lines = printed.splitlines()
+    assert printable(printed.replace("\n", "")) == printed.replace("\n", "")
+    assert sum(line.endswith(": not-an-image: no image format") for line in lines) == 0
+    assert sum(": not-an-image: " in line for line in lines) == 2 * len(odd)
+    assert [line for line in lines if line.startswith("0 faults")] == []
+    assert lines[-1].startswith(f"{2 * len(odd)} faults in ")
+    figure(f"{len(lines)} lines")
+
+
 READING = "training.data.reading"
 BOMBS, OVERLAYS = "test_bombs_in_a_data_set", "test_overlays"
 
@@ -399,6 +433,27 @@ MUTATIONS = [
         "training.data.outliers",
         "not (np.abs(ring) <= MAX_SIDE).all()",
         "test_annotations",
+    ),
+    Mutation(
+        "a fault is a line that can be printed",
+        "test_names_in",
+        "training.data.faults",
+        'printable(f"{self.path}: {self.rule}: {self.message}")',
+        'f"{self.path}: {self.rule}: {self.message}"',
+    ),
+    Mutation(
+        "a note is a line that can be printed",
+        "test_names_in",
+        "training.data.faults",
+        "[printable(line) for line in lines]",
+        "lines",
+    ),
+    Mutation(
+        "the last line can be printed",
+        "test_names_in",
+        "training.data.__main__",
+        'printable(f"{faults} in',
+        'str(f"{faults} in',
     ),
     Mutation(
         "whatever damages an overlay trips is one fault",

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from mask2kan.checks import require, require_choice
 from mask2kan.cli.run import run_command
-from mask2kan.errors import ConfigError
+from mask2kan.errors import ConfigError, printable
 from mask2kan.outputs.tables import Table
 
 from .check import Report, inspect_data
@@ -71,14 +71,14 @@ def summary(report: Report) -> str:
     """Format a report."""
     lines = [str(fault) for fault in report.faults]
     lines += note_lines(report.notes)
-    lines += [f"note: {remark}" for remark in report.remarks]
+    lines += [printable(f"note: {remark}") for remark in report.remarks]
     lines += [
         f"{count:>6} {rule}: {RULES[rule]}"
         for rule, count in Counter(fault.rule for fault in report.faults).most_common()
     ]
     recalled = " (as found earlier; no file has changed)" if report.recalled else ""
     faults, images = _counted(len(report.faults), "fault"), _counted(report.images, "image")
-    lines.append(f"{faults} in {images} of {report.title}{recalled}")
+    lines.append(printable(f"{faults} in {images} of {report.title}{recalled}"))
     return "\n".join(lines)
 
 
@@ -118,14 +118,14 @@ def listing() -> str:
     parts = [
         Table(blank, train, "to train on (--data):", text_columns=2).text(),
         Table(blank, measure, "to measure anomaly scores on:", text_columns=2).text(),
-        f"looked in {', '.join(map(str, data_places()))}",
+        printable(f"looked in {', '.join(map(str, data_places()))}"),
     ]
     return "\n".join(parts)
 
 
 def _place(name: str, otherwise: str) -> str:
     try:
-        return str(find_set(name))
+        return printable(str(find_set(name)))
     except ConfigError:
         return otherwise
 

@@ -236,7 +236,7 @@ def _memory(scans: Iterable[Scan], kind: Sequence[str]) -> Path | None:
     """Path of a clean result, named for all that decides it; None if a file is gone."""
     digest = hashlib.sha256(f"{VERSION} {json.dumps(kind)}".encode())
     for scan in scans:
-        digest.update(scan.title.encode())
+        digest.update(os.fsencode(scan.title))  # with the folder's name, of any bytes
         for reader in {id(pair.reader): pair.reader for pair in scan.pairs}.values():
             digest.update(repr(reader).encode())
         for pair in scan.pairs:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from mask2kan.errors import ImageError
+from mask2kan.errors import ImageError, printable
 
 RULES = {
     "missing-folder": "a folder of the layout is not there",
@@ -70,7 +70,7 @@ class Fault(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.rule}: {self.message}"
+        return printable(f"{self.path}: {self.rule}: {self.message}")
 
 
 class FaultError(ImageError):
@@ -92,4 +92,4 @@ def note_lines(notes: Iterable[Fault]) -> list[str]:
     for rule, count in Counter(note.rule for note in single).items():
         first = next(note.path for note in single if note.rule == rule)
         lines.append(f"note: {rule} ({NOTES[rule]}): {count}, first {first}")
-    return lines
+    return [printable(line) for line in lines]

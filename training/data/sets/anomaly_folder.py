@@ -30,6 +30,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mask2kan.errors import printable
+
 from ...metrics.pixel import ANOMALY, KNOWN
 from ..base import IMAGE_TYPES, Description, Pair, Scan
 from ..faults import Fault, FaultError
@@ -112,7 +114,7 @@ def shows_anomalies(root: Path) -> bool:
 
 def own_name(root: Path) -> str:
     """Return the folder's name, which stands for the set."""
-    return root.resolve().name or "anomaly folder"
+    return printable(root.resolve().name) or "anomaly folder"
 
 
 def _scan(root: Path) -> tuple[Scan, list[Values]]:

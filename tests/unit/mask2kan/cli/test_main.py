@@ -1,6 +1,7 @@
 """The command line end to end, on tiny checkpoints and small images."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -110,6 +111,18 @@ def test_compare_two_models_on_a_folder(checkpoints, images, tmp_path):
     assert any("uncalibrated" in note for note in facts["right"]["notes"])
     assert facts["left"]["parameters"] > facts["right"]["parameters"]
     assert Image.open(out / "a" / "comparison.png").size[0] > 1000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names of any bytes")
+def test_a_name_that_is_no_text_is_compared(checkpoints, images, tmp_path, capsys):
+    path = images / "a.png"
+    path = path.rename(images / "odd\udcff\x1b[31m$\\frac$.png")
+    out, sides = tmp_path / "out", ("--left", checkpoints[0], "--right", checkpoints[1])
+    assert run("compare", path, *sides, "--score", "msp", "--out", out) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    (written,) = out.glob("*/comparison.png")
+    with Image.open(written) as opened:
+        assert opened.width > 100
 
 
 def test_goes_on_past_a_bad_image_and_fails_at_the_end(checkpoints, images, tmp_path, capsys):
