@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,16 @@ def test_labels_have_the_limits_of_pictures() -> None:
     expected = r"41\.0 megapixels \(8001 × 5125\); expected .* class numbers, up to 40 MP"
     with pytest.raises(FaultError, match=expected):
         reading.decode_label(Path("a.png"), png(8_001, 5_125))
+
+
+def test_the_values_of_a_large_mask_take_no_more_than_the_mask(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(Image.new("L", (8_000, 2_000), 255), "PNG", compress_level=1))
+    tracemalloc.start()
+    assert anomaly_folder._values_in(path, 0, 0) == {255}
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4 * 8_000 * 2_000
 
 
 def test_a_png_that_hides_its_kind_is_no_label() -> None:
@@ -291,6 +302,15 @@ def test_annotations(tmp_path: Path, figure: Callable[[str], None]) -> None:
     figure(f"{len(odd) + 3} told")
 
 
+def test_a_folder_whose_name_is_no_text_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASK2KAN_CACHE", str(tmp_path / "cache"))
+    root = own(tmp_path / "set\udcff", 0, 1, names=("road", "sky"))
+    assert inspect_data(root).faults == []
+    assert inspect_data(root, remembered=True).recalled
+
+
 # In a child whose output is strict about text, as some terminals are.
 STRICT = {**ENVIRONMENT, "PYTHONIOENCODING": "utf-8:strict"}
 
@@ -389,6 +409,20 @@ MUTATIONS = [
         READING,
         'dtype.kind not in "biuf" or dtype.itemsize > _WIDEST',
         OVERLAYS,
+    ),
+    Mutation(
+        "a mask's values are counted as bytes",
+        "test_the_values_of",
+        "training.data.sets.anomaly_folder",
+        "histogram(values)))",
+        "np.bincount(values.ravel())))",
+    ),
+    Mutation(
+        "a folder's name may be of any bytes",
+        "test_a_folder_whose",
+        "training.data.check",
+        "os.fsencode(scan.title)",
+        "scan.title.encode()",
     ),
     turned_off(
         "lines of a list of classes are limited",

@@ -36,7 +36,16 @@ from ...metrics.pixel import ANOMALY, KNOWN
 from ..base import IMAGE_TYPES, Description, Pair, Scan
 from ..faults import Fault, FaultError
 from ..folders import exists
-from ..reading import VOID, Array, LabelValues, image_format, load_label, load_png, read_file
+from ..reading import (
+    VOID,
+    Array,
+    LabelValues,
+    histogram,
+    image_format,
+    load_label,
+    load_png,
+    read_file,
+)
 from .mask_folders import SMIYC_MASK, AnomalySet
 
 IMAGES = (*IMAGE_TYPES, ".bmp", ".tif", ".tiff")
@@ -164,7 +173,7 @@ def _values_in(path: Path, size: int, changed: int) -> Values:
         return None
     if mode == _ONE_BIT:
         return frozenset()
-    return frozenset(int(value) for value in np.flatnonzero(np.bincount(values.ravel())))
+    return frozenset(int(value) for value in np.flatnonzero(histogram(values)))
 
 
 def _faults_of(pair: Pair) -> list[Fault]:
