@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 import tempfile
@@ -32,7 +33,7 @@ from .tabs.models import models_tab
 from .web import viewer
 from .web.component import component
 from .web.link_preview import address_of
-from .work.turns import Turns
+from .work.turns import Asker, Turns, work_for
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +95,15 @@ class Page(gr.Blocks):
 
     async def process_api(self, *args: Any, **kwargs: Any) -> Any:
         """Answer an event."""
+        state = _state(kwargs.get("request"))
+        who = Asker(getattr(state, "client", ""))
+        work_for(who)
         try:
-            with of_request(_request_id(kwargs.get("request"))):
+            with of_request(getattr(state, "request_id", None)):
                 return await super().process_api(*args, **kwargs)
+        except asyncio.CancelledError:
+            who.gone = True  # or its thread would wait for its turn, and have it
+            raise
         except gr.Error as error:
             # A message may repeat what was sent; halves of characters would end the connection.
             error.message = error.message.encode(errors="backslashreplace").decode()
@@ -116,10 +123,9 @@ class Page(gr.Blocks):
         return described(info, functions, addresses)
 
 
-def _request_id(request: gr.Request | None) -> str | None:
-    """Return the id of the HTTP request that asked for a job: it runs elsewhere, later."""
-    state = getattr(getattr(request, "request", None), "state", None)
-    return getattr(state, "request_id", None)
+def _state(request: gr.Request | None) -> object:
+    """Return what the layers noted of the HTTP request that asked for a job: it runs later."""
+    return getattr(getattr(request, "request", None), "state", None)
 
 
 def build_demo(models: Sequence[str] | None = None, service: ModelService | None = None) -> Page:

@@ -36,6 +36,9 @@ PAGE: dict[str, str] = {
 QUEUE: dict[str, str] = {
     "place": "Place {place} in the queue, about {seconds} s.",
     "busy": "Too many visitors wait already. Try again in {seconds} s.",
+    "too_many": "{count} jobs of yours wait already. Try again in {seconds} s.",
+    "left": "Nobody waits for this any more.",
+    "batch": "A batch of yours is running already. Wait for its end, or cancel it.",
     "restarting": "The server is restarting. Try again in half a minute.",
     "too_long": (
         "This took longer than {seconds} s and was stopped. Try a smaller picture or a smaller "
@@ -67,9 +70,11 @@ HTTP: dict[str, str] = {
     "too_much_at_once": "Too many large requests arrive at once. Try again in {seconds} s.",
     "name": "The name of a session, an upload or an event has 1 to 64 letters, digits, - and _.",
     "kind": "Send JSON (Content-Type: application/json), or files to /gradio_api/upload.",
+    "items": "This request's JSON has more than {most:,} values and signs. Send less at once.",
     "json": "This request's JSON can't be read: {why}.",
     "upload": "This upload can't be read: {why}. Send files as parts named files.",
     "closed": "There is nothing here.",
+    "address": "The app fetches nothing from addresses. Download the file and upload it.",
     "cut": "it ended early",
 }
 

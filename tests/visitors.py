@@ -99,20 +99,21 @@ class Visitor:
 
     def join(
         self, event: dict[str, Any], data: list[Any], event_data: Any = None, **query: str
-    ) -> None:
-        """Join the queue; an HTTP error is raised."""
+    ) -> str:
+        """Join the queue; return the event's id. An HTTP error is raised."""
         body = {
             "data": data,
             "fn_index": event["id"],
             "session_hash": self.session,
             "event_data": event_data,
         }
-        self.http.post(
+        joined = self.http.post(
             "/gradio_api/queue/join",
             content=json.dumps(body),  # httpx's own takes no halves of characters
             headers={"Content-Type": "application/json"},
             params=query,
         ).raise_for_status()
+        return str(joined.json()["event_id"])
 
     def ask(
         self, event: dict[str, Any], data: list[Any], event_data: Any = None, **query: str

@@ -17,6 +17,9 @@ from .models import SIDES, Answer
 LARGEST_SHARE = 0.1  # of the picture, for the smallest region and for smoothing
 _LARGEST_REGION = 1 << 30  # pixels
 
+_SETTINGS = ("left", "right", "smallest_region", "smoothing", "score", "models")
+_LONGEST_SETTINGS = 2_000  # characters
+
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
@@ -100,6 +103,23 @@ def _number(value: Any, what: str) -> float | None:
     if not math.isfinite(number):
         raise ConfigError(f"For {what} {value!r:.40} was given; it must be a finite number.")
     return number
+
+
+def kept_settings(settings: object) -> dict[str, Any] | None:
+    """Copy of a viewer's settings what ``chosen_reading`` looks at, and nothing else.
+
+    Raises:
+        ConfigError: as ``chosen_reading``; also where it is longer than names and numbers are.
+    """
+    chosen_reading(settings, ("", ""), "")
+    if not isinstance(settings, Mapping):
+        return None
+    kept = {key: settings[key] for key in _SETTINGS if key in settings}
+    if len(repr(kept)) > _LONGEST_SETTINGS:
+        raise ConfigError(
+            f"The settings have more than {_LONGEST_SETTINGS:,} characters; send those of the page."
+        )
+    return kept
 
 
 def chosen_reading(settings: object, models: Sequence[str], score: str) -> Reading:

@@ -12,6 +12,7 @@ import cachetools
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..strings import HTTP
+from ..work.turns import Asker, work_for
 from .answers import Layer, RefusedError
 from .lifecycle import Lifecycle
 
@@ -87,6 +88,8 @@ class Share(Layer):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer an HTTP request."""
         name, is_own = _client(scope)
+        client = "" if is_own else name
+        scope.setdefault("state", {})["client"] = client  # for the jobs that come of it
         if is_own or scope["method"] in _READS or not scope["path"].startswith(_WORK):
             await self.app(scope, receive, send)
             return
@@ -96,6 +99,7 @@ class Share(Layer):
             words = HTTP["share"].format(count=self._most, seconds=seconds)
             raise RefusedError(429, words, "share", seconds)
         self._asking[name] += 1
+        work_for(Asker(client))
         try:
             await self.app(scope, receive, send)
         finally:

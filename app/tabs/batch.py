@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import Iterator
@@ -20,17 +21,19 @@ from ..messages import shows_errors, shows_errors_of_steps
 from ..services.batch import Batch, run_batch
 from ..services.batch_items import items_of, read_item
 from ..services.batch_rows import ORDERS, BatchRow, check_order, ordered, record
-from ..services.reading import Reading, chosen_reading
+from ..services.reading import Reading, chosen_reading, kept_settings
 from ..services.service import ModelService
-from ..strings import BATCH
+from ..strings import BATCH, QUEUE
 from ..web.batch_results import WITH_SETTINGS, batch_results
+from ..work.turns import Asker, BusyError, asking
 from .compare import BAR, event_field
 from .endpoints import like
 
+_BUSY_SECONDS = 60
 # The page is updated at most so often: each time it gets all rows anew.
 _SECONDS_BETWEEN_UPDATES = 0.7
 # Whole batches wait for each other here; their pictures wait in the service, with everybody's.
-_QUEUED: dict[str, Any] = {"concurrency_id": "batch", "concurrency_limit": 2}
+_QUEUED: dict[str, Any] = {"concurrency_id": "batch", "concurrency_limit": 3}
 # In the queue without waiting in it: an event outside of it cannot show its error on the page.
 UNLIMITED: dict[str, Any] = {
     "concurrency_limit": None,
@@ -119,6 +122,7 @@ class BatchHandlers:
 
     def __init__(self, service: ModelService) -> None:
         self._service = service
+        self._running: dict[Batch, Asker] = {}
 
     def begin(self, files: Any, before: Batch | None, settings: Any) -> tuple[Any, ...]:
         """Replace the results of the run before by an empty batch.
@@ -132,9 +136,9 @@ class BatchHandlers:
             The visitor's batch, then Run, Cancel, the note, the results, both downloads, the
             chosen picture and the button that opens it.
         """
-        chosen_reading(settings, ("", ""), "")  # or it is refused before anything is lost
+        kept = kept_settings(settings)  # or it is refused before anything is lost
         batch = _new_batch(files, self._service)
-        batch.settings = settings
+        batch.settings = kept
         if before is not None:
             own = before.state != "new" and not before.end_reported
             batch.ends_to_come = before.ends_to_come + own
@@ -149,11 +153,29 @@ class BatchHandlers:
         """Compute one picture after the other; yield the note and the results so far."""
         if batch is None:
             return
-        batch.state = "running"
+        with self._only_one(batch):
+            batch.state = "running"
+            try:
+                for told in self._run(batch, (left, right), score, progress):
+                    yield told
+                    self._running[batch] = asking()  # each step is asked for anew
+            finally:
+                batch.state = "over"
+
+    @contextlib.contextmanager
+    def _only_one(self, batch: Batch) -> Iterator[None]:
+        """Let one client of another machine have one batch at a time."""
+        client = asking().client
+        if client and any(
+            who.client == client and not who.gone and not other.finished
+            for other, who in list(self._running.items())
+        ):
+            raise BusyError(QUEUE["batch"], _BUSY_SECONDS)
+        self._running[batch] = asking()
         try:
-            yield from self._run(batch, (left, right), score, progress)
+            yield
         finally:
-            batch.state = "over"
+            del self._running[batch]
 
     def _run(
         self, batch: Batch, models: tuple[str, str], score: str, progress: gr.Progress
@@ -248,8 +270,9 @@ class BatchHandlers:
         check_order(order)
         batch = _new_batch(files, self._service, thumbnails=False)
         try:
-            for _ in run_batch(self._service, batch.items, left, right, score, batch):
-                pass
+            with self._only_one(batch):
+                for _ in run_batch(self._service, batch.items, left, right, score, batch):
+                    pass
             written = batch.finish()
         except BaseException:
             batch.discard()

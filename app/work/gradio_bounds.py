@@ -7,12 +7,17 @@ asked for, and a message to a session that has been forgotten ends the queue's l
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict, defaultdict
 from typing import Any
 
 import anyio
 import cachetools
-from gradio import routes
+import gradio as gr
+from gradio import processing_utils, routes
 from gradio.state_holder import SessionState, StateHolder
+
+from ..strings import HTTP
+from .turns import Rounds
 
 _SESSIONS = 4_000  # whose state is kept; one takes some 20 kB
 _NAMED = 10_000  # sessions and uploads of which a name is kept
@@ -32,6 +37,9 @@ def bound(app: Any, demo: Any) -> None:
     app.state_holder.capacity = _SESSIONS
     demo.limiter = anyio.CapacityLimiter(_THREADS)
     _bound_queue(demo._queue)
+    _share_queue(demo._queue)
+    # It would be fetched before our callbacks are asked, whole and for as long as it takes.
+    processing_utils.async_ssrf_protected_download = _fetch_nothing
     uploads = routes.file_upload_statuses
     uploads._statuses = cachetools.LRUCache(_NAMED)  # type: ignore[assignment]
     uploads._signals = _Signals(_NAMED)  # type: ignore[assignment]
@@ -73,9 +81,32 @@ class _Signals(cachetools.LRUCache[str, asyncio.Event]):
         return signal
 
 
+class _Messages(OrderedDict[str, Any]):
+    """Messages by session, of so many sessions; those that wait for an answer stay.
+
+    Args:
+        queue: Gradio's, whose messages they are.
+        most: sessions.
+    """
+
+    def __init__(self, queue: Any, most: int) -> None:
+        super().__init__()
+        self._queue, self.most = queue, most
+
+    def __setitem__(self, session: str, messages: Any) -> None:
+        if session not in self and len(self) >= self.most:
+            waiting = {event.session_hash for event in self._queue.event_ids_to_events.values()}
+            for oldest in self:
+                if oldest not in waiting:
+                    del self[oldest]
+                    break
+        super().__setitem__(session, messages)
+
+
 def _bound_queue(queue: Any) -> None:
     """Let nobody's messages pile up, and none to a session that is gone end the queue."""
-    send, sessions = queue.send_message, queue.pending_messages_per_session
+    send, sessions = queue.send_message, _Messages(queue, _SESSIONS)
+    queue.pending_messages_per_session = sessions
     queue.pending_event_ids_session = cachetools.LRUCache(_NAMED)
 
     def send_if_awaited(event: Any, message: Any) -> None:
@@ -90,3 +121,32 @@ def _bound_queue(queue: Any) -> None:
                 fullest.get_nowait()
 
     queue.send_message = send_if_awaited
+
+
+def _share_queue(queue: Any) -> None:
+    """Take one job of each client in turn, where Gradio would take all of the first one's."""
+    push, take = queue.push, queue.get_events
+    rounds: defaultdict[str, Rounds] = defaultdict(Rounds)
+
+    async def push_in_turn(body: Any, request: Any, username: Any) -> Any:
+        pushed = await push(body, request, username)
+        for name, waiting in queue.event_queue_per_concurrency_id.items():
+            for event in waiting.queue:
+                if not hasattr(event, "round"):
+                    client = getattr(event.request.state, "client", "")
+                    event.round = rounds[name].join(client)
+            waiting.queue.sort(key=lambda event: event.round)
+        return pushed
+
+    def take_and_note() -> Any:
+        taken = take()
+        if taken is not None:
+            events, _, name = taken
+            rounds[name].begin(events[0].round)
+        return taken
+
+    queue.push, queue.get_events = push_in_turn, take_and_note
+
+
+async def _fetch_nothing(url: str, cache_dir: str) -> str:
+    raise gr.Error(HTTP["address"], print_exception=False)

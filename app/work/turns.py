@@ -1,13 +1,17 @@
-"""One queue for all that computes: first come first served, of a bounded length, one job at a time.
+"""One queue for all that computes: of a bounded length, one job at a time, fair to every client.
 
-Who waits is told their place and about how long it takes; who would be one too many is refused at
-once, with the seconds after which to try again.
+Whoever asks for much waits behind those who ask for little; one client's jobs are done in their
+order. Who waits is told their place and about how long it takes; who would be one too many is
+refused at once, with the seconds after which to try again.
 """
 
 from __future__ import annotations
 
-import collections
+import bisect
 import contextlib
+import contextvars
+import dataclasses
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +23,55 @@ from ..strings import QUEUE
 Report = Callable[[float, str], None]
 
 MOST_WAITING = 32
+MOST_OF_ONE = 8  # that wait for one client of another machine
 _FIRST_GUESS = 2.0  # seconds a job takes, before any has ended
 _WEIGHT = 0.2  # of the latest job in the average
 _TELL_SECONDS = 1.0
+
+
+@dataclasses.dataclass
+class Asker:
+    """Who asks for a job.
+
+    Attributes:
+        client: their name; empty for this machine's own programs.
+        gone: whether nobody waits for the answer any more.
+    """
+
+    client: str = ""
+    gone: bool = False
+
+
+_asker: contextvars.ContextVar[Asker | None] = contextvars.ContextVar("asker", default=None)
+
+
+def asking() -> Asker:
+    """Who the code that calls this works for; this machine where nobody has said."""
+    return _asker.get() or Asker()
+
+
+def work_for(who: Asker) -> None:
+    """Say who the rest of this task, and the threads it starts, work for."""
+    _asker.set(who)
+
+
+class Rounds:
+    """A fair order: every client has one job in each round."""
+
+    def __init__(self) -> None:
+        self._now = 0
+        self._last: dict[str, int] = {}
+
+    def join(self, client: str) -> int:
+        """Return the round of a client's next job."""
+        chosen = max(self._now, self._last.get(client, 0)) + 1
+        self._last[client] = chosen
+        return chosen
+
+    def begin(self, chosen: int) -> None:
+        """Note that a job of that round begins."""
+        self._now = max(self._now, chosen)
+        self._last = {client: last for client, last in self._last.items() if last > self._now}
 
 
 class BusyError(Mask2KANError):
@@ -36,23 +86,34 @@ class BusyError(Mask2KANError):
         self.retry_after = retry_after
 
 
+class LeftError(Mask2KANError):
+    """Nobody waits for a job any more, so it is not begun."""
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class _Ticket:
+    round: int
+    number: int  # in the order of joining
+    asker: Asker = dataclasses.field(compare=False)
+
+
 class Turns:
     """The queue.
 
-    Attributes:
-        observe: told the seconds of each job that is done.
-
     Args:
         most_waiting: jobs that may wait beside the one that runs.
+        most_of_one: of these, for one client of another machine.
 
     Attributes:
         observe: told how many seconds each job has taken.
     """
 
-    def __init__(self, most_waiting: int = MOST_WAITING) -> None:
-        self._most_waiting = most_waiting
+    def __init__(self, most_waiting: int = MOST_WAITING, most_of_one: int = MOST_OF_ONE) -> None:
+        self._most_waiting, self._most_of_one = most_waiting, most_of_one
         self._changed = threading.Condition()
-        self._queue: collections.deque[object] = collections.deque()  # its first one runs
+        self._rounds, self._numbers = Rounds(), itertools.count()
+        self._running: _Ticket | None = None
+        self._waiting: list[_Ticket] = []  # in the order of their turns
         self._average = _FIRST_GUESS
         self._closed = False
         self.observe: Callable[[float], None] = lambda seconds: None
@@ -61,13 +122,13 @@ class Turns:
     def length(self) -> int:
         """How many jobs run or wait."""
         with self._changed:
-            return len(self._queue)
+            return self._length
 
     @property
     def expected_wait(self) -> float:
         """Seconds until who joins now has their turn, judged by the jobs before."""
         with self._changed:
-            return len(self._queue) * self._average
+            return self._length * self._average
 
     def close(self) -> None:
         """Take no further jobs; those that run or wait go on."""
@@ -76,7 +137,7 @@ class Turns:
 
     @contextlib.contextmanager
     def take(self, report: Report | None = None, *, goes_on: bool = False) -> Iterator[None]:
-        """Wait for a turn, and have it.
+        """Wait for a turn, and have it; ``asking`` says who for.
 
         Args:
             report: told the place while waiting; what it raises passes through and ends the wait.
@@ -84,6 +145,7 @@ class Turns:
 
         Raises:
             BusyError: when too many wait, or the app is about to stop.
+            LeftError: when nobody waits for the answer any more.
         """
         ticket = self._join(goes_on)
         try:
@@ -96,29 +158,44 @@ class Turns:
                 self._average += _WEIGHT * (seconds - self._average)
         finally:
             with self._changed:
-                self._queue.remove(ticket)
+                if self._running is ticket:
+                    self._running = None
+                else:
+                    self._waiting.remove(ticket)
                 self._changed.notify_all()
 
-    def _join(self, goes_on: bool) -> object:
-        ticket = object()
+    @property
+    def _length(self) -> int:
+        return len(self._waiting) + (self._running is not None)
+
+    def _join(self, goes_on: bool) -> _Ticket:
+        who = asking()
         with self._changed:
             if self._closed and not goes_on:
                 raise BusyError(QUEUE["restarting"], 30)
-            if len(self._queue) > self._most_waiting and not goes_on:
-                seconds = max(1, round(len(self._queue) * self._average / 2))
-                raise BusyError(QUEUE["busy"].format(seconds=seconds), seconds)
-            self._queue.append(ticket)
+            own = [ticket for ticket in self._waiting if ticket.asker.client == who.client]
+            too_many = who.client and len(own) >= self._most_of_one
+            if (self._length > self._most_waiting or too_many) and not goes_on:
+                seconds = max(1, round(self._length * self._average / 2))
+                words = QUEUE["too_many" if too_many else "busy"]
+                raise BusyError(words.format(count=len(own), seconds=seconds), seconds)
+            ticket = _Ticket(self._rounds.join(who.client), next(self._numbers), who)
+            bisect.insort(self._waiting, ticket)
         return ticket
 
-    def _wait(self, ticket: object, report: Report | None) -> None:
+    def _wait(self, ticket: _Ticket, report: Report | None) -> None:
         while True:
             with self._changed:
-                if self._queue[0] is ticket:
+                if ticket.asker.gone:
+                    raise LeftError(QUEUE["left"])
+                if self._running is None and self._waiting[0] is ticket:
+                    self._running = self._waiting.pop(0)
+                    self._rounds.begin(ticket.round)
                     return
-                place = self._queue.index(ticket)
+                place = self._waiting.index(ticket) + (self._running is not None)
                 seconds = max(1, round(place * self._average))
                 self._changed.wait(_TELL_SECONDS)
-                if self._queue[0] is ticket:
-                    return
+                if self._running is None and self._waiting[0] is ticket:
+                    continue
             if report is not None:
                 report(0.0, QUEUE["place"].format(place=place, seconds=seconds))

@@ -10,13 +10,17 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import httpx
+import numpy as np
 import pytest
 from gradio.server_messages import HeartbeatMessage
+from PIL import Image
 
+from app.serving.answers import RefusedError
 from app.serving.bodies import check_json
 from app.serving.lifecycle import Lifecycle
 from app.work.gradio_bounds import bound
@@ -76,6 +80,34 @@ MUTATIONS = [
         "app.work.gradio_bounds",
         "        self.config_values = {}\n",
         "",
+    ),
+    Mutation(
+        "addresses are not fetched",
+        "test_nothing_is_fetched",
+        "app.work.gradio_bounds",
+        "processing_utils.async_ssrf_protected_download = _fetch_nothing",
+        "pass",
+    ),
+    Mutation(
+        "who has left is not waited for",
+        "test_cancelled_jobs",
+        "app.page",
+        "            who.gone = True",
+        "            who.gone = False",
+    ),
+    Mutation(
+        "sessions that wait stay",
+        "test_a_session_that_is_forgotten",
+        "app.work.gradio_bounds",
+        "if oldest not in waiting:",
+        "if True:",
+    ),
+    Mutation(
+        "small values by the hundred thousand",
+        "test_many_small_values",
+        "app.serving.bodies",
+        "if sum(map(body.count, _SIGNS)) > _MOST_SIGNS:",
+        "if False:",
     ),
     Mutation(
         "names in bodies",
@@ -231,6 +263,64 @@ def test_questions_about_an_absent_model(app: App, figure: Callable[[str], None]
     assert "not on this server" in str(queued.error)
 
 
+@pytest.mark.row("addresses in place of files", limit="nothing is fetched, one sentence")
+def test_nothing_is_fetched_from_addresses(app: App, figure: Callable[[str], None]) -> None:
+    visitor, refusals = Visitor(app.url), []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        here = f"http://127.0.0.1:{listener.getsockname()[1]}/x.png"
+        for event in visitor.events:
+            for place in range(len(event["inputs"])):
+                for address in (here, "https://example.com/x.png"):
+                    data = visitor.usual(event)
+                    file = {"path": address, "meta": {"_type": "gradio.FileData"}}
+                    data[place] = [file] if isinstance(data[place], list) else file
+                    refusals.append(visitor.ask(event, data).refusal)
+        listener.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            listener.accept()
+    told = sum("fetches nothing" in str(refusal) for refusal in refusals)
+    figure(f"{told} of {len(refusals)} told so, 0 fetched")
+
+    assert told > 20
+
+
+def _noise(visitor: Visitor, folder: Path, seed: int) -> dict[str, Any]:
+    path = folder / f"noise_{seed}.png"
+    chance = np.random.default_rng(seed)
+    Image.fromarray(chance.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(path)
+    return visitor.upload(path)
+
+
+@pytest.mark.row("jobs that are cancelled", limit="those that wait are not computed")
+def test_cancelled_jobs_are_not_computed(
+    app: App, tmp_path: Path, figure: Callable[[str], None]
+) -> None:
+    greedy, other = _from(app, GREEDY), _from(app, OTHER)
+    event, jobs = greedy.event("segment"), 8
+    pictures = [_noise(greedy, tmp_path, seed) for seed in range(jobs)]
+    assert _ask(other).error is None
+    runs = app.model_runs()
+    with _nothing_computed(app):
+        for picture in pictures:
+            newcomer = greedy.another_session()
+            joined = newcomer.join(event, [picture, *greedy.usual(event)[1:]])
+            time.sleep(0.3)  # until it is taken from the queue
+            newcomer.http.post(
+                "/gradio_api/cancel",
+                json={
+                    "session_hash": newcomer.session,
+                    "fn_index": event["id"],
+                    "event_id": joined,
+                },
+            ).raise_for_status()
+        time.sleep(1.5)
+    start = time.monotonic()
+    assert other.ask(event, [_noise(other, tmp_path, 99), *other.usual(event)[1:]]).error is None
+    computed = app.model_runs() - runs - 1
+    figure(f"{computed} of {jobs} computed; another waited {time.monotonic() - start:.1f} s")
+    assert computed <= 1  # the one that ran
+
+
 @pytest.mark.row("names of sessions", limit="1 to 64 characters, 400 in a sentence, < 20 MB")
 def test_names_are_short(app: App, figure: Callable[[str], None]) -> None:
     visitor = Visitor(app.url)
@@ -246,8 +336,9 @@ def test_names_are_short(app: App, figure: Callable[[str], None]) -> None:
     for number in range(200):
         query = {"upload_id": f"{number}" + "x" * 30_000}
         answers.append(visitor.http.get("/gradio_api/upload_progress", params=query))
-    answers.append(visitor.http.get("/gradio_api/queue/data", params={"session_hash": "x" * 65}))
-    answers.append(visitor.http.get(f"/gradio_api/heartbeat/{'x' * 65}"))
+    named = {"session_hash": "x" * 65}
+    answers.append(visitor.http.get("/gradio_api/queue/data", params=named, timeout=5))
+    answers.append(visitor.http.get(f"/gradio_api/heartbeat/{'x' * 65}", timeout=5))
     kind = {"Content-Type": "multipart/form-data; boundary=edge"}
     told = b'--edge\r\nContent-Disposition: form-data; name="session_hash"\r\n\r\nx\r\n--edge--\r\n'
     parts = visitor.http.post("/gradio_api/component_server", content=told, headers=kind)
@@ -258,6 +349,22 @@ def test_names_are_short(app: App, figure: Callable[[str], None]) -> None:
     assert all(answer.json()["detail"] for answer in [*answers, parts])
     assert grown < 20
     check_json(b'{"session_hash": null, "event_id": "a-B_9"}')
+
+
+@pytest.mark.row("JSON of many small values", limit="413 before it is read")
+def test_many_small_values_are_not_read(figure: Callable[[str], None]) -> None:
+    many = [
+        b"[]," * 600_000,
+        b'"",' * 600_000,
+        b'"a":1,' * 300_000,
+        b'"' + b"\\\\" * 900_000 + b'",',
+    ]
+    for values in many:
+        with pytest.raises(RefusedError) as refused:
+            check_json(b"[" + values + b"0]")
+        assert refused.value.status == 413
+    figure(f"{len(many)} of {len(many)} refused")
+    check_json(json.dumps([[{"path": f"/a/{n}.png", "size": n}] for n in range(2_000)]).encode())
 
 
 @pytest.mark.row("a forged name of the server", limit="nobody else is told it")
@@ -300,11 +407,11 @@ class Served:
             gr.api(self._slow, api_name="slow", concurrency_id="one", concurrency_limit=1)
             gr.api(self._quick, api_name="quick", concurrency_id="one", concurrency_limit=1)
         self.demo.queue()
-        self.demo._queue.pending_messages_per_session.max_size = sessions
         self.demo.launch(
             prevent_thread_lock=True, server_port=free_port(), quiet=True, ssr_mode=False
         )
         bound(self.demo.app, self.demo)
+        self.demo._queue.pending_messages_per_session.most = sessions
         self.http = httpx.Client(base_url=self.demo.local_url, timeout=30, trust_env=False)
 
     def _slow(self) -> str:
@@ -333,21 +440,31 @@ class Served:
         self.demo.close(verbose=False)
 
 
-@pytest.mark.row("a session that is forgotten", limit="the queue goes on")
+@pytest.mark.row("more sessions than are kept", limit="who waits is answered, the queue goes on")
 def test_a_session_that_is_forgotten_ends_no_queue(figure: Callable[[str], None]) -> None:
     served = Served(sessions=3)
     try:
         served.join(0, "first")
         for number in range(8):
             served.join(1, f"waiting{number}")
+        queue = served.demo._queue
+        queue.send_message(types.SimpleNamespace(session_hash="no", alive=True), HeartbeatMessage())
         served.go_on.set()
-        deadline = time.monotonic() + 20
-        while len(served.demo._queue) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        answers = [served.answer(f"waiting{number}") for number in range(8)]
         joined = served.join(1, "later")
-        figure(f"stopped: {served.demo._queue.stopped}, the next one: {joined.status_code}")
-        assert joined.status_code == 200
-        assert served.answer("later") == ["x" * 1_000]
+        for number in range(20):
+            served.join(1, f"unread{number}")
+        figure(
+            f"{len(answers)} of 8 answered, the next one: {joined.status_code}, "
+            f"{len(queue.pending_messages_per_session)} sessions kept"
+        )
+        assert answers == [["x" * 1_000]] * 8
+        deadline = time.monotonic() + 20
+        while queue.event_ids_to_events and time.monotonic() < deadline:
+            time.sleep(0.05)
+        served.join(1, "last")
+        assert served.answer("last") == ["x" * 1_000]
+        assert not queue.stopped
     finally:
         served.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import csv
 import gc
 import io
@@ -31,6 +32,7 @@ from app.services.models import Answer, Models
 from app.services.reading import Reading
 from app.services.service import ModelService
 from app.tabs.batch import BatchHandlers
+from app.work.turns import Asker, BusyError, work_for
 from mask2kan.checkpoints import load_model, save_model
 from mask2kan.errors import (
     CheckpointError,
@@ -690,6 +692,31 @@ def test_the_endpoint_returns_rows_csv_and_zip_and_keeps_no_thumbnails(
         assert "001_clip_heat.webm" in file.namelist()
     with pytest.raises(ConfigError, match="order"):
         handlers.batch(images, *models, "msp", "backwards")
+
+
+def test_a_client_of_another_machine_has_one_batch_at_a_time(
+    service: ModelService, models: tuple[str, str], images: list[dict[str, str]]
+) -> None:
+    handlers = BatchHandlers(service)
+
+    def begun(client: str) -> tuple[Batch, Asker]:
+        who = Asker(client)
+        work_for(who)
+        batch = handlers.begin(images, None, None)[0]
+        next(handlers.run(batch, *models, "msp"), None)
+        return batch, who
+
+    def run(client: str) -> None:
+        contextvars.copy_context().run(begun, client)
+
+    first, who = contextvars.copy_context().run(begun, "a")
+    handlers._running[first] = who  # as while its next pictures are computed
+    with pytest.raises(BusyError, match="running already"):
+        run("a")
+    run("b")
+    run("")
+    who.gone = True  # cancelled, and not at its end yet
+    run("a")
 
 
 def test_the_chosen_picture_is_one_of_the_visitors_own(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.work.turns import BusyError, Turns
+from app.work.turns import Asker, BusyError, LeftError, Turns, work_for
 
 SECONDS = 60.0  # only against hanging
 
@@ -130,3 +130,78 @@ def test_the_expected_wait_follows_how_long_jobs_take() -> None:
             pass
     with turns.take():
         assert turns.expected_wait < 0.1
+
+
+def _as(client: str, work: Callable[[], object]) -> threading.Thread:
+    """Do it in a thread, for a client."""
+
+    def run() -> None:
+        work_for(Asker(client))
+        work()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_who_asks_for_much_waits_behind_who_asks_for_little() -> None:
+    turns, done, threads = Turns(), [], []
+
+    def job(name: str) -> Callable[[], object]:
+        def work() -> None:
+            with turns.take():
+                done.append(name)
+
+        return work
+
+    with turns.take():
+        for number, name in enumerate(("a1", "a2", "a3", "b1", "a4", "c1", "b2"), 2):
+            threads.append(_as(name[0], job(name)))
+            _wait_until(lambda number=number: turns.length == number)  # type: ignore[misc]
+    for thread in threads:
+        thread.join(SECONDS)
+    assert done == ["a1", "b1", "c1", "a2", "b2", "a3", "a4"]
+
+
+def test_one_client_may_have_so_many_that_wait() -> None:
+    turns, refused = Turns(most_of_one=2), []
+
+    def work() -> None:
+        try:
+            with turns.take():
+                pass
+        except BusyError as error:
+            refused.append(str(error))
+
+    with turns.take():
+        threads = [_as("greedy", work) for _ in range(5)]
+        _wait_until(lambda: len(refused) == 3)
+        assert turns.length == 3
+        threads.append(_as("other", work))
+        threads += [_as("", work) for _ in range(5)]  # this machine's own
+        _wait_until(lambda: turns.length == 9)
+    for thread in threads:
+        thread.join(SECONDS)
+    assert all(words.startswith("2 jobs of yours wait already") for words in refused)
+    assert len(refused) == 3
+
+
+def test_who_has_left_has_no_turn() -> None:
+    turns, left, who = Turns(), [], Asker("x")
+
+    def work() -> None:
+        work_for(who)
+        try:
+            with turns.take():
+                pytest.fail("It had its turn.")
+        except LeftError:
+            left.append(True)
+
+    with turns.take():
+        thread = threading.Thread(target=work)
+        thread.start()
+        _wait_until(lambda: turns.length == 2)
+        who.gone = True
+        thread.join(SECONDS)
+        assert left == [True]
+        assert turns.length == 1
