@@ -31,6 +31,8 @@ _LEFT_FREE = 10**9  # bytes of the disk
 _FILES_LEFT = 20_000
 _DISK_RETRY_SECONDS = 120  # what others have left is swept by then
 
+_SIGNS = [bytes([sign]) for sign in b'[{,:"\\']
+_MOST_SIGNS = 50_000  # a batch of 200 files has some 10,000
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _TEXT = re.compile(rb'"[^"]*"')
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
@@ -170,6 +172,8 @@ def check_json(body: bytes) -> None:
         RefusedError: for what is no JSON, more than 32 levels deep, or holds a number that is none
             or a session's name that is none.
     """
+    if sum(map(body.count, _SIGNS)) > _MOST_SIGNS:  # each costs far more than its byte
+        raise RefusedError(413, HTTP["items"].format(most=_MOST_SIGNS), "items")
     if deepest(body) > _DEEPEST:
         raise _no_json(f"it is more than {_DEEPEST} levels deep")
     try:
