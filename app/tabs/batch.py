@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import time
 from collections.abc import Iterator
@@ -23,13 +22,12 @@ from ..services.batch_items import items_of, read_item
 from ..services.batch_rows import ORDERS, BatchRow, check_order, ordered, record
 from ..services.reading import Reading, chosen_reading, kept_settings
 from ..services.service import ModelService
-from ..strings import BATCH, QUEUE
+from ..strings import BATCH
 from ..web.batch_results import WITH_SETTINGS, batch_results
-from ..work.turns import Asker, BusyError, asking
+from ..work.turns import OneEach
 from .compare import BAR, event_field
 from .endpoints import like
 
-_BUSY_SECONDS = 60
 # The page is updated at most so often: each time it gets all rows anew.
 _SECONDS_BETWEEN_UPDATES = 0.7
 # Whole batches wait for each other here; their pictures wait in the service, with everybody's.
@@ -122,7 +120,7 @@ class BatchHandlers:
 
     def __init__(self, service: ModelService) -> None:
         self._service = service
-        self._running: dict[Batch, Asker] = {}
+        self._one_each = OneEach()
 
     def begin(self, files: Any, before: Batch | None, settings: Any) -> tuple[Any, ...]:
         """Replace the results of the run before by an empty batch.
@@ -153,29 +151,14 @@ class BatchHandlers:
         """Compute one picture after the other; yield the note and the results so far."""
         if batch is None:
             return
-        with self._only_one(batch):
+        with self._one_each.hold(batch, lambda: batch.finished):
             batch.state = "running"
             try:
                 for told in self._run(batch, (left, right), score, progress):
                     yield told
-                    self._running[batch] = asking()  # each step is asked for anew
+                    self._one_each.renew(batch)  # each step is asked for anew
             finally:
                 batch.state = "over"
-
-    @contextlib.contextmanager
-    def _only_one(self, batch: Batch) -> Iterator[None]:
-        """Let one client of another machine have one batch at a time."""
-        client = asking().client
-        if client and any(
-            who.client == client and not who.gone and not other.finished
-            for other, who in list(self._running.items())
-        ):
-            raise BusyError(QUEUE["batch"], _BUSY_SECONDS)
-        self._running[batch] = asking()
-        try:
-            yield
-        finally:
-            del self._running[batch]
 
     def _run(
         self, batch: Batch, models: tuple[str, str], score: str, progress: gr.Progress
@@ -270,7 +253,7 @@ class BatchHandlers:
         check_order(order)
         batch = _new_batch(files, self._service, thumbnails=False)
         try:
-            with self._only_one(batch):
+            with self._one_each.hold(batch, lambda: batch.finished):
                 for _ in run_batch(self._service, batch.items, left, right, score, batch):
                     pass
             written = batch.finish()

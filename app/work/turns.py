@@ -27,6 +27,7 @@ MOST_OF_ONE = 8  # that wait for one client of another machine
 _FIRST_GUESS = 2.0  # seconds a job takes, before any has ended
 _WEIGHT = 0.2  # of the latest job in the average
 _TELL_SECONDS = 1.0
+_BATCH_SECONDS = 60
 
 
 @dataclasses.dataclass
@@ -84,6 +85,38 @@ class BusyError(Mask2KANError):
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class OneEach:
+    """Batches under way: one for each client of another machine."""
+
+    def __init__(self) -> None:
+        self._held: dict[object, tuple[Asker, Callable[[], bool]]] = {}
+
+    @contextlib.contextmanager
+    def hold(self, batch: object, is_over: Callable[[], bool]) -> Iterator[None]:
+        """Have a batch under way.
+
+        Args:
+            batch: what is held.
+            is_over: whether it counts no more, though its last picture may still be computed.
+
+        Raises:
+            BusyError: while the client has another one.
+        """
+        client = asking().client
+        others = [who for who, over in list(self._held.values()) if not (who.gone or over())]
+        if client and any(who.client == client for who in others):
+            raise BusyError(QUEUE["batch"], _BATCH_SECONDS)
+        self._held[batch] = asking(), is_over
+        try:
+            yield
+        finally:
+            del self._held[batch]
+
+    def renew(self, batch: object) -> None:
+        """Note who waits for a batch now."""
+        self._held[batch] = asking(), self._held[batch][1]
 
 
 class LeftError(Mask2KANError):

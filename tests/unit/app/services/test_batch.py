@@ -697,26 +697,28 @@ def test_the_endpoint_returns_rows_csv_and_zip_and_keeps_no_thumbnails(
 def test_a_client_of_another_machine_has_one_batch_at_a_time(
     service: ModelService, models: tuple[str, str], images: list[dict[str, str]]
 ) -> None:
-    handlers = BatchHandlers(service)
+    handlers, batches = BatchHandlers(service), []
 
-    def begun(client: str) -> tuple[Batch, Asker]:
-        who = Asker(client)
+    def begin(who: Asker) -> Iterator[object]:
         work_for(who)
-        batch = handlers.begin(images, None, None)[0]
-        next(handlers.run(batch, *models, "msp"), None)
-        return batch, who
+        batches.append(handlers.begin(images, None, None)[0])
+        steps = handlers.run(batches[-1], *models, "msp")
+        next(steps)
+        return steps
 
-    def run(client: str) -> None:
-        contextvars.copy_context().run(begun, client)
+    def run(who: Asker) -> Iterator[object]:
+        return contextvars.copy_context().run(begin, who)
 
-    first, who = contextvars.copy_context().run(begun, "a")
-    handlers._running[first] = who  # as while its next pictures are computed
+    first = Asker("a")
+    under_way = run(first)
     with pytest.raises(BusyError, match="running already"):
-        run("a")
-    run("b")
-    run("")
-    who.gone = True  # cancelled, and not at its end yet
-    run("a")
+        run(Asker("a"))
+    others = [run(Asker("b")), run(Asker()), run(Asker())]
+    first.gone = True  # cancelled, and not at its end yet
+    others.append(run(Asker("a")))
+    del under_way, others
+    for batch in batches:
+        batch.discard()
 
 
 def test_the_chosen_picture_is_one_of_the_visitors_own(
