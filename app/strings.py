@@ -533,6 +533,7 @@ MODELS: dict[str, str] = {
         "The card of `{repo}` comes with the download. Until then, its page is [{page}]({page})."
     ),
     "card_source": "*The card of [{repo}]({page}), as its authors wrote it, without pictures.*",
+    "card_longer": "*The card goes on in [its repository]({page}).*",
     # downloads
     "busy": "{count} models are being downloaded already. Try again in {seconds} s.",
     "absent": "The model {name} is not on this server yet. Download it on the Models tab first.",

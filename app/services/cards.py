@@ -21,12 +21,20 @@ from mask2kan.checkpoints.manifest import WEIGHTS
 
 from ..strings import MODELS
 
-_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
-_LICENCE = re.compile(r"^license:\s*['\"]?([\w.+-]+)", re.MULTILINE)
+# None of them looks at a piece of text twice: blanks are those within a line.
+_FRONT_MATTER = re.compile(r"\A---[ \t\r]*\n(.*?)\n---[ \t\r]*(?:\n|\Z)", re.DOTALL)
+_LICENCE = re.compile(r"^license:[ \t]*['\"]?([\w.+-]+)", re.MULTILINE)
+_LINE_ENDS = re.compile(r"\r\n?")
+_LONG_WORD = re.compile(r"\S{1000}")
+_TABLE_LINE = re.compile(r"^[ \t>]*[|:-][ \t|:-]*$", re.MULTILINE)
+# What takes the parser long grows faster than the text.
+_MOST_SHOWN = 12_000  # characters of a stranger's card
+_MOST_CELLS = 20_000  # of tables, as if all lines were rows of the widest
 _TAGS = nh3.ALLOWED_TAGS - {"img", "map", "area"}  # pictures would be loaded from elsewhere
 _SCHEMES = {"http", "https", "mailto"}
 
 
+@functools.lru_cache(maxsize=64)
 def licence_in(readme: str) -> str | None:
     """Read the licence in a README's front matter; None where it leaves that to the text."""
     front = _FRONT_MATTER.match(readme)
@@ -48,7 +56,11 @@ def hub_card(repo: str, readme: str | None) -> str:
     if readme is None:
         return rendered(MODELS["card_hub"].format(repo=repo, page=page))
     source = rendered(MODELS["card_source"].format(repo=repo, page=page))
-    return source + rendered(_FRONT_MATTER.sub("", readme), f"{page}/blob/main/")
+    text, more = _FRONT_MATTER.sub("", readme), ""
+    if len(text) > _MOST_SHOWN:
+        text = text[:_MOST_SHOWN].rpartition("\n")[0] or text[:_MOST_SHOWN]
+        more = rendered(MODELS["card_longer"].format(page=page))
+    return source + rendered(text, f"{page}/blob/main/") + more
 
 
 @functools.lru_cache(maxsize=64)
@@ -65,8 +77,9 @@ def rendered(markdown: str, base: str = "") -> str:
         except ValueError:
             return None
 
+    markdown = _LINE_ENDS.sub("\n", markdown)
     return nh3.clean(
-        _markdown().render(markdown),
+        _markdown(_has_long_words(markdown), _has_wide_tables(markdown)).render(markdown),
         tags=_TAGS,
         attribute_filter=placed,
         url_schemes=_SCHEMES,
@@ -75,13 +88,28 @@ def rendered(markdown: str, base: str = "") -> str:
 
 
 @functools.cache
-def _markdown() -> MarkdownIt:
-    """Make a parser like the Hub's; pictures become their description."""
-    parser = MarkdownIt("commonmark", {"html": True, "linkify": True})
+def _markdown(has_long_words: bool, has_wide_tables: bool) -> MarkdownIt:
+    """Make a parser like the Hub's; pictures become their description.
+
+    Bare addresses in long words, and wide tables of many lines, stay text: finding the former and
+    filling up the latter takes seconds.
+    """
+    parser = MarkdownIt("commonmark", {"html": True, "linkify": not has_long_words})
     parser.enable(["table", "strikethrough", "linkify"])
+    if has_wide_tables:
+        parser.disable("table")
 
     def describe(_: Any, tokens: Any, index: int, *__: Any) -> str:
         return html.escape(tokens[index].content)
 
     parser.add_render_rule("image", describe)
     return parser
+
+
+def _has_long_words(markdown: str) -> bool:
+    return _LONG_WORD.search(markdown) is not None
+
+
+def _has_wide_tables(markdown: str) -> bool:
+    columns = max((line.count("|") for line in _TABLE_LINE.findall(markdown)), default=0)
+    return columns * markdown.count("\n") > _MOST_CELLS

@@ -6,6 +6,7 @@ import csv
 import io
 import random
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import pytest
 
 from app.files.uploads import name_of, safe_stem
 from app.services.batch_rows import BatchRow, write_csv
+from app.services.cards import hub_card, licence_in
+from mask2kan.checkpoints.manifest import WEIGHTS
 from mask2kan.errors import ImageError, shortened
 from mask2kan.media.images import read_image
 from mask2kan.outputs.names import stem_of
-from tests.reliability.mutations import Mutation
+from tests.reliability.mutations import Mutation, turned_off
 
 PIECES = (
     *("=1+1", "+", "-", "@SUM(A1)", "\t", "\r", "\n", "\r\n", "'", '"', ",", ";", "|", " "),
@@ -72,7 +75,58 @@ def test_names(
     assert not faults
 
 
+def _card_of(*pieces: str) -> str:
+    """A card as long as any that is read: the last piece is repeated."""
+    return ("".join(pieces) + pieces[-1] * 50_000)[:50_000]
+
+
+@pytest.mark.row("a card that takes long to read", limit="< 8 times an ordinary one's time")
+def test_cards_cost_little(figure: Callable[[str], None]) -> None:
+    def seconds(card: str) -> float:
+        start = time.thread_time()
+        licence_in(card)
+        assert "as its authors wrote it" in hub_card("someone/tiny", card)
+        return time.thread_time() - start
+
+    hub_card("someone/tiny", "[what](is) imported *at* first use")
+    ordinary = seconds(_card_of((WEIGHTS / "mask2kan_road.md").read_text(encoding="utf-8")))
+    row = "|a" * 100 + "|\n" + "|-" * 100 + "|\n"
+    hostile = {
+        "lines at the beginning": "---" + "\n" * 49_000 + "x",
+        "addresses": _card_of("http://a."),
+        "a wide table": _card_of(row, "|\n"),
+        "a wide table, with other ends of lines": _card_of(row, "|\n").replace("\n", "\r"),
+    }
+    spent = {name: seconds(card) / ordinary for name, card in hostile.items()}
+    figure(", ".join(f"{name} {times:.1f}" for name, times in spent.items()))
+    assert max(spent.values()) < 8, spent
+
+
 MUTATIONS = [
+    Mutation(
+        "blanks before a card's front matter",
+        "test_cards_cost_little",
+        "app.services.cards",
+        r'r"\A---[ \t\r]*\n(.*?)',
+        r'r"\A---\s*\n(.*?)',
+    ),
+    Mutation(
+        "addresses in long words of a card",
+        "test_cards_cost_little",
+        "app.services.cards",
+        '"linkify": not has_long_words',
+        '"linkify": True',
+    ),
+    turned_off(
+        "wide tables of a card", "app.services.cards", "has_wide_tables:", "test_cards_cost_little"
+    ),
+    Mutation(
+        "ends of lines of a card",
+        "test_cards_cost_little",
+        "app.services.cards",
+        'markdown = _LINE_ENDS.sub("\\n", markdown)',
+        "pass",
+    ),
     Mutation(
         "cells that spreadsheets run are text",
         "test_names",

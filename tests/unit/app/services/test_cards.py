@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.services.cards import licence_in, rendered
+from app.services.cards import hub_card, licence_in, rendered
 
 
 @pytest.mark.parametrize(
@@ -101,3 +101,20 @@ def test_the_licence_is_what_the_front_matter_states() -> None:
     assert licence_in("---\nlicense: 'cc-by-4.0'\n---") == "cc-by-4.0"
     assert licence_in("---\nlicense: other\n---\n") is None
     assert licence_in("# x\nlicense: mit\n") is None
+    assert licence_in("---\r\nlicense: mit\r\n---\r\n# x") == "mit"
+    assert licence_in("---\nlicense:\nbase_model: x\n---\n") is None
+
+
+def test_what_a_long_card_lacks_is_said() -> None:
+    card = "---\nlicense: mit\n---\n" + "A line of ten words, as one of a card has.\n" * 2_000
+    shown = hub_card("someone/tiny", card)
+    assert "license: mit" not in shown
+    assert shown.count("as one of a card has.") == 12_000 // 43
+    assert "The card goes on in" in shown
+    assert "The card goes on" not in hub_card("someone/tiny", card[:12_000])
+
+
+def test_wide_tables_of_few_lines_survive() -> None:
+    wide = "|" + "a|" * 150 + "\n|" + "-|" * 150 + "\n"
+    assert "<th>a</th>" in rendered(wide + "|1|\n" * 100)
+    assert "<th>a</th>" in rendered("|a|b|\n|-|-|\n" + "|1|2|\n" * 5_000)
