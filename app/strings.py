@@ -536,6 +536,7 @@ MODELS: dict[str, str] = {
     "card_longer": "*The card goes on in [its repository]({page}).*",
     # downloads
     "busy": "{count} models are being downloaded already. Try again in {seconds} s.",
+    "crowded": "{count} visitors wait for downloads already. Try again in {seconds} s.",
     "absent": "The model {name} is not on this server yet. Download it on the Models tab first.",
     "asking": "Asking the Hub for {name}…",
     "downloading": "{name}: {done} of {total}",

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 Report = Callable[[float, str], None]
 
 _AT_ONCE, _AT_ONCE_BOUNDED = 16, 2  # downloads
+_MOST_WAITING = 12  # visitors where downloads are bounded: each holds a thread
 _BUSY_SECONDS = 60
 _POLL_SECONDS = 0.2
 _RATE_SECONDS = 5.0
@@ -59,12 +60,12 @@ class Fetches:
 
         Raises:
             CheckpointError: as ``mask2kan.checkpoints.hub.fetch``.
-            BusyError: when too many others are being fetched.
+            BusyError: when too many others are being fetched, or too many visitors wait.
         """
         with self._lock:
             running = self._running.get(address)
+            self._require_turn(begins=running is None)
             if running is None:
-                self._require_turn()
                 self._make_room()
             if running is None or running.abandoned or running.finished.is_set():
                 running = self._running[address] = _Fetch(address)
@@ -81,10 +82,14 @@ class Fetches:
                 if running.abandoned and self._running.get(address) is running:
                     del self._running[address]
 
-    def _require_turn(self) -> None:
+    def _require_turn(self, *, begins: bool) -> None:
+        waiting = sum(one.waiting for one in self._running.values())
+        if self._most_bytes is not None and waiting >= _MOST_WAITING:
+            words = MODELS["crowded"].format(count=waiting, seconds=_BUSY_SECONDS)
+            raise BusyError(words, _BUSY_SECONDS)
         most = _AT_ONCE if self._most_bytes is None else _AT_ONCE_BOUNDED
         under_way = sum(not one.finished.is_set() for one in self._running.values())
-        if under_way >= most:
+        if begins and under_way >= most:
             raise BusyError(
                 MODELS["busy"].format(count=under_way, seconds=_BUSY_SECONDS), _BUSY_SECONDS
             )
