@@ -25,6 +25,7 @@ from mask2kan.outputs.names import fit_stem
 from .kept import upload_folder
 from .samples import example_files
 
+_LONGEST_SENT = 255  # characters of a name, as it is kept
 _LONGEST_NAME = 60  # characters: file systems take 255 bytes, of which one has up to four
 _NOT_HERE = (
     "The picture did not arrive, or is no longer kept here: upload it again, or choose an example."
@@ -82,12 +83,15 @@ def read_upload(payload: Mapping[str, Any] | None) -> NDArray[np.uint8]:
 
 
 def given(path: object, name: object) -> dict[str, str]:
-    """Check a picture that a component of ours says it has uploaded, and its name.
+    """Check a picture that a component of ours says it has uploaded; keep the end of its name.
 
     Raises:
         ImageError: as ``stored``.
     """
-    return {"path": str(stored({"path": path})), "orig_name": Path(str(name or "")).name}
+    return {
+        "path": str(stored({"path": path})),
+        "orig_name": Path(str(name or "")).name[-_LONGEST_SENT:],
+    }
 
 
 def read_truth(

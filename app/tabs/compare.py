@@ -94,12 +94,30 @@ class Handlers:
             chosen = sample(str(name))
             if chosen is None:
                 raise ConfigError(COMPARE["no_example"].format(name=shortened(str(name))))
-            return _example_run(chosen, models, score), chosen.name
+            return self._example_run(chosen, models, score), chosen.name
         picture = given(event_field(event, "path"), event_field(event, "name"))
         own = event_field(event, "truth")
         mask = {"path": str(stored({"path": own}))} if own else None
         white = event_field(event, "white") == "anomaly"
-        return Run(picture, models, score, mask, white), ""
+        return self._run(picture, models, score, mask, white), ""
+
+    def _example_run(self, chosen: Sample, models: tuple[str, str], score: str) -> Run:
+        """Make the run of an example, which brings its ground truth."""
+        mask = None if chosen.truth is None else {"path": str(chosen.truth)}
+        return self._run({"path": str(chosen.path)}, models, score, mask)
+
+    def _run(
+        self,
+        picture: Picture,
+        models: Sequence[str],
+        score: str,
+        truth: Picture = None,
+        white_is_anomaly: bool = False,
+    ) -> Run:
+        """Make a run of models that are known, by the names they are known by: it is kept."""
+        check_score(score)
+        names = tuple(map(self._service.catalog.name, models))
+        return Run(picture, names, score, truth, white_is_anomaly)
 
     def first(self, place: Path) -> None:
         """Compute what every visitor sees first, and write it where the page looks for it."""
@@ -107,7 +125,7 @@ class Handlers:
         pair = self._service.catalog.pair()
         if chosen is None or pair is None:
             return
-        run = _example_run(chosen, pair, default_score())
+        run = self._example_run(chosen, pair, default_score())
         value = copy.deepcopy(self._show(run, chosen.name))
         self.runs.keep(value["run"], run)
         for number, file in enumerate(viewer_values.files_of(value)):
@@ -176,7 +194,6 @@ class Handlers:
     @contextlib.contextmanager
     def _pixels(self, run: Run, report: Report | None = None) -> Iterator[RGB]:
         """Take a turn, with the picture."""
-        check_score(run.score)
         for file in (run.picture, run.truth) if run.truth else (run.picture,):
             stored(file)  # or it is refused before anybody waits for a download
         with self._service.turn(run.sources, report):
@@ -221,7 +238,7 @@ class Handlers:
             right: likewise.
             score: msp, entropy, energy, rba or eam.
         """
-        return self._results(Run(image, (left, right), score), SIDES)
+        return self._results(self._run(image, (left, right), score), SIDES)
 
     def segment(self, image: Picture, model: str, score: str) -> tuple[dict[str, Any], list[str]]:
         """One model on one picture: a JSON summary and its result files.
@@ -231,7 +248,7 @@ class Handlers:
             model: a model the app offers, or a Hub repository id.
             score: msp, entropy, energy, rba or eam.
         """
-        return self._results(Run(image, (model,), score), ("model",))
+        return self._results(self._run(image, (model,), score), ("model",))
 
     def _results(self, run: Run, sides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         with self._pixels(run) as pixels:
@@ -250,7 +267,7 @@ class Handlers:
             right: likewise.
             score: msp, entropy, energy, rba or eam.
         """
-        return self._explained(Run(image, (left, right), score), x, y)
+        return self._explained(self._run(image, (left, right), score), x, y)
 
     def export(
         self,
@@ -281,15 +298,9 @@ class Handlers:
         thresholds = {"left": left_threshold, "right": right_threshold}
         question = {"thresholds": thresholds, "least": min_region}
         summary, path = self._exported(
-            jobs.everything, Run(image, (left, right), score, truth), question
+            jobs.everything, self._run(image, (left, right), score, truth), question
         )
         return summary, path
-
-
-def _example_run(chosen: Sample, models: tuple[str, str], score: str) -> Run:
-    """Make the run of an example, which brings its ground truth."""
-    mask = None if chosen.truth is None else {"path": str(chosen.truth)}
-    return Run({"path": str(chosen.path)}, models, score, mask)
 
 
 def default_score() -> str:

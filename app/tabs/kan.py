@@ -49,7 +49,7 @@ class KanHandlers:
             picture = self._picture(run)
         except ConfigError:
             run, picture = None, self._picture(None)
-        model = str(question.get("model") or "")
+        model = self._service.catalog.name(str(question.get("model") or ""))
         return {
             "run": run,
             "model": model,

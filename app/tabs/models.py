@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gradio as gr
+from cachetools import LRUCache
 from gradio.context import Context
 from gradio.events import api
 
@@ -19,6 +20,8 @@ from ..services.catalog import Entry, size_in_words
 from ..services.service import ModelService
 from ..strings import MODELS
 from .compare import BAR, event_field
+
+_SESSIONS = 4_000  # whose downloads may be cancelled
 
 _CHOOSE = """
 element.addEventListener('click', (event) => {
@@ -147,7 +150,7 @@ class ModelsHandlers:
     def __init__(self, service: ModelService) -> None:
         self._service = service
         self._catalog = service.catalog
-        self._cancelled: dict[str, threading.Event] = {}
+        self._cancelled = _Events()
 
     def entries(self, chosen: str | None = None) -> list[Entry]:
         """List the catalog, and at its end the chosen model where the visitor typed it."""
@@ -180,7 +183,7 @@ class ModelsHandlers:
         While a download runs, button and note belong to it.
         """
         entry = self._find(chosen)
-        if str(request.session_hash) in self._cancelled:
+        if self._cancelled.find(request) is not None:
             return self.listing(chosen), entry.card, gr.skip(), gr.skip()
         return self.listing(chosen), entry.card, _download_for(entry), gr.update(visible=False)
 
@@ -191,7 +194,7 @@ class ModelsHandlers:
     def begin(self, chosen: str | None, request: gr.Request) -> tuple[Any, Any, Any]:
         """Disable Download, show Cancel, and make room for the progress."""
         self._find(chosen)
-        self._cancelled[str(request.session_hash)] = threading.Event()
+        self._cancelled.begin(request)
         return (
             gr.update(interactive=False),
             gr.update(visible=True, interactive=True),
@@ -200,8 +203,8 @@ class ModelsHandlers:
 
     def download(self, chosen: str | None, request: gr.Request, progress: gr.Progress = BAR) -> str:
         """Fetch the chosen model, until it is here or Cancel is pressed; return the outcome."""
-        entry, key = self._find(chosen), str(request.session_hash)
-        cancelled = self._cancelled.setdefault(key, threading.Event())
+        entry = self._find(chosen)
+        cancelled = self._cancelled.find(request) or self._cancelled.begin(request)
 
         def report(share: float, text: str) -> None:
             if cancelled.is_set():
@@ -215,20 +218,20 @@ class ModelsHandlers:
         except _CancelledError:
             return MODELS["cancelled"].format(title=entry.title)
         finally:
-            self._cancelled.pop(key, None)
+            self._cancelled.end(request)
         size = size_in_words(self._find(chosen).bytes)
         return MODELS["done"].format(title=entry.title, size=size)
 
     def cancel(self, request: gr.Request) -> Any:
         """Stop this visitor's download and disable Cancel."""
-        event = self._cancelled.get(str(request.session_hash))
+        event = self._cancelled.find(request)
         if event is not None:
             event.set()
         return gr.update(interactive=False)
 
     def end(self, chosen: str | None, request: gr.Request) -> tuple[str, str, Any, Any]:
         """Show list, card and Download after a download, done or cancelled; hide Cancel."""
-        self._cancelled.pop(str(request.session_hash), None)
+        self._cancelled.end(request)
         entry = next((e for e in self.entries(chosen) if e.source == _text(chosen)), None)
         card = entry.card if entry else ""
         return self.listing(chosen), card, _download_for(entry), gr.update(visible=False)
@@ -241,6 +244,27 @@ class ModelsHandlers:
         if not _text(chosen):
             raise ConfigError(MODELS["nothing_chosen"])
         return self._catalog.find(chosen)
+
+
+class _Events:
+    """The latest visitors' downloads by session, for any thread: an event is set by Cancel."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._events: LRUCache[str, threading.Event] = LRUCache(_SESSIONS)
+
+    def begin(self, request: gr.Request) -> threading.Event:
+        with self._lock:
+            event = self._events[str(request.session_hash)] = threading.Event()
+        return event
+
+    def find(self, request: gr.Request) -> threading.Event | None:
+        with self._lock:
+            return self._events.get(str(request.session_hash))
+
+    def end(self, request: gr.Request) -> None:
+        with self._lock:
+            self._events.pop(str(request.session_hash), None)
 
 
 class _CancelledError(Exception):

@@ -1,0 +1,149 @@
+"""What visitors leave on the server: names, runs, places in a row, uploads; each is bounded."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+
+from app.services import hub_downloads
+from app.services.catalog import Catalog
+from app.services.hub_downloads import Fetches
+from app.services.results import Runs
+from app.services.service import ModelService
+from app.tabs import models as models_tab
+from app.tabs.compare import Handlers
+from app.tabs.kan import KanHandlers
+from app.tabs.models import ModelsHandlers
+from app.work.turns import BusyError
+from mask2kan.checkpoints.manifest import Address
+from tests.reliability.mutations import Mutation
+from tests.serving import EXAMPLE
+
+LONG = 1_900_000  # characters: a request may have 2 MB
+MODEL = "mask2kan_road"
+
+MUTATIONS = [
+    Mutation(
+        "a picture's name is cut where it is taken",
+        "test_runs_keep_little",
+        "app.files.uploads",
+        ".name[-_LONGEST_SENT:]",
+        ".name",
+    ),
+    Mutation(
+        "runs name models as they are known",
+        "test_runs_keep_little",
+        "app.tabs.compare",
+        "tuple(map(self._service.catalog.name, models))",
+        "tuple(models)",
+    ),
+    Mutation(
+        "the panel names models as they are known",
+        "test_the_panel_says_little",
+        "app.tabs.kan",
+        'self._service.catalog.name(str(question.get("model") or ""))',
+        'str(question.get("model") or "")',
+    ),
+    Mutation(
+        "sessions that could cancel",
+        "test_few_sessions",
+        "app.tabs.models",
+        "LRUCache(_SESSIONS)",
+        "LRUCache(10**9)",
+    ),
+    Mutation(
+        "visitors who wait for a download",
+        "test_few_wait",
+        "app.services.hub_downloads",
+        "if self._most_bytes is not None and waiting >= _MOST_WAITING:",
+        "if False:",
+    ),
+]
+
+
+class Idle(ModelService):
+    """Computes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(device="cpu", catalog=Catalog([MODEL]))
+
+    def run(self, job: Callable[..., Any], *args: Any) -> Any:
+        return {}
+
+    def decode(self, job: Callable[..., Any], *args: Any) -> Any:
+        return np.zeros((8, 8, 3), np.uint8)
+
+
+@pytest.mark.row("long names in requests", limit="a run keeps < 2 kB")
+def test_runs_keep_little(figure: Callable[[str], None]) -> None:
+    handlers = Handlers(Idle())
+    said = {"path": str(EXAMPLE), "name": "x" * LONG + ".png", "token": 1}
+    padded = MODEL + " " * LONG
+    value: Any = handlers.look(padded, padded, "msp", gr.EventData(None, said))
+    run = handlers.runs.find(value["run"])
+    kept = len(pickle.dumps(run))
+    figure(f"{kept:,} bytes")
+    assert run.sources == (MODEL, MODEL)
+    assert value["name"] == "x" * 56 + ".png"
+    assert kept < 2_000
+
+
+def test_the_panel_says_little() -> None:
+    handlers = KanHandlers(Idle(), Runs())
+    assert handlers.see({"model": MODEL + " " * LONG})["model"] == MODEL
+
+
+def test_few_sessions_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models_tab, "_SESSIONS", 3)
+    handlers = ModelsHandlers(Idle())
+    requests: list[Any] = [SimpleNamespace(session_hash=str(number)) for number in range(5)]
+    for request in requests:
+        handlers.begin(MODEL, request)
+    found = [handlers._cancelled.find(request) is not None for request in requests]
+    assert found == [False, False, True, True, True]
+
+
+@pytest.mark.row("visitors who wait for one download", limit="12 in public; the next is told")
+def test_few_wait_for_a_download(
+    monkeypatch: pytest.MonkeyPatch, figure: Callable[[str], None]
+) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(hub_downloads, "fetch", lambda *_, **__: go_on.wait(30))
+    address = Address("someone/tiny")
+
+    @contextlib.contextmanager
+    def waiting(fetches: Fetches, visitors: int) -> Iterator[None]:
+        go_on.clear()
+        with ThreadPoolExecutor(visitors) as crowd:
+            waits = [crowd.submit(fetches.fetch, address) for _ in range(visitors)]
+            deadline = time.monotonic() + 20
+            while sum(one.waiting for one in list(fetches._running.values())) < visitors:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            try:
+                yield
+            finally:
+                go_on.set()
+            for one in waits:
+                one.result(20)
+
+    def comes_too(*_: Any) -> None:
+        raise InterruptedError
+
+    bounded = Fetches(most_bytes=10**9)
+    with waiting(bounded, 12), pytest.raises(BusyError, match="Try again in 60 s") as told:
+        bounded.fetch(address, comes_too)
+    figure(str(told.value))
+    for fetches, visitors in ((bounded, 11), (Fetches(), 20)):
+        with waiting(fetches, visitors), pytest.raises(InterruptedError):
+            fetches.fetch(address, comes_too)
