@@ -65,6 +65,7 @@ HTTP: dict[str, str] = {
     "foreign_origin": "Another site's page sent this request. Open this server's own page; if that "
     "was it, start the server with MASK2KAN_HOSTS=<its public name>.",
     "too_often": "Too many requests from your address. Try again in {seconds} s.",
+    "uploads": "Too much was uploaded from your address. Try again in {seconds} s.",
     "share": "{count} jobs of yours wait already. Try again in {seconds} s.",
     "too_large": "This request is larger than the {limit} that are taken here.",
     "too_much_at_once": "Too many large requests arrive at once. Try again in {seconds} s.",

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..files.kept import upload_folder
 from ..strings import HTTP, UPLOAD
 from .answers import Layer, RefusedError
+from .clients import Allowance, Rate
 from .routes import NAME, NAMED
 from .uploads import CheckedUpload
 
@@ -57,11 +58,13 @@ class Bodies(Layer):
     Args:
         app: what answers.
         sizes: the limits.
+        allowance: bytes that a client of another machine may upload; None for no bound.
     """
 
-    def __init__(self, app: ASGIApp, sizes: Sizes) -> None:
+    def __init__(self, app: ASGIApp, sizes: Sizes, allowance: Rate | None = None) -> None:
         super().__init__(app)
         self._sizes = sizes
+        self._allowance = Allowance(allowance)
         self._kept = 0
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,7 +75,8 @@ class Bodies(Layer):
         elif scope["path"] == _UPLOAD:
             _require_room()
             limited = _Limited(headers, receive, self._sizes.upload)
-            await CheckedUpload(headers, limited.receive).answer(self.app, scope, send)
+            spend = self._allowance.spender(scope, least=limited.declared)
+            await CheckedUpload(headers, limited.receive, spend).answer(self.app, scope, send)
         else:
             body = await self._read(_Limited(headers, receive, self._sizes.other))
             if body and _may_be_json(headers):
@@ -113,13 +117,18 @@ class Bodies(Layer):
 
 
 class _Limited:
-    """A request's body, up to a limit."""
+    """A request's body, up to a limit.
+
+    Attributes:
+        declared: bytes that it is said to have; 0 where that is not said.
+    """
 
     def __init__(self, headers: Headers, receive: Receive, most: int) -> None:
         self._receive, self._most = receive, most
         self._size = 0
         declared = headers.get("content-length", "")
-        if declared.isdecimal() and int(declared[:20]) > most:
+        self.declared = int(declared[:20]) if declared.isdecimal() else 0
+        if self.declared > most:
             raise self._refusal()
 
     async def receive(self) -> Message:

@@ -1,4 +1,4 @@
-"""Bound how often one client may ask for something, and how much of the queue it may fill."""
+"""Bound what one client may ask for, upload, and fill of the queue."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import collections
 import ipaddress
 import math
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cachetools
@@ -24,19 +25,47 @@ _WORK = tuple(
 
 
 class Rate(NamedTuple):
-    """How much a client may ask for.
+    """How much a client may have: requests, or bytes.
 
     Attributes:
-        burst: requests at once.
-        per_second: requests that come to that in a second.
+        burst: at once.
+        per_second: what comes to that in a second.
     """
 
     burst: int
     per_second: float
 
 
+class Buckets:
+    """A bucket of tokens for each client; a new one is full."""
+
+    def __init__(self) -> None:
+        self._buckets: cachetools.LRUCache[str, tuple[float, float]] = cachetools.LRUCache(
+            _MOST_CLIENTS
+        )
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, name: str, rate: Rate, count: int = 1) -> float:
+        """Take tokens; return the seconds until there are so many, 0 where there were."""
+        wait = self.wait(name, rate, count)
+        if wait == 0:
+            tokens, filled_at = self._buckets[name]
+            self._buckets[name] = (tokens - count, filled_at)
+        return wait
+
+    def wait(self, name: str, rate: Rate, count: int = 1) -> float:
+        """Return the seconds until there are so many tokens, and take none."""
+        now = time.monotonic()
+        tokens, filled_at = self._buckets.get(name, (float(rate.burst), now))
+        tokens = min(rate.burst, tokens + (now - filled_at) * rate.per_second)
+        self._buckets[name] = (tokens, now)
+        return max(0.0, count - tokens) / rate.per_second
+
+
 class RateLimit(Layer):
-    """Keep a bucket of tokens for each client; a request that is not just a read takes one.
+    """Let each client make so many requests that are not just reads.
 
     Args:
         app: what answers.
@@ -47,28 +76,62 @@ class RateLimit(Layer):
     def __init__(self, app: ASGIApp, rate: Rate, own_rate: Rate) -> None:
         super().__init__(app)
         self._rate, self._own_rate = rate, own_rate
-        self._buckets: cachetools.LRUCache[str, tuple[float, float]] = cachetools.LRUCache(
-            _MOST_CLIENTS
-        )
+        self._buckets = Buckets()
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer an HTTP request."""
         if scope["method"] not in _READS:
             name, is_own = _client(scope)
-            wait = self._take(name, self._own_rate if is_own else self._rate)
+            wait = self._buckets.take(name, self._own_rate if is_own else self._rate)
             if wait > 0:
                 seconds = math.ceil(wait)
                 raise RefusedError(429, HTTP["too_often"].format(seconds=seconds), "rate", seconds)
         await self.app(scope, receive, send)
 
-    def _take(self, name: str, rate: Rate) -> float:
-        """Take a token; return the seconds until there is one, 0 where there was."""
-        now = time.monotonic()
-        tokens, filled_at = self._buckets.get(name, (float(rate.burst), now))
-        tokens = min(rate.burst, tokens + (now - filled_at) * rate.per_second)
-        taken = tokens >= 1
-        self._buckets[name] = (tokens - taken, now)
-        return 0.0 if taken else (1 - tokens) / rate.per_second
+
+class Allowance:
+    """How many bytes each client may upload; this machine's own programs may all.
+
+    Args:
+        rate: of others' machines; None for no bound.
+    """
+
+    def __init__(self, rate: Rate | None) -> None:
+        self._rate = rate
+        self._buckets = Buckets()
+
+    def spender(self, scope: Scope, least: int) -> Callable[[int], None]:
+        """Return what to call with each number of bytes that a request is about to leave here.
+
+        Args:
+            scope: of the request.
+            least: what it will leave for certain; it is not begun without that.
+
+        Raises:
+            RefusedError: when the client has not so much left; so does what is returned.
+        """
+        rate, (name, is_own) = self._rate, _client(scope)
+        if rate is None or is_own:
+            return lambda _: None
+        spent = 0
+
+        def refuse_for(wait: float) -> None:
+            # Whoever comes again brings all of it again.
+            seconds = math.ceil(wait + spent / rate.per_second)
+            words = HTTP["uploads"].format(seconds=seconds)
+            raise RefusedError(429, words, "allowance", seconds)
+
+        def spend(size: int) -> None:
+            nonlocal spent
+            wait = self._buckets.take(name, rate, size)
+            if wait > 0:
+                refuse_for(wait)
+            spent += size
+
+        wait = self._buckets.wait(name, rate, least)
+        if wait > 0:
+            refuse_for(wait)
+        return spend
 
 
 class Share(Layer):

@@ -18,6 +18,8 @@ from .trace import Trace
 _OWN, _NEAR, _WORLD = Rate(2_000, 200.0), Rate(400, 40.0), Rate(120, 8.0)
 _SHARE, _SHARE_OF_WORLD = 32, 12  # of the 64 jobs that may wait
 _UPLOAD, _UPLOAD_OF_WORLD = 2 * 10**9, 256 * 10**6
+# Bytes: else one client's uploads would soon take the place of everybody's.
+_ALLOWANCE, _ALLOWANCE_OF_WORLD = Rate(4 * 10**9, 2e6), Rate(500 * 10**6, 5e5)
 
 
 def stack(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
@@ -25,6 +27,7 @@ def stack(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
     hosts = Hosts(settings.host, settings.names)
     sizes = Sizes(upload=_UPLOAD_OF_WORLD if settings.public else _UPLOAD)
     rate = _WORLD if settings.public else _NEAR
+    allowance = _ALLOWANCE_OF_WORLD if settings.public else _ALLOWANCE
     return [
         Middleware(Forwarded, settings.proxies, hosts),
         Middleware(Trace),
@@ -40,5 +43,5 @@ def stack(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
         Middleware(Share, _SHARE_OF_WORLD if settings.public else _SHARE, lifecycle),
         Middleware(RetryAfter, lambda: lifecycle.expected_wait),
         Middleware(Ranges),
-        Middleware(Bodies, sizes),
+        Middleware(Bodies, sizes, allowance),
     ]

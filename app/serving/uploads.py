@@ -7,6 +7,7 @@ reaches it as that, and nothing is left of what was refused or broken off.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -21,6 +22,7 @@ _LONGEST_BOUNDARY = 70  # characters, of RFC 2046
 _MOST_PARTS = 400  # a batch has 200 pictures, each with ground truth
 _MOST_HEADERS = 4_096  # bytes of one part's
 _LONGEST_NAME = 1_000  # bytes; Gradio shortens it further
+_FILE = 65_536  # bytes that a file costs beside its own: disks also run out of files
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
 
@@ -30,12 +32,13 @@ class CheckedUpload:
     Args:
         headers: of the request.
         receive: its body.
+        spend: told the bytes that are about to be kept; refuses what is too much.
 
     Raises:
         RefusedError: for headers that promise nothing readable.
     """
 
-    def __init__(self, headers: Headers, receive: Receive) -> None:
+    def __init__(self, headers: Headers, receive: Receive, spend: Callable[[int], None]) -> None:
         kind, options = parse_options_header(headers.get("content-type", ""))
         boundary = options.get(b"boundary", b"")
         if kind != b"multipart/form-data":
@@ -44,9 +47,9 @@ class CheckedUpload:
             raise _refusal(UPLOAD["boundary"].format(most=_LONGEST_BOUNDARY))
         if options.get(b"charset", b"utf-8").lower() != b"utf-8":
             raise _refusal(UPLOAD["charset"])
-        self._receive = receive
+        self._receive, self._spend = receive, spend
         self._refusal: RefusedError | None = None
-        self._parts = _Parts()
+        self._parts = _Parts(spend)
         self._parser = MultipartParser(
             boundary,
             {
@@ -79,6 +82,7 @@ class CheckedUpload:
             message = await self._receive()
             if self._parts.ended:  # whatever follows is not read
                 return message
+            self._spend(len(message.get("body", b"")))
             self._parser.write(message.get("body", b""))
             if not message.get("more_body", False) and not self._parts.ended:
                 raise _refusal(HTTP["cut"])  # also where the visitor has left
@@ -94,8 +98,9 @@ class CheckedUpload:
 class _Parts:
     """What a parser tells of an upload's parts, checked."""
 
-    def __init__(self) -> None:
+    def __init__(self, spend: Callable[[int], None]) -> None:
         self.ended = False
+        self._spend = spend
         self._count = 0
         self._size = 0
         self._name, self._value = b"", b""
@@ -105,6 +110,7 @@ class _Parts:
         self._count += 1
         if self._count > _MOST_PARTS:
             raise _refusal(UPLOAD["parts"].format(most=_MOST_PARTS))
+        self._spend(_FILE)
         self._size = 0
         self._disposition = b""
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,12 +28,28 @@ from app.tabs.models import ModelsHandlers
 from app.work.turns import BusyError
 from mask2kan.checkpoints.manifest import Address
 from tests.reliability.mutations import Mutation
-from tests.serving import EXAMPLE
+from tests.reliability.raw_http import FILE, UPLOAD, Answer, ask, multipart
+from tests.serving import EXAMPLE, serving, tiny_models
 
+ALLOWANCE = 500_000_000  # bytes of a client, in public
 LONG = 1_900_000  # characters: a request may have 2 MB
 MODEL = "mask2kan_road"
 
 MUTATIONS = [
+    Mutation(
+        "bytes of one client's uploads",
+        "test_tiny_files",
+        "app.serving.uploads",
+        "        self._spend(_FILE)\n",
+        "",
+    ),
+    Mutation(
+        "an allowance for uploads",
+        "test_tiny_files",
+        "app.serving.clients",
+        "if rate is None or is_own:",
+        "if True:",
+    ),
     Mutation(
         "a picture's name is cut where it is taken",
         "test_runs_keep_little",
@@ -69,6 +86,32 @@ MUTATIONS = [
         "if False:",
     ),
 ]
+
+
+@pytest.mark.row("one client's tiny files", limit="429 beyond 500 MB; others are served")
+def test_tiny_files_are_not_piled_up(tmp_path: Path, figure: Callable[[str], None]) -> None:
+    def upload(url: str, client: str, first: int) -> Answer:
+        parts = [(FILE, f"{first + number}".encode()) for number in range(400)]
+        headers = [
+            ("Content-Type", "multipart/form-data; boundary=edge"),
+            ("X-Forwarded-For", client),
+        ]
+        return ask(url, "POST", UPLOAD, headers, multipart(parts), seconds=60)
+
+    most = ALLOWANCE // (400 * 65_536)
+    with serving(tmp_path, tiny_models(tmp_path), MASK2KAN_PUBLIC="1") as app:
+        greedy = [upload(app.url, "203.0.113.7", 1_000 * number) for number in range(most + 4)]
+        other = upload(app.url, "203.0.113.8", 10**6)
+        folder = app.log.parent / "gradio"
+        files = [file for file in folder.rglob("*") if file.is_file() and file.stat().st_size < 16]
+    refused = [answer for answer in greedy if answer.status == 429]
+    figure(f"{len(refused)} of {len(greedy)} uploads refused; {len(files):,} files are left")
+    assert {answer.status for answer in greedy[:most]} == {200}
+    assert {answer.status for answer in greedy[most + 2 :]} == {429}
+    assert all(answer.sentence.endswith(" s.") for answer in refused)
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    assert other.status == 200
+    assert len(files) == 400 * (len(greedy) - len(refused) + 1)
 
 
 class Idle(ModelService):

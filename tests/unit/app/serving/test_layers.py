@@ -24,12 +24,14 @@ from starlette.routing import Route
 from app.serving import clients
 from app.serving.answers import Answers, RefusedError
 from app.serving.bodies import Bodies, Sizes, check_json, deepest
-from app.serving.clients import Rate, RateLimit
+from app.serving.clients import Allowance, Buckets, Rate, RateLimit
 from app.serving.headers import RetryAfter, SecurityHeaders
 from app.serving.hosts import Hosts
 from app.serving.lifecycle import Draining, Lifecycle, Probes
 from app.serving.trace import Trace
 from app.work.turns import BusyError, Turns
+
+UPLOAD = "/gradio_api/upload"
 
 
 def answers(*layers: Middleware, client: str = "127.0.0.1", **request: Any) -> list[httpx.Response]:
@@ -50,7 +52,18 @@ def answers(*layers: Middleware, client: str = "127.0.0.1", **request: Any) -> l
     async def plain(request: Request) -> Response:
         return PlainTextResponse("no", 500)
 
-    routes = {"/": echo, "/full": full, "/fails": fails, "/failed": failed, "/plain": plain}
+    async def store(request: Request) -> Response:
+        async with request.form(max_files=1_000) as form:
+            return JSONResponse({"got": len(form.getlist("files"))})
+
+    routes = {
+        "/": echo,
+        UPLOAD: store,
+        "/full": full,
+        "/fails": fails,
+        "/failed": failed,
+        "/plain": plain,
+    }
     app = Starlette(
         routes=[Route(path, do, methods=["GET", "POST"]) for path, do in routes.items()],
         middleware=list(layers),
@@ -167,12 +180,13 @@ def test_names_of_the_server(
 def test_a_client_gets_its_requests_back_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(clients.time, "monotonic", lambda: now)
-    limit = RateLimit(None, Rate(3, 2.0), Rate(1, 1.0))  # type: ignore[arg-type]
-    taken = [limit._take("a", Rate(3, 2.0)) for _ in range(4)]
-    assert taken == [0, 0, 0, 0.5]
-    assert limit._take("b", Rate(3, 2.0)) == 0
+    buckets, rate = Buckets(), Rate(3, 2.0)
+    assert [buckets.take("a", rate) for _ in range(4)] == [0, 0, 0, 0.5]
+    assert buckets.take("b", rate) == 0
     now = 0.5
-    assert [limit._take("a", Rate(3, 2.0)) for _ in range(2)] == [0, 0.5]
+    assert [buckets.take("a", rate) for _ in range(2)] == [0, 0.5]
+    assert [buckets.wait("b", rate, count) for count in (2, 3, 3, 5)] == [0, 0, 0, 1]
+    assert [buckets.take("b", rate, count) for count in (2, 2, 1)] == [0, 0.5, 0]
 
 
 def test_a_network_is_one_client_and_few_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,10 +204,41 @@ def test_a_network_is_one_client_and_few_are_remembered(monkeypatch: pytest.Monk
     assert client_of(("::ffff:127.0.0.1", 1)) == ("127.0.0.1", True)
     assert client_of(("127.0.0.1", 1), (b"x-forwarded-for", b"127.0.0.1")) == ("127.0.0.1", False)
     assert client_of(None) == ("", False)
-    limit = RateLimit(None, Rate(1, 1.0), Rate(1, 1.0))  # type: ignore[arg-type]
+    buckets = Buckets()
     for number in range(clients._MOST_CLIENTS + 5):
-        limit._take(str(number), Rate(1, 1.0))
-    assert len(limit._buckets) == clients._MOST_CLIENTS
+        buckets.take(str(number), Rate(1, 1.0))
+    assert len(buckets) == clients._MOST_CLIENTS
+
+
+@pytest.mark.parametrize(("size", "taken"), [(1, 3), (65_536, 1), (300_000, 0)])
+def test_a_client_may_leave_so_many_bytes(size: int, taken: int) -> None:
+    """A file counts as 64 KiB more than it has: tiny ones use a disk up, too."""
+    layers = Middleware(Answers), Middleware(Bodies, Sizes(upload=10**6), Rate(200_000, 100.0))
+    upload: dict[str, Any] = {"path": UPLOAD, "files": {"files": ("a.png", b"1" * size)}}
+    others = answers(*layers, client="203.0.113.7", times=4, **upload)
+    assert [answer.status_code for answer in others] == [200] * taken + [429] * (4 - taken)
+    assert "Too much was uploaded" in others[-1].json()["detail"]
+    assert int(others[-1].headers["retry-after"]) > 600
+    own = answers(*layers, times=4, **upload)
+    assert [answer.status_code for answer in own] == [200] * 4
+
+
+def test_an_allowance_is_each_clients_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scope(address: str) -> dict[str, Any]:
+        return {"client": (address, 1), "headers": []}
+
+    monkeypatch.setattr(clients.time, "monotonic", lambda: 0.0)
+    allowance = Allowance(Rate(1_000, 10.0))
+    spend = allowance.spender(scope("203.0.113.7"), 100)
+    spend(900)
+    with pytest.raises(RefusedError) as refused:
+        spend(200)
+    assert (refused.value.status, refused.value.retry_after) == (429, 100)  # for all of it
+    with pytest.raises(RefusedError, match="in 40 s"):
+        allowance.spender(scope("203.0.113.7"), 500)
+    for address, size in (("203.0.113.8", 1_000), ("127.0.0.1", 10**12)):
+        allowance.spender(scope(address), size)(size)
+    Allowance(None).spender(scope("203.0.113.7"), 10**12)(10**12)
 
 
 def test_a_full_queue_of_gradios_says_when_to_come_back() -> None:
@@ -265,9 +310,9 @@ def test_a_disk_that_is_nearly_full_takes_no_upload(
     monkeypatch: pytest.MonkeyPatch, short_of: str
 ) -> None:
     layers = Middleware(Answers), Middleware(Bodies, Sizes(upload=10**6))
-    upload: dict[str, Any] = {"path": "/gradio_api/upload", "files": {"files": ("a.png", b"1")}}
+    upload: dict[str, Any] = {"path": UPLOAD, "files": {"files": ("a.png", b"1")}}
     [answer] = answers(*layers, **upload)
-    assert answer.status_code == 404  # nobody is behind the layers who would take it
+    assert answer.json() == {"got": 1}
     if short_of == "bytes":
         usage = shutil.disk_usage(".")._replace(free=10**9 - 1)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
