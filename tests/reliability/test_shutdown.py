@@ -182,7 +182,7 @@ MUTATIONS = [
     Mutation("what was begun is finished", "test_the_running", "app.serving.lifecycle",
              "return self.at_work == 0 and self.jobs == 0", "return True"),
     Mutation("readiness", "test_the_running", "app.serving.lifecycle",
-             "return self.answers and not self.stopping", "return self.answers"),
+             "return self.answers and self.alive and not self.stopping", "return self.answers"),
     Mutation("nothing new while it stops", "test_the_running", "app.serving.lifecycle",
              "if begins and self._lifecycle.stopping:", "if False:"),
     Mutation("open pages let go", "test_the_running", "app.serving.server",
