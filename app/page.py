@@ -96,13 +96,14 @@ class Page(gr.Blocks):
     async def process_api(self, *args: Any, **kwargs: Any) -> Any:
         """Answer an event."""
         state = _state(kwargs.get("request"))
-        who = Asker(getattr(state, "client", ""))
+        event = self._queue.event_ids_to_events.get(str(kwargs.get("event_id")))
+        who = Asker(getattr(state, "client", ""), waits=lambda: event is None or event.alive)
         work_for(who)
         try:
             with of_request(getattr(state, "request_id", None)):
                 return await super().process_api(*args, **kwargs)
         except asyncio.CancelledError:
-            who.gone = True  # or its thread would wait for its turn, and have it
+            who.cancelled = True  # or its thread would wait for its turn, and have it
             raise
         except gr.Error as error:
             # A message may repeat what was sent; halves of characters would end the connection.

@@ -38,8 +38,9 @@ _EPILOG = """environment:
   MASK2KAN_KEEP_SECONDS                    how long uploads and results are kept
   MASK2KAN_HOSTS                           names the app is reached by beside this machine's own,
                                            separated by commas: demo.example.org,*.example.com
-  MASK2KAN_PROXIES                         reverse proxies that tell who asks (X-Forwarded-For),
-                                           separated by commas; * for all (default: 127.0.0.1,::1)
+  MASK2KAN_PROXIES                         reverse proxies that tell who asks, for what name and how
+                                           (X-Forwarded-For, -Host, -Proto), separated by commas; *
+                                           for all (default: 127.0.0.1,::1)
   MASK2KAN_LOG=json                        a JSON object a line instead of text
   MASK2KAN_METRICS_PORT                    port for Prometheus (pip install prometheus-client)
 """

@@ -75,6 +75,7 @@ HTTP: dict[str, str] = {
     "json": "This request's JSON can't be read: {why}.",
     "upload": "This upload can't be read: {why}. Send files as parts named files.",
     "closed": "There is nothing here.",
+    "unread": "These answers were not read, and were dropped. Ask again.",
     "address": "The app fetches nothing from addresses. Download the file and upload it.",
     "cut": "it ended early",
 }

@@ -18,7 +18,7 @@ from mask2kan.checkpoints.manifest import Address
 from mask2kan.errors import CheckpointError, Mask2KANError
 
 from ..strings import MODELS
-from ..work.turns import BusyError
+from ..work.turns import BusyError, asking, require_asked
 from .catalog import size_in_words
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ Report = Callable[[float, str], None]
 
 _AT_ONCE, _AT_ONCE_BOUNDED = 16, 2  # downloads
 _MOST_WAITING = 12  # visitors where downloads are bounded: each holds a thread
+_MOST_WAITING_OF_ONE = 3  # visitors of one address
 _BUSY_SECONDS = 60
 _POLL_SECONDS = 0.2
 _RATE_SECONDS = 5.0
@@ -45,6 +46,7 @@ class Fetches:
         self._running: dict[Address, _Fetch] = {}
         self._most_bytes = most_bytes
         self._fetched: OrderedDict[str, Address] = OrderedDict()  # by repository, latest use last
+        self._waiting: list[str] = []  # clients, for strangers' repositories
 
     def use(self, address: Address) -> None:
         """Note that a model is used, if it was fetched here."""
@@ -52,11 +54,14 @@ class Fetches:
             if address.repo in self._fetched:
                 self._fetched.move_to_end(address.repo)
 
-    def fetch(self, address: Address, report: Report | None = None) -> None:
+    def fetch(
+        self, address: Address, report: Report | None = None, *, is_ours: bool = False
+    ) -> None:
         """Wait until a checkpoint is here; begin to fetch it unless somebody else has.
 
         ``report`` gets the share that is here and a sentence, a few times a second; what it raises
-        passes through, and takes this visitor out of the queue.
+        passes through, and takes this visitor out of the queue. One that ``is_ours``, which the app
+        names itself, waits for no stranger's.
 
         Raises:
             CheckpointError: as ``mask2kan.checkpoints.hub.fetch``.
@@ -64,11 +69,14 @@ class Fetches:
         """
         with self._lock:
             running = self._running.get(address)
-            self._require_turn(begins=running is None)
+            client = asking().client
+            if not is_ours:
+                self._require_turn(client, begins=running is None)
+                self._waiting.append(client)
             if running is None:
                 self._make_room()
             if running is None or running.abandoned or running.finished.is_set():
-                running = self._running[address] = _Fetch(address)
+                running = self._running[address] = _Fetch(address, is_ours)
                 running.start()
             running.waiting += 1
         try:
@@ -77,18 +85,22 @@ class Fetches:
                 self._fetched[address.repo] = address
         finally:
             with self._lock:
+                if not is_ours:
+                    self._waiting.remove(client)
                 running.waiting -= 1
                 running.abandoned = running.waiting == 0
                 if running.abandoned and self._running.get(address) is running:
                     del self._running[address]
 
-    def _require_turn(self, *, begins: bool) -> None:
-        waiting = sum(one.waiting for one in self._running.values())
-        if self._most_bytes is not None and waiting >= _MOST_WAITING:
+    def _require_turn(self, client: str, *, begins: bool) -> None:
+        waiting, own = len(self._waiting), self._waiting.count(client) if client else 0
+        crowded = waiting >= _MOST_WAITING or own >= _MOST_WAITING_OF_ONE
+        if self._most_bytes is not None and crowded:
             words = MODELS["crowded"].format(count=waiting, seconds=_BUSY_SECONDS)
             raise BusyError(words, _BUSY_SECONDS)
         most = _AT_ONCE if self._most_bytes is None else _AT_ONCE_BOUNDED
-        under_way = sum(not one.finished.is_set() for one in self._running.values())
+        running = [one for one in self._running.values() if not one.is_ours]
+        under_way = sum(not one.finished.is_set() for one in running)
         if begins and under_way >= most:
             raise BusyError(
                 MODELS["busy"].format(count=under_way, seconds=_BUSY_SECONDS), _BUSY_SECONDS
@@ -115,13 +127,15 @@ class _Fetch(threading.Thread):
     """One download.
 
     Attributes:
+        is_ours: as in ``Fetches.fetch``.
         waiting: visitors; like ``abandoned`` guarded by the owner's lock.
         abandoned: nobody waits, so it ends.
         finished: set when it has ended, well or not.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, is_ours: bool) -> None:
         super().__init__(name=f"fetch {address.repo}", daemon=True)
+        self.is_ours = is_ours
         self.waiting = 0
         self.abandoned = False
         self.finished = threading.Event()
@@ -146,6 +160,7 @@ class _Fetch(threading.Thread):
     def wait(self, report: Report | None) -> None:
         """Wait until it has ended; report meanwhile, also when nothing has changed."""
         while not self.finished.wait(_POLL_SECONDS):
+            require_asked()
             if report is not None:
                 report(*self._status())
         if isinstance(self._error, Mask2KANError):

@@ -68,7 +68,8 @@ class ModelService:
         """
         model = self.catalog.admit(source)
         if isinstance(model.place, Address):
-            self._fetches.fetch(model.place, progress)
+            ours = self.catalog.proposes(model.name)
+            self._fetches.fetch(model.place, progress, is_ours=ours)
 
     @contextlib.contextmanager
     def turn(
@@ -103,9 +104,9 @@ class ModelService:
                     not self.limits.fetch_any and not self.catalog.proposes(model.name)
                 ):
                     raise CheckpointError(MODELS["absent"].format(name=repr(model.name)))
-                missing.append(model.place)
-        for address in missing:
-            self._fetches.fetch(address, progress)
+                missing.append(model.name)
+        for name in missing:
+            self.fetch(name, progress)
         for model in models:
             if isinstance(model.place, Address):
                 self._fetches.use(model.place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 import socket
 from collections.abc import Iterable, Sequence
@@ -15,9 +16,12 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from ..strings import HTTP
 from .answers import Layer, RefusedError
 
+logger = logging.getLogger(__name__)
+
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]/@\s]+)(?::\d{1,5})?", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _READS = ("GET", "HEAD")
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _FORWARDED = (b"x-forwarded-host", b"x-forwarded-proto", b"x-gradio-server")
 
 
@@ -81,6 +85,7 @@ class Forwarded(ProxyHeadersMiddleware):
     def __init__(self, app: ASGIApp, proxies: Sequence[str], hosts: Hosts) -> None:
         super().__init__(app, list(proxies))  # type: ignore[arg-type]
         self._hosts = hosts
+        self._has_warned = False
 
     async def __call__(  # type: ignore[override]
         self, scope: Scope, receive: Receive, send: Send
@@ -88,17 +93,28 @@ class Forwarded(ProxyHeadersMiddleware):
         """Answer, as ASGI calls it."""
         if scope["type"] == "http":
             trusted = (scope.get("client") or ("",))[0] in self.trusted_hosts
-            scope["headers"] = [
+            headers = [
                 (name, value)
                 for name, value in scope["headers"]
                 if name not in _FORWARDED or (trusted and self._may_say(name, value))
             ]
+            if len(headers) < len(scope["headers"]) and not self._has_warned:
+                self._has_warned = True
+                logger.warning(
+                    "X-Forwarded-Host or X-Forwarded-Proto of %s is not taken: if this is your "
+                    "proxy, name it in MASK2KAN_PROXIES and its name in MASK2KAN_HOSTS",
+                    (scope.get("client") or ("nobody",))[0],
+                )
+            scope["headers"] = headers
         await super().__call__(scope, receive, send)  # type: ignore[arg-type]
 
     def _may_say(self, name: bytes, value: bytes) -> bool:
+        said = value.decode("latin-1").split(",")[0].strip()
         if name == b"x-forwarded-proto":
-            return value.split(b",")[0].strip() in (b"http", b"https")
-        return self._hosts.admits(value.decode("latin-1").split(",")[0])
+            return said in ("http", "https")
+        matched = _HOST.fullmatch(said)
+        name_alone = matched[1].lower().rstrip(".") if matched else ""
+        return self._hosts.lists(name_alone) or name_alone in _LOOPBACK
 
 
 class KnownHosts(Layer):

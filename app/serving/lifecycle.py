@@ -56,6 +56,10 @@ class Lifecycle:
         """Seconds until who comes now has their turn."""
         return float(getattr(self._turns, "expected_wait", 5.0))
 
+    def forget_info(self) -> None:
+        """Have the API described anew: Gradio keeps the server's name that was first asked for."""
+        self._demo.app.api_info = None
+
     def waiting(self) -> Iterator[Scope]:
         """Yield the requests of the jobs that wait, in Gradio's queue."""
         for queue in self._demo._queue.event_queue_per_concurrency_id.values():

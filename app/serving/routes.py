@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 from starlette.datastructures import QueryParams
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..strings import HTTP
 from .answers import Layer, RefusedError
+from .lifecycle import Lifecycle
 
 _CLOSED = re.compile(
     r"/(?:gradio_api/(?:"
@@ -28,6 +29,25 @@ class ClosedRoutes(Layer):
         if _CLOSED.match(scope["path"]):
             status = 403 if "file=" in scope["path"] else 404
             raise RefusedError(status, HTTP["closed"], "route")
+        await self.app(scope, receive, send)
+
+
+class FreshInfo(Layer):
+    """Tell each program the name of the server that it asked for itself.
+
+    Args:
+        app: what answers.
+        lifecycle: knows where the last name is kept.
+    """
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
+        super().__init__(app)
+        self._lifecycle = lifecycle
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer an HTTP request."""
+        if scope["path"].rstrip("/") == "/gradio_api/info":
+            self._lifecycle.forget_info()
         await self.app(scope, receive, send)
 
 

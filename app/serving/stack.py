@@ -11,7 +11,7 @@ from .clients import Rate, RateLimit, Share
 from .headers import Ranges, RetryAfter, SecurityHeaders
 from .hosts import Forwarded, Hosts, KnownHosts, SameOrigin
 from .lifecycle import Draining, Lifecycle, Probes
-from .routes import ClosedRoutes, Names
+from .routes import ClosedRoutes, FreshInfo, Names
 from .trace import Trace
 
 # This machine's own programs; others in the same network; the world.
@@ -38,6 +38,7 @@ def stack(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
         Middleware(SameOrigin, hosts),
         Middleware(ClosedRoutes),
         Middleware(Names),
+        Middleware(FreshInfo, lifecycle),
         Middleware(Draining, lifecycle),
         Middleware(RateLimit, rate, _OWN),
         Middleware(Share, _SHARE_OF_WORLD if settings.public else _SHARE, lifecycle),

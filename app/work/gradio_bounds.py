@@ -14,6 +14,7 @@ import anyio
 import cachetools
 import gradio as gr
 from gradio import processing_utils, routes
+from gradio.server_messages import UnexpectedErrorMessage
 from gradio.state_holder import SessionState, StateHolder
 
 from ..strings import HTTP
@@ -36,6 +37,7 @@ def bound(app: Any, demo: Any) -> None:
     app.state_holder.set_blocks(demo)
     app.state_holder.capacity = _SESSIONS
     demo.limiter = anyio.CapacityLimiter(_THREADS)
+    demo.create_limiter = lambda: None  # Gradio would, at its start, and share the page's threads
     _bound_queue(demo._queue)
     _share_queue(demo._queue)
     # It would be fetched before our callbacks are asked, whole and for as long as it takes.
@@ -116,9 +118,12 @@ def _bound_queue(queue: Any) -> None:
         send(event, message)
         unread = {name: messages.qsize() for name, messages in sessions.items()}
         if sum(unread.values()) > _MOST_UNREAD:
-            fullest = sessions[max(unread, key=unread.__getitem__)]
+            name = max(unread, key=unread.__getitem__)
+            fullest = sessions[name]
             while not fullest.empty():
                 fullest.get_nowait()
+            queue.pending_event_ids_session.pop(name, None)
+            fullest.put_nowait(UnexpectedErrorMessage(message=HTTP["unread"]))
 
     queue.send_message = send_if_awaited
 
@@ -130,11 +135,19 @@ def _share_queue(queue: Any) -> None:
 
     async def push_in_turn(body: Any, request: Any, username: Any) -> Any:
         pushed = await push(body, request, username)
+        ids = queue.pending_event_ids_session.get(body.session_hash, set())
+        while len(ids) > _MOST_UNREAD:
+            ids.pop()
         for name, waiting in queue.event_queue_per_concurrency_id.items():
             for event in waiting.queue:
                 if not hasattr(event, "round"):
-                    client = getattr(event.request.state, "client", "")
-                    event.round = rounds[name].join(client)
+                    event.client = getattr(event.request.state, "client", "")
+                    event.round = rounds[name].join(
+                        other.round
+                        for other in waiting.queue
+                        if getattr(other, "client", None) == event.client
+                        and hasattr(other, "round")
+                    )
             waiting.queue.sort(key=lambda event: event.round)
         return pushed
 
@@ -142,7 +155,7 @@ def _share_queue(queue: Any) -> None:
         taken = take()
         if taken is not None:
             events, _, name = taken
-            rounds[name].begin(events[0].round)
+            rounds[name].begin(getattr(events[0], "round", 0))  # 0: from before
         return taken
 
     queue.push, queue.get_events = push_in_turn, take_and_note

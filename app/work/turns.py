@@ -14,7 +14,7 @@ import dataclasses
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from mask2kan.errors import Mask2KANError
 
@@ -36,11 +36,18 @@ class Asker:
 
     Attributes:
         client: their name; empty for this machine's own programs.
-        gone: whether nobody waits for the answer any more.
+        cancelled: whether they said that they wait no more.
+        waits: says whether somebody is still there to be answered.
     """
 
     client: str = ""
-    gone: bool = False
+    cancelled: bool = False
+    waits: Callable[[], bool] = lambda: True
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self.cancelled or not self.waits()
 
 
 _asker: contextvars.ContextVar[Asker | None] = contextvars.ContextVar("asker", default=None)
@@ -56,23 +63,29 @@ def work_for(who: Asker) -> None:
     _asker.set(who)
 
 
+def require_asked() -> None:
+    """Stop where nobody waits for the answer any more.
+
+    Raises:
+        LeftError: then.
+    """
+    if asking().gone:
+        raise LeftError(QUEUE["left"])
+
+
 class Rounds:
     """A fair order: every client has one job in each round."""
 
     def __init__(self) -> None:
         self._now = 0
-        self._last: dict[str, int] = {}
 
-    def join(self, client: str) -> int:
-        """Return the round of a client's next job."""
-        chosen = max(self._now, self._last.get(client, 0)) + 1
-        self._last[client] = chosen
-        return chosen
+    def join(self, waiting: Iterable[int]) -> int:
+        """Return the round of a client's next job; ``waiting`` are those of its others."""
+        return max(self._now, *waiting, 0) + 1
 
     def begin(self, chosen: int) -> None:
         """Note that a job of that round begins."""
         self._now = max(self._now, chosen)
-        self._last = {client: last for client, last in self._last.items() if last > self._now}
 
 
 class BusyError(Mask2KANError):
@@ -91,6 +104,7 @@ class OneEach:
     """Batches under way: one for each client of another machine."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._held: dict[object, tuple[Asker, Callable[[], bool]]] = {}
 
     @contextlib.contextmanager
@@ -105,14 +119,15 @@ class OneEach:
             BusyError: while the client has another one.
         """
         client = asking().client
-        others = [who for who, over in list(self._held.values()) if not (who.gone or over())]
-        if client and any(who.client == client for who in others):
-            raise BusyError(QUEUE["batch"], _BATCH_SECONDS)
-        self._held[batch] = asking(), is_over
+        with self._lock:
+            others = [who for who, over in self._held.values() if not (who.gone or over())]
+            if client and any(who.client == client for who in others):
+                raise BusyError(QUEUE["batch"], _BATCH_SECONDS)
+            self._held[batch] = asking(), is_over
         try:
             yield
         finally:
-            del self._held[batch]
+            self._held.pop(batch, None)
 
     def renew(self, batch: object) -> None:
         """Note who waits for a batch now."""
@@ -212,15 +227,15 @@ class Turns:
                 seconds = max(1, round(self._length * self._average / 2))
                 words = QUEUE["too_many" if too_many else "busy"]
                 raise BusyError(words.format(count=len(own), seconds=seconds), seconds)
-            ticket = _Ticket(self._rounds.join(who.client), next(self._numbers), who)
+            chosen = self._rounds.join(ticket.round for ticket in own)
+            ticket = _Ticket(chosen, next(self._numbers), who)
             bisect.insort(self._waiting, ticket)
         return ticket
 
     def _wait(self, ticket: _Ticket, report: Report | None) -> None:
         while True:
             with self._changed:
-                if ticket.asker.gone:
-                    raise LeftError(QUEUE["left"])
+                require_asked()
                 if self._running is None and self._waiting[0] is ticket:
                     self._running = self._waiting.pop(0)
                     self._rounds.begin(ticket.round)

@@ -106,6 +106,6 @@ MUTATIONS = [
         "a video's streams are limited", "test_hostile", VIDEOS, "|max_streams;{MAX_STREAMS}", ""
     ),
     turned_off(
-        "only regular files are opened", FILES, "not stat.S_ISREG(status.st_mode)", "test_hostile"
+        "only regular files are opened", FILES, "not stat.S_ISREG(status.st_mode):", "test_hostile"
     ),
 ]

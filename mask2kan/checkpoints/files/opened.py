@@ -93,7 +93,7 @@ def _require_regular(status: os.stat_result) -> None:
 
 def is_file_name(name: str) -> bool:
     """Whether a stranger's text can name a file, and one in the same folder only."""
-    plain = PurePath(name).name == name != ".." and name.isprintable()
+    plain = bool(name) and PurePath(name).name == name != ".." and name.isprintable()
     return plain and len(name.encode()) <= _LONGEST_NAME
 
 

@@ -714,7 +714,7 @@ def test_a_client_of_another_machine_has_one_batch_at_a_time(
     with pytest.raises(BusyError, match="running already"):
         run(Asker("a"))
     others = [run(Asker("b")), run(Asker()), run(Asker())]
-    first.gone = True  # cancelled, and not at its end yet
+    first.cancelled = True  # cancelled, and not at its end yet
     others.append(run(Asker("a")))
     del under_way, others
     for batch in batches:

@@ -253,10 +253,15 @@ def test_strangers_fetch_two_models_at_once(served: FakeHub) -> None:
         time.sleep(0.01)
     with pytest.raises(BusyError, match="2 models"):
         service.fetch("someone/third")
+    service.catalog = Catalog(["someone/third"])  # one that the app names itself
+    under_way.append(threading.Thread(target=service.fetch, args=("someone/third",)))
+    under_way[-1].start()
+    while len(service._fetches._running) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     served.resume()
     for thread in under_way:
         thread.join(SECONDS)
-    service.fetch("someone/third")
     assert cache_state("someone/third").state == "cached"
 
 

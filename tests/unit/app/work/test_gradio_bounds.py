@@ -15,11 +15,12 @@ class _Queue:
     def __init__(self) -> None:
         waiting = types.SimpleNamespace(queue=[])
         self.event_queue_per_concurrency_id = {"models": waiting}
+        self.pending_event_ids_session: dict[str, set[str]] = {}
         self._waiting: list[Any] = waiting.queue
 
-    async def push(self, body: str, request: Any, username: Any) -> str:
-        self._waiting.append(types.SimpleNamespace(name=body, request=request))
-        return body
+    async def push(self, body: Any, request: Any, username: Any) -> bool:
+        self._waiting.append(types.SimpleNamespace(name=body.name, request=request))
+        return True
 
     def get_events(self) -> Any:
         return ([self._waiting.pop(0)], False, "models") if self._waiting else None
@@ -32,7 +33,8 @@ def test_each_client_has_a_job_in_turn() -> None:
     def push(*names: str) -> None:
         for name in names:
             state = types.SimpleNamespace(client=name[0])
-            asyncio.run(queue.push(name, types.SimpleNamespace(state=state), None))
+            body = types.SimpleNamespace(name=name, session_hash=name)
+            asyncio.run(queue.push(body, types.SimpleNamespace(state=state), None))
 
     def take() -> str:
         return str(queue.get_events()[0][0].name)

@@ -201,7 +201,7 @@ def test_who_has_left_has_no_turn() -> None:
         thread = threading.Thread(target=work)
         thread.start()
         _wait_until(lambda: turns.length == 2)
-        who.gone = True
+        who.cancelled = True
         thread.join(SECONDS)
         assert left == [True]
         assert turns.length == 1
