@@ -20,7 +20,7 @@ from gradio.state_holder import SessionState, StateHolder
 from ..strings import HTTP
 from .turns import Rounds
 
-_SESSIONS = 4_000  # whose state is kept; one takes some 20 kB
+_SESSIONS = 4_000  # whose state is kept; one takes a few kB
 _NAMED = 10_000  # sessions and uploads of which a name is kept
 _MOST_UNREAD = 1_000  # messages that nobody has fetched yet, of all sessions together
 _THREADS = 40  # for callbacks; the page, its files and probes have others
